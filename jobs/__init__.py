@@ -1,0 +1,1 @@
+"""What is submitted: plan, dispatch, account, publish. Jobs decide; workers do."""

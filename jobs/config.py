@@ -1,0 +1,165 @@
+"""RunConfig: one strict YAML file plus key=value overrides, composed of the workers' sections and the driver's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section
+from workers.errors import UsageError
+
+MAX_CONFIG_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
+
+
+class ClusterConfig(Section):
+    """What to run on."""
+
+    address: str = "auto"
+    """auto: the cluster this process belongs to (RAY_ADDRESS, a running one), else a local Ray | local | ray://host:port | host:port."""
+    replicas: int | Auto = "auto"
+    """Model replicas. auto: as many as the cluster's GPUs (or CPUs) can hold, re-read as the cluster grows."""
+    gpus_per_replica: float | Auto = "auto"
+    """1, a fraction, or 0 for CPU. auto: 1 where the cluster has GPUs, else 0."""
+    cpus_per_replica: int | Auto = "auto"
+    """Cores (torch threads) of one replica. auto: an even share, at most 4."""
+    replica_ready_seconds: float = Field(900.0, gt=0)
+    """A replica that has not loaded its model by then is given up."""
+
+
+class RunSection(Section):
+    """How the work is cut and how much failure is tolerated."""
+
+    shard_bytes: ByteCount = Field(64 << 20, ge=1024)
+    """Most source text of one shard. A small corpus is cut finer, so that every replica gets work."""
+    max_attempts: int = Field(3, ge=1, le=100)
+    """Attempts charged to a shard before it is quarantined; preemptions are not charged."""
+    max_quarantined_rows: int = Field(0, ge=-1)
+    """More than this and the run is not published (exit 3). -1: any number."""
+    shard_seconds: float = Field(7200.0, gt=0)
+    """A shard that takes longer is taken from its replica, which is replaced."""
+    stall_seconds: float = Field(1800.0, gt=0)
+    """No document embedded anywhere for this long aborts the run (exit 4)."""
+
+
+class CostConfig(Section):
+    """For `plan` and the summary."""
+
+    gpu_hour_usd: float | None = Field(None, ge=0)
+    """Price of one replica-hour."""
+
+
+class RunConfig(Section):
+    """Everything `reembed embed` needs to know."""
+
+    corpus: CorpusConfig
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    output: OutputConfig
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    run: RunSection = Field(default_factory=RunSection)
+    cost: CostConfig = Field(default_factory=CostConfig)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML without aliases (no bombs) and without duplicate keys (no silent last-one-wins)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `dotted.key=value` overrides (values are YAML), validate.
+
+    Raises:
+        UsageError: one line that names the file, the setting and the mend.
+    """
+    raw = _read(Path(path))
+    for override in overrides:
+        _apply(raw, override)
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
+    """Validate a mapping; `origin` names it in errors."""
+    try:
+        return RunConfig.model_validate(dict(raw))
+    except ValidationError as error:
+        raise UsageError(f"{origin}: " + "; ".join(_explain(item) for item in error.errors())) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"configuration {path}: {error.strerror or error}; give the path of a YAML file") from None
+    if len(data) > MAX_CONFIG_BYTES:
+        raise UsageError(f"configuration {path}: larger than {MAX_CONFIG_BYTES} bytes; this is no configuration")
+    try:
+        raw = yaml.load(data.decode("utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader, made stricter
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"configuration {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise UsageError(f"configuration {path}: must be a mapping with corpus: and output:, not {type(raw).__name__}")
+    return raw
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"override {override!r}: write it as section.key=value")
+    node = raw
+    *parents, leaf = key.split(".")
+    for name in parents:
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise UsageError(f"override {override!r}: {name} is not a section")
+        node = child
+    try:
+        node[leaf] = yaml.load(text, Loader=_StrictLoader) if text else ""  # noqa: S506 - see _read
+    except yaml.YAMLError as error:
+        raise UsageError(f"override {override!r}: {' '.join(str(error).split())}") from None
+
+
+def _explain(error: Any) -> str:
+    path = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "function-", "constrained"))]
+    name = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"unknown key {name}; {hint}"
+    if error["type"] == "missing":
+        return f"{name} is required"
+    return f"{name}: {error['msg']} (got {_shorten(error.get('input'))})"
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    model: Any = RunConfig
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not hasattr(field.annotation, "model_fields"):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

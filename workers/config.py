@@ -1,0 +1,151 @@
+"""The sections of the configuration that workers read. Each setting is documented where it is declared.
+
+No torch, no ray, no I/O: parsing a configuration costs milliseconds. `jobs/config.py` composes these into RunConfig.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, field_validator
+
+StorageOptions = dict[str, Any]
+_BYTE_SIZE: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
+
+
+def _byte_count(value: object) -> object:
+    return int(_BYTE_SIZE.validate_python(value)) if isinstance(value, str) else value
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+
+
+ByteCount = Annotated[int, BeforeValidator(_byte_count)]
+"""Bytes, or text with a unit: 64MiB, 1GB."""
+Names = Annotated[list[str], BeforeValidator(_one_or_many)]
+
+
+class Section(BaseModel):
+    """Strict and frozen: an unknown key or a wrong type is an error, never a guess."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class SourceFormat(StrEnum):
+    AUTO = "auto"
+    PARQUET = "parquet"
+    JSONL = "jsonl"
+    CSV = "csv"
+    TEXT = "text"
+
+
+class Pooling(StrEnum):
+    AUTO = "auto"
+    CLS = "cls"
+    MEAN = "mean"
+    MAX = "max"
+    MEAN_SQRT_LEN = "mean_sqrt_len"
+    WEIGHTED_MEAN = "weighted_mean"
+    LAST_TOKEN = "last_token"
+    POOLER = "pooler"
+    LAST4_MEAN = "last4_mean"
+    LAST4_CONCAT = "last4_concat"
+    MEAN_LSTM = "mean_lstm"
+    TOKENS = "tokens"
+
+
+class LongText(StrEnum):
+    TRUNCATE = "truncate"
+    CHUNKS = "chunks"
+    MEAN_OF_CHUNKS = "mean_of_chunks"
+
+
+class Precision(StrEnum):
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+
+
+class VectorType(StrEnum):
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    BINARY = "binary"
+
+
+Auto = Literal["auto"]
+
+
+class CorpusConfig(Section):
+    """Where the text is and which columns matter."""
+
+    uri: Names = Field(min_length=1)
+    """Object, prefix (ends with /), glob, or a list of them; any fsspec scheme or local path."""
+    format: SourceFormat = Field(SourceFormat.AUTO, strict=False)
+    """auto goes by the file name: .parquet .pq | .jsonl .ndjson .json | .csv .tsv | .txt, each but Parquet also .gz .zst .bz2."""
+    id: str | None = None
+    """Column of the document id. Omitted: "<object key>#<row number>"."""
+    text: Names = Field(default_factory=lambda: ["text"], min_length=1)
+    """Column of the text, or several joined by `separator`. Plain-text corpora have the single column `text`."""
+    separator: str = "\n"
+    keep: list[str] = Field(default_factory=list)
+    """Columns carried to the output as they are, nested ones included."""
+    text_unit: Literal["line", "file"] = "line"
+    """Plain text only: a document is a line, or the whole file."""
+    max_text_bytes: ByteCount = Field(64 << 20, ge=1)
+    """A longer document (or line) is quarantined, which bounds memory."""
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+
+
+class ModelConfig(Section):
+    """Which model, and how hidden states become one vector."""
+
+    name: str = "bert-base-uncased"
+    """Hub name, local folder, or object-store URI of a folder. safetensors only, no remote code."""
+    revision: str | None = None
+    """Hub branch, tag or commit."""
+    pooling: Pooling = Field(Pooling.AUTO, strict=False)
+    """auto follows the model's modules.json and 1_Pooling/config.json, else mean."""
+    normalize: bool | Auto = "auto"
+    """Unit length (L2). auto: as modules.json says; true where there is no modules.json."""
+    max_tokens: int | Auto = Field("auto")
+    """Longest input in tokens, special tokens included. auto: sentence_bert_config.json, else the model's maximum."""
+    long_text: LongText = Field(LongText.TRUNCATE, strict=False)
+    """truncate | chunks (one row a chunk) | mean_of_chunks (one row a document, chunks weighted by tokens)."""
+    chunk_overlap: int = Field(64, ge=0)
+    """Tokens shared by neighbouring chunks."""
+    prompt: str = ""
+    """Put before every document."""
+    truncate_dim: int | None = Field(None, ge=1)
+    """Keep the first components only (Matryoshka models), before normalising."""
+    precision: Precision = Field(Precision.AUTO, strict=False)
+    """auto: float16 on CUDA, float32 on CPU."""
+    batch_tokens: int | Auto = "auto"
+    """Token budget of one batch, padding included."""
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+    """For a model on object storage."""
+
+    @field_validator("max_tokens", "batch_tokens")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 4:
+            raise ValueError("must be at least 4 tokens")
+        return value
+
+
+class OutputConfig(Section):
+    """Where vectors go and in what shape."""
+
+    uri: str = Field(min_length=1)
+    """Folder of the embeddings; data/, runs/ and CURRENT.json are made under it."""
+    partition_by: Names = Field(default_factory=list)
+    """Hive partitions, from kept columns or from key=value folders of the source."""
+    vector: VectorType = Field(VectorType.FLOAT32, strict=False)
+    """float32 | float16 | int8 (one scale for the whole snapshot) | binary (packed bits)."""
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)

@@ -1,0 +1,143 @@
+"""The records that cross between jobs and workers: a Shard goes down, a Receipt or a Failure comes up.
+
+Small, frozen, JSON-able. Text, tokens and vectors never travel in them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSlice:
+    """A run of rows of one source object, as the manifest recorded it.
+
+    Parquet: row groups `start` (inclusive) to `stop` (exclusive). Line formats: bytes `start` to `stop`; a line belongs
+    to the slice in which its first byte lies. A whole object that cannot be split is `start=0, stop=size`.
+    """
+
+    uri: str
+    size: int
+    etag: str
+    start: int
+    stop: int
+    rows: int | None = None  # known from Parquet footers, else None until read
+    first_row: int | None = None  # row number of the slice's first row within the object; None: not known
+    partitions: tuple[tuple[str, str | None], ...] = ()  # Hive key=value pairs found in the object's path
+
+    @property
+    def whole(self) -> bool:
+        return self.start == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The unit of work, of retry and of commit. `number` fixes the part names."""
+
+    number: int
+    slices: tuple[ObjectSlice, ...]
+    text_bytes: int  # estimated bytes of source text
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the shard, or None when a slice's count is known only after reading."""
+        counts = [piece.rows for piece in self.slices]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:07d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One attempt at a shard. `epoch` only ever grows: a later attempt may replace an uncommitted part of an earlier one."""
+
+    shard: Shard
+    epoch: int
+    attempt: int
+    exclude: tuple[tuple[str, str], ...] = ()  # (object uri, reason): blamed by two replicas, quarantined whole
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file that a shard wrote, `path` relative to the output root."""
+
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    rows_digest: str  # order-independent digest of (id, text_hash, chunk) over the file's rows
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a finished shard reports; stored, it is the shard's commit. Seconds are wall seconds inside each stage."""
+
+    shard: int
+    epoch: int
+    rows_read: int  # source rows met, quarantined ones included
+    documents: int  # source rows embedded; rows_read == documents + quarantined_rows
+    rows: int  # output rows (differs from documents only when long texts become chunks)
+    quarantined_rows: int
+    lost_objects: tuple[str, ...]  # excluded objects whose number of rows is not known
+    tokens: int
+    padded_tokens: int
+    truncated: int
+    duplicate_ids: int  # ids met more than once within this shard; rows are kept
+    files: tuple[OutputFile, ...]
+    quarantine: OutputFile | None
+    stage_seconds: dict[str, float]
+    seconds: float
+    replica: str
+    adopted: bool = False  # the parts were already there, left by an attempt that died before its receipt
+    source_digest: str = ""  # order-independent digest of (id, text_hash) over the documents embedded
+    clipped: int = 0  # int8 output: components outside the calibrated range
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Receipt:
+        raw: dict[str, Any] = json.loads(data)
+        raw["files"] = tuple(OutputFile(**item) for item in raw["files"])
+        raw["quarantine"] = OutputFile(**raw["quarantine"]) if raw["quarantine"] else None
+        raw["lost_objects"] = tuple(raw["lost_objects"])
+        return cls(**raw)
+
+
+class Blame(StrEnum):
+    """Who an attempt's failure is charged to."""
+
+    OBJECT = "object"  # one source object: two replicas must agree, then it is excluded
+    SHARD = "shard"  # the attempt itself failed: counts against the shard
+    NOBODY = "nobody"  # storage hiccup: retried, counted apart, capped
+    REPLICA = "replica"  # the process must be replaced; its shards are suspects, not guilty
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that ended without a receipt, in words a user can act on."""
+
+    shard: int
+    epoch: int
+    blame: Blame
+    reason: str
+    object_uri: str | None = None
+    rows_read: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStats:
+    """A replica's running totals since it started, polled by the driver for progress and stall detection."""
+
+    documents: int = 0
+    tokens: int = 0
+    busy_seconds: float = 0.0  # time the encoder was computing
+    uptime_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    shards: tuple[int, ...] = ()  # in flight
+    stage_seconds: dict[str, float] = field(default_factory=dict)
