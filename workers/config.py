@@ -22,8 +22,6 @@ def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-
-
 ByteCount = Annotated[int, BeforeValidator(_byte_count)]
 """Bytes, or text with a unit: 64MiB, 1GB."""
 Names = Annotated[list[str], BeforeValidator(_one_or_many)]

@@ -19,6 +19,8 @@ WINDOW_BYTES = 8 << 20  # UTF-8 bytes of text; what bounds a replica's memory to
 TEXT_HASH_BYTES = 16  # BLAKE2b-128: no accidental collision in 2^48 documents
 
 ID, TEXT = "id", "text"  # column names inside a window, whatever the source calls them
+OBJECT, ROW = "object", "row"  # where a document came from, for the quarantine of vectors that turn out bad
+KEEP = "keep."  # prefix of kept columns inside a window, so that no name can collide
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,14 @@ class ReadPlan:
 
     @property
     def schema(self) -> pa.Schema:
-        """Schema of every window: id, text, then the kept columns (prefixed `keep.` so that no name can collide)."""
-        fields = [pa.field(ID, self.id_type, nullable=False), pa.field(TEXT, pa.large_string(), nullable=False)]
-        return pa.schema(fields + [column.with_name(f"keep.{column.name}") for column in self.keep])
+        """Schema of every window: id, text, object, row (null where not known), then the kept columns as `keep.<name>`."""
+        fields = [
+            pa.field(ID, self.id_type, nullable=False),
+            pa.field(TEXT, pa.large_string(), nullable=False),
+            pa.field(OBJECT, pa.dictionary(pa.int32(), pa.string()), nullable=False),
+            pa.field(ROW, pa.int64()),
+        ]
+        return pa.schema(fields + [column.with_name(KEEP + column.name) for column in self.keep])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,15 @@
 """Whose fault it is decides what happens next; this is the whole exception tree.
 
-    ReembedError                 every error the user may meet: one line, names the thing and the mend
-    ├── UsageError               configuration, credentials, model or schema; nothing was started    -> exit 2
-    ├── RunAborted               the run stopped early and the same command resumes it               -> exit 4
-    │   └── LockHeld             another driver works on this output; this one changed nothing       -> exit 4
-    ├── TransientError           storage hiccup, timeout: worth another attempt anywhere
-    │   └── PartConflict         another attempt's part is in the way and ours may not replace it
-    ├── ObjectError              one source object is at fault (corrupt, vanished, replaced): blame the object
-    │   ├── ObjectMissing
-    │   └── ObjectChanged
-    └── ReplicaError             this process cannot be trusted any more (CUDA context, failed self-check): replace it
+ReembedError                 every error the user may meet: one line, names the thing and the mend
+├── UsageError               configuration, credentials, model or schema; nothing was started    -> exit 2
+├── RunAborted               the run stopped early and the same command resumes it               -> exit 4
+│   └── LockHeld             another driver works on this output; this one changed nothing       -> exit 4
+├── TransientError           storage hiccup, timeout: worth another attempt anywhere
+│   └── PartConflict         another attempt's part is in the way and ours may not replace it
+├── ObjectError              one source object is at fault (corrupt, vanished, replaced): blame the object
+│   ├── ObjectMissing
+│   └── ObjectChanged
+└── ReplicaError             this process cannot be trusted any more (CUDA context, failed self-check): replace it
 """
 
 from __future__ import annotations

@@ -1,0 +1,68 @@
+# make demo        install into .venv, gather a real corpus, embed it on a local Ray, answer three searches
+# make test        the whole test suite (what needs an S3 server or a GPU that is not there is left out, and named)
+# make test-fast   without slow, Ray and S3 tests
+# make lint        formatting, lint, types, import contracts
+# make bench       the measured claims in benchmarks/
+#
+# PYTHON=… picks the interpreter (3.11 to 3.13); ARGS=… is handed to pytest, e.g. make test ARGS='-k scheduler'.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-fast lint bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
+CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: $(VENV)/.stamp-demo
+	$(BIN)/python -m jobs.demo
+
+test: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -m 'not slow and not ray and not s3' $(ARGS)
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.stamp-dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# Without ensurepip (Debian's bare python3) the system's pip puts itself into the new environment.
+$(VENV)/.stamp-venv:
+	@set -e; for python in $(CANDIDATES); do \
+	  if "$$python" -c '$(SUPPORTED)' 2>/dev/null; then \
+	    echo "making $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv $(VENV) 2>/dev/null || { \
+	      "$$python" -m venv --clear --without-pip $(VENV) && "$$python" -m pip -qq --python $(BIN)/python install pip; }; \
+	    touch $@; exit 0; \
+	  fi; \
+	done; echo "no Python 3.11, 3.12 or 3.13 in: $(CANDIDATES); name one: make PYTHON=/path/to/python3" >&2; exit 1
+
+# torch goes first and by itself: the pin takes whichever build the configured indexes offer (CUDA, or CPU), once.
+$(VENV)/.stamp-torch: constraints.txt | $(VENV)/.stamp-venv
+	@echo "installing torch (minutes when it has to be fetched)"
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@touch $@
+
+$(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml
+	@echo "installing the project"
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-torch pyproject.toml
+	@echo "installing the project with its development tools"
+	@$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.stamp-demo

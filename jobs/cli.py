@@ -1,0 +1,128 @@
+"""`reembed …`: parses, then imports. Each command's work is in the file of its name; here are words, exit statuses, streams.
+
+Results go to stdout (with --json exactly one JSON object), logs, progress and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from workers.errors import ReembedError, UsageError
+
+EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_ABORTED = 0, 2, 3, 4
+
+app = typer.Typer(
+    name="reembed",
+    help="Re-embed a text corpus with a BERT model on a Ray cluster: exact, resumable, published atomically.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file.")]
+Target = Annotated[str, typer.Argument(metavar="CONFIG|OUTPUT_URI", help="YAML file, or the folder of the embeddings.")]
+Output = Annotated[str, typer.Argument(metavar="OUTPUT_URI", help="Folder of the embeddings (or a YAML file).")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Dotted settings, e.g. model.pooling=cls.")]
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+
+
+@app.command()
+def embed(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Run, or resume what was interrupted. The same command again is a no-op."""
+    from jobs.config import load_config
+    from jobs.embed import embed_corpus
+    from jobs.report import summary_text
+
+    summary = embed_corpus(load_config(config, overrides or ()))
+    _print(summary, as_json, summary_text)
+    if not summary["published"]:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command()
+def plan(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Dry run: objects, shards, rows, estimated tokens, GPU-hours, cost, output size. Writes nothing."""
+    from jobs.config import load_config
+    from jobs.plan import plan_text, plan_run
+
+    _print(plan_run(load_config(config, overrides or ())), as_json, plan_text)
+
+
+@app.command()
+def status(target: Target, as_json: Json = False) -> None:
+    """Progress of the newest run, from storage alone, from any machine."""
+    from jobs.status import run_status, status_text
+
+    _print(run_status(target), as_json, status_text)
+
+
+@app.command()
+def verify(
+    target: Target,
+    sample: Annotated[int, typer.Option(min=0, help="Rows to embed again and compare.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Audit the published snapshot against its source; names the part that is wrong."""
+    from jobs.verify import verify_snapshot, verify_text
+
+    report = verify_snapshot(target, sample)
+    _print(report, as_json, verify_text)
+    if not report["ok"]:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command()
+def files(output: Output, as_json: Json = False) -> None:
+    """The part files of the published snapshot, one URI a line."""
+    from jobs.files import published_files
+
+    found = published_files(output)
+    _print({"files": found}, as_json, lambda report: "\n".join(report["files"]))
+
+
+@app.command()
+def search(
+    output: Output,
+    text: Annotated[str, typer.Argument(help="What to look for.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Nearest documents in the published snapshot."""
+    from jobs.search import search_snapshot, search_text
+
+    _print(search_snapshot(output, text, k), as_json, search_text)
+
+
+def _print(report: dict[str, Any], as_json: bool, as_text: Callable[[dict[str, Any]], str]) -> None:
+    print(json.dumps(report, ensure_ascii=False, default=str) if as_json else as_text(report), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `reembed` and `python -m jobs.<command>`; ends the process with the contract's exit status."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname).1s %(message)s")
+    logging.getLogger("reembed").setLevel(os.environ.get("REEMBED_LOG", "INFO").upper())
+    try:
+        app(args=arguments, standalone_mode=True)
+    except UsageError as error:
+        _fail(error, EXIT_USAGE)
+    except ReembedError as error:
+        _fail(error, getattr(error, "exit_status", EXIT_ABORTED))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _fail(error: ReembedError, status: int) -> None:
+    print(f"reembed: {error}", file=sys.stderr, flush=True)
+    raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""The only file that imports ray: connect, start replicas, hand out shards, hear what became of them, stop replicas.
+
+    Cluster.connect     the cluster this process belongs to, or a local Ray of its own
+    Cluster.size        how many replicas of which shape the configuration and the cluster's resources allow
+    ReplicaPool         execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
+
+Ray itself restarts and retries nothing (max_restarts=0, max_task_retries=0): an actor's death arrives here as one Lost event
+with its cause, and jobs/scheduler.py decides. Text, tokens and vectors never cross.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError
+
+from jobs.config import ClusterConfig
+from jobs.scheduler import Command, Dispatch, StartReplica, StopReplica
+from workers.errors import RunAborted, UsageError
+from workers.settings import ReplicaSettings
+from workers.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
+
+log = logging.getLogger("reembed")
+
+LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
+MAX_AUTO_CPUS = 4  # torch threads of one replica when the configuration leaves it open
+STATS_SECONDS = 2.0  # how often each replica is asked for its running totals
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaShape:
+    """What one replica asks of the cluster."""
+
+    replicas: int
+    gpus: float
+    cpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    replica: int
+    facts: Mapping[str, Any]  # node, pid, device, precision, seconds to load
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    replica: int
+    reason: str
+    charged: bool  # False: preemption or node loss, nobody's fault
+    starting: bool
+    error: UsageError | None = None  # the replica says that the request itself cannot be carried out
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    replica: int
+    outcome: Receipt | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    replica: int
+    stats: ReplicaStats
+
+
+Event = Ready | Lost | Finished | Stats
+
+
+class _ReplicaActor:
+    """The remote edge: holds a workers.replica.Replica, which is imported (torch with it) on the worker's side only."""
+
+    def __init__(self, settings: ReplicaSettings, name: str) -> None:
+        from workers.replica import Replica
+
+        self._replica = Replica(settings, name)
+
+    def ready(self) -> dict[str, Any]:
+        return self._replica.facts()
+
+    def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
+        return self._replica.embed_shard(assignment)
+
+    def calibrate(self, shards: Sequence[Shard]) -> float:
+        return self._replica.calibrate(shards)
+
+    def stats(self) -> ReplicaStats:
+        return self._replica.stats()
+
+
+@contextlib.contextmanager
+def connected(config: ClusterConfig) -> Iterator[None]:
+    """Connect to Ray for the length of the block.
+
+    Raises:
+        UsageError: there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray says at start what it is and where its dashboard is; a job's log is for the job
+    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
+    local = {"address": "local", "include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    try:
+        if config.address == "auto":
+            try:
+                ray.init(address="auto", **arguments)
+            except ConnectionError:
+                if os.environ.get("RAY_ADDRESS"):
+                    raise
+                ray.init(**local, **arguments)
+        elif config.address == "local":
+            ray.init(**local, **arguments)
+        else:
+            ray.init(address=config.address, **arguments)
+    except (ConnectionError, RayError, ValueError, RuntimeError, TimeoutError) as error:
+        raise UsageError(f"cluster.address={config.address}: no Ray cluster there: {_first_line(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def replica_shape(config: ClusterConfig) -> ReplicaShape:
+    """Fill in the `auto`s from the cluster's resources as they are now.
+
+    Raises:
+        UsageError: what is asked for cannot fit on the cluster.
+    """
+    resources = ray.cluster_resources()
+    gpus_there, cpus_there = resources.get("GPU", 0.0), int(resources.get("CPU", 0))
+    gpus = (1.0 if gpus_there else 0.0) if config.gpus_per_replica == "auto" else float(config.gpus_per_replica)
+    if gpus > 0 and not gpus_there and config.replicas == "auto":
+        raise UsageError(
+            f"cluster.gpus_per_replica={config.gpus_per_replica}: the cluster has no GPU; set it to 0 to run on CPUs, "
+            "or set cluster.replicas to wait for GPUs to join"
+        )
+    slots_by_gpu = int(gpus_there // gpus) if gpus else None
+    if config.cpus_per_replica != "auto":
+        cpus = config.cpus_per_replica
+    else:
+        wanted = config.replicas if config.replicas != "auto" else slots_by_gpu
+        cpus = min(MAX_AUTO_CPUS, max(1, cpus_there // wanted if wanted else cpus_there))
+    if config.replicas != "auto":
+        replicas = config.replicas
+    else:
+        replicas = max(1, min(slots_by_gpu if slots_by_gpu is not None else 1 << 30, cpus_there // max(cpus, 1)))
+    return ReplicaShape(replicas=replicas, gpus=gpus, cpus=cpus)
+
+
+class ReplicaPool:
+    """Replica actors by number, and everything they owe an answer to."""
+
+    def __init__(self, shape: ReplicaShape, settings: ReplicaSettings) -> None:
+        self._settings = settings
+        # two calls in flight (one embeds, the next is read) and a third thread that answers `stats` meanwhile
+        self._actor_class = ray.remote(_ReplicaActor).options(  # type: ignore[call-overload]
+            num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0, max_task_retries=0, max_concurrency=4
+        )
+        self._actors: dict[int, Any] = {}
+        self._ready: set[int] = set()
+        self._owed: dict[Any, tuple[str, int]] = {}  # ref -> (what was asked, replica)
+        self._asked: dict[int, float] = {}  # replica -> when its stats were asked last
+
+    def execute(self, command: Command) -> None:
+        """Carry out one command of the scheduler; returns at once."""
+        match command:
+            case StartReplica(replica):
+                actor = self._actor_class.remote(self._settings, f"replica-{replica}")
+                self._actors[replica] = actor
+                self._owed[actor.ready.remote()] = ("ready", replica)
+            case Dispatch(replica, assignment):
+                self._owed[self._actors[replica].embed_shard.remote(assignment)] = ("shard", replica)
+            case StopReplica(replica, reason):
+                log.warning("stopping replica %d: %s", replica, reason)
+                self._forget(replica)
+
+    def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> float:
+        """Ask a ready replica for the largest vector component it sees in a sample of these shards."""
+        try:
+            return float(ray.get(self._actors[replica].calibrate.remote(list(shards)), timeout=timeout))
+        except RayError as error:
+            raise RunAborted(f"calibration of output.vector=int8 failed: {_first_line(error)}; run the command again") from None
+
+    def wait(self, timeout: float) -> list[Event]:
+        """Everything that happened, waiting at most `timeout` seconds for the first of it."""
+        self._ask_for_stats()
+        if not self._owed:
+            time.sleep(timeout)
+            return []
+        refs = list(self._owed)
+        done, _ = ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=True)
+        if done:
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        return [event for ref in done for event in self._hear(ref)]
+
+    def close(self) -> None:
+        """Kill every replica; what they had not committed is lost on purpose and found again by the next run."""
+        for replica in list(self._actors):
+            self._forget(replica)
+
+    def _ask_for_stats(self) -> None:
+        now = time.monotonic()
+        for replica in self._ready:
+            if now - self._asked.get(replica, 0.0) >= STATS_SECONDS:
+                self._asked[replica] = float("inf")  # until it has answered
+                self._owed[self._actors[replica].stats.remote()] = ("stats", replica)
+
+    def _hear(self, ref: Any) -> Iterator[Event]:
+        if ref not in self._owed:  # its replica was found dead a moment ago
+            return
+        what, replica = self._owed.pop(ref)
+        try:
+            answer = ray.get(ref)
+        except ActorUnavailableError as error:
+            # nobody knows whether the call runs: only a dead replica settles it
+            self._forget(replica)
+            yield Lost(replica, f"unreachable: {_first_line(error)}", charged=False, starting=what == "ready")
+        except RayActorError as error:
+            starting = replica not in self._ready
+            self._forget(replica)
+            yield _lost(replica, error, starting)
+        except RayError as error:
+            starting = replica not in self._ready
+            self._forget(replica)
+            yield Lost(replica, f"{type(error).__name__}: {_last_line(error)}", charged=True, starting=starting)
+        else:
+            if what == "ready":
+                self._ready.add(replica)
+                yield Ready(replica, answer)
+            elif what == "stats":
+                self._asked[replica] = time.monotonic()
+                yield Stats(replica, answer)
+            else:
+                yield Finished(replica, answer)
+
+    def _forget(self, replica: int) -> None:
+        actor = self._actors.pop(replica, None)
+        self._ready.discard(replica)
+        self._asked.pop(replica, None)
+        self._owed = {ref: owed for ref, owed in self._owed.items() if owed[1] != replica}
+        if actor is not None:
+            with contextlib.suppress(RayError):  # already gone is what we want
+                ray.kill(actor, no_restart=True)
+
+
+def _lost(replica: int, error: RayActorError, starting: bool) -> Lost:
+    text = str(error)
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    usage = next((line for line in text.splitlines() if "UsageError:" in line), None) if starting else None
+    away = bool(getattr(error, "preempted", False)) or "node has died" in text or "node was terminated" in text.lower()
+    reason = " ".join(text.split()) if isinstance(error, ActorDiedError) else _first_line(error)
+    refusal = UsageError(usage.partition("UsageError:")[2].strip()) if usage else None
+    return Lost(replica, str(cause or reason)[-600:], charged=not away, starting=starting, error=refusal)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

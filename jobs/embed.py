@@ -1,0 +1,121 @@
+"""THE job: plan -> dispatch -> account -> publish. `reembed embed`, or `python -m jobs.embed CONFIG`.
+
+1. which run     resume the unfinished one of the same settings; else list the source: made before -> nothing to embed; else a new cut
+2. embed         replicas on Ray embed what has no receipt yet                                            (jobs/embedding.py)
+3. account       rows in = rows out + rows quarantined, shard by shard, or the run fails
+4. publish       unless more is quarantined than allowed: check the files, flip CURRENT.json, last
+
+Nothing is written before the request has proved possible; everything needed to resume is on storage.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.config import RunConfig
+from jobs.ledger import Ledger
+from jobs.lock import DriverLock, probe_atomic_create
+from jobs.quarantine import quarantine_shards
+from jobs.report import Work, build_summary
+from jobs.run import Request, Run, find_resumable, plan_or_reopen
+from jobs.run_store import RunState
+from jobs.snapshot import publish
+from workers.shard import Receipt
+
+log = logging.getLogger("reembed")
+
+
+def embed_corpus(config: RunConfig) -> dict[str, Any]:
+    """Run or resume; returns the summary that is also stored with the run.
+
+    Raises:
+        UsageError: nothing was started, nothing written.
+        RunAborted: stopped early (LockHeld: another driver works here); the same command resumes.
+    """
+    request = Request.resolve(config)
+    lock = DriverLock(request.store)
+    lock.refuse_if_held()
+    run = find_resumable(request) or plan_or_reopen(request)
+    if run.current and (summary := run.summary()).get("published"):
+        log.info("nothing to do: snapshot %s was made from this corpus with these settings", run.run_id)
+        return summary | {"unchanged": True}
+    probe_atomic_create(request.store)
+    with lock:
+        run = find_resumable(request) or run  # another driver may have begun it meanwhile
+        with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
+            return _finish(run, lock, ledger)
+
+
+def _finish(run: Run, lock: DriverLock, ledger: Ledger) -> dict[str, Any]:
+    receipts = ledger.load() if run.record else {}
+    if receipts:
+        log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
+    quarantined: Mapping[int, str] = {}
+    work = run.work()
+    while True:
+        if ledger.pending(run.shards, receipts) or run.record is None:
+            from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
+
+            quarantined, work = embed_pending(run, lock, ledger, receipts, work)
+            quarantine_shards(run.store, run.run_id, run.shards, quarantined)
+            receipts = ledger.load()
+        summary = _account(run, ledger, receipts, quarantined, work)
+        if summary["reasons"]:
+            break
+        files = [file for receipt in receipts.values() for file in receipt.files]
+        damaged = publish(run.store, run.run_id, files, run.facts() | {"documents": summary["documents"]}, lock)
+        if damaged is None:
+            summary |= {"published": True, "state": RunState.COMPLETE.value}
+            break
+        log.warning("parts are missing or altered, e.g. %s; their shards are embedded again", damaged.files[0])
+        ledger.drop(damaged.shards)
+        for path in damaged.files:
+            run.store.delete(path)
+        receipts = {number: receipt for number, receipt in receipts.items() if number not in damaged.shards}
+    run.end(summary)
+    for reason in summary["reasons"]:
+        log.error("not published: %s", reason)
+    return summary
+
+
+def _account(
+    run: Run, ledger: Ledger, receipts: Mapping[int, Receipt], quarantined: Mapping[int, str], work: Work
+) -> dict[str, Any]:
+    """The summary as it stands before publishing; `reasons` says why it must not be.
+
+    Raises:
+        RunAborted: rows in are not rows out plus rows quarantined.
+    """
+    accounting = ledger.account(run.shards, receipts, quarantined)
+    limit, lost = run.config.run.max_quarantined_rows, accounting.quarantined_rows
+    reasons = []
+    if 0 <= limit and (lost is None or lost > limit):
+        what = f"{lost:,} rows are" if lost is not None else f"an unknown number of rows ({accounting.unknown[0]}) is"
+        reasons.append(
+            f"{what} quarantined and run.max_quarantined_rows={limit}; see {run.store.uri_of(run.paths.quarantine)}; mend the source, "
+            "or raise the limit (-1: any) and run the same command again: what is done is not embedded twice"
+        )
+    return build_summary(
+        run_id=run.run_id,
+        state=RunState.REFUSED.value if reasons else RunState.RUNNING.value,
+        published=False,
+        data=run.store.uri_of(run.paths.data),
+        planned=len(run.shards),
+        quarantined_shards=quarantined,
+        totals=ledger.totals(receipts),
+        quarantined_rows=accounting.known_quarantined_rows,
+        quarantined_rows_is_minimum=lost is None,
+        work=work,
+        facts=run.facts(),
+        gpu_hour_usd=run.config.cost.gpu_hour_usd,
+        reasons=reasons,
+    )
+
+
+if __name__ == "__main__":
+    from jobs.cli import main
+
+    main(["embed", *sys.argv[1:]])

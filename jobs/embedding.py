@@ -1,0 +1,141 @@
+"""From pending shards to receipts: connects to Ray, starts a run that is new, keeps replicas at work, puts the state on storage.
+
+    connect -> (a new run: settle precision and int8 scale, begin) -> replicas -> dispatch loop -> stop replicas
+
+What a killed driver leaves is whole: receipts and status on storage, replicas that end with their owner.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.cluster import Event, Ready, ReplicaPool, ReplicaShape, connected, replica_shape
+from jobs.dispatch import dispatch
+from jobs.ledger import Ledger
+from jobs.lock import DriverLock
+from jobs.progress import Progress
+from jobs.report import Work
+from jobs.run import Run
+from jobs.run_store import RunState
+from jobs.scheduler import Policy, Scheduler, StartReplica
+from jobs.signals import StopFlag, Stopped, stop_flag
+from workers.config import Precision, VectorType
+from workers.errors import ReembedError, RunAborted
+from workers.settings import ReplicaSettings
+from workers.shard import Receipt
+
+log = logging.getLogger("reembed")
+
+RESIZE_SECONDS = 10.0  # how often the cluster's size is looked at again, where it decides the number of replicas
+EPOCHS_PER_DRIVER = 1 << 32  # attempts of a later driver always outrank those of an earlier one
+CALIBRATION_SHARDS = 8  # spread over the corpus
+
+
+def embed_pending(
+    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work
+) -> tuple[Mapping[int, str], Work]:
+    """Embed every shard without a receipt; returns the shards given up, with reasons, and the work it took.
+
+    Raises:
+        UsageError: no cluster there, or it cannot hold a replica. RunAborted: stopped early, resumable.
+    """
+    with connected(run.config.cluster), stop_flag() as stop:
+        shape = replica_shape(run.config.cluster)
+        if run.record is None:
+            _begin(run, shape, stop)
+        session = _Session(run, lock, ledger, receipts, work, shape, stop)
+        session.embed()
+        return dict(session.scheduler.quarantined), session.spent()
+
+
+class _Session:
+    """One driver's time with the replicas."""
+
+    def __init__(
+        self, run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, shape: ReplicaShape,
+        stop: StopFlag,
+    ) -> None:  # fmt: skip
+        self._run, self._lock, self._ledger, self._work, self._stop = run, lock, ledger, work, stop
+        self._began = self._resized = time.monotonic()
+        config = run.config
+        pending = ledger.pending(run.shards, receipts)
+        policy = Policy(
+            max_attempts=config.run.max_attempts,
+            ready_seconds=config.cluster.replica_ready_seconds,
+            shard_seconds=config.run.shard_seconds,
+            stall_seconds=config.run.stall_seconds,
+        )
+        self.scheduler = Scheduler(pending, policy, replicas=shape.replicas, first_epoch=lock.generation * EPOCHS_PER_DRIVER)
+        self.progress = Progress(run.shards, receipts, self._store_status, self._began)
+        self._pool = ReplicaPool(shape, _settings(run, shape))
+        log.info(
+            "run %s: %d shards to embed, %d replicas of %g GPU and %d CPU", run.run_id, len(pending), shape.replicas, shape.gpus, shape.cpus
+        )
+
+    def embed(self) -> None:
+        """Raises: RunAborted, and Stopped among it; the state on storage then says so."""
+        try:
+            self._store_status(self.progress.snapshot(self._began))
+            dispatch(self.scheduler, self._pool, self._ledger, self.progress, self._check)
+            self._ledger.drain()
+        except ReembedError as error:
+            state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
+            self._pool.close()
+            if not self._lock.lost.is_set():
+                self._store_status(self.progress.snapshot(time.monotonic()) | {"reason": str(error)}, state)
+            raise
+        finally:
+            self.progress.close()
+            self._pool.close()
+        self._store_status(self.progress.snapshot(time.monotonic()))
+
+    def spent(self) -> Work:
+        return self._work.plus(self.scheduler.attempts, time.monotonic() - self._began, self.progress.replicas.values())
+
+    def _store_status(self, snapshot: Mapping[str, Any], state: RunState = RunState.RUNNING) -> None:
+        self._run.write_status({**snapshot, "state": state.value}, self.spent())
+
+    def _check(self) -> None:
+        """Every turn of the loop: a signal, a lost lock, a cluster of another size."""
+        self._stop.check()
+        self._lock.raise_if_lost()
+        if self._run.config.cluster.replicas == "auto" and time.monotonic() - self._resized > RESIZE_SECONDS:
+            self._resized = time.monotonic()
+            self.scheduler.resize(replica_shape(self._run.config.cluster).replicas)
+
+
+def _begin(run: Run, shape: ReplicaShape, stop: StopFlag) -> None:
+    """Settle what only the cluster can tell, then store the run."""
+    wanted = run.config.model.precision
+    precision = wanted if wanted is not Precision.AUTO else Precision.FLOAT16 if shape.gpus else Precision.FLOAT32
+    scale = _calibrate(run, shape, precision, stop) if run.config.output.vector is VectorType.INT8 else None
+    run.begin(precision.value, scale)
+
+
+def _calibrate(run: Run, shape: ReplicaShape, precision: Precision, stop: StopFlag) -> float:
+    """The int8 step of the whole snapshot, from a sample that one replica embeds before the first shard."""
+    step = max(1, len(run.shards) // CALIBRATION_SHARDS)
+    sample = run.shards[::step][:CALIBRATION_SHARDS]
+    pool = ReplicaPool(shape, _settings(run, shape, precision.value))
+    deadline = time.monotonic() + run.config.cluster.replica_ready_seconds
+    try:
+        pool.execute(StartReplica(0))
+        events: list[Event] = []
+        while not any(isinstance(event, Ready) for event in events):
+            stop.check()
+            if events or time.monotonic() > deadline:
+                raise RunAborted(f"no replica could be started to calibrate output.vector=int8: {events or 'not ready in time'}")
+            events = pool.wait(0.5)
+        scale = pool.calibrate(0, sample, run.config.run.shard_seconds)
+    finally:
+        pool.close()
+    log.info("int8 scale %.6g, calibrated on %d shards", scale, len(sample))
+    return scale
+
+
+def _settings(run: Run, shape: ReplicaShape, precision: str | None = None) -> ReplicaSettings:
+    stamp = run.stamp if precision is None else run.stamped(precision, None)
+    return ReplicaSettings(run.plan, run.config.model, run.config.output, stamp, shape.cpus)

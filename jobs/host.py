@@ -1,0 +1,108 @@
+"""Who a driver is, and whether another one on this machine still lives.
+
+A pid alone says nothing: it is reused, and it means another process in another container. A driver is therefore named by
+host, boot, pid namespace, pid and the process's start. On Linux the start is counted in ticks since boot, so that setting
+the clock never makes a living process look dead. Knows nothing of locks or storage.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+
+_STATE, _START = 0, 19  # fields of /proc/<pid>/stat counted after the command name, which may hold spaces and brackets
+
+
+class Life(StrEnum):
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"  # another machine or container, or a process this user may not look at
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One process. `boot` and `namespace` are empty where the system has none (not Linux)."""
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    started: str
+    user: str
+
+    @classmethod
+    def mine(cls) -> Identity:
+        pid = os.getpid()
+        return cls(
+            host=socket.gethostname(),
+            boot=_read(Path("/proc/sys/kernel/random/boot_id")),
+            namespace=_link(Path("/proc/self/ns/pid")),
+            pid=pid,
+            started=_started(pid) or "",
+            user=_user(),
+        )
+
+    def beside(self, other: Identity) -> bool:
+        """Both see the same processes under the same pids."""
+        return (self.host, self.boot, self.namespace) == (other.host, other.boot, other.namespace)
+
+    def life_of(self, other: Identity) -> Life:
+        """Whether `other` still runs, as far as this process can tell without waiting."""
+        if not self.beside(other):
+            return Life.UNKNOWN
+        try:
+            os.kill(other.pid, 0)
+        except ProcessLookupError:
+            return Life.DEAD
+        except PermissionError:
+            pass  # it runs, as another user
+        started = _started(other.pid)
+        if started is None:
+            return Life.UNKNOWN
+        return Life.ALIVE if started and _same_start(started, other.started) else Life.DEAD
+
+
+def _started(pid: int) -> str | None:
+    """When the process began; '' for one that has ended and waits to be collected; None when it cannot be seen."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return "" if fields[_STATE] in "ZX" else fields[_START]
+    except (OSError, IndexError):
+        pass
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.Error:
+        return None
+
+
+def _same_start(one: str, other: str) -> bool:
+    """Ticks are compared exactly; seconds since 1970, which follow the clock, with a tolerance."""
+    return one == other or ("." in one and "." in other and abs(float(one) - float(other)) < 5)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _link(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""

@@ -1,0 +1,125 @@
+"""`reembed plan`: what a run would do and cost, from a listing, the footers and a small sample. Starts and writes nothing.
+
+    objects, shards, rows        as the run itself would cut them
+    tokens                       text bytes x tokens a byte, measured on the first documents of a few shards
+    GPU-hours, cost              tokens / the rate of the newest finished run here; unknown before the first
+    output bytes                 rows x bytes of a row, of the newest finished run here, else of the plain vector
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+from jobs.config import RunConfig
+from jobs.run import Request, Run, find_resumable, plan_or_reopen
+from jobs.run_store import list_runs, read_summary
+from workers.config import LongText, Pooling
+from workers.documents import TEXT
+from workers.errors import ObjectError
+from workers.output_schema import output_schema
+from workers.part_file import vector_bytes
+from workers.reader import read_windows
+from workers.storage import Store
+from workers.tokenization import TextTokenizer
+
+SAMPLED_SHARDS = 8
+SAMPLED_DOCUMENTS = 256  # of each sampled shard
+ROW_OVERHEAD_BYTES = 48  # id, hash and counts of a row, compressed: measured on the Parquet files of short ids
+
+
+def plan_run(config: RunConfig) -> dict[str, Any]:
+    """Raises: UsageError: the run could not start."""
+    request = Request.resolve(config)
+    resumed = find_resumable(request)
+    run = resumed or plan_or_reopen(request)
+    sample = _sample(run)
+    text_bytes = sum(shard.text_bytes for shard in run.shards)
+    counts = [shard.rows for shard in run.shards]
+    exact = None not in counts
+    rows = sum(count or 0 for count in counts) if exact else _scaled(sample["documents"], sample["bytes"], text_bytes)
+    tokens = _scaled(sample["tokens"], sample["bytes"], text_bytes)
+    rate, row_bytes = _measured(request.store)
+    hours = tokens / rate / 3600 if rate else None
+    price = config.cost.gpu_hour_usd
+    return {
+        "run_id": run.run_id if run.record else None,
+        "action": "resume" if resumed else "nothing to do" if run.current else "publish again" if run.record else "new run",
+        "objects": len({piece.uri for shard in run.shards for piece in shard.slices}),
+        "shards": len(run.shards),
+        "rows": rows,
+        "rows_estimated": not exact,
+        "text_bytes": text_bytes,
+        "estimated_tokens": tokens,
+        "tokens_per_second_per_replica": round(rate, 1) if rate else None,
+        "replica_hours": round(hours, 4) if hours is not None else None,
+        "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
+        "output_bytes": round(rows * (row_bytes or _row_bytes(run, sample))),
+        "id_type": str(run.plan.id_type),
+        "keep": {column.name: str(column.type) for column in run.plan.keep},
+        "model": {"name": request.model.name, "dim": request.recipe.dim, "pooling": request.recipe.pooling_name,
+                  "max_tokens": request.recipe.max_tokens, "normalize": request.recipe.normalize},
+    }  # fmt: skip
+
+
+def plan_text(report: dict[str, Any]) -> str:
+    def known(value: object, unit: str) -> str:
+        return f"{value} {unit}" if value is not None else "unknown before a first run has measured it"
+
+    rows = f"{'about ' if report['rows_estimated'] else ''}{report['rows']:,} rows"
+    return "\n".join([
+        f"plan: {report['action']}" + (f" {report['run_id']}" if report["run_id"] else ""),
+        f"  source      {report['objects']:,} objects, {rows}, {report['text_bytes']:,} bytes of text",
+        f"  shards      {report['shards']:,}",
+        f"  tokens      about {report['estimated_tokens']:,}",
+        f"  time        {known(report['replica_hours'], 'replica-hours')}",
+        f"  cost        {known(report['cost_usd'], 'USD') if report['replica_hours'] is not None else 'unknown'}",
+        f"  output      about {report['output_bytes']:,} bytes",
+        f"  model       {report['model']['name']} {report['model']['pooling']} {report['model']['dim']}",
+    ])  # fmt: skip
+
+
+def _sample(run: Run) -> dict[str, int]:
+    """Documents, their bytes and tokens, chunks among them counted, from the first window of a few shards."""
+    tokenizer = TextTokenizer(run.request.model.folder, run.request.recipe)
+    found = {"documents": 0, "bytes": 0, "tokens": 0, "rows": 0}
+    step = max(1, len(run.shards) // SAMPLED_SHARDS)
+    for shard in islice(run.shards[::step], SAMPLED_SHARDS):
+        try:
+            window = next(iter(read_windows(shard, run.plan, {})), None)
+        except ObjectError:  # it will be quarantined, or mended before the run; the other samples tell enough
+            continue
+        texts = window.table[TEXT].slice(0, SAMPLED_DOCUMENTS).to_pylist() if window else []
+        if texts:
+            tokens = tokenizer.tokenize(texts)
+            found["documents"] += len(texts)
+            found["bytes"] += sum(len(text.encode()) for text in texts)
+            found["tokens"] += int(tokens.offsets[-1])
+            found["rows"] += len(tokens.document)
+    return found
+
+
+def _scaled(part: int, sampled_bytes: int, text_bytes: int) -> int:
+    return round(part / sampled_bytes * text_bytes) if sampled_bytes else 0
+
+
+def _measured(store: Store) -> tuple[float | None, float | None]:
+    """Tokens a second of one replica, and output bytes a row, of the newest run that tells."""
+    for run_id in reversed(list_runs(store)):
+        summary = read_summary(store, run_id) or {}
+        seconds, rows = summary.get("replica_hours", 0) * 3600, summary.get("rows", 0)
+        if seconds and rows:
+            return summary["tokens"] / seconds, summary["output_bytes"] / rows
+    return None, None
+
+
+def _row_bytes(run: Run, sample: dict[str, int]) -> float:
+    schema = output_schema(run.plan, run.stamp, run.config.output.partition_by)
+    recipe = run.request.recipe
+    per_document = 1.0
+    if sample["documents"]:
+        if recipe.pooling == (Pooling.TOKENS,):
+            per_document = sample["tokens"] / sample["documents"]
+        elif recipe.long_text is LongText.CHUNKS:
+            per_document = sample["rows"] / sample["documents"]
+    return per_document * vector_bytes(schema) + ROW_OVERHEAD_BYTES

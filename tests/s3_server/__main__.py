@@ -1,0 +1,42 @@
+"""`python -m tests.s3_server VERB FOLDER [mon|osd|rgw]`: the tests' S3 server by hand.
+
+eval "$(python -m tests.s3_server start /tmp/my-s3)"     # exports the endpoint and the keys
+python -m tests.s3_server crash /tmp/my-s3 [rgw]         # also: freeze, thaw, stop, wipe
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.s3_server.ceph import CephServer, Unavailable
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    verb, folder, *names = arguments
+    server = CephServer(Path(folder).resolve())
+    if verb == "start":
+        try:
+            server.install()
+        except Unavailable as error:
+            print(error, file=sys.stderr)
+            return 2
+        server.start()
+        for name, value in server.environment().items():
+            print(f"export {name}={value}")
+    elif verb == "guard":  # waits until the process that holds our stdin is gone, however it ended
+        sys.stdin.buffer.read()
+        server.wipe()
+    elif verb in ("stop", "crash", "freeze", "thaw", "wipe"):
+        getattr(server, verb)(*names)
+    else:
+        print(__doc__, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,89 @@
+"""The rules of the house: who may import whom, what a cold start may cost, how long a file may be, what tests may need."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = [path for folder in ("jobs", "workers") for path in sorted((ROOT / folder).rglob("*.py"))]
+ALL_SOURCES = [
+    path for folder in ("jobs", "workers", "tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))
+]
+MAX_LINES = 400
+HELP_SECONDS = 0.5
+HEAVY = ("torch", "ray", "pyarrow", "transformers", "sentence_transformers", "s3fs", "pandas")
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_import_contracts_hold() -> None:
+    command = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    done = _run("-c", command)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_help_comes_at_once() -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = _run("-m", "jobs.cli", "--help")
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+    assert statistics.median(seconds) < HELP_SECONDS, seconds
+
+
+@pytest.mark.parametrize("module", ["jobs.cli", "jobs.config", "jobs.scheduler", "workers.config", "workers.shard"])
+def test_imports_nothing_heavy(module: str) -> None:
+    done = _run("-c", f"import sys, {module}; print(*sorted(set({HEAVY}) & set(sys.modules)))")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_one_room_a_file() -> None:
+    lengths = {_name(path): len(path.read_text().splitlines()) for path in ALL_SOURCES}
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def test_product_files_open_with_what_they_do_and_hold_no_assert() -> None:
+    """`python -O` drops asserts: users' input is answered by errors that name the mend."""
+    found = []
+    for path in PRODUCT:
+        tree = ast.parse(path.read_text())
+        found += [] if ast.get_docstring(tree) else [f"{_name(path)}: no docstring"]
+        found += [f"{_name(path)}:{node.lineno}: assert" for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    assert found == []
+
+
+def test_no_pickle_is_ever_loaded() -> None:
+    """`torch.load`, pickle and friends run code from files; weights come as safetensors, records as JSON and Parquet."""
+    loads = re.compile(
+        r"torch\.load\(|\b(?:pickle|cloudpickle|joblib|dill|marshal|shelve)\.(?:loads?|Unpickler|open)\b|allow_pickle=True"
+    )
+    found = [f"{_name(path)}: {match.group()}" for path in PRODUCT for match in loads.finditer(path.read_text())]
+    assert found == []
+
+
+def test_tests_never_kill_by_name() -> None:
+    """Only recorded pids: another Ray or server on this machine is none of our business."""
+    by_name = re.compile(r"\b(?:pkill|killall)\b|[\"']ray[\"'],\s*[\"']stop[\"']|\bray stop\b")
+    here = Path(__file__).resolve()
+    found = [_name(path) for path in ALL_SOURCES if path != here and by_name.search(path.read_text())]
+    assert found == []

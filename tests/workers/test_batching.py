@@ -1,0 +1,45 @@
+"""Batches partition the sequences, keep to the budget, and are a function of the lengths alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.batching import padded_tokens, plan_batches
+
+
+@given(st.lists(st.integers(1, 600), max_size=200), st.integers(1, 3000))
+def test_every_sequence_once_within_the_budget(values: list[int], budget: int) -> None:
+    lengths = np.array(values, np.int64)
+    batches = plan_batches(lengths, budget)
+    assert sorted(np.concatenate([*batches, np.empty(0, np.int64)]).tolist()) == list(range(len(values)))
+    for batch in batches:
+        assert len(batch) == 1 or lengths[batch].max() * len(batch) <= budget
+    assert padded_tokens(lengths, batches) == sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+    again = plan_batches(lengths.copy(), budget)
+    assert all(np.array_equal(one, other) for one, other in zip(batches, again, strict=True))
+
+
+def test_neighbours_in_length_share_a_batch() -> None:
+    lengths = np.array([10, 500, 10, 500, 10, 10])
+    assert [batch.tolist() for batch in plan_batches(lengths, 1000)] == [[1, 3], [0, 2, 4, 5]]
+
+
+def test_a_batch_is_filled_before_the_next_begins() -> None:
+    assert [len(batch) for batch in plan_batches(np.full(10, 25), 100)] == [4, 4, 2]
+
+
+def test_longer_than_the_budget_stands_alone() -> None:
+    assert [batch.tolist() for batch in plan_batches(np.array([3, 900, 3]), 100)] == [[1], [0, 2]]
+
+
+def test_padding_is_small_on_real_lengths() -> None:
+    lengths = np.random.default_rng(1).lognormal(4.3, 0.6, 8192).astype(np.int64).clip(2, 256)
+    assert padded_tokens(lengths, plan_batches(lengths, 4096)) / lengths.sum() < 1.02
+
+
+def test_a_budget_of_nothing() -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        plan_batches(np.array([1]), 0)

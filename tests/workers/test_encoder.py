@@ -1,0 +1,306 @@
+"""The encoder on real and tiny models: families, precision, batches that change nothing, full devices, wrong checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from tests.workers.models import TEXTS, build, copy_model, edit_json, layout
+from workers.config import Pooling, Precision
+from workers.encoder import Encoder
+from workers.errors import ReplicaError, UsageError
+from workers.token_records import TokenizedTexts
+from workers.tokenization import TextTokenizer
+
+TINY: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48,
+                        "vocab_size": 30522, "max_position_embeddings": 130}  # fmt: skip
+SMALL = {name: TINY[name] for name in ("vocab_size", "max_position_embeddings")}
+RELATIVE: dict[str, Any] = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
+FAMILIES: dict[str, Any] = {
+    "Bert": transformers.BertConfig(**TINY),
+    "Roberta": transformers.RobertaConfig(**TINY, type_vocab_size=1),
+    "XLMRoberta": transformers.XLMRobertaConfig(**TINY, type_vocab_size=1),
+    "DistilBert": transformers.DistilBertConfig(**SMALL, dim=32, hidden_dim=48, n_layers=4, n_heads=4),
+    "MPNet": transformers.MPNetConfig(**TINY),
+    "Electra": transformers.ElectraConfig(**TINY, embedding_size=16),
+    "Albert": transformers.AlbertConfig(**TINY, embedding_size=16),
+    "ModernBert": transformers.ModernBertConfig(**TINY, pad_token_id=0, local_attention=16, global_attn_every_n_layers=2),
+    "DebertaV2": transformers.DebertaV2Config(**TINY, **RELATIVE),
+}  # fmt: skip
+
+
+def save_family(minilm: Path, target: Path, config: Any) -> Path:
+    """A random model of a family with MiniLM's tokenizer."""
+    torch.manual_seed(3)
+    transformers.AutoModel.from_config(config).save_pretrained(target)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (target / name).write_bytes((minilm / name).read_bytes())
+    return target
+
+
+def sequences(count: int, longest: int) -> TokenizedTexts:
+    """Random ids, lengths from 2 to `longest` in no order."""
+    generator = np.random.default_rng(11)
+    lengths = generator.integers(2, longest + 1, count)
+    lengths[:2] = longest, 2
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return TokenizedTexts(
+        input_ids=generator.integers(1000, 30000, offsets[-1]).astype(np.int32),
+        offsets=offsets,
+        document=np.arange(count, dtype=np.int32),
+        chunk_start=None,
+        chunk_end=None,
+        truncated=np.zeros(count, np.bool_),
+        num_tokens=lengths.astype(np.int32),
+        prompt_tokens=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family(minilm, tmp_path_factory.mktemp("tiny") / "model", FAMILIES["Bert"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_changes_nothing(minilm: Path, tmp_path: Path, family: str) -> None:
+    """Batched and padded here equals one unpadded sequence at a time through plain transformers."""
+    folder = save_family(minilm, tmp_path / family, FAMILIES[family])
+    files, recipe = layout(folder, normalize=False)
+    encoder = Encoder(files, recipe, batch_tokens=600)
+    tokens = sequences(24, 100)
+    encoded = encoder.encode(tokens)
+    assert encoded.padded_tokens > len(tokens.input_ids), "no padding: nothing was tested"
+    model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    expected = []
+    for start, stop in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
+        with torch.no_grad():
+            states = model(input_ids=torch.from_numpy(tokens.input_ids[start:stop].astype(np.int64))[None]).last_hidden_state
+        expected.append(states[0].double().mean(dim=0).numpy())
+    assert np.abs(expected[0]).max() > 0.01
+    assert np.abs(encoded.vectors - np.stack(expected)).max() <= 1e-5
+
+
+def test_layer_poolings_of_a_family_without_pooler(minilm: Path, tmp_path: Path) -> None:
+    folder = save_family(minilm, tmp_path / "model", FAMILIES["DistilBert"])
+    tokenizer, encoder = build(folder, pooling="last4_concat", normalize=False)
+    tokens = tokenizer.tokenize(["one text"])
+    states = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        layers = states(
+            input_ids=torch.from_numpy(tokens.input_ids.astype(np.int64))[None], output_hidden_states=True
+        ).hidden_states
+    expected = torch.cat([layer[0].mean(dim=0) for layer in layers[:0:-1]]).numpy()
+    assert encoder.dim == 128
+    assert np.abs(encoder.encode(tokens).vectors[0] - expected).max() <= 1e-5
+    with pytest.raises(UsageError, match="no pooler weights"):
+        layout(folder, pooling="pooler")
+
+
+def test_few_layers(minilm: Path, tmp_path: Path) -> None:
+    folder = save_family(minilm, tmp_path / "model", transformers.BertConfig(**TINY | {"num_hidden_layers": 3}))
+    with pytest.raises(UsageError, match="3 layers, four are needed"):
+        layout(folder, pooling="last4_mean")
+
+
+def test_the_same_call_gives_the_same_bits(minilm: Path) -> None:
+    tokenizer, encoder = build(minilm, max_tokens=64)
+    tokens = tokenizer.tokenize(TEXTS * 4)
+    first = encoder.encode(tokens).vectors
+    assert encoder.encode(tokens).vectors.tobytes() == first.tobytes()
+    again = Encoder(*layout(minilm, max_tokens=64), batch_tokens=512)
+    assert again.encode(tokens).vectors.tobytes() == first.tobytes()
+
+
+def test_no_texts(tiny: Path) -> None:
+    for settings in ({}, {"long_text": "mean_of_chunks"}, {"long_text": "chunks"}, {"pooling": "tokens"}):
+        tokenizer, encoder = build(tiny, **settings)
+        encoded = encoder.encode(tokenizer.tokenize([]))
+        assert encoded.vectors.shape == (0, 32)
+        assert encoded.padded_tokens == 0
+
+
+@pytest.mark.parametrize(("precision", "least"), [(Precision.FLOAT16, 0.9999), (Precision.BFLOAT16, 0.998)])
+def test_half_precision(minilm: Path, precision: Precision, least: float) -> None:
+    tokenizer, exact = build(minilm, max_tokens=64)
+    tokens = tokenizer.tokenize(TEXTS)
+    half = Encoder(*layout(minilm, max_tokens=64), precision)
+    assert half.precision is precision
+    vectors = half.encode(tokens).vectors
+    cosine = (vectors * exact.encode(tokens).vectors).sum(axis=1)
+    assert least <= cosine.min() < 1 - 1e-9, "as exact as float32: the precision was not taken"
+    assert vectors.dtype == np.float32
+
+
+def test_int8_is_not_there_yet(tiny: Path) -> None:
+    with pytest.raises(UsageError, match="int8 is not available yet; use bfloat16"):
+        Encoder(*layout(tiny), Precision.INT8)
+
+
+class FullDevice:
+    """Stands between the encoder and its forward pass: no memory above `limit` padded tokens."""
+
+    def __init__(self, encoder: Encoder, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.tried: list[int] = []
+        self._embed, self._limit = encoder._embed, limit
+        monkeypatch.setattr(encoder, "_embed", self)
+
+    def __call__(self, tokens: TokenizedTexts, batch: np.ndarray) -> torch.Tensor:
+        size = int(tokens.lengths[batch].max()) * len(batch)
+        self.tried.append(size)
+        if size > self._limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self._embed(tokens, batch)
+
+
+def test_out_of_memory_lowers_the_budget(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, encoder = build(tiny, batch_tokens=2000)
+    tokens = sequences(120, 50)
+    expected = encoder.encode(tokens).vectors
+    device = FullDevice(encoder, 300, monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        vectors = encoder.encode(tokens).vectors
+    assert np.abs(vectors - expected).max() <= 1e-5
+    assert sum(size > 300 for size in device.tried) <= 3, "every batch was tried at full size again"
+    assert sum("out of memory" in record.message for record in caplog.records) == 1
+    device.tried.clear()
+    encoder.encode(tokens)
+    assert max(device.tried) <= 300, "the lower budget was forgotten"
+
+
+@pytest.mark.parametrize("pooling", ["mean", "tokens"])
+def test_a_sequence_that_never_fits_is_nan(tiny: Path, monkeypatch: pytest.MonkeyPatch, pooling: str) -> None:
+    _, encoder = build(tiny, batch_tokens=100, pooling=pooling)
+    tokens = sequences(10, 50)  # the first has 50 tokens
+    FullDevice(encoder, 49, monkeypatch)
+    encoded = encoder.encode(tokens)
+    rows = [encoded.vectors[0]] if pooling == "mean" else encoded.vectors[:50]
+    lengths = tokens.lengths
+    assert np.isnan(rows).all()
+    finite = np.isfinite(encoded.vectors).all(axis=1)
+    assert finite.sum() == ((lengths < 50).sum() if pooling == "mean" else lengths[lengths < 50].sum())
+
+
+def test_other_device_errors_condemn_the_replica(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, encoder = build(tiny)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nand a long explanation")
+
+    monkeypatch.setattr(encoder, "_embed", broken)
+    monkeypatch.setattr(encoder, "device", torch.device("cuda"))
+    with pytest.raises(ReplicaError, match=r"^cuda: CUDA error: an illegal memory access was encountered$"):
+        encoder.encode(sequences(3, 10))
+
+
+def test_a_sequence_without_tokens_is_nan(tiny: Path) -> None:
+    _, encoder = build(tiny)
+    tokens = sequences(3, 10)
+    offsets = np.insert(tokens.offsets, 1, tokens.offsets[1])
+    empty = replace(tokens, offsets=offsets, document=np.arange(4, dtype=np.int32), truncated=np.zeros(4, np.bool_))
+    assert np.isnan(encoder.encode(empty).vectors).all(axis=1).tolist() == [False, True, False, False]
+
+
+def test_tokenizer_of_another_model(minilm: Path, tmp_path: Path) -> None:
+    folder = save_family(minilm, tmp_path / "model", transformers.BertConfig(**TINY | {"vocab_size": 2000}))
+    tokenizer, encoder = build(folder)
+    with pytest.raises(UsageError, match="the model knows 2000 tokens"):
+        encoder.encode(tokenizer.tokenize(["extraordinary weather"]))
+
+
+def change_weights(minilm: Path, target: Path, drop: str) -> Path:
+    folder = copy_model(minilm, target)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(
+        {name: weight for name, weight in weights.items() if drop not in name},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    return folder
+
+
+def test_missing_weights_are_never_random(minilm: Path, tmp_path: Path) -> None:
+    folder = change_weights(minilm, tmp_path / "model", "layer.3.output.dense.weight")
+    with pytest.raises(UsageError, match=r"lacks 1 weights.*layer\.3\.output\.dense\.weight"):
+        build(folder)
+
+
+def test_a_missing_pooler_matters_only_to_pooler(minilm: Path, tmp_path: Path) -> None:
+    folder = change_weights(minilm, tmp_path / "model", "pooler")
+    tokenizer, encoder = build(folder)
+    _, whole = build(minilm)
+    tokens = tokenizer.tokenize(TEXTS[:2])
+    assert np.array_equal(encoder.encode(tokens).vectors, whole.encode(tokens).vectors)
+    with pytest.raises(UsageError, match="no pooler weights"):
+        layout(folder, pooling="pooler")
+
+
+def test_weights_of_another_shape(minilm: Path, tmp_path: Path) -> None:
+    folder = copy_model(minilm, tmp_path / "model")
+    edit_json(folder / "config.json", intermediate_size=1000)
+    with pytest.raises(UsageError, match="transformers cannot load it"):
+        build(folder)
+
+
+def test_damaged_weights(minilm: Path, tmp_path: Path) -> None:
+    folder = copy_model(minilm, tmp_path / "model")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").write_bytes(data[:-1000])
+    with pytest.raises(UsageError, match="fetch the model again"):
+        build(folder)
+
+
+def test_unknown_architecture(minilm: Path, tmp_path: Path) -> None:
+    folder = copy_model(minilm, tmp_path / "model")
+    edit_json(folder / "config.json", model_type="brontosaurus")
+    with pytest.raises(UsageError, match="brontosaurus"):
+        build(folder)
+
+
+def test_loading_is_silent(minilm: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """No progress bar, no load report, no warning: a job's log is for the job."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(minilm)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
+def test_threads(tiny: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        Encoder(*layout(tiny), threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", [Precision.AUTO, Precision.FLOAT32])
+def test_cuda_agrees_with_cpu(minilm: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision) -> None:
+    files, recipe = layout(minilm)
+    tokens = TextTokenizer(files.folder, recipe).tokenize(TEXTS)
+    cuda = Encoder(files, recipe, precision)
+    assert cuda.device.type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cosine = (cuda.encode(tokens).vectors * Encoder(files, recipe).encode(tokens).vectors).sum(axis=1)
+    assert cosine.min() >= (0.9999 if precision is Precision.AUTO else 0.999999)
+    assert cuda.precision is (Precision.FLOAT16 if precision is Precision.AUTO else Precision.FLOAT32)
+
+
+def test_every_pooling_has_an_implementation() -> None:
+    from workers.pooling import _POOLINGS
+
+    assert set(_POOLINGS) == set(Pooling) - {Pooling.AUTO, Pooling.TOKENS}

@@ -1,0 +1,159 @@
+"""read | tokenise | encode | write, one thread each, joined by short queues; jobs flow through one behind the other.
+
+    submit(job) -> Future        reader starts on the next job while the encoder still works on this one
+    Stage                        one item in, one item out; seconds spent inside are charged to the job under its name
+    first error wins             it fails its own job alone: the job's remaining items are dropped, neighbours flow on
+
+Memory is bounded by the queues (`depth` items between two stages), never by the size of a job. The pipeline knows nothing
+of documents or models: a job brings a source and a sink, the pipeline brings the stages between.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, Protocol, TypeVar
+
+QUEUE_DEPTH = 2  # enough to hide one slow item; each item is a window of documents
+_END = object()
+
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+
+
+class Job(Protocol[R_co]):
+    """What flows through. `items` runs in the reading thread; `append`, `finish` and `abandon` in the writing thread."""
+
+    def items(self) -> Iterator[Any]: ...
+    def append(self, item: Any) -> None: ...
+    def finish(self, stage_seconds: Mapping[str, float]) -> R_co: ...
+    def abandon(self) -> None: ...
+
+
+class _Ticket(Generic[R]):
+    """A job under way: its future, its first error, and the seconds each stage spent on it."""
+
+    def __init__(self, job: Job[R]) -> None:
+        self.job = job
+        self.future: Future[R] = Future()
+        self.error: BaseException | None = None
+        self.seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def fail(self, error: BaseException) -> None:
+        with self._lock:
+            self.error = self.error or error
+
+    def charge(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+class Pipeline(Generic[R]):
+    """Runs jobs through `stages` for as long as the process lives.
+
+    Args:
+        stages: (name, function) in order; the function maps one item to one item.
+        waiting: the stage whose idle time is reported as `wait` (the encoder: what a GPU is paid for).
+    """
+
+    def __init__(
+        self, stages: Sequence[tuple[str, Callable[[Any], Any]]], *, waiting: str, depth: int = QUEUE_DEPTH
+    ) -> None:
+        self._inbox: queue.Queue[_Ticket[R] | None] = queue.Queue()
+        queues: list[queue.Queue[Any]] = [queue.Queue(depth) for _ in range(len(stages) + 1)]
+        self._waiting = waiting
+        self.totals: dict[str, float] = {"read": 0.0, "write": 0.0, "wait": 0.0} | {name: 0.0 for name, _ in stages}
+        self._threads = [
+            threading.Thread(target=self._read, args=(queues[0],), name="read", daemon=True),
+            *(
+                threading.Thread(target=self._work, args=(name, call, queues[i], queues[i + 1]), name=name, daemon=True)
+                for i, (name, call) in enumerate(stages)
+            ),
+            threading.Thread(target=self._write, args=(queues[-1],), name="write", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job[R]) -> Future[R]:
+        """Queue a job; its future holds what `finish` returned, or the first error of any stage."""
+        ticket = _Ticket(job)
+        self._inbox.put(ticket)
+        return ticket.future
+
+    def close(self) -> None:
+        """Let what was submitted end, then stop the threads."""
+        self._inbox.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _read(self, out: queue.Queue[Any]) -> None:
+        while (ticket := self._inbox.get()) is not None:
+            try:
+                source = ticket.job.items()
+                while ticket.error is None:
+                    item = self._timed("read", ticket, next, source, _END)
+                    if item is _END:
+                        break
+                    out.put((ticket, item))
+            except BaseException as error:  # noqa: BLE001 - handed to the future, never swallowed
+                ticket.fail(error)
+            out.put((ticket, _END))
+        out.put(None)
+
+    def _work(self, name: str, call: Callable[[Any], Any], source: queue.Queue[Any], out: queue.Queue[Any]) -> None:
+        while True:
+            began = time.perf_counter()
+            message = source.get()
+            if message is None:
+                out.put(None)
+                return
+            ticket, item = message
+            if name == self._waiting:
+                self._charge("wait", ticket, time.perf_counter() - began)
+            if item is not _END:
+                if ticket.error is not None:
+                    continue
+                try:
+                    item = self._timed(name, ticket, call, item)
+                except BaseException as error:  # noqa: BLE001 - handed to the future, never swallowed
+                    ticket.fail(error)
+                    continue
+            out.put((ticket, item))
+
+    def _write(self, source: queue.Queue[Any]) -> None:
+        while (message := source.get()) is not None:
+            ticket, item = message
+            try:
+                if ticket.error is None:
+                    if item is not _END:
+                        self._timed("write", ticket, ticket.job.append, item)
+                        continue
+                    # `finish` needs the seconds before its own are known: what it spends is charged to the totals only
+                    ticket.future.set_result(self._timed("write", ticket, ticket.job.finish, ticket.seconds))
+                    continue
+            except BaseException as error:  # noqa: BLE001 - handed to the future, never swallowed
+                ticket.fail(error)
+            if item is _END:
+                self._give_up(ticket)
+
+    def _give_up(self, ticket: _Ticket[R]) -> None:
+        try:
+            ticket.job.abandon()
+        except Exception as error:  # noqa: BLE001 - the first error is the one to report, with this one attached
+            ticket.error = ticket.error or error
+            ticket.error.add_note(f"while abandoning the job: {error!r}")
+        ticket.future.set_exception(ticket.error or RuntimeError("job ended without result or error"))
+
+    def _timed(self, stage: str, ticket: _Ticket[R], call: Callable[..., Any], *args: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return call(*args)
+        finally:
+            self._charge(stage, ticket, time.perf_counter() - began)
+
+    def _charge(self, stage: str, ticket: _Ticket[R], seconds: float) -> None:
+        ticket.charge(stage, seconds)
+        self.totals[stage] += seconds  # each stage is written by its own thread only

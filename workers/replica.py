@@ -1,0 +1,167 @@
+"""The composition root of a worker process: holds one model, embeds one shard after another.
+
+    embed_shard(assignment) -> Receipt | Failure
+        adopt what an earlier attempt left complete, else
+        read -> tokenise -> encode -> assemble rows -> write        (one thread each, joined by short queues)
+
+Two calls may be in flight: the second is being read while the first is embedded. Nothing here decides what is next, retries,
+or looks at another shard. Errors become a Failure that says who is to blame.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from workers.config import Precision
+from workers.documents import TEXT, DocumentWindow
+from workers.encoder import Encoder
+from workers.errors import ObjectError, ReplicaError, TransientError, UsageError
+from workers.model_files import resolve_model
+from workers.model_layout import read_layout
+from workers.output_schema import output_schema
+from workers.pipeline import Pipeline
+from workers.reader import read_windows
+from workers.rows import FinishedWindow, finished_rows
+from workers.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
+from workers.settings import ReplicaSettings
+from workers.shard_job import ShardJob
+from workers.spool import own_spool_folder
+from workers.storage import Store
+from workers.token_records import EncodedTexts, TokenizedTexts
+from workers.tokenization import TextTokenizer
+from workers.vectors import calibrate_scale
+from workers.writer import adopt
+
+log = logging.getLogger("reembed")
+
+CALIBRATION_DOCUMENTS = 256  # per sampled shard, when the scale of int8 vectors is settled
+ENOSPC_HINT = "the local disk of this node is full; free space under its temporary folder"
+
+
+class Replica:
+    """One model on one device.
+
+    Raises (constructor):
+        UsageError: the model or the settings cannot be used.
+        ReplicaError: the model found on this node is not the one the run was planned with.
+    """
+
+    def __init__(self, settings: ReplicaSettings, name: str) -> None:
+        began = time.monotonic()
+        self.name, self._settings = name, settings
+        files = resolve_model(settings.model)
+        stamp = settings.stamp
+        if (files.weights_digest, files.tokenizer_digest) != (stamp.weights_digest, stamp.tokenizer_digest):
+            raise ReplicaError(
+                f"model {stamp.model} on {socket.gethostname()} has weights {files.weights_digest[:12]}, the run was planned "
+                f"with {stamp.weights_digest[:12]}; make the same model available on every node"
+            )
+        recipe = read_layout(files, settings.model)
+        self._schema = output_schema(settings.plan, stamp, settings.output.partition_by)
+        self._store = Store(settings.output.uri, settings.output.storage_options)
+        self._tokenizer = TextTokenizer(files.folder, recipe)
+        self._encoder = Encoder(files, recipe, Precision(stamp.precision), settings.model.batch_tokens, settings.threads)
+        if self._encoder.dim != stamp.dim:
+            raise ReplicaError(
+                f"model {stamp.model} gives {self._encoder.dim} components here, the run was planned with {stamp.dim}"
+            )
+        self._pipeline: Pipeline[Receipt] = Pipeline(
+            [("tokenize", self._tokenize), ("encode", self._encode)], waiting="encode"
+        )
+        self._spool = own_spool_folder()
+        self._in_flight: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._documents = self._tokens = 0
+        self._loaded_seconds = time.monotonic() - began
+        self._ready_at = time.monotonic()
+
+    def facts(self) -> dict[str, Any]:
+        """Where it runs and on what, for logs and the report."""
+        return {
+            "node": socket.gethostname(),
+            "pid": os.getpid(),
+            "device": str(self._encoder.device),
+            "precision": self._encoder.precision.value,
+            "loaded_seconds": round(self._loaded_seconds, 2),
+        }
+
+    def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
+        """One attempt at a shard. Always answers: a Receipt, or a Failure with its reason."""
+        shard = assignment.shard
+        with self._lock:
+            self._in_flight[shard.number] = assignment.epoch
+        try:
+            left = adopt(self._store, self._schema.stamp.run_id, shard, self._schema.fingerprint())
+            if left is not None:
+                return left
+            job = ShardJob(assignment, self._settings.plan, self._schema, self._store, self._spool, self.name)
+            return self._pipeline.submit(job).result()
+        except Exception as error:  # noqa: BLE001 - the edge: every error leaves as a Failure with its blame
+            return _failure(assignment, error)
+        finally:
+            with self._lock:
+                self._in_flight.pop(shard.number, None)
+
+    def calibrate(self, shards: Sequence[Shard]) -> float:
+        """int8 step for the whole snapshot, from the first documents of each of these shards."""
+        samples = []
+        for shard in shards:
+            window = next(iter(read_windows(shard, self._settings.plan, {})), None)
+            if window is not None and window.table.num_rows:
+                texts = window.table[TEXT].slice(0, CALIBRATION_DOCUMENTS).to_pylist()
+                samples.append(self._encoder.encode(self._tokenizer.tokenize(texts)).vectors)
+        return calibrate_scale(np.concatenate(samples) if samples else np.empty((0, self._encoder.dim), np.float32))
+
+    def stats(self) -> ReplicaStats:
+        """Running totals since the model was loaded."""
+        totals = dict(self._pipeline.totals)
+        return ReplicaStats(
+            documents=self._documents,
+            tokens=self._tokens,
+            busy_seconds=totals["encode"],
+            uptime_seconds=time.monotonic() - self._ready_at,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            shards=tuple(self._in_flight),
+            stage_seconds=totals,
+        )
+
+    def _tokenize(self, window: DocumentWindow) -> tuple[DocumentWindow, TokenizedTexts]:
+        return window, self._tokenizer.tokenize(window.table[TEXT].to_pylist())
+
+    def _encode(self, item: tuple[DocumentWindow, TokenizedTexts]) -> FinishedWindow:
+        window, tokens = item
+        encoded: EncodedTexts = self._encoder.encode(tokens)
+        self._documents += window.table.num_rows
+        self._tokens += int(tokens.offsets[-1])
+        return finished_rows(window, tokens, encoded, self._schema, self._tokenizer.strings)
+
+
+def _failure(assignment: Assignment, error: Exception) -> Failure:
+    """Who is to blame, in words that name the thing and the mend."""
+    shard, uri, rows_read = assignment.shard, None, 0
+    reason = str(error)
+    match error:
+        case ObjectError():
+            blame, uri, reason, rows_read = Blame.OBJECT, error.object_uri, error.reason, error.rows_read
+        case ReplicaError():
+            blame = Blame.REPLICA
+        case TransientError() | UsageError():  # storage away, credentials expired: no shard's fault
+            blame = Blame.NOBODY
+        case OSError():
+            blame, reason = Blame.NOBODY, f"{error}" + (f"; {ENOSPC_HINT}" if error.errno == 28 else "")
+        case _:
+            blame = Blame.SHARD
+            reason = f"{type(error).__name__}: {error}"
+            log.error("shard %d: %s", shard.number, "".join(traceback.format_exception(error)))
+    return Failure(shard.number, assignment.epoch, blame, " ".join(reason.split())[:1000], uri, rows_read)

@@ -1,0 +1,79 @@
+"""A local file that tables are appended to and read back from memory-mapped: what keeps a shard out of memory.
+
+Arrow IPC stream format, so batches come back without a copy and dictionaries may differ from batch to batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+
+from workers.errors import TransientError
+
+
+class Spool:
+    """Append, then read once. Nothing is on disk before the first row."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self._writer: pa.RecordBatchStreamWriter | None = None
+        self.rows = 0
+
+    def append(self, table: pa.Table) -> None:
+        """Raises: TransientError: disk full or folder gone. ValueError: other columns than this spool's."""
+        if not table.num_rows:
+            return
+        with local_disk(self._path):
+            if self._writer is None:
+                self._writer = pa.ipc.new_stream(self._path, self._schema)
+            self._writer.write_table(table if table.schema == self._schema else table.cast(self._schema))
+        self.rows += table.num_rows
+
+    @contextlib.contextmanager
+    def batches(self) -> Iterator[list[pa.RecordBatch]]:
+        """All batches in the order of appending, backed by the file; valid inside the block."""
+        self.close()
+        if not self.rows:
+            yield []
+            return
+        with local_disk(self._path):
+            mapped = pa.memory_map(str(self._path))
+        with mapped:
+            yield pa.ipc.open_stream(mapped).read_all().to_batches()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            with local_disk(self._path):
+                self._writer.close()
+            self._writer = None
+
+
+@contextlib.contextmanager
+def local_disk(path: Path) -> Iterator[None]:
+    """Name the folder in errors of the local disk: a full disk passes on another machine, or once there is room."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TransientError(f"spool folder {path.parent}: {reason}; free space there, or use a larger disk") from error
+
+
+def own_spool_folder() -> Path:
+    """A folder of this process under the temporary directory; those that killed processes left behind are removed first."""
+    parent = Path(tempfile.gettempdir()) / "reembed-spool"
+    with local_disk(parent / "x"):
+        parent.mkdir(parents=True, exist_ok=True)
+        for folder in parent.iterdir():
+            if folder.name.isdecimal() and not psutil.pid_exists(int(folder.name)):
+                shutil.rmtree(folder, ignore_errors=True)
+        own = parent / str(os.getpid())
+        own.mkdir(exist_ok=True)
+    return own

@@ -1,0 +1,174 @@
+"""The clients behind the door: one fsspec filesystem per URI, what it raises in three kinds, patience with what may pass.
+
+    FileNotFoundError    the object is not there
+    UsageError           waiting does not help: credentials, bucket, endpoint, region, clock, read-only folder
+    TransientError       all else: retried with back-off inside a budget of seconds, then raised
+
+Messages name the URI without credentials. This file reads and writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import tenacity
+from fsspec.core import url_to_fs
+
+from workers.errors import ObjectError, TransientError, UsageError
+
+RETRY_SECONDS = 60.0  # a store that stays away longer fails the attempt; the scheduler decides what follows
+READ_BLOCK_BYTES = 8 << 20  # one range request while streaming an object
+CONNECTIONS = 64  # to one S3 endpoint: botocore's default of 10 would throttle the threads that list and read in parallel
+_CREDENTIALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "InvalidToken", "ExpiredToken",
+                "NoCredentials", "Unable to locate credentials", "UserSuspended", "PartialCredentials",
+                "ProfileNotFound")  # fmt: skip
+_REQUEST = ("InvalidBucketName", "Invalid bucket name", "Invalid endpoint", "PermanentRedirect", "NoRegionError",
+            "AuthorizationHeaderMalformed", "CERTIFICATE_VERIFY_FAILED",
+            "Session.__init__() got an unexpected keyword")  # fmt: skip
+_CLOCK = "RequestTimeTooSkewed"
+_FOLDER = (errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
+_CLIENTS = ("botocore", "aiohttp", "aiobotocore")
+_LITERAL_KEYS = ("s3", "s3a", "gs", "gcs", "file", "local", "memory")  # `@` and `?` are plain characters of their keys
+_SECRET = re.compile(r"""(?ix) (authorization|access|secret|token|password|passwd|signature|credential) [\w-]* ["']?
+                         \s*[=:]\s* (?: (?:basic|bearer|aws4-\S+)\s+ )? ["']? [^\s"'&,;]+""")
+_USERINFO = re.compile(r"//[^/\s@]+@")
+_T = TypeVar("_T")
+
+
+def redact(uri: str) -> str:
+    """The URI without user, password and query: safe for logs and errors."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme in _LITERAL_KEYS:
+        return uri
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+
+
+def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETRY_SECONDS) -> tuple[Any, str]:
+    """The fsspec filesystem of a URI and the path within it. A short budget also shortens the client's own timeouts.
+
+    Raises:
+        UsageError: unknown scheme, or options its filesystem does not take.
+    """
+    settings = dict(options)
+    s3 = uri.startswith(("s3://", "s3a://"))
+    brief = retry_seconds < RETRY_SECONDS
+    if s3:
+        client = dict(settings.pop("client_kwargs", {}))
+        # Three layers retry: s3fs, botocore, and patiently() above both. What one attempt may last is their product, so a
+        # store that accepts and never answers costs 30 s * 3 * 2 at most, and within a short budget half of it, once.
+        config: dict[str, Any] = {
+            "connect_timeout": retry_seconds / 4 if brief else 10,
+            "read_timeout": retry_seconds / 2 if brief else 30,
+            "retries": {"max_attempts": 0 if brief else 2, "mode": "standard"},
+            "max_pool_connections": CONNECTIONS,
+        }
+        endpoint = settings.get("endpoint_url") or client.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:  # servers other than AWS often lack the trailing checksums that SDKs send since 2025
+            config |= {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+        settings["config_kwargs"] = config | dict(settings.pop("config_kwargs", {}))
+        settings |= {"use_listings_cache": False, "client_kwargs": client}
+    try:
+        fs, path = url_to_fs(uri, **settings)
+    except (ImportError, ValueError, TypeError) as error:
+        raise UsageError(f"{redact(uri)}: cannot be opened: {error}; check the scheme and storage_options") from None
+    if s3:
+        fs.retries = 1 if brief else 2
+    return fs, path
+
+
+def patiently(call: Callable[[], _T], uri: str, seconds: float = RETRY_SECONDS) -> _T:
+    """Run a storage call; retry what may pass for `seconds`, translate what may not.
+
+    Raises:
+        FileNotFoundError, UsageError: at once. TransientError: after the budget (an attempt that hangs may overrun it).
+    """
+
+    def attempt() -> _T:
+        with translated(uri):
+            return call()
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(TransientError),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=8),
+        stop=tenacity.stop_before_delay(seconds),
+        reraise=True,
+    )
+    return retrying(attempt)
+
+
+@contextlib.contextmanager
+def translated(uri: str) -> Iterator[None]:
+    """Turn what fsspec, botocore and the operating system raise into this project's three kinds."""
+    try:
+        yield
+    except (UsageError, TransientError, ObjectError, FileExistsError):
+        raise
+    except FileNotFoundError as error:
+        if no_bucket(error):
+            raise UsageError(f"{redact(uri)}: the bucket does not exist; create it or correct the uri") from None
+        raise
+    except Exception as error:
+        kind = _kind(error)
+        if kind is None:
+            raise  # a defect of this program, not of the storage
+        # `from None`: the client's own message may hold keys, and causes end up in logs
+        raise kind(f"{redact(uri)}: {_explain(error)}") from None
+
+
+def error_code(error: BaseException) -> str:
+    """The S3 error code behind whatever s3fs made of it, or ''."""
+    seen: BaseException | None = error
+    for _ in range(20):  # causes can form a ring
+        response = getattr(seen, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+        seen = seen and (seen.__cause__ or seen.__context__)
+    return ""
+
+
+def no_bucket(error: BaseException) -> bool:
+    """A missing bucket, which clients report like a missing object."""
+    return error_code(error) == "NoSuchBucket" or "bucket does not exist" in str(error)
+
+
+def _kind(error: Exception) -> type[UsageError] | type[TransientError] | None:
+    text = f"{error_code(error)} {type(error).__name__} {error}"
+    if isinstance(error, PermissionError) or any(
+        word in text for word in (*_CREDENTIALS, *_REQUEST, "RequestTimeTooSkewed")
+    ):
+        return UsageError
+    if isinstance(error, OSError):
+        return UsageError if error.errno in _FOLDER and not error_code(error) else TransientError
+    # s3fs trips over servers that answer with a code and no message: what it raises then is no OSError
+    return TransientError if error_code(error) or type(error).__module__.partition(".")[0] in _CLIENTS else None
+
+
+def _explain(error: Exception) -> str:
+    """What happened and what mends it, in one line."""
+    code = error_code(error)
+    plain = _plain(error)
+    if _CLOCK in f"{code} {plain}":
+        return f"the server refuses this machine's clock ({_CLOCK}); set the clock (NTP) and run again"
+    if any(word in f"{code} {type(error).__name__} {plain}" for word in _REQUEST):
+        return f"wrong address or option ({plain}); check the uri, endpoint_url, region and other storage_options"
+    if _kind(error) is UsageError and isinstance(error, OSError) and error.errno in _FOLDER:
+        return f"cannot be a folder of files ({plain}); choose another uri"
+    if _kind(error) is UsageError:
+        return f"access denied ({plain}); check credentials, permissions and storage_options"
+    return f"storage did not answer as it should: {plain}"
+
+
+def _plain(error: BaseException) -> str:
+    """One line without the credentials that some clients put into their messages."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, OSError) and error_code(error):
+        text = error_code(error)
+    if text in ("", "None") or text.endswith("] None"):  # servers that send a code only
+        text = error_code(error) or type(error).__name__
+    text = _USERINFO.sub("//***@", _SECRET.sub(r"\1=***", text))
+    return re.sub(r"(https?://[^\s?\"']+)\?[^\s\"']*", r"\1", text)[:300]

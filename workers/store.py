@@ -1,0 +1,180 @@
+"""The output side of storage: a Store is one root, and paths below it.
+
+    put             atomic: a reader sees the old object, or the new one, never a part of it
+    put_if_absent   atomic create: of racing writers exactly one gets True (where the store honours If-None-Match)
+
+Knows nothing of runs, parts or locks; callers import it from `workers.storage`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+from workers.storage_client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_bucket, patiently
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_T = TypeVar("_T")
+
+
+class Store:
+    """The output root. Paths are relative, with forward slashes. Every call retries for `retry_seconds`.
+
+    `atomic_create` says whether put_if_absent is decided by the store itself; where it is not, callers settle and read back.
+    Object stores and local folders replace atomically; other fsspec schemes as well as their `pipe_file` does.
+    """
+
+    def __init__(self, uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETRY_SECONDS) -> None:
+        self._retry_seconds = retry_seconds
+        self._fs, root = filesystem(uri, options, retry_seconds)
+        self._root = root.rstrip("/")
+        protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
+        self._kind = {"s3": "s3", "s3a": "s3", "file": "local", "local": "local"}.get(protocol, "other")
+        self.atomic_create = self._kind in ("s3", "local")
+        # a relative folder is spelled out: CURRENT.json is read from other working directories
+        self.uri = root.rstrip("/") if "://" not in uri else uri if uri.endswith("://") else uri.rstrip("/")
+
+    def uri_of(self, path: str) -> str:
+        return f"{self.uri}{path}" if self.uri.endswith("://") else f"{self.uri}/{path}"
+
+    def read(self, path: str) -> bytes:
+        """Raises: FileNotFoundError, UsageError, TransientError."""
+        return self._try(lambda: cast("bytes", self._fs.cat_file(self._at(path))), path)
+
+    def open(self, path: str) -> IO[bytes]:
+        return self._try(lambda: cast("IO[bytes]", self._fs.open(self._at(path), "rb", block_size=READ_BLOCK_BYTES)), path)
+
+    def exists(self, path: str) -> bool:
+        return self._size(path) is not None
+
+    def list(self, prefix: str) -> dict[str, int]:
+        """Every file below a folder: path relative to the root -> bytes. Empty when nothing is there."""
+
+        def look() -> dict[str, int]:
+            found = self._present(lambda: self._fs.find(self._at(prefix), detail=True)) or {}
+            skip = len(self._root) + 1
+            files = {name[skip:]: info["size"] for name, info in found.items() if info["type"] == "file"}
+            return {name: int(size) for name, size in files.items() if name and not name.endswith("/")}
+
+        return self._try(look, prefix)
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Names of the folders directly below a folder, sorted; costs one listing of that level only."""
+
+        def look() -> tuple[str, ...]:
+            found = self._present(lambda: self._fs.ls(self._at(prefix), detail=True)) or []
+            names = {info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"}
+            return tuple(sorted(names))
+
+        return self._try(look, prefix)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write or replace, atomically."""
+        self._try(lambda: self._write(path, data, create=False), path)
+
+    def put_if_absent(self, path: str, data: bytes) -> bool:
+        """Create; True when the object holds exactly `data` afterwards (a lost acknowledgement of our own write counts)."""
+        taken = not self.atomic_create and self.exists(path)  # the best that can be done there
+        if not taken and self._try(lambda: self._write(path, data, create=True), path):
+            return True
+        try:
+            return self._size(path) == len(data) and self.read(path) == data
+        except FileNotFoundError:  # deleted since
+            return False
+
+    def delete(self, path: str) -> None:
+        """Remove; a file that is not there is fine."""
+        self._try(lambda: self._present(lambda: self._fs.rm_file(self._at(path))), path)
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}" if path else self._root
+
+    def _try(self, call: Callable[[], _T], path: str) -> _T:
+        return patiently(call, self.uri_of(path), self._retry_seconds)
+
+    def _present(self, call: Callable[[], _T]) -> _T | None:
+        """None for what is not there; a missing bucket is not taken for a missing file."""
+        self._fs.invalidate_cache()
+        try:
+            return call()
+        except FileNotFoundError as error:
+            if no_bucket(error):
+                raise
+            return None
+
+    def _size(self, path: str) -> int | None:
+        def look() -> int | None:
+            info = self._present(lambda: self._fs.info(self._at(path)))
+            return None if info is None else int(info["size"] or 0)
+
+        return self._try(look, path)
+
+    def _write(self, path: str, data: bytes, *, create: bool) -> bool:
+        if self._kind == "local":
+            return _write_local(Path(self._at(path)), data, create=create)
+        if self._kind == "s3":
+            return self._write_s3(path, data, create=create)
+        try:
+            self._fs.pipe_file(self._at(path), data, mode="create" if create else "overwrite")
+        except FileExistsError:
+            return False
+        return True
+
+    def _write_s3(self, path: str, data: bytes, *, create: bool) -> bool:
+        """One PutObject: never a multipart upload, whose completion not every server makes conditional."""
+        bucket, key, _ = self._fs.split_path(self._at(path))
+        condition = {"IfNoneMatch": "*"} if create and self.atomic_create else {}
+        try:
+            self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        except Exception as error:  # translated by the caller unless it is the answer
+            if error_code(error) in ("PreconditionFailed", "412"):
+                return False
+            if condition and error_code(error) in ("NotImplemented", "501"):
+                self.atomic_create = False
+                return not self.exists(path) and self._write_s3(path, data, create=create)
+            raise
+        return True
+
+
+def _write_local(target: Path, data: bytes, *, create: bool) -> bool:
+    """Temporary file beside the target, fsync, then link (fails if there) or rename (replaces)."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed", str(target.parent)) from None
+    temporary = target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if create and not _link(temporary, target):
+            return False
+        if not create:
+            temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(target.parent, os.O_RDONLY)  # the name must survive a power cut as well, or a receipt outlives its part
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return True
+
+
+def _link(temporary: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():  # a file system without hard links: not atomic, which the race at start finds out
+            return False
+        temporary.replace(target)
+    return True

@@ -1,0 +1,48 @@
+"""What flows from the tokeniser to the encoder and from the encoder to the writer: flat arrays, no torch, no tokenizers.
+
+A sequence is one input of the model: a document, or one chunk of it. Sequences of a document are neighbours, in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedTexts:
+    """D documents as N sequences of T tokens in all, special tokens and prompt included."""
+
+    input_ids: NDArray[np.int32]  # [T] all sequences end to end, no padding
+    offsets: NDArray[np.int64]  # [N + 1] sequence n is input_ids[offsets[n]:offsets[n + 1]]
+    document: NDArray[np.int32]  # [N] index of the sequence's document, ascending
+    chunk_start: NDArray[np.int64] | None  # [N] characters of the text (prompt not counted); None unless long_text=chunks
+    chunk_end: NDArray[np.int64] | None  # [N] end of the last token, exclusive
+    truncated: NDArray[np.bool_]  # [D] tokens were cut off
+    num_tokens: NDArray[np.int32]  # [D] tokens fed to the model, summed over the document's chunks
+    prompt_tokens: int  # leading tokens of every sequence that pooling leaves out when the model excludes its prompt
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[N] tokens of each sequence."""
+        lengths: NDArray[np.int64] = np.diff(self.offsets)
+        return lengths
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """One row a document, or a sequence with long_text=chunks. NaN marks a row that could not be computed."""
+
+    vectors: NDArray[np.float32]  # [rows, dim]; pooling=tokens: [T, dim], aligned with TokenizedTexts.input_ids
+    offsets: NDArray[np.int64] | None  # pooling=tokens: [rows + 1], row r is vectors[offsets[r]:offsets[r + 1]]; else None
+    padded_tokens: int  # positions the device computed, padding included (never less than the tokens)
+
+
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """start, start + 1, ... for each (start, length), end to end: the index that gathers slices of a flat array."""
+    ends: NDArray[np.int64] = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    index: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    return index

@@ -1,0 +1,146 @@
+"""Vectors between the encoder and Parquet: float32 rows in, the stored type out, and back again for search.
+
+    bad_rows       rows that must be quarantined, with the reason
+    to_arrow       [N, D] float32 -> fixed_size_list<float32|float16|int8|uint8>
+    to_arrow_lists the same for `pooling: tokens`, one list of vectors a document
+    as_float32     a stored column -> [N, D] float32
+
+int8 is symmetric with ONE scale for the snapshot, q = clip(rint(x / scale), -127, 127), so vectors of different shards can
+be compared. binary keeps the sign of each component, eight to a byte, most significant bit first (numpy.packbits).
+Axes: N rows, D dimensions of the model, W stored width (D, or D/8 for binary). No torch, no I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from workers.config import VectorType
+from workers.errors import UsageError
+
+INT8_LEVELS = 127  # symmetric: -128 is never used, so that negating a vector negates its code
+CALIBRATION_MARGIN = 1.05  # the corpus reaches a little further than the sample; costs 5% of resolution
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+_ELEMENT = {
+    VectorType.FLOAT32: pa.float32(),
+    VectorType.FLOAT16: pa.float16(),
+    VectorType.INT8: pa.int8(),
+    VectorType.BINARY: pa.uint8(),
+}
+Floats = npt.NDArray[np.float32]
+
+
+def column_type(dim: int, vector_type: VectorType) -> pa.DataType:
+    """Arrow type of one stored vector of `dim` components.
+
+    Raises:
+        UsageError: binary, and dim is no multiple of 8.
+    """
+    if vector_type == VectorType.BINARY and dim % 8:
+        raise UsageError(
+            f"output.vector: binary packs 8 components into a byte and the vectors have {dim}; "
+            "choose a truncate_dim that is a multiple of 8, or vector: int8"
+        )
+    width = dim // 8 if vector_type == VectorType.BINARY else dim
+    return pa.list_(_ELEMENT[vector_type], width)
+
+
+def bad_rows(vectors_ND: Floats, vector_type: VectorType = VectorType.FLOAT32) -> dict[int, str]:
+    """Row number -> reason, for rows that must not be written: NaN or Inf, all zeros, too large for float16."""
+    finite = np.isfinite(vectors_ND).all(axis=1)
+    largest = np.abs(vectors_ND).max(axis=1, initial=0.0)
+    reasons = {int(row): "vector has NaN or Inf" for row in np.flatnonzero(~finite)}
+    reasons |= {int(row): "vector is all zeros" for row in np.flatnonzero(finite & (largest == 0))}
+    if vector_type == VectorType.FLOAT16:
+        for row in np.flatnonzero(finite & (largest > FLOAT16_MAX)):
+            reasons[int(row)] = f"vector has a component of {largest[row]:.3g}, beyond float16; use output.vector: float32"
+    return reasons
+
+
+def calibrate_scale(sample_ND: Floats) -> float:
+    """The int8 step for a whole snapshot: largest finite |component| of the sample, plus 5%, over 127.
+
+    Raises:
+        UsageError: nothing to calibrate on.
+    """
+    usable = sample_ND[np.isfinite(sample_ND).all(axis=1)]
+    largest = float(np.abs(usable).max(initial=0.0))
+    if largest == 0.0:
+        raise UsageError(
+            "output.vector: int8 needs a sample of finite, non-zero vectors to calibrate its scale, and found none"
+        )
+    return largest * CALIBRATION_MARGIN / INT8_LEVELS
+
+
+def to_arrow(vectors_ND: Floats, vector_type: VectorType, scale: float | None = None) -> tuple[pa.FixedSizeListArray, int]:
+    """Rows as the stored column, and how many components int8 had to clip.
+
+    Raises:
+        UsageError: int8 without a scale, float16 overflow, binary with a dimension that is no multiple of 8.
+    """
+    stored = column_type(vectors_ND.shape[1], vector_type)
+    cells, clipped = _cells(vectors_ND, vector_type, scale)
+    return pa.FixedSizeListArray.from_arrays(pa.array(cells.reshape(-1)), type=stored), clipped
+
+
+def to_arrow_lists(
+    vectors_ND: Floats, counts: npt.NDArray[np.int64], vector_type: VectorType, scale: float | None = None
+) -> tuple[pa.ListArray, int]:
+    """One list of vectors per document: the first counts[0] rows belong to document 0, and so on.
+
+    Raises:
+        UsageError: as to_arrow.
+    """
+    flat, clipped = to_arrow(vectors_ND, vector_type, scale)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    if int(offsets[-1]) != len(flat):
+        raise ValueError(f"{len(flat)} vectors for documents of {int(offsets[-1])} tokens")
+    return pa.ListArray.from_arrays(pa.array(offsets), flat), clipped
+
+
+def as_float32(column: pa.ChunkedArray | pa.Array, vector_type: VectorType, scale: float | None = None) -> Floats:
+    """A stored column as [N, D] float32: int8 times the scale, binary as -1 and +1. Lists of vectors come out end to end.
+
+    Raises:
+        UsageError: int8 without its scale (the footer's reembed.int8_scale).
+    """
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    if pa.types.is_list(column.type):
+        chunks = [chunk.flatten() for chunk in chunks]
+        width = column.type.value_type.list_size
+    else:
+        width = column.type.list_size
+    parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]
+    cells_NW = np.concatenate(parts) if parts else np.empty((0, width), _ELEMENT[vector_type].to_pandas_dtype())
+    if vector_type == VectorType.BINARY:
+        bits_ND = np.unpackbits(cells_NW, axis=1)
+        return bits_ND.astype(np.float32) * 2 - 1
+    if vector_type == VectorType.INT8:
+        return cells_NW.astype(np.float32) * np.float32(_known(scale))
+    return cells_NW.astype(np.float32, copy=False)
+
+
+def _cells(vectors_ND: Floats, vector_type: VectorType, scale: float | None) -> tuple[npt.NDArray[Any], int]:
+    if vector_type == VectorType.BINARY:
+        return np.packbits(vectors_ND > 0, axis=1), 0
+    if vector_type == VectorType.INT8:
+        steps = np.rint(vectors_ND / np.float32(_known(scale)))
+        clipped = int((np.abs(steps) > INT8_LEVELS).sum())
+        return np.clip(steps, -INT8_LEVELS, INT8_LEVELS).astype(np.int8), clipped
+    if vector_type == VectorType.FLOAT16:
+        if np.abs(vectors_ND).max(initial=0.0) > FLOAT16_MAX:
+            raise UsageError(
+                f"output.vector: a component is beyond float16 ({FLOAT16_MAX:g}); use float32, or normalize: true"
+            )
+        return vectors_ND.astype(np.float16), 0
+    return np.ascontiguousarray(vectors_ND, dtype=np.float32), 0
+
+
+def _known(scale: float | None) -> float:
+    if scale is None or not scale > 0:
+        raise UsageError(f"int8 vectors need a positive scale, not {scale}; it is the footer's reembed.int8_scale")
+    return scale

@@ -1,0 +1,179 @@
+"""Finished rows of one shard become its part files, each complete and named by the shard alone.
+
+    append, quarantine   rows in source order -> local spool, nothing on the store yet
+    finish               group by partition, cut into parts -> local Parquet files -> stage and settle (commit.py) -> Receipt
+    abandon              forget everything local
+
+    data/<run>/[col=value/]part-<shard>[-<n>].parquet         runs/<run>/quarantine/shard-<shard>.parquet
+
+Where a part ends depends on the number of its vectors alone, so a re-run cuts the same parts. Inside a part rows keep source
+order. Memory holds one part while encoding, at most IN_FLIGHT_BYTES of files while sending; the local disk holds the shard
+twice. This file does not know how vectors are made, nor which shard is next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workers.commit import LocalFile, adopt, in_parallel, settle, stage, staged_path
+from workers.documents import QuarantinedRow, RowsDigest
+from workers.grouping import Positions, cut, partition_groups, take_rows, vectors_per_row
+from workers.output_schema import EMBEDDING, PREFIX, QUARANTINE_SCHEMA, OutputSchema, part_footer
+from workers.part_file import vector_bytes, write_part
+from workers.shard import Assignment, OutputFile, Receipt
+from workers.spool import Spool, local_disk
+from workers.storage import Store
+
+__all__ = ["PART_BYTES", "Draft", "ShardWriter", "adopt"]
+
+PART_BYTES = 128 << 20  # of vectors: a few row groups, one comfortable download
+Draft = Callable[[tuple[OutputFile, ...], OutputFile | None], Receipt]
+
+
+class ShardWriter:
+    """One attempt's output. Not thread-safe; `finish` or `abandon` ends it and removes its temporary files."""
+
+    def __init__(
+        self, store: Store, assignment: Assignment, schema: OutputSchema, spool_dir: Path, *, part_bytes: int = PART_BYTES
+    ) -> None:
+        self._store = store
+        self._assignment = assignment
+        self._schema = schema
+        self._vectors_per_part = max(1, part_bytes // vector_bytes(schema))
+        with local_disk(spool_dir / "x"):
+            spool_dir.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f"shard-{assignment.shard.name}-", dir=spool_dir))
+        self._rows = Spool(self._folder / "rows.arrow", schema.rows)
+        self._quarantined = Spool(self._folder / "quarantine.arrow", QUARANTINE_SCHEMA)
+
+    def append(self, table: pa.Table) -> None:
+        """Rows of one window in source order, columns as in OutputSchema.rows. Raises: TransientError: local disk full."""
+        self._rows.append(table)
+
+    def quarantine(self, rows: Sequence[QuarantinedRow]) -> None:
+        """Rows that are not embedded. Raises: TransientError: local disk full."""
+        number = self._assignment.shard.number
+        cells = [
+            {
+                "id": _clean(row.id),
+                "object": _clean(row.object),
+                "row": row.row,
+                "rows": row.rows,
+                "reason": _clean(row.reason),
+                "shard": number,
+            }
+            for row in rows
+        ]
+        self._quarantined.append(pa.Table.from_pylist(cells, schema=QUARANTINE_SCHEMA))
+
+    def finish(self, draft: Draft) -> Receipt:
+        """Write everything; what stands on the store afterwards is exactly what the returned receipt lists.
+
+        `draft(files, quarantine)` makes the receipt for a list of files; it may be called twice, and the second list differs
+        from the first only in size and SHA-256, where parts of an earlier attempt were adopted.
+
+        Raises:
+            PartConflict: a later attempt has written this shard. UsageError, TransientError: store or local disk.
+        """
+        try:
+            parts = list(self._encode_parts())
+            files = parts + self._encode_quarantine()
+            run_id = self._schema.stamp.run_id
+            place, fingerprint = staged_path(run_id, self._assignment.shard), self._schema.fingerprint()
+            receipt = _receipt(draft, [file.output for file in files], len(parts))
+            stage(self._store, place, fingerprint, receipt)
+            settled = in_parallel(lambda file: settle(self._store, file), files, [file.output.bytes for file in files])
+            final = _receipt(draft, settled, len(parts))
+            if settled != [file.output for file in files]:  # adopted parts: the staged record must tell the truth as well
+                stage(self._store, place, fingerprint, final)
+            return final
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Remove the temporary files; harmless when repeated."""
+        try:
+            self._rows.close()
+            self._quarantined.close()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _encode_parts(self) -> Iterator[LocalFile]:
+        with self._rows.batches() as batches:
+            for number, group in enumerate(partition_groups(batches, self._schema.partition_by)):
+                pieces = self._pieces(group.rows, batches)
+                for piece, rows in enumerate(pieces):
+                    suffix = f"-{piece}" if len(pieces) > 1 else ""
+                    name = f"part-{self._assignment.shard.name}{suffix}.parquet"
+                    path = "/".join(["data", self._schema.stamp.run_id, *filter(None, [group.folder]), name])
+                    table = take_rows(batches, rows).select(self._schema.part.names)
+                    yield self._encode(self._folder / f"{number}-{piece}.parquet", path, table, group.values)
+
+    def _pieces(self, rows: Positions, batches: Sequence[pa.RecordBatch]) -> list[Positions]:
+        counts = np.ones(len(rows), dtype=np.int64)
+        if self._schema.lists:
+            counts = np.concatenate([vectors_per_row(batch.column(EMBEDDING)) for batch in batches])[rows]
+        return [rows[piece] for piece in cut(counts, self._vectors_per_part)]
+
+    def _encode(self, local: Path, path: str, table: pa.Table, values: dict[str, str | None]) -> LocalFile:
+        digest, shard = _rows_digest(table), self._assignment.shard.number
+        footer = part_footer(self._schema.stamp, shard, self._assignment.epoch, digest, values)
+        vectors = int(vectors_per_row(table.column(EMBEDDING)).sum())
+        with local_disk(local):
+            write_part(local, table, self._schema, footer, vectors=vectors)
+        return _local_file(local, path, table.num_rows, digest, footer)
+
+    def _encode_quarantine(self) -> list[LocalFile]:
+        """The quarantine file, or nothing."""
+        shard, stamp = self._assignment.shard, self._schema.stamp
+        with self._quarantined.batches() as batches:
+            if not batches:
+                return []
+            table, digest = pa.Table.from_batches(batches), RowsDigest()
+            for row in table.to_pylist():
+                digest.add(*(row[name] for name in QUARANTINE_SCHEMA.names))
+            footer = {
+                PREFIX + "run_id": stamp.run_id,
+                PREFIX + "shard": str(shard.number),
+                PREFIX + "epoch": str(self._assignment.epoch),
+                PREFIX + "rows_digest": str(digest),
+            }
+            local = self._folder / "quarantine.parquet"
+            with local_disk(local), pq.ParquetWriter(local, QUARANTINE_SCHEMA, compression="zstd") as writer:
+                writer.write_table(table)
+                writer.add_key_value_metadata(footer)
+        path = f"runs/{stamp.run_id}/quarantine/shard-{shard.name}.parquet"
+        return [_local_file(local, path, self._quarantined.rows, str(digest), footer)]
+
+
+def _receipt(draft: Draft, files: Sequence[OutputFile], parts: int) -> Receipt:
+    return draft(tuple(files[:parts]), files[parts] if len(files) > parts else None)
+
+
+def _local_file(local: Path, path: str, rows: int, digest: str, footer: dict[str, str]) -> LocalFile:
+    with local_disk(local), local.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        output = OutputFile(path, rows, local.stat().st_size, sha256, digest)
+    return LocalFile(local, output, footer)
+
+
+def _rows_digest(table: pa.Table) -> str:
+    """Digest over (id, text_hash, chunk or 0)."""
+    digest = RowsDigest()
+    chunks = table.column("chunk").to_pylist() if "chunk" in table.column_names else [0] * table.num_rows
+    for cells in zip(table.column("id").to_pylist(), table.column("text_hash").to_pylist(), chunks, strict=True):
+        digest.add(*cells)
+    return str(digest)
+
+
+def _clean(text: str | None) -> str | None:
+    """Lone surrogates (from undecodable bytes) have no UTF-8 form; they become `?`."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
