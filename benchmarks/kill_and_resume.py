@@ -4,7 +4,7 @@
 
 1. cut the corpus (columns id, text, section) into 12 uneven objects below the prefix
 2. embed it with two CPU replicas, partitioned by section; audit with `reembed verify`; count with four readers
-3. embed it again into another output, the driver's process group killed at seeded random moments, restarted by the same command
+3. embed it again into another output, the driver's process group killed at seeded random moments and started again
 4. compare ids and vectors of 2 and 3 bit by bit; --compare: cosine of 2 against sentence-transformers' own encode
 
 Prints one JSON object. The endpoint and keys come from the environment, as for any S3 client.
@@ -13,6 +13,7 @@ Prints one JSON object. The endpoint and keys come from the environment, as for 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -44,7 +45,7 @@ def upload(table: pa.Table, prefix: str) -> list[int]:
     if not fs.exists(bucket):
         fs.mkdir(bucket)
     borders = np.round(np.cumsum((0, *SHARES)) / sum(SHARES) * table.num_rows).astype(int)
-    for number, (start, stop) in enumerate(zip(borders[:-1], borders[1:], strict=True)):
+    for number, (start, stop) in enumerate(itertools.pairwise(borders)):
         with fs.open(f"{root}/corpus/objects-{number:02d}.parquet", "wb") as stream:
             pq.write_table(table.slice(start, stop - start), stream, row_group_size=2000)
     return [int(rows) for rows in np.diff(borders)]
@@ -88,7 +89,11 @@ def run_under_fire(config: Path, kills: int, whole_seconds: float, chance: rando
 
 def read(data: str) -> pa.Table:
     fs, root = url_to_fs(data)
-    return ds.dataset(root, filesystem=fs, format="parquet", partitioning="hive").to_table(["id", "embedding", "section"]).sort_by("id")
+    return (
+        ds.dataset(root, filesystem=fs, format="parquet", partitioning="hive")
+        .to_table(["id", "embedding", "section"])
+        .sort_by("id")
+    )
 
 
 def vectors(table: pa.Table) -> np.ndarray:
@@ -102,8 +107,10 @@ def count_with_readers(data: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         fs.get(root, folder, recursive=True)
         local = str(next(Path(folder).rglob("section=*")).parent)
-        count = duckdb.sql(f"select count(*), count(distinct section) from read_parquet('{local}/**/*.parquet', hive_partitioning=true)")
-        polars = pl.scan_parquet(f"{local}/**/*.parquet", hive_partitioning=True).select("id", "section").collect()
+        source = f"read_parquet('{local}/**/*.parquet', hive_partitioning=true)"
+        count = duckdb.sql(f"select count(*), count(distinct section) from {source}")
+        scan = pl.scan_parquet(f"{local}/**/*.parquet", hive_partitioning=True)
+        polars = scan.select("id", "section").collect()
         found: dict[str, Any] = {
             "duckdb": list(count.fetchall()[0]),
             "polars": [polars.height, polars["section"].n_unique()],

@@ -66,7 +66,7 @@ def plan(root: str, turn: int) -> dict[str, Any]:
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     marks = [time.perf_counter()]
-    corpus = discover(CorpusConfig(uri=[f"s3://{root}/corpus/"], id="id"))
+    corpus = discover(CorpusConfig.model_validate({"uri": f"s3://{root}/corpus/", "id": "id"}))
     marks.append(time.perf_counter())
     shards = cut(corpus, 64 << 20, id_given=True)
     marks.append(time.perf_counter())

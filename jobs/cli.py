@@ -30,7 +30,7 @@ app = typer.Typer(
 Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file.")]
 Target = Annotated[str, typer.Argument(metavar="CONFIG|OUTPUT_URI", help="YAML file, or the folder of the embeddings.")]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT_URI", help="Folder of the embeddings (or a YAML file).")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Dotted settings, e.g. model.pooling=cls.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings, e.g. model.pooling=cls.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 
 
@@ -51,7 +51,7 @@ def embed(config: Config, overrides: Overrides = None, as_json: Json = False) ->
 def plan(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Dry run: objects, shards, rows, estimated tokens, GPU-hours, cost, output size. Writes nothing."""
     from jobs.config import load_config
-    from jobs.plan import plan_text, plan_run
+    from jobs.plan import plan_run, plan_text
 
     _print(plan_run(load_config(config, overrides or ())), as_json, plan_text)
 

@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from jobs.config import ClusterConfig
-from jobs.scheduler import Command, Dispatch, StartReplica, StopReplica
+from jobs.policy import Command, Dispatch, StartReplica, StopReplica
 from workers.errors import RunAborted, UsageError
 from workers.settings import ReplicaSettings
 from workers.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
@@ -159,7 +159,7 @@ class ReplicaPool:
     def __init__(self, shape: ReplicaShape, settings: ReplicaSettings) -> None:
         self._settings = settings
         # two calls in flight (one embeds, the next is read) and a third thread that answers `stats` meanwhile
-        self._actor_class = ray.remote(_ReplicaActor).options(  # type: ignore[call-overload]
+        self._actor_class = ray.remote(_ReplicaActor).options(
             num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0, max_task_retries=0, max_concurrency=4
         )
         self._actors: dict[int, Any] = {}
@@ -185,7 +185,9 @@ class ReplicaPool:
         try:
             return float(ray.get(self._actors[replica].calibrate.remote(list(shards)), timeout=timeout))
         except RayError as error:
-            raise RunAborted(f"calibration of output.vector=int8 failed: {_first_line(error)}; run the command again") from None
+            raise RunAborted(
+                f"calibration of output.vector=int8 failed: {_first_line(error)}; run the command again"
+            ) from None
 
     def wait(self, timeout: float) -> list[Event]:
         """Everything that happened, waiting at most `timeout` seconds for the first of it."""
@@ -197,7 +199,9 @@ class ReplicaPool:
         done, _ = ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=True)
         if done:
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        return [event for ref in done for event in self._hear(ref)]
+        # answers before deaths: a replica that dies after its answer must not take the answer with it
+        heard = sorted(((ref, _answer(ref)) for ref in done), key=lambda pair: isinstance(pair[1], RayError))
+        return [event for ref, answer in heard for event in self._hear(ref, answer)]
 
     def close(self) -> None:
         """Kill every replica; what they had not committed is lost on purpose and found again by the next run."""
@@ -211,32 +215,29 @@ class ReplicaPool:
                 self._asked[replica] = float("inf")  # until it has answered
                 self._owed[self._actors[replica].stats.remote()] = ("stats", replica)
 
-    def _hear(self, ref: Any) -> Iterator[Event]:
+    def _hear(self, ref: Any, answer: Any) -> Iterator[Event]:
         if ref not in self._owed:  # its replica was found dead a moment ago
             return
         what, replica = self._owed.pop(ref)
-        try:
-            answer = ray.get(ref)
-        except ActorUnavailableError as error:
-            # nobody knows whether the call runs: only a dead replica settles it
-            self._forget(replica)
-            yield Lost(replica, f"unreachable: {_first_line(error)}", charged=False, starting=what == "ready")
-        except RayActorError as error:
-            starting = replica not in self._ready
-            self._forget(replica)
-            yield _lost(replica, error, starting)
-        except RayError as error:
-            starting = replica not in self._ready
-            self._forget(replica)
-            yield Lost(replica, f"{type(error).__name__}: {_last_line(error)}", charged=True, starting=starting)
-        else:
-            if what == "ready":
+        starting = replica not in self._ready
+        match answer:
+            case ActorUnavailableError():
+                # nobody knows whether the call runs: only a dead replica settles it
+                self._forget(replica)
+                yield Lost(replica, f"unreachable: {_first_line(answer)}", charged=False, starting=starting)
+            case RayActorError():
+                self._forget(replica)
+                yield _lost(replica, answer, starting)
+            case RayError():
+                self._forget(replica)
+                yield Lost(replica, f"{type(answer).__name__}: {_last_line(answer)}", charged=True, starting=starting)
+            case _ if what == "ready":
                 self._ready.add(replica)
                 yield Ready(replica, answer)
-            elif what == "stats":
+            case _ if what == "stats":
                 self._asked[replica] = time.monotonic()
                 yield Stats(replica, answer)
-            else:
+            case _:
                 yield Finished(replica, answer)
 
     def _forget(self, replica: int) -> None:
@@ -247,6 +248,14 @@ class ReplicaPool:
         if actor is not None:
             with contextlib.suppress(RayError):  # already gone is what we want
                 ray.kill(actor, no_restart=True)
+
+
+def _answer(ref: Any) -> Any:
+    """What a call returned, or the RayError it ended with."""
+    try:
+        return ray.get(ref)
+    except RayError as error:
+        return error
 
 
 def _lost(replica: int, error: RayActorError, starting: bool) -> Lost:

@@ -20,7 +20,7 @@ class ClusterConfig(Section):
     """What to run on."""
 
     address: str = "auto"
-    """auto: the cluster this process belongs to (RAY_ADDRESS, a running one), else a local Ray | local | ray://host:port | host:port."""
+    """auto: the cluster this process belongs to (RAY_ADDRESS, one running here), else a local Ray | local | host:port."""
     replicas: int | Auto = "auto"
     """Model replicas. auto: as many as the cluster's GPUs (or CPUs) can hold, re-read as the cluster grows."""
     gpus_per_replica: float | Auto = "auto"
@@ -57,11 +57,11 @@ class RunConfig(Section):
     """Everything `reembed embed` needs to know."""
 
     corpus: CorpusConfig
-    model: ModelConfig = Field(default_factory=ModelConfig)
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     output: OutputConfig
-    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
-    run: RunSection = Field(default_factory=RunSection)
-    cost: CostConfig = Field(default_factory=CostConfig)
+    cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig())
+    run: RunSection = Field(default_factory=lambda: RunSection())
+    cost: CostConfig = Field(default_factory=lambda: CostConfig())
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -69,7 +69,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", event.start_mark)
         return super().compose_node(parent, index)
 

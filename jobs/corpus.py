@@ -22,7 +22,7 @@ from jobs.sampling import sample_columns
 from jobs.schema import OUTPUT_COLUMNS, Columns, check_names, settle
 from workers.config import CorpusConfig, SourceFormat
 from workers.documents import ReadPlan
-from workers.errors import TransientError, UsageError
+from workers.errors import RunAborted, TransientError, UsageError
 from workers.storage import redact
 
 MAX_LOGGED = 20  # warnings logged one by one; all of them are in Corpus.warnings
@@ -81,16 +81,14 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = ()) -> Corpus:
     `partition_by` are the output's partition columns: those found only in source folders become kept columns.
 
     Raises:
-        UsageError: names the uri or column, the setting and the mend.
+        UsageError: names the uri or column, the setting and the mend. RunAborted: the store failed midway.
     """
     check_names(config)
     listed = list_sources(config)
     try:
         objects, columns, problems = _look(listed, config)
     except TransientError as error:
-        raise UsageError(
-            f"corpus.uri: listed, but not readable: {error}; check corpus.storage_options and the network"
-        ) from None
+        raise RunAborted(f"corpus.uri: listed, but not readable: {error}; the same command tries again") from None
     settled = settle(config, objects, columns)
     warnings = problems + [
         f"{redact(uri)}: {reason}; drifted, its rows will be quarantined: "

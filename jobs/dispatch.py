@@ -60,7 +60,7 @@ def _hear(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress
             scheduler.on_ready(replica, now)
         case Stats(replica, stats):
             progress.replica_stats(replica, stats)
-            scheduler.on_progress(replica, stats.documents, now)
+            scheduler.on_progress(replica, stats.tokens, now)
         case Lost(replica, reason, charged, starting, error):
             log.warning("replica %d lost%s: %s", replica, " while starting" if starting else "", reason)
             progress.replica_lost(replica)

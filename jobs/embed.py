@@ -1,9 +1,9 @@
 """THE job: plan -> dispatch -> account -> publish. `reembed embed`, or `python -m jobs.embed CONFIG`.
 
-1. which run     resume the unfinished one of the same settings; else list the source: made before -> nothing to embed; else a new cut
-2. embed         replicas on Ray embed what has no receipt yet                                            (jobs/embedding.py)
-3. account       rows in = rows out + rows quarantined, shard by shard, or the run fails
-4. publish       unless more is quarantined than allowed: check the files, flip CURRENT.json, last
+1. which run   resume the unfinished one of the same settings; else list the source: made before, or a new cut (jobs/run.py)
+2. embed       replicas on Ray embed what has no receipt yet                                            (jobs/embedding.py)
+3. account     rows in = rows out + rows quarantined, shard by shard, or the run fails
+4. publish     unless more is quarantined than allowed: check the files, flip CURRENT.json, last
 
 Nothing is written before the request has proved possible; everything needed to resume is on storage.
 """
@@ -18,11 +18,12 @@ from typing import Any
 from jobs.config import RunConfig
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
-from jobs.quarantine import quarantine_shards
+from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
 from jobs.run import Request, Run, find_resumable, plan_or_reopen
 from jobs.run_store import RunState
 from jobs.snapshot import publish
+from workers.errors import RunAborted, UsageError
 from workers.shard import Receipt
 
 log = logging.getLogger("reembed")
@@ -46,7 +47,12 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
     with lock:
         run = find_resumable(request) or run  # another driver may have begun it meanwhile
         with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
-            return _finish(run, lock, ledger)
+            try:
+                return _finish(run, lock, ledger)
+            except UsageError as error:
+                if run.record is None:
+                    raise
+                raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
 
 
 def _finish(run: Run, lock: DriverLock, ledger: Ledger) -> dict[str, Any]:
@@ -60,8 +66,8 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger) -> dict[str, Any]:
             from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
 
             quarantined, work = embed_pending(run, lock, ledger, receipts, work)
-            quarantine_shards(run.store, run.run_id, run.shards, quarantined)
             receipts = ledger.load()
+            settle_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
         summary = _account(run, ledger, receipts, quarantined, work)
         if summary["reasons"]:
             break
@@ -92,10 +98,11 @@ def _account(
     accounting = ledger.account(run.shards, receipts, quarantined)
     limit, lost = run.config.run.max_quarantined_rows, accounting.quarantined_rows
     reasons = []
-    if 0 <= limit and (lost is None or lost > limit):
+    if limit >= 0 and (lost is None or lost > limit):
         what = f"{lost:,} rows are" if lost is not None else f"an unknown number of rows ({accounting.unknown[0]}) is"
+        where = run.store.uri_of(run.paths.quarantine)
         reasons.append(
-            f"{what} quarantined and run.max_quarantined_rows={limit}; see {run.store.uri_of(run.paths.quarantine)}; mend the source, "
+            f"{what} quarantined and run.max_quarantined_rows={limit}; see {where}; mend the source, "
             "or raise the limit (-1: any) and run the same command again: what is done is not embedded twice"
         )
     return build_summary(

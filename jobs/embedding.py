@@ -1,4 +1,4 @@
-"""From pending shards to receipts: connects to Ray, starts a run that is new, keeps replicas at work, puts the state on storage.
+"""From pending shards to receipts: connects to Ray, begins a run that is new, keeps replicas at work, stores the state.
 
     connect -> (a new run: settle precision and int8 scale, begin) -> replicas -> dispatch loop -> stop replicas
 
@@ -72,7 +72,12 @@ class _Session:
         self.progress = Progress(run.shards, receipts, self._store_status, self._began)
         self._pool = ReplicaPool(shape, _settings(run, shape))
         log.info(
-            "run %s: %d shards to embed, %d replicas of %g GPU and %d CPU", run.run_id, len(pending), shape.replicas, shape.gpus, shape.cpus
+            "run %s: %d shards to embed, %d replicas of %g GPU and %d CPU",
+            run.run_id,
+            len(pending),
+            shape.replicas,
+            shape.gpus,
+            shape.cpus,
         )
 
     def embed(self) -> None:
@@ -127,7 +132,9 @@ def _calibrate(run: Run, shape: ReplicaShape, precision: Precision, stop: StopFl
         while not any(isinstance(event, Ready) for event in events):
             stop.check()
             if events or time.monotonic() > deadline:
-                raise RunAborted(f"no replica could be started to calibrate output.vector=int8: {events or 'not ready in time'}")
+                raise RunAborted(
+                    f"no replica could be started to calibrate output.vector=int8: {events or 'not ready in time'}"
+                )
             events = pool.wait(0.5)
         scale = pool.calibrate(0, sample, run.config.run.shard_seconds)
     finally:
@@ -138,4 +145,4 @@ def _calibrate(run: Run, shape: ReplicaShape, precision: Precision, stop: StopFl
 
 def _settings(run: Run, shape: ReplicaShape, precision: str | None = None) -> ReplicaSettings:
     stamp = run.stamp if precision is None else run.stamped(precision, None)
-    return ReplicaSettings(run.plan, run.config.model, run.config.output, stamp, shape.cpus)
+    return ReplicaSettings(run.plan, run.config.model, run.config.output, stamp, shape.cpus, run.store.atomic_create)

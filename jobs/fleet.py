@@ -27,7 +27,7 @@ class Replica:
     id: int
     ready: bool = False
     in_flight: dict[int, History] = field(default_factory=dict)  # by shard number, the oldest first
-    documents: int = 0  # running total it reported
+    tokens: int = 0  # running total it reported
     failures: int = 0  # in a row, without a receipt
     rest_until: float = -math.inf  # no new work before
     draining: bool = False  # no new work until it is empty

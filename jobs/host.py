@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 _STATE, _START = 0, 19  # fields of /proc/<pid>/stat counted after the command name, which may hold spaces and brackets
 

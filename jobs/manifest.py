@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -24,7 +25,7 @@ from jobs.corpus import Corpus, text_bytes_of
 from jobs.listing import Partitions, SourceObject
 from jobs.record_borders import Border, find_borders
 from workers.config import CorpusConfig, SourceFormat
-from workers.errors import RunAborted, UsageError
+from workers.errors import RunAborted, TransientError, UsageError
 from workers.shard import ObjectSlice, Shard
 from workers.storage import Store
 
@@ -32,6 +33,7 @@ MIN_SHARD_BYTES = 1 << 20  # below this the fixed cost of a shard (opening, rece
 WANTED_SHARDS = 64  # a small corpus is cut at least this fine, so that as many replicas get work
 OBJECT_COST_BYTES = 4096  # opening an object costs about what reading this much text does: bounds objects a shard
 SCAN_THREADS = 8  # objects scanned for record borders at once, one 8 MiB block each
+log = logging.getLogger("reembed")
 
 _FINGERPRINT = b"reembed.fingerprint"
 _FIELDS: dict[str, pa.DataType] = {
@@ -66,7 +68,7 @@ def cut(corpus: Corpus, shard_bytes: int, *, id_given: bool) -> list[Shard]:
     tells a quoted line break from a record's end. Empty objects are in the corpus, not in the cut.
 
     Raises:
-        ObjectError, TransientError, UsageError: from the scan.
+        UsageError, RunAborted: the store refused or failed during the scan.
     """
     target = target_bytes(corpus.text_bytes, shard_bytes)
     borders = _scan(corpus, target, id_given=id_given)
@@ -149,9 +151,13 @@ def _scan(corpus: Corpus, target: int, *, id_given: bool) -> dict[str, list[Bord
     ]
     if not big:
         return {}
+    log.info("scanning %d large objects for record borders", len(big))
     with ThreadPoolExecutor(max_workers=min(SCAN_THREADS, len(big))) as pool:
         found = pool.map(lambda source: find_borders(source, _even_offsets(source.info.size, target)[1:-1], config), big)
-        return {source.info.uri: borders for source, borders in zip(big, found, strict=True)}
+        try:
+            return {source.info.uri: borders for source, borders in zip(big, found, strict=True)}
+        except TransientError as error:
+            raise RunAborted(f"corpus.uri: not readable: {error}; the same command tries again") from None
 
 
 def save_manifest(store: Store, path: str, shards: Sequence[Shard], fingerprint: str) -> list[Shard]:

@@ -1,9 +1,9 @@
 """`reembed plan`: what a run would do and cost, from a listing, the footers and a small sample. Starts and writes nothing.
 
-    objects, shards, rows        as the run itself would cut them
-    tokens                       text bytes x tokens a byte, measured on the first documents of a few shards
-    GPU-hours, cost              tokens / the rate of the newest finished run here; unknown before the first
-    output bytes                 rows x bytes of a row, of the newest finished run here, else of the plain vector
+objects, shards, rows        as the run itself would cut them
+tokens                       text bytes x tokens a byte, measured on the first documents of a few shards
+GPU-hours, cost              tokens / the rate of the newest finished run here; unknown before the first
+output bytes                 rows x bytes of a row, of the newest finished run here, else of the plain vector
 """
 
 from __future__ import annotations

@@ -50,7 +50,11 @@ class Progress:
     """
 
     def __init__(
-        self, shards: Sequence[Shard], done: Mapping[int, Receipt], store_status: Callable[[dict[str, Any]], None], now: float
+        self,
+        shards: Sequence[Shard],
+        done: Mapping[int, Receipt],
+        store_status: Callable[[dict[str, Any]], None],
+        now: float,
     ) -> None:
         self._bytes = {shard.number: shard.text_bytes for shard in shards}
         self._total_bytes = sum(self._bytes.values())

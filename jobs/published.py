@@ -1,7 +1,7 @@
 """What is published under an output, opened for reading: shared by verify, search and files.
 
-A target is a configuration file or the output's URI. Of a configuration only places and credentials count here; what the snapshot
-was made of and with is read from the run itself, so a configuration that was edited since cannot misrepresent it.
+A target is a configuration file or the output's URI. Of a configuration only places and credentials count here; what the
+snapshot was made of and with is read from the run itself, so a configuration edited since cannot misrepresent it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def open_published(target: str) -> Published:
         raise UsageError(f"{redact(store.uri)}: nothing is published there; run `reembed embed` first, or correct the uri")
     record = read_run(store, current.run_id)
     if record is None:
-        raise UsageError(f"{store.uri_of(RunPaths(current.run_id).record)}: missing; the folder of a published run must stay")
+        raise UsageError(
+            f"{store.uri_of(RunPaths(current.run_id).record)}: missing; the folder of a published run must stay"
+        )
     raw = {name: dict(section) for name, section in record.config.items()}
     if given is not None:
         for name, section in (("corpus", given.corpus), ("model", given.model), ("output", given.output)):

@@ -1,7 +1,7 @@
-"""Whole shards that no replica could embed: their rows are written to the quarantine too, with the reason.
+"""The quarantine folder of a run says exactly what was not embedded: whole shards are added, leftovers of attempts removed.
 
-The files look like those that replicas write for single rows (workers/output_schema.py: QUARANTINE_SCHEMA): one line a slice, `row`
-null, `rows` the slice's count where a Parquet footer told it.
+The files look like those that replicas write for single rows (QUARANTINE_SCHEMA in workers/output_schema.py): one line a
+slice, `row` null, `rows` the slice's count where a Parquet footer told it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,22 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.run_store import RunPaths
 from workers.output_schema import QUARANTINE_SCHEMA
-from workers.shard import Shard
+from workers.shard import Receipt, Shard
 from workers.storage import Store, redact
 
 
-def quarantine_shards(store: Store, run_id: str, shards: Sequence[Shard], reasons: Mapping[int, str]) -> None:
-    """Write one file for each shard in `reasons`. Raises: UsageError, TransientError."""
+def settle_quarantine(
+    store: Store, run_id: str, shards: Sequence[Shard], receipts: Mapping[int, Receipt], reasons: Mapping[int, str]
+) -> None:
+    """Write one file for each shard given up (`reasons`), and remove files that neither a receipt nor a reason stands for.
+
+    Such files are left by an attempt that died, or by a driver that gave up a shard which a later one embedded.
+
+    Raises: UsageError, TransientError.
+    """
+    valid = {receipt.quarantine.path for receipt in receipts.values() if receipt.quarantine}
     for shard in shards:
         if shard.number not in reasons:
             continue
@@ -35,9 +44,9 @@ def quarantine_shards(store: Store, run_id: str, shards: Sequence[Shard], reason
         ]
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), sink, compression="zstd")
-        store.put(quarantine_path(run_id, shard), sink.getvalue())
-
-
-def quarantine_path(run_id: str, shard: Shard) -> str:
-    """Apart from the file a replica writes for the same shard's rows, which a later attempt may still create."""
-    return f"runs/{run_id}/quarantine/shard-{shard.name}-whole.parquet"
+        path = f"{RunPaths(run_id).quarantine}/shard-{shard.name}-whole.parquet"  # apart from the replicas' files
+        store.put(path, sink.getvalue())
+        valid.add(path)
+    for path in store.list(RunPaths(run_id).quarantine):
+        if path not in valid:
+            store.delete(path)

@@ -1,6 +1,6 @@
 """The bill: what was planned, embedded, quarantined and published, as summary.json and as text.
 
-Figures come from receipts on storage (what is committed) and from the replicas' own totals (what it took); nothing is guessed.
+Figures come from receipts on storage (what is committed) and the replicas' own totals (what it took); nothing is guessed.
 """
 
 from __future__ import annotations
@@ -104,11 +104,13 @@ def summary_text(summary: dict[str, Any]) -> str:
     shards, stages = summary["shards"], summary["stage_seconds"]
     lines = [
         f"run {summary['run_id']}: {summary['state']}" + (" (nothing to do)" if summary.get("unchanged") else ""),
-        f"  documents   {summary['documents']:,} in {summary['rows']:,} rows; quarantined {summary['quarantined_rows']:,} rows"
-        + (" at least" if summary["quarantined_rows_is_minimum"] else "")
+        f"  documents   {summary['documents']:,} in {summary['rows']:,} rows; quarantined "
+        + ("at least " if summary["quarantined_rows_is_minimum"] else "")
+        + f"{summary['quarantined_rows']:,} rows"
         + f"; truncated {summary['truncated']:,}",
         f"  shards      {shards['done']}/{shards['planned']} done, {shards['quarantined']} quarantined, "
-        f"{summary['attempts']} attempts, {summary['reembedded_rows']:,} documents embedded again, {summary['adopted_shards']} adopted",
+        f"{summary['attempts']} attempts, {summary['reembedded_rows']:,} documents embedded again, "
+        f"{summary['adopted_shards']} adopted",
         f"  tokens      {summary['tokens']:,} ({summary['tokens_per_second']:,.0f}/s over {summary['seconds']:,.1f} s), "
         f"padding {_share(summary['padded_tokens'] - summary['tokens'], summary['padded_tokens'])}",
         f"  replicas    busy {summary['replica_busy_fraction']:.0%}; stage seconds "

@@ -61,7 +61,9 @@ class Request:
     def resolve(cls, config: RunConfig) -> Request:
         """Raises: UsageError: the model cannot be used, or the output's scheme is unknown."""
         if config.model.precision is Precision.INT8:
-            raise UsageError("model.precision=int8 is not available yet; use bfloat16, or output.vector=int8 for small files")
+            raise UsageError(
+                "model.precision=int8 is not available yet; use bfloat16, or output.vector=int8 for small files"
+            )
         model = resolve_model(config.model)
         recipe = read_layout(model, config.model)
         if recipe.dim is None:

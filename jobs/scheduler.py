@@ -95,12 +95,12 @@ class Scheduler:
             self._fleet.ready(known, now)
             self._restarts.succeeded(receipt=False)
 
-    def on_progress(self, replica: int, documents: int, now: float) -> None:
-        """The replica's running total of documents embedded; an increase anywhere shows that the run is not stalled."""
+    def on_progress(self, replica: int, tokens: int, now: float) -> None:
+        """The replica's running total of tokens embedded; an increase anywhere shows that the run is not stalled."""
         now = self._tick(now)
         known = self._fleet.live.get(replica)
-        if known is not None and documents > known.documents:
-            known.documents = documents
+        if known is not None and tokens > known.tokens:
+            known.tokens = tokens
             self._last_progress = now
 
     def on_receipt(self, replica: int, receipt: Receipt, now: float) -> bool:

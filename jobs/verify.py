@@ -58,7 +58,7 @@ def verify_snapshot(target: str, sample: int) -> dict[str, Any]:
 def verify_text(report: dict[str, Any]) -> str:
     lines = [
         f"snapshot {report['run_id']}: {'OK' if report['ok'] else str(report['findings_total']) + ' FINDINGS'}",
-        f"  rows        {report['rows']:,} in {report['files']:,} files; {report['documents_in_source']:,} documents read again",
+        f"  rows        {report['rows']:,} in {report['files']:,} files; {report['documents_in_source']:,} read again",
         f"  sample      {report['sampled']} embedded again, least cosine {report['min_cosine']}",
     ]
     lines += [f"  finding     {finding}" for finding in report["findings"]]
@@ -71,7 +71,11 @@ def _folder(published: Published) -> list[str]:
     store = published.store
     described = {file.path for file in published.files()}
     there = store.list(RunPaths(published.run_id).data)
-    return [f"{store.uri_of(path)}: no receipt describes it; a reader of the folder would see its rows" for path in there if path not in described]
+    return [
+        f"{store.uri_of(path)}: no receipt describes it; a reader of the folder would see its rows"
+        for path in there
+        if path not in described
+    ]
 
 
 def _shards(published: Published, sample: int) -> list[ShardAudit]:
@@ -98,5 +102,7 @@ def _compare(published: Published, audits: list[ShardAudit], findings: list[str]
         for key, cosine in compare(audit, fresh, published.stamp.vector).items():
             cosines.append(cosine)
             if not cosine >= least:
-                findings.append(f"document {key[0]!r}: embedded again its cosine to the stored vector is {cosine:.4f}, less than {least}")
+                findings.append(
+                    f"document {key[0]!r}: embedded again its cosine to the stored vector is {cosine:.4f}, less than {least}"
+                )
     return cosines

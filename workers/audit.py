@@ -56,7 +56,7 @@ def audit_shard(
         _audit_part(store, file, schema, run_id, digest, audit)
     if not audit.findings and str(digest) != receipt.source_digest:
         audit.findings.append(
-            f"shard {shard.number}: its parts do not hold the documents that were read (ids or texts differ, or a row stands twice)"
+            f"shard {shard.number}: its parts do not hold the documents that were read (other ids or texts, or a row twice)"
         )
     return audit
 
@@ -144,7 +144,7 @@ def _audit_source(shard: Shard, receipt: Receipt, plan: ReadPlan, skip: set[str]
     digest = RowsDigest()
     rows = 0
     try:
-        for window in _windows(shard, receipt, plan):
+        for window in _windows(shard, plan):
             rows += window[0]
             for id_, text in window[1]:
                 if str(id_) in skip:
@@ -168,13 +168,13 @@ def _audit_source(shard: Shard, receipt: Receipt, plan: ReadPlan, skip: set[str]
         )
 
 
-def _windows(shard: Shard, receipt: Receipt, plan: ReadPlan) -> Iterator[tuple[int, Sequence[tuple[object, str]]]]:
+def _windows(shard: Shard, plan: ReadPlan) -> Iterator[tuple[int, Sequence[tuple[object, str]]]]:
     for window in read_windows(shard, plan, {}):
         yield window.rows_read, list(zip(window.table[ID].to_pylist(), window.table[TEXT].to_pylist(), strict=True))
 
 
 def _quarantined_ids(store: Store, receipt: Receipt, audit: ShardAudit) -> set[str]:
-    """Ids of documents that could be read but not embedded; rows that could not be read will be refused again by the reader."""
+    """Ids of documents that were read but not embedded; rows that could not be read, the reader refuses again."""
     if receipt.quarantine is None:
         return set()
     try:

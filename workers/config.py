@@ -48,7 +48,7 @@ class Pooling(StrEnum):
     MAX = "max"
     MEAN_SQRT_LEN = "mean_sqrt_len"
     WEIGHTED_MEAN = "weighted_mean"
-    LAST_TOKEN = "last_token"
+    LAST_TOKEN = "last_token"  # noqa: S105 - a pooling, no password
     POOLER = "pooler"
     LAST4_MEAN = "last4_mean"
     LAST4_CONCAT = "last4_concat"
@@ -86,7 +86,7 @@ class CorpusConfig(Section):
     uri: Names = Field(min_length=1)
     """Object, prefix (ends with /), glob, or a list of them; any fsspec scheme or local path."""
     format: SourceFormat = Field(SourceFormat.AUTO, strict=False)
-    """auto goes by the file name: .parquet .pq | .jsonl .ndjson .json | .csv .tsv | .txt, each but Parquet also .gz .zst .bz2."""
+    """auto goes by the name: .parquet .pq | .jsonl .ndjson .json | .csv .tsv | .txt, all but Parquet also .gz .zst .bz2."""
     id: str | None = None
     """Column of the document id. Omitted: "<object key>#<row number>"."""
     text: Names = Field(default_factory=lambda: ["text"], min_length=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +34,8 @@ class Embedder:
         files = resolve_model(config)
         if (files.weights_digest, files.tokenizer_digest) != (stamp.weights_digest, stamp.tokenizer_digest):
             raise UsageError(
-                f"model {config.name}: not the one the snapshot was made with (weights {files.weights_digest[:12]}, snapshot "
-                f"{stamp.weights_digest[:12]}); set model.name and model.revision to the snapshot's"
+                f"model {config.name}: not the one the snapshot was made with (weights {files.weights_digest[:12]}, "
+                f"snapshot {stamp.weights_digest[:12]}); set model.name and model.revision to the snapshot's"
             )
         recipe = read_layout(files, config)
         recipe = replace(
@@ -47,6 +48,7 @@ class Embedder:
         """For each text its vectors [n, dim]: one, or one a chunk, or one a token."""
         tokens = self._tokenizer.tokenize(texts)
         encoded = self._encoder.encode(tokens)
+        owner: npt.NDArray[np.integer[Any]]
         if encoded.offsets is not None:
             owner = np.repeat(tokens.document, np.diff(encoded.offsets))
         else:

@@ -63,6 +63,8 @@ class Encoder:
         self._recipe = recipe
         self._budget = batch_tokens if batch_tokens != "auto" else CUDA_BATCH_TOKENS if cuda else CPU_BATCH_TOKENS
         self._lowered = False
+        self.tokens_done = 0  # running totals for progress, counted batch by batch
+        self.documents_done = 0.0
         self._model = load_transformer(
             files.folder / recipe.transformer,
             files.name,
@@ -114,6 +116,8 @@ class Encoder:
                 todo += self._halves(batch, size)
                 continue
             padded += size
+            self.tokens_done += int(lengths_N[batch].sum())
+            self.documents_done += len(batch) * len(tokens.num_tokens) / len(rows)
             if by_token:
                 out[ranges(tokens.offsets[batch], lengths_N[batch])] = self._finish(vectors).cpu().numpy()
             else:

@@ -73,6 +73,8 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
         return []
     entries = []
     for item in read_json(path, list):
+        if not isinstance(item, dict):
+            raise UsageError(f"{path}: must list modules, not {item!r}; fetch the model again")
         kind, place = str(item.get("type", "")), str(item.get("path", ""))
         if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place:
             raise UsageError(f"{path}: module path {place!r} leaves the model's folder; correct it")

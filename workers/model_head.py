@@ -107,7 +107,10 @@ def _pooling_config(path: Path) -> tuple[tuple[Pooling, ...], bool]:
 def _lstm(path: Path, place: str) -> ModuleSpec:
     config = read_json(path)
     in_dim = config.get("embedding_dimension", config.get("word_embedding_dimension"))
-    return ModuleSpec("LSTM", place, in_dim, int(config["hidden_dim"]) * (2 if config.get("bidirectional", True) else 1))
+    hidden = config.get("hidden_dim")
+    if not isinstance(hidden, int):
+        raise UsageError(f"{path}: no hidden_dim; fetch the model again")
+    return ModuleSpec("LSTM", place, in_dim, hidden * (2 if config.get("bidirectional", True) else 1))
 
 
 def _dense_or_normalize(path: Path, module: ModuleEntry) -> tuple[ModuleSpec, bool]:

@@ -33,8 +33,8 @@ from workers.output_schema import output_schema
 from workers.pipeline import Pipeline
 from workers.reader import read_windows
 from workers.rows import FinishedWindow, finished_rows
-from workers.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
 from workers.settings import ReplicaSettings
+from workers.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
 from workers.shard_job import ShardJob
 from workers.spool import own_spool_folder
 from workers.storage import Store
@@ -64,12 +64,13 @@ class Replica:
         stamp = settings.stamp
         if (files.weights_digest, files.tokenizer_digest) != (stamp.weights_digest, stamp.tokenizer_digest):
             raise ReplicaError(
-                f"model {stamp.model} on {socket.gethostname()} has weights {files.weights_digest[:12]}, the run was planned "
-                f"with {stamp.weights_digest[:12]}; make the same model available on every node"
+                f"model {stamp.model} on {socket.gethostname()} has weights {files.weights_digest[:12]}, the run was "
+                f"planned with {stamp.weights_digest[:12]}; make the same model available on every node"
             )
         recipe = read_layout(files, settings.model)
         self._schema = output_schema(settings.plan, stamp, settings.output.partition_by)
         self._store = Store(settings.output.uri, settings.output.storage_options)
+        self._store.atomic_create = settings.atomic_create
         self._tokenizer = TextTokenizer(files.folder, recipe)
         self._encoder = Encoder(files, recipe, Precision(stamp.precision), settings.model.batch_tokens, settings.threads)
         if self._encoder.dim != stamp.dim:
@@ -82,7 +83,7 @@ class Replica:
         self._spool = own_spool_folder()
         self._in_flight: dict[int, int] = {}
         self._lock = threading.Lock()
-        self._documents = self._tokens = 0
+        self._encoding_since: float | None = None
         self._loaded_seconds = time.monotonic() - began
         self._ready_at = time.monotonic()
 
@@ -125,12 +126,12 @@ class Replica:
 
     def stats(self) -> ReplicaStats:
         """Running totals since the model was loaded."""
-        totals = dict(self._pipeline.totals)
+        totals, since, now = dict(self._pipeline.totals), self._encoding_since, time.monotonic()
         return ReplicaStats(
-            documents=self._documents,
-            tokens=self._tokens,
-            busy_seconds=totals["encode"],
-            uptime_seconds=time.monotonic() - self._ready_at,
+            documents=int(self._encoder.documents_done),
+            tokens=self._encoder.tokens_done,
+            busy_seconds=totals["encode"] + (now - since if since is not None else 0.0),
+            uptime_seconds=now - self._ready_at,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
             shards=tuple(self._in_flight),
             stage_seconds=totals,
@@ -141,9 +142,11 @@ class Replica:
 
     def _encode(self, item: tuple[DocumentWindow, TokenizedTexts]) -> FinishedWindow:
         window, tokens = item
-        encoded: EncodedTexts = self._encoder.encode(tokens)
-        self._documents += window.table.num_rows
-        self._tokens += int(tokens.offsets[-1])
+        self._encoding_since = time.monotonic()
+        try:
+            encoded: EncodedTexts = self._encoder.encode(tokens)
+        finally:
+            self._encoding_since = None
         return finished_rows(window, tokens, encoded, self._schema, self._tokenizer.strings)
 
 

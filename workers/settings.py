@@ -18,3 +18,4 @@ class ReplicaSettings:
     output: OutputConfig
     stamp: SnapshotStamp
     threads: int
+    atomic_create: bool  # as the driver found the store by racing writers

@@ -134,7 +134,7 @@ class Failure:
 class ReplicaStats:
     """A replica's running totals since it started, polled by the driver for progress and stall detection."""
 
-    documents: int = 0
+    documents: int = 0  # encoded, committed or not
     tokens: int = 0
     busy_seconds: float = 0.0  # time the encoder was computing
     uptime_seconds: float = 0.0

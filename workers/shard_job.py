@@ -63,7 +63,7 @@ class ShardJob:
         counts = self._counts
         if counts["rows_read"] != counts["documents"] + counts["quarantined"]:
             raise ReembedError(
-                f"shard {self._assignment.shard.number}: {counts['rows_read']} rows read, but {counts['documents']} embedded and "
+                f"shard {self._assignment.shard.number}: {counts['rows_read']} rows read, {counts['documents']} embedded, "
                 f"{counts['quarantined']} quarantined; this is a defect of reembed, nothing was written"
             )
 

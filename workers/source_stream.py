@@ -52,6 +52,8 @@ class SourceStream:
         """
         left = max(0, self.size - self._position)
         count = left if count < 0 else min(count, left)
+        if count == 0:
+            return b""
         data = self._fetch(self._position, count) if count >= self._least else self._share(self._position, count)
         self._position += len(data)
         return data
@@ -106,7 +108,7 @@ class SourceStream:
         for begin, block in self._held:
             if begin <= start and start + count <= begin + len(block):
                 return block[start - begin : start - begin + count]
-        begin = 0 if self.size <= self._least else start
+        begin = min(start, max(0, self.size - self._least))  # near the end look back: a footer's length stands behind it
         block = self._fetch(begin, min(self._least, self.size - begin))
         self._held = [(begin, block), *self._held[: HELD_BLOCKS - 1]]
         return block[start - begin : start - begin + count]

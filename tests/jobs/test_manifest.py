@@ -51,11 +51,11 @@ def test_manifest_is_written_once(tmp_path: Path) -> None:
             load_manifest(store, "broken")
 
 
-def test_a_million_slices_load_in_seconds(tmp_path: Path) -> None:
+def test_two_hundred_thousand_slices_load_in_moments(tmp_path: Path) -> None:
     store = Store(str(tmp_path), {})
     shards = shards_of(200_000)
     save_manifest(store, "m", shards, "print")
     began = time.process_time()
     loaded, _ = load_manifest(store, "m", "print")
-    assert time.process_time() - began < 3  # a fifth of a million
+    assert time.process_time() - began < 3
     assert loaded == shards

@@ -12,9 +12,12 @@ import pytest
 
 from jobs import footers, sampling
 from jobs.corpus import discover
+from jobs.manifest import cut
 from jobs.schema import output_type, unify
 from tests.jobs.source_files import TEXTS, config, jsonl, parquet
-from workers.errors import UsageError
+from workers.errors import ObjectError, UsageError
+from workers.reader import read_windows
+from workers.shard import Shard
 
 
 @pytest.mark.parametrize(
@@ -161,3 +164,25 @@ def test_unify_and_output_type() -> None:
     assert unify([pa.string(), pa.binary(), pa.string()]) == (pa.string(), {pa.binary()})
     assert unify([pa.int64(), pa.string(), pa.string()]) == (pa.string(), {pa.int64()})
     assert unify([pa.null()]) == (pa.string(), set())
+
+
+def test_drift_is_what_the_readers_refuse(tmp_path: Path) -> None:
+    good = {"id": [1, 2, 3], "text": TEXTS, "n": [1, 2, 3]}
+    parquet(tmp_path / "a.parquet", good)
+    parquet(tmp_path / "b.parquet", good | {"n": [{"x": 1}] * 3})
+    parquet(tmp_path / "c.parquet", good | {"n": ["1", "2", "x"]})  # converts, all but the last
+    parquet(tmp_path / "d.parquet", {"id": [1], "n": [1]})
+    parquet(tmp_path / "e.parquet", {"text": TEXTS})
+    parquet(tmp_path / "f.parquet", good | {"text": [1.5] * 3})
+    parquet(tmp_path / "g.parquet", {"id": [9], "text": ["x"], "n": pa.array([7], pa.uint8()).dictionary_encode()})
+    corpus = discover(config(tmp_path, id="id", keep=["n"]))
+    refused = []
+    for shard in cut(corpus, 1 << 20, id_given=True):
+        for piece in shard.slices:
+            try:
+                list(read_windows(Shard(0, (piece,), 0), corpus.read_plan, {}))
+            except ObjectError:
+                refused.append(piece.uri)
+    assert refused == list(corpus.drifted)
+    assert [uri[-9] for uri in refused] == ["b", "d", "e", "f"]
+    assert any("c.parquet: column n (corpus.keep) is string, elsewhere int64" in remark for remark in corpus.warnings)

@@ -1,4 +1,4 @@
-"""LSTM and Dense modules as sentence-transformers saves them: the vectors of a hand-written reference and of that library."""
+"""LSTM and Dense modules as sentence-transformers saves them: vectors of a hand-written reference and of that library."""
 
 from __future__ import annotations
 
