@@ -2,7 +2,7 @@
 # make test        the whole test suite (what needs an S3 server or a GPU that is not there is left out, and named)
 # make test-fast   without slow, Ray and S3 tests
 # make lint        formatting, lint, types, import contracts
-# make bench       the measured claims in benchmarks/
+# make bench       the measured claims in benchmarks/: lists them; BENCH=… ARGS=… runs one
 #
 # PYTHON=… picks the interpreter (3.11 to 3.13); ARGS=… is handed to pytest, e.g. make test ARGS='-k scheduler'.
 
@@ -35,7 +35,14 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.stamp-dev
-	$(BIN)/python -m benchmarks
+ifdef BENCH
+	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
+else
+	@echo "make bench BENCH=name ARGS='…', where name is one of:"
+	@for file in benchmarks/[a-z]*.py; do \
+	  printf '  %-18s %s\n' "$$(basename "$$file" .py)" "$$(sed -n '1s/^"""//p' "$$file")"; done
+	@echo "ARGS=--help says what each needs; results lie in benchmarks/results/"
+endif
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

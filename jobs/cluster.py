@@ -13,24 +13,34 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from jobs.config import ClusterConfig
 from jobs.policy import Command, Dispatch, StartReplica, StopReplica
+from jobs.signals import Stopped, deadline
 from workers.errors import RunAborted, UsageError
 from workers.settings import ReplicaSettings
 from workers.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
+
+# Ray settles when it is imported whether it presents a token. One that is at hand is presented: a cluster without
+# authentication does not look at it, one with it would leave us waiting for 20 s and then call itself unreachable.
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+if any(map(os.environ.get, _TOKENS)) or Path("~/.ray/auth_token").expanduser().exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+import ray  # noqa: E402 - see above
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError  # noqa: E402
 
 log = logging.getLogger("reembed")
 
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
 MAX_AUTO_CPUS = 4  # torch threads of one replica when the configuration leaves it open
+CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
 STATS_SECONDS = 2.0  # how often each replica is asked for its running totals
 
 
@@ -99,31 +109,45 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     """Connect to Ray for the length of the block.
 
     Raises:
-        UsageError: there is no cluster at the address.
+        UsageError: there is no cluster at the address. Stopped: SIGTERM came meanwhile.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray says at start what it is and where its dashboard is; a job's log is for the job
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
-    local = {"address": "local", "include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     try:
-        if config.address == "auto":
-            try:
-                ray.init(address="auto", **arguments)
-            except ConnectionError:
-                if os.environ.get("RAY_ADDRESS"):
-                    raise
-                ray.init(**local, **arguments)
-        elif config.address == "local":
-            ray.init(**local, **arguments)
-        else:
-            ray.init(address=config.address, **arguments)
+        with deadline(CONNECT_SECONDS):
+            if config.address == "local":
+                ray.init(address="local", **own, **arguments)
+            elif config.address != "auto":
+                ray.init(address=config.address, **arguments)
+            elif os.environ.get("RAY_ADDRESS"):
+                ray.init(**arguments)
+            else:
+                _join_or_start(own, arguments)
     except (ConnectionError, RayError, ValueError, RuntimeError, TimeoutError) as error:
-        raise UsageError(f"cluster.address={config.address}: no Ray cluster there: {_first_line(error)}") from None
+        raise UsageError(
+            f"cluster.address={config.address}: no Ray cluster there, or it wants another token than ours (RAY_AUTH_TOKEN, "
+            f"~/.ray/auth_token): {_first_line(error)}"
+        ) from None
+    except SystemExit:  # what Ray's own handler makes of SIGTERM
+        raise Stopped(signal.SIGTERM) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _join_or_start(own: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """Join the cluster that `ray start` made on this machine; where there is none, start a Ray of our own.
+
+    Not address="auto": that would also join the private Ray of any other process here, and end with it.
+    """
+    try:
+        ray.init(**own, **arguments)
+    except ValueError:  # Ray refuses our sizes before it connects: there is a cluster, which has its own
+        ray.init(**arguments)
 
 
 def replica_shape(config: ClusterConfig) -> ReplicaShape:

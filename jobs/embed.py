@@ -22,6 +22,7 @@ from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
 from jobs.run import Request, Run, find_resumable, plan_or_reopen
 from jobs.run_store import RunState
+from jobs.signals import StopFlag, stop_flag
 from jobs.snapshot import publish
 from workers.errors import RunAborted, UsageError
 from workers.shard import Receipt
@@ -44,18 +45,18 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
         log.info("nothing to do: snapshot %s was made from this corpus with these settings", run.run_id)
         return summary | {"unchanged": True}
     probe_atomic_create(request.store)
-    with lock:
+    with lock, stop_flag() as stop:
         run = find_resumable(request) or run  # another driver may have begun it meanwhile
         with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
             try:
-                return _finish(run, lock, ledger)
+                return _finish(run, lock, ledger, stop)
             except UsageError as error:
                 if run.record is None:
                     raise
                 raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
 
 
-def _finish(run: Run, lock: DriverLock, ledger: Ledger) -> dict[str, Any]:
+def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[str, Any]:
     receipts = ledger.load() if run.record else {}
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
@@ -65,12 +66,13 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger) -> dict[str, Any]:
         if ledger.pending(run.shards, receipts) or run.record is None:
             from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
 
-            quarantined, work = embed_pending(run, lock, ledger, receipts, work)
+            quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop)
             receipts = ledger.load()
             settle_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
         summary = _account(run, ledger, receipts, quarantined, work)
         if summary["reasons"]:
             break
+        stop.check()
         files = [file for receipt in receipts.values() for file in receipt.files]
         damaged = publish(run.store, run.run_id, files, run.facts() | {"documents": summary["documents"]}, lock)
         if damaged is None:

@@ -7,6 +7,7 @@ What a killed driver leaves is whole: receipts and status on storage, replicas t
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -21,8 +22,9 @@ from jobs.report import Work
 from jobs.run import Run
 from jobs.run_store import RunState
 from jobs.scheduler import Policy, Scheduler, StartReplica
-from jobs.signals import StopFlag, Stopped, stop_flag
-from workers.config import Precision, VectorType
+from jobs.signals import StopFlag, Stopped
+from workers.config import Pooling, Precision, VectorType
+from workers.documents import TOKENS_WINDOW_BYTES
 from workers.errors import ReembedError, RunAborted
 from workers.settings import ReplicaSettings
 from workers.shard import Receipt
@@ -35,14 +37,15 @@ CALIBRATION_SHARDS = 8  # spread over the corpus
 
 
 def embed_pending(
-    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work
+    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag
 ) -> tuple[Mapping[int, str], Work]:
     """Embed every shard without a receipt; returns the shards given up, with reasons, and the work it took.
 
     Raises:
         UsageError: no cluster there, or it cannot hold a replica. RunAborted: stopped early, resumable.
     """
-    with connected(run.config.cluster), stop_flag() as stop:
+    with connected(run.config.cluster):
+        stop.install()
         shape = replica_shape(run.config.cluster)
         if run.record is None:
             _begin(run, shape, stop)
@@ -145,4 +148,6 @@ def _calibrate(run: Run, shape: ReplicaShape, precision: Precision, stop: StopFl
 
 def _settings(run: Run, shape: ReplicaShape, precision: str | None = None) -> ReplicaSettings:
     stamp = run.stamp if precision is None else run.stamped(precision, None)
-    return ReplicaSettings(run.plan, run.config.model, run.config.output, stamp, shape.cpus, run.store.atomic_create)
+    by_token = run.request.recipe.pooling == (Pooling.TOKENS,)
+    plan = dataclasses.replace(run.plan, window_bytes=TOKENS_WINDOW_BYTES) if by_token else run.plan
+    return ReplicaSettings(plan, run.config.model, run.config.output, stamp, shape.cpus, run.store.atomic_create)

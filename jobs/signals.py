@@ -12,6 +12,7 @@ from types import FrameType
 
 from workers.errors import RunAborted
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 GRACE_SECONDS = 2.5  # Ray kills a stopped job after 3 s
 
 
@@ -28,6 +29,12 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.number: int | None = None
+
+    def install(self) -> None:
+        """Receive SIGTERM and SIGINT from here on; once more after ray.init, which puts its own handler in place of ours."""
+        if threading.current_thread() is threading.main_thread():  # elsewhere we are a library: signals are the caller's
+            for number in SIGNALS:
+                signal.signal(number, self.handle)
 
     def check(self) -> None:
         """Raises: Stopped."""
@@ -50,16 +57,33 @@ def _give_up(number: int) -> None:
 
 
 @contextmanager
-def stop_flag() -> Iterator[StopFlag]:
-    """Install the handlers (after ray.init, which replaces SIGTERM's) and put the old ones back at the end."""
-    flag = StopFlag()
-    if threading.current_thread() is not threading.main_thread():  # called as a library: signals are the caller's
-        yield flag
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError inside the block once it has taken so long. Does nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    before = {number: signal.signal(number, flag.handle) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def late(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"no answer for {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def stop_flag() -> Iterator[StopFlag]:
+    """Install the handlers, and put the old ones back at the end; not once stopped: nothing may interrupt the tidying up."""
+    flag = StopFlag()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    flag.install()
     try:
         yield flag
     finally:
-        if flag.number is None:
+        if flag.number is None and threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 signal.signal(number, handler)

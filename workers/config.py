@@ -105,7 +105,7 @@ class ModelConfig(Section):
     """Which model, and how hidden states become one vector."""
 
     name: str = "bert-base-uncased"
-    """Hub name, local folder, or object-store URI of a folder. safetensors only, no remote code."""
+    """Hub name, local folder, package:NAME/folder, or object-store URI of a folder. safetensors only, no remote code."""
     revision: str | None = None
     """Hub branch, tag or commit."""
     pooling: Pooling = Field(Pooling.AUTO, strict=False)

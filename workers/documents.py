@@ -16,6 +16,7 @@ from workers.config import CorpusConfig
 
 WINDOW_ROWS = 8192  # enough documents for length sorting to leave almost no padding
 WINDOW_BYTES = 8 << 20  # UTF-8 bytes of text; what bounds a replica's memory together with the queue lengths
+TOKENS_WINDOW_BYTES = 256 << 10  # where every token keeps its vector: some 60,000 vectors, 100 MB at 384 components
 TEXT_HASH_BYTES = 16  # BLAKE2b-128: no accidental collision in 2^48 documents
 
 ID, TEXT = "id", "text"  # column names inside a window, whatever the source calls them
@@ -28,12 +29,13 @@ class ReadPlan:
     """How source rows become documents: settled once when the run is planned, stored with it, the same for every shard.
 
     `id_type` is int64 when every Parquet source column is an integer, else string. `keep` holds the output types of the
-    kept columns and of partition columns taken from the source's key=value folders.
+    kept columns and of partition columns taken from the source's key=value folders. `window_bytes`: most text of one window.
     """
 
     corpus: CorpusConfig
     id_type: pa.DataType
     keep: pa.Schema
+    window_bytes: int = WINDOW_BYTES
 
     @property
     def schema(self) -> pa.Schema:

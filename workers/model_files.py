@@ -1,6 +1,6 @@
 """model.name -> a local folder of files that may be loaded, and two digests that say exactly which model it is.
 
-    1. locate   a local folder | a hub name | an object-store URI (contains ://)     (the last two: model_fetch)
+    1. locate   a local folder | package:NAME/folder | a hub name | an object-store URI (contains ://)  (model_fetch)
     2. check    config.json, safetensors, tokenizer; pickled weights and remote code are refused
     3. digest   sha256 over names and contents of weights and configuration, and of the tokenizer
 
@@ -10,6 +10,7 @@ The same files give the same digests wherever they came from. What the files mea
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,6 +25,7 @@ TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )  # every name under which sentence-transformers ever stored its Transformer module's settings
+PACKAGE = "package:"
 WEIGHTED_MODULES = ("Dense", "LSTM")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "vocab.json", "merges.txt", "*.model")  # fmt: skip
@@ -136,9 +138,11 @@ def check_model(folder: Path, name: str) -> None:
 
 
 def _locate(config: ModelConfig) -> tuple[Path, str | None]:
-    name, path = config.name, Path(config.name).expanduser()
+    name = config.name
+    path = _package_folder(name) if name.startswith(PACKAGE) else Path(name).expanduser()
     remote = "://" in name
-    local = not remote and (path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name)
+    folder_like = name.startswith((".", "/", "~", PACKAGE)) or name.count("/") > 1 or "\\" in name
+    local = not remote and (path.exists() or folder_like)
     if config.revision is not None and (remote or local):
         raise UsageError(
             f"model.revision={config.revision}: only hub models have revisions, and {redact(name)} is none; remove it"
@@ -150,6 +154,17 @@ def _locate(config: ModelConfig) -> tuple[Path, str | None]:
     if not path.is_dir():
         raise UsageError(f"model.name={name}: no such folder; correct the path, or write a hub name as organisation/name")
     return path.resolve(), None
+
+
+def _package_folder(name: str) -> Path:
+    """`package:NAME/folder`: a model that an installed Python package brings along. The package is found, not imported."""
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(f"model.name={name}: no Python package {package!r} is installed here; pip install it on every node")
+    if ".." in PurePosixPath(inside).parts:
+        raise UsageError(f"model.name={name}: leaves the package's folder; correct it")
+    return Path(next(iter(spec.submodule_search_locations)), inside)
 
 
 def _built_in(model_type: str) -> bool:

@@ -3,8 +3,8 @@
     slices -> SourceStream -> Parquet | JSONL | CSV | text reader -> SourceRows -> judge -> RowChunk -> windows
 
 Windows run across slices and objects. Each ends with the row that fills it, so its border is a function of the shard's
-content alone: after WINDOW_ROWS documents or WINDOW_BYTES of text (and, to bound memory, after KEPT_BYTES of kept columns
-or WINDOW_ROWS quarantined rows). Every source row is in exactly one window, as a document or quarantined. Knows nothing of
+content alone: after WINDOW_ROWS documents or plan.window_bytes of text (and, to bound memory, after KEPT_BYTES of kept
+columns or WINDOW_ROWS quarantined rows). Every source row is in exactly one window, as a document or quarantined. Knows nothing of
 tokens and models.
 """
 
@@ -68,7 +68,7 @@ class _WindowCutter:
     """Gathers judged rows and hands out full windows."""
 
     def __init__(self, plan: ReadPlan) -> None:
-        self._schema = plan.schema
+        self._schema, self._window_bytes = plan.schema, plan.window_bytes
         self._index = 0
         self._start_window()
 
@@ -77,7 +77,7 @@ class _WindowCutter:
         self._rows_read = 0
         self._quarantined: list[QuarantinedRow] = []
         # What is left of the window's limits: documents, text bytes, kept bytes, quarantined rows
-        self._room = np.array([WINDOW_ROWS, WINDOW_BYTES, KEPT_BYTES, WINDOW_ROWS], dtype=np.int64)
+        self._room = np.array([WINDOW_ROWS, self._window_bytes, KEPT_BYTES, WINDOW_ROWS], dtype=np.int64)
 
     def add_lost(self, row: QuarantinedRow) -> None:
         """A whole slice that is not read."""

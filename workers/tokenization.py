@@ -70,12 +70,12 @@ class TextTokenizer:
         prompt = self._recipe.prompt
         prompted = [prompt + text for text in texts] if prompt else texts
         if self._recipe.long_text is LongText.TRUNCATE:
-            contents, clipped = self._encode_clipped(prompted)
+            contents = self._encode_clipped(prompted)
             lengths = np.fromiter((len(ids) for ids in contents), np.int64, len(contents))
             kept = np.minimum(lengths, self._room)
             zeros = np.zeros(len(texts), np.int64)
             document = np.arange(len(texts), dtype=np.int32)
-            return self._assemble(contents, document, zeros, zeros, kept, None, None, (lengths > kept) | clipped)
+            return self._assemble(contents, document, zeros, zeros, kept, None, None, lengths > kept)
         return self._chunks(prompted)
 
     def strings(self, ids: NDArray[np.int32] | Sequence[int]) -> list[str]:
@@ -140,17 +140,15 @@ class TextTokenizer:
             prompt_tokens=self._prompt_tokens,
         )
 
-    def _encode_clipped(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], NDArray[np.bool_]]:
-        """Content tokens, at least as many as can count, and whether the text went on after them."""
+    def _encode_clipped(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Content tokens: all of a text, or more than there is room for (which says that it will be truncated)."""
         limit = CLIP_CHARACTERS_A_TOKEN * self._recipe.max_tokens
         clips = [next(_pieces(text, limit)) for text in texts]
         contents = [ids for ids, _ in self._encode(clips, offsets=False)]
-        clipped = np.fromiter((len(clip) < len(text) for clip, text in zip(clips, texts, strict=True)), np.bool_, len(texts))
-        for index in np.flatnonzero(clipped).tolist():
-            if len(contents[index]) <= self._room:  # few tokens in many characters: all of the text is needed to know
-                contents[index] = next(self._encode([texts[index]], offsets=False))[0]
-                clipped[index] = False  # nothing is left out of the count: the lengths tell
-        return contents, clipped
+        for index, (clip, text) in enumerate(zip(clips, texts, strict=True)):
+            if len(clip) < len(text) and len(contents[index]) <= self._room:  # few tokens in many characters
+                contents[index] = next(self._encode([text], offsets=False))[0]
+        return contents
 
     def _encode(self, texts: Sequence[str], *, offsets: bool) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
         """Each text's content tokens [T] and their characters [T, 2] (empty when not asked for), in order."""

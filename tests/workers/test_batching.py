@@ -31,6 +31,12 @@ def test_a_batch_is_filled_before_the_next_begins() -> None:
     assert [len(batch) for batch in plan_batches(np.full(10, 25), 100)] == [4, 4, 2]
 
 
+def test_ties_keep_their_order() -> None:
+    lengths = np.random.default_rng(2).integers(5, 8, 2000)
+    order = np.concatenate(plan_batches(lengths, 64))
+    assert order.tolist() == sorted(range(2000), key=lambda index: -lengths[index])
+
+
 def test_longer_than_the_budget_stands_alone() -> None:
     assert [batch.tolist() for batch in plan_batches(np.array([3, 900, 3]), 100)] == [[1], [0, 2]]
 

@@ -276,16 +276,19 @@ def test_a_damaged_copy_is_fetched_again(minilm: Path, tmp_path: Path, cache: Pa
     assert resolve(f"file://{source}").weights_digest == files.weights_digest
 
 
+@pytest.mark.parametrize("moment", ["before it is copied", "after it was copied"])
 def test_a_model_that_changes_while_it_is_fetched(
-    minilm: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    minilm: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     source = shutil.copytree(minilm, tmp_path / "store")
     listings = []
 
     def list_and_change(*arguments: Any) -> Any:
+        if listings and moment == "after it was copied":
+            edit_json(source / "config.json", note="changed")
         listings.append(real(*arguments))
-        if len(listings) == 1:
-            edit_json(source / "config.json", note="changed after the listing")
+        if len(listings) == 1 and moment == "before it is copied":
+            edit_json(source / "config.json", note="changed")
         return listings[-1]
 
     real = model_fetch.list_objects

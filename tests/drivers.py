@@ -1,0 +1,222 @@
+"""Real runs of the real command, for tests that watch, kill and compare them.
+
+docstrings_corpus   real texts as JSONL objects, the same on every call
+configure           a configuration file
+Driver              `reembed embed` in a process group of its own: wait for something, kill it, let it end
+committed           the receipts on storage
+Snapshot            what a reader of the published data gets: ids and vectors, by id
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import psutil
+import pyarrow.dataset as ds
+import pytest
+import yaml
+from fsspec.core import url_to_fs
+
+from jobs.docstrings import Docstring, gather
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 240.0  # seconds for one run; several times what it takes, for machines that do other things as well
+_T = TypeVar("_T")
+
+
+@functools.cache
+def _gathered() -> list[Docstring]:
+    return gather(640)
+
+
+def docstrings_corpus(folder: Path, documents: int, objects: int = 3) -> list[str]:
+    """Write the corpus into a new folder; returns the ids. Neighbours differ in length and package."""
+    folder.mkdir(parents=True)
+    chosen = _gathered()[:documents]
+    for number in range(objects):
+        lines = [json.dumps(asdict(document)) + "\n" for document in chosen[number::objects]]
+        (folder / f"part-{number}.jsonl").write_text("".join(lines))
+    return [document.id for document in chosen]
+
+
+def configure(
+    path: Path, corpus: str | Path, output: str | Path, model: Path, *, address: str = "local", **run: Any
+) -> Path:
+    """Two replicas of one CPU each; `run` goes into the run section."""
+    sections = {
+        "corpus": {"uri": f"{corpus}/", "id": "id", "keep": ["package", "kind"]},
+        "model": {"name": str(model), "precision": "float32"},
+        "output": {"uri": str(output)},
+        "cluster": {"address": address, "replicas": 2, "cpus_per_replica": 1, "gpus_per_replica": 0},
+        "run": run,
+    }
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended; `seconds` since the call that waited for it."""
+
+    rc: int
+    stdout: str
+    log: str
+    seconds: float
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """stdout as the one JSON object that --json promises."""
+        answer = json.loads(self.stdout)
+        assert isinstance(answer, dict), self.stdout
+        return answer
+
+
+class Driver:
+    """`reembed embed CONFIG key=value … --json`, as a user or a scheduler starts it. Leaves no process behind."""
+
+    def __init__(
+        self, config: Path, *overrides: str, env: Mapping[str, str] | None = None, command: list[str] | None = None
+    ) -> None:
+        self._mark = uuid.uuid4().hex
+        self._stdout = config.with_name(f"{self._mark}.json")
+        self._stderr = config.with_name(f"{self._mark}.log")
+        self._began = time.monotonic()
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                command or [sys.executable, "-m", "jobs.cli", "embed", str(config), *overrides, "--json"],
+                cwd=ROOT,  # Ray tells an existing cluster's workers where the driver imports from
+                env={**os.environ, **(env or {}), "REEMBED_TEST_MARK": self._mark},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self._process, *self.family()):
+            try:
+                process.kill()
+            except (psutil.NoSuchProcess, ProcessLookupError):
+                continue
+        self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        return self._stderr.read_text(errors="replace")
+
+    def until(self, what: Callable[[], _T], seconds: float = PATIENCE) -> _T:
+        """The first true answer of `what`, asked many times a second while the driver runs."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            ended = not self.running
+            if answer := what():
+                return answer
+            if ended:
+                pytest.fail(f"the driver ended with {self._process.returncode} before it happened:\n{self.log[-3000:]}")
+            time.sleep(0.02)
+        pytest.fail(f"did not happen within {seconds} s:\n{self.log[-3000:]}")
+
+    def until_logged(self, pattern: str) -> re.Match[str]:
+        found = self.until(lambda: re.search(pattern, self.log))
+        assert found is not None
+        return found
+
+    def replica(self, number: int) -> int:
+        """pid of a replica, once it is ready."""
+        return int(self.until_logged(rf"replica {number} ready: .*\bpid (\d+)")[1])
+
+    def kill(self) -> None:
+        """SIGKILL to the whole process group, as an out-of-memory killer or a lost container does."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def send(self, number: int) -> Ended:
+        """Send the driver alone a signal; waits for its end."""
+        os.kill(self.pid, number)
+        return self.end()
+
+    def end(self, seconds: float = PATIENCE) -> Ended:
+        """Wait for its end."""
+        began = time.monotonic()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"not over after {seconds} s:\n{self.log[-3000:]}")
+        return Ended(self._process.returncode, self._stdout.read_text(), self.log, time.monotonic() - began)
+
+    def family(self) -> list[psutil.Process]:
+        """Everything that it started and that still runs, whoever is its parent now."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("REEMBED_TEST_MARK") == self._mark and process.pid != self.pid
+                if mine and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def family_gone(self, seconds: float = 30.0) -> list[str]:
+        """Names of what still runs after so long; [] when all have ended."""
+        end = time.monotonic() + seconds
+        while (left := self.family()) and time.monotonic() < end:
+            time.sleep(0.2)
+        return [process.name() for process in left]
+
+
+def embed(config: Path, *overrides: str, env: Mapping[str, str] | None = None) -> Ended:
+    """Run it to its end."""
+    with Driver(config, *overrides, env=env) as driver:
+        return driver.end()
+
+
+def committed(output: str | Path) -> dict[str, bytes]:
+    """Receipts on storage, path -> bytes."""
+    fs, root = url_to_fs(str(output))
+    fs.invalidate_cache()
+    paths = [path for path in fs.find(f"{root}/runs") if "/receipts/" in path and path.endswith(".json")]
+    return {path: fs.cat_file(path) for path in paths}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Rows sorted by id. vectors: [N, dim]."""
+
+    ids: list[str]
+    vectors: np.ndarray[Any, np.dtype[Any]]
+
+    @classmethod
+    def read(cls, data: str) -> Snapshot:
+        """`data` is the summary's: the folder that any Parquet reader is pointed at."""
+        fs, root = url_to_fs(data)
+        fs.invalidate_cache()
+        table = ds.dataset(root, filesystem=fs, format="parquet").to_table(columns=["id", "embedding"]).sort_by("id")
+        column = table.column("embedding").combine_chunks()
+        return cls(table.column("id").to_pylist(), column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1))
+
+    def same_bits(self, other: Snapshot) -> bool:
+        return self.ids == other.ids and np.array_equal(self.vectors.view(np.uint32), other.vectors.view(np.uint32))

@@ -1,0 +1,121 @@
+"""Real Ray nodes on this machine, each a process group of its own: `ray start --block`, ended by pid, never by name.
+
+Every port is chosen here and the session folder is one of our own, so that nodes do not meet those of other people; a file
+that Ray leaves for `address=auto` lies in that folder too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import psutil
+
+AGENT_PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
+START_SECONDS = 120.0
+# A lost node is noticed after two seconds, not after fifteen.
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+}
+# A head takes the token that lies in the home folder without being told, a node that joins does not.
+TOKEN = {"RAY_AUTH_MODE": "token"}
+_BIN = Path(sys.executable).parent  # not resolved: the environment's own folder
+
+
+class RayNode:
+    """A head, or with `head` a node that joins it. Drivers connect to `address`, jobs are submitted to `dashboard`."""
+
+    def __init__(self, cpus: int, head: RayNode | None = None) -> None:
+        # Unix sockets lie below it: their paths must stay shorter than pytest's folders allow
+        self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+        gcs, dashboard, client, *agents = _free_ports(7)
+        self.address = head.address if head else f"127.0.0.1:{gcs}"
+        self.dashboard = head.dashboard if head else f"http://127.0.0.1:{dashboard}"
+        options: dict[str, object] = {"num-cpus": cpus, "num-gpus": 0, "object-store-memory": 100_000_000}
+        options |= dict(zip(AGENT_PORTS, agents, strict=True))
+        if head:
+            options |= {"address": head.address}
+        else:
+            options |= {"port": gcs, "node-ip-address": "127.0.0.1", "temp-dir": self._folder, "include-dashboard": "true"}
+            options |= {"dashboard-host": "127.0.0.1", "dashboard-port": dashboard, "ray-client-server-port": client}
+        flags = ["--block", "--disable-usage-stats", *([] if head else ["--head"])]
+        command = [_BIN / "ray", "start", *flags, *(f"--{name}={value}" for name, value in options.items())]
+        self._log = self._folder / "start.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                list(map(str, command)),
+                # `python` in a job's entry point is this environment's, as on a cluster whose image holds it
+                env=os.environ | HEALTH | TOKEN | {"PATH": f"{_BIN}:{os.environ['PATH']}"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._wait("Ray runtime started")
+
+    def __enter__(self) -> RayNode:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def wait_for_dashboard(self) -> None:
+        """Until jobs may be submitted."""
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            try:
+                with urllib.request.urlopen(f"{self.dashboard}/api/version", timeout=5):
+                    return
+            except urllib.error.HTTPError:
+                return  # it wants a token: it is there
+            except OSError:
+                time.sleep(0.2)
+        raise TimeoutError(f"no dashboard at {self.dashboard}:\n{self._log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL to everything of this node: what a power cut does."""
+        while session := [pid for pid in psutil.pids() if _in_session(pid, self._process.pid)]:
+            for pid in session:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self._process.poll()
+            time.sleep(0.05)
+        self._process.wait()
+
+    def _wait(self, text: str) -> None:
+        end = time.monotonic() + START_SECONDS
+        while text not in self._log.read_text():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise RuntimeError(f"ray start did not come up:\n{self._log.read_text()[-3000:]}")
+            time.sleep(0.1)
+
+
+def _in_session(pid: int, session: int) -> bool:
+    """Workers have process groups of their own, but stay in the session. Those that have ended do not count."""
+    try:
+        return os.getsid(pid) == session and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
