@@ -227,6 +227,13 @@ class ReplicaPool:
         heard = sorted(((ref, _answer(ref)) for ref in done), key=lambda pair: isinstance(pair[1], RayError))
         return [event for ref, answer in heard for event in self._hear(ref, answer)]
 
+    def last_stats(self, timeout: float) -> list[Stats]:
+        """The totals of all ready replicas as they are now; of those that answer within `timeout` seconds."""
+        asked = {self._actors[replica].stats.remote(): replica for replica in self._ready}
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout) if asked else ([], [])
+        answers = [(asked[ref], _answer(ref)) for ref in done]
+        return [Stats(replica, answer) for replica, answer in answers if not isinstance(answer, RayError)]
+
     def close(self) -> None:
         """Kill every replica; what they had not committed is lost on purpose and found again by the next run."""
         for replica in list(self._actors):

@@ -33,6 +33,8 @@ log = logging.getLogger("reembed")
 
 RESIZE_SECONDS = 10.0  # how often the cluster's size is looked at again, where it decides the number of replicas
 EPOCHS_PER_DRIVER = 1 << 32  # attempts of a later driver always outrank those of an earlier one
+LAST_WORDS_SECONDS = 5.0  # replicas have as long to tell what they did in all
+LAST_WORDS_SECONDS_STOPPED = 0.3  # of the three seconds that a stopped job has
 CALIBRATION_SHARDS = 8  # spread over the corpus
 
 
@@ -89,8 +91,10 @@ class _Session:
             self._store_status(self.progress.snapshot(self._began))
             dispatch(self.scheduler, self._pool, self._ledger, self.progress, self._check)
             self._ledger.drain()
+            self._hear_last_stats(LAST_WORDS_SECONDS)
         except ReembedError as error:
             state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
+            self._hear_last_stats(LAST_WORDS_SECONDS_STOPPED)
             self._pool.close()
             if not self._lock.lost.is_set():
                 self._store_status(self.progress.snapshot(time.monotonic()) | {"reason": str(error)}, state)
@@ -99,6 +103,11 @@ class _Session:
             self.progress.close()
             self._pool.close()
         self._store_status(self.progress.snapshot(time.monotonic()))
+
+    def _hear_last_stats(self, timeout: float) -> None:
+        """Replicas are asked every few seconds only: without this a short run would seem to have done nothing."""
+        for event in self._pool.last_stats(timeout):
+            self.progress.replica_stats(event.replica, event.stats)
 
     def spent(self) -> Work:
         return self._work.plus(self.scheduler.attempts, time.monotonic() - self._began, self.progress.replicas.values())

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -144,9 +143,9 @@ def _audit_source(shard: Shard, receipt: Receipt, plan: ReadPlan, skip: set[str]
     digest = RowsDigest()
     rows = 0
     try:
-        for window in _windows(shard, plan):
-            rows += window[0]
-            for id_, text in window[1]:
+        for window in read_windows(shard, plan, dict.fromkeys(receipt.excluded, "excluded")):
+            rows += window.rows_read
+            for id_, text in zip(window.table[ID].to_pylist(), window.table[TEXT].to_pylist(), strict=True):
                 if str(id_) in skip:
                     continue
                 hashed = text_hash(text)
@@ -166,11 +165,6 @@ def _audit_source(shard: Shard, receipt: Receipt, plan: ReadPlan, skip: set[str]
         audit.findings.append(
             f"shard {shard.number}: the source's documents are not those of its receipt (rows lost, added or altered)"
         )
-
-
-def _windows(shard: Shard, plan: ReadPlan) -> Iterator[tuple[int, Sequence[tuple[object, str]]]]:
-    for window in read_windows(shard, plan, {}):
-        yield window.rows_read, list(zip(window.table[ID].to_pylist(), window.table[TEXT].to_pylist(), strict=True))
 
 
 def _quarantined_ids(store: Store, receipt: Receipt, audit: ShardAudit) -> set[str]:

@@ -4,8 +4,8 @@
 
 Windows run across slices and objects. Each ends with the row that fills it, so its border is a function of the shard's
 content alone: after WINDOW_ROWS documents or plan.window_bytes of text (and, to bound memory, after KEPT_BYTES of kept
-columns or WINDOW_ROWS quarantined rows). Every source row is in exactly one window, as a document or quarantined. Knows nothing of
-tokens and models.
+columns or WINDOW_ROWS quarantined rows). Every source row is in exactly one window, as a document or quarantined.
+Knows nothing of tokens and models.
 """
 
 from __future__ import annotations

@@ -96,6 +96,7 @@ class Receipt:
     adopted: bool = False  # the parts were already there, left by an attempt that died before its receipt
     source_digest: str = ""  # order-independent digest of (id, text_hash) over the documents embedded
     clipped: int = 0  # int8 output: components outside the calibrated range
+    excluded: tuple[str, ...] = ()  # objects that could not be read on two replicas; their rows are in the quarantine
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -106,6 +107,7 @@ class Receipt:
         raw["files"] = tuple(OutputFile(**item) for item in raw["files"])
         raw["quarantine"] = OutputFile(**raw["quarantine"]) if raw["quarantine"] else None
         raw["lost_objects"] = tuple(raw["lost_objects"])
+        raw["excluded"] = tuple(raw.get("excluded", ()))
         return cls(**raw)
 
 

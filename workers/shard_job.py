@@ -87,6 +87,7 @@ class ShardJob:
                 replica=self._replica,
                 source_digest=str(self._digest),
                 clipped=counts["clipped"],
+                excluded=tuple(uri for uri, _ in self._assignment.exclude),
             )
 
         return self._writer.finish(draft)
