@@ -1,8 +1,7 @@
 """The only file that imports ray: connect, start replicas, hand out shards, hear what became of them, stop replicas.
 
-    Cluster.connect     the cluster this process belongs to, or a local Ray of its own
-    Cluster.size        how many replicas of which shape the configuration and the cluster's resources allow
-    ReplicaPool         execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
+    connected()     the cluster this process belongs to, or a local Ray of its own
+    ReplicaPool     execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
 
 Ray itself restarts and retries nothing (max_restarts=0, max_task_retries=0): an actor's death arrives here as one Lost event
 with its cause, and jobs/scheduler.py decides. Text, tokens and vectors never cross.
@@ -13,16 +12,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jobs
+import workers
 from jobs.config import ClusterConfig
+from jobs.events import Event, Finished, Lost, Ready, Stats
 from jobs.policy import Command, Dispatch, StartReplica, StopReplica
 from jobs.signals import Stopped, deadline
+from jobs.sizing import ReplicaShape
 from workers.errors import RunAborted, UsageError
 from workers.settings import ReplicaSettings
 from workers.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
@@ -34,53 +37,15 @@ if any(map(os.environ.get, _TOKENS)) or Path("~/.ray/auth_token").expanduser().e
     os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import ray  # noqa: E402 - see above
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError, RayTaskError  # noqa: E402
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError  # noqa: E402
 
 log = logging.getLogger("reembed")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
-MAX_AUTO_CPUS = 4  # torch threads of one replica when the configuration leaves it open
 CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entry point
 STATS_SECONDS = 2.0  # how often each replica is asked for its running totals
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaShape:
-    """What one replica asks of the cluster."""
-
-    replicas: int
-    gpus: float
-    cpus: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    replica: int
-    facts: Mapping[str, Any]  # node, pid, device, precision, seconds to load
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    replica: int
-    reason: str
-    charged: bool  # False: preemption or node loss, nobody's fault
-    starting: bool
-    error: UsageError | None = None  # the replica says that the request itself cannot be carried out
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    replica: int
-    outcome: Receipt | Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    replica: int
-    stats: ReplicaStats
-
-
-Event = Ready | Lost | Finished | Stats
 
 
 class _ReplicaActor:
@@ -115,17 +80,18 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray says at start what it is and where its dashboard is; a job's log is for the job
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
+    joining = arguments | ({} if os.environ.get(IN_A_JOB) else {"runtime_env": {"py_modules": _code()}})
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     try:
         with deadline(CONNECT_SECONDS):
             if config.address == "local":
                 ray.init(address="local", **own, **arguments)
             elif config.address != "auto":
-                ray.init(address=config.address, **arguments)
+                ray.init(address=config.address, **joining)
             elif os.environ.get("RAY_ADDRESS"):
-                ray.init(**arguments)
+                ray.init(**joining)
             else:
-                _join_or_start(own, arguments)
+                _join_or_start(own | arguments, joining)
     except (ConnectionError, RayError, ValueError, RuntimeError, TimeoutError) as error:
         raise UsageError(
             f"cluster.address={config.address}: no Ray cluster there, or it wants another token than ours (RAY_AUTH_TOKEN, "
@@ -139,42 +105,25 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def _join_or_start(own: dict[str, Any], arguments: dict[str, Any]) -> None:
+def _code() -> list[str]:
+    """This program's packages, for nodes that lack them. Inside a job the working_dir brings them; Ray refuses both."""
+    return [str(Path(module.__file__ or "").parent) for module in (jobs, workers)]
+
+
+def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> None:
     """Join the cluster that `ray start` made on this machine; where there is none, start a Ray of our own.
 
     Not address="auto": that would also join the private Ray of any other process here, and end with it.
     """
     try:
-        ray.init(**own, **arguments)
+        ray.init(**start)
     except ValueError:  # Ray refuses our sizes before it connects: there is a cluster, which has its own
-        ray.init(**arguments)
+        ray.init(**join)
 
 
-def replica_shape(config: ClusterConfig) -> ReplicaShape:
-    """Fill in the `auto`s from the cluster's resources as they are now.
-
-    Raises:
-        UsageError: what is asked for cannot fit on the cluster.
-    """
-    resources = ray.cluster_resources()
-    gpus_there, cpus_there = resources.get("GPU", 0.0), int(resources.get("CPU", 0))
-    gpus = (1.0 if gpus_there else 0.0) if config.gpus_per_replica == "auto" else float(config.gpus_per_replica)
-    if gpus > 0 and not gpus_there and config.replicas == "auto":
-        raise UsageError(
-            f"cluster.gpus_per_replica={config.gpus_per_replica}: the cluster has no GPU; set it to 0 to run on CPUs, "
-            "or set cluster.replicas to wait for GPUs to join"
-        )
-    slots_by_gpu = int(gpus_there // gpus) if gpus else None
-    if config.cpus_per_replica != "auto":
-        cpus = config.cpus_per_replica
-    else:
-        wanted = config.replicas if config.replicas != "auto" else slots_by_gpu
-        cpus = min(MAX_AUTO_CPUS, max(1, cpus_there // wanted if wanted else cpus_there))
-    if config.replicas != "auto":
-        replicas = config.replicas
-    else:
-        replicas = max(1, min(slots_by_gpu if slots_by_gpu is not None else 1 << 30, cpus_there // max(cpus, 1)))
-    return ReplicaShape(replicas=replicas, gpus=gpus, cpus=cpus)
+def cluster_resources() -> dict[str, float]:
+    """What the cluster has now, busy or not: CPU, GPU, memory in bytes, ..."""
+    return dict(ray.cluster_resources())
 
 
 class ReplicaPool:
@@ -290,20 +239,20 @@ def _answer(ref: Any) -> Any:
 
 
 def _lost(replica: int, error: RayActorError, starting: bool) -> Lost:
-    text = str(error)
-    cause = error.cause if isinstance(error, RayTaskError) else None
+    text = _COLOURS.sub("", str(error))
     usage = next((line for line in text.splitlines() if "UsageError:" in line), None) if starting else None
     away = bool(getattr(error, "preempted", False)) or "node has died" in text or "node was terminated" in text.lower()
-    reason = " ".join(text.split()) if isinstance(error, ActorDiedError) else _first_line(error)
+    failed_in_start = bool(getattr(error, "actor_init_failed", False))
+    reason = _last_line(error) if failed_in_start else " ".join(text.split())[-600:]  # of a traceback the last line tells
     refusal = UsageError(usage.partition("UsageError:")[2].strip()) if usage else None
-    return Lost(replica, str(cause or reason)[-600:], charged=not away, starting=starting, error=refusal)
+    return Lost(replica, reason, charged=not away, starting=starting, error=refusal)
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

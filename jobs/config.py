@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, ValidationError
@@ -16,16 +16,19 @@ from workers.errors import UsageError
 MAX_CONFIG_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
 
+Count = Annotated[int, Field(ge=1)]
+
+
 class ClusterConfig(Section):
     """What to run on."""
 
     address: str = "auto"
-    """auto: the cluster this process belongs to (RAY_ADDRESS, one running here), else a local Ray | local | host:port."""
-    replicas: int | Auto = "auto"
+    """auto: this process's cluster (RAY_ADDRESS, or one started here), else a local Ray | local | ray://host:port | host:port."""
+    replicas: Count | Auto = "auto"
     """Model replicas. auto: as many as the cluster's GPUs (or CPUs) can hold, re-read as the cluster grows."""
-    gpus_per_replica: float | Auto = "auto"
+    gpus_per_replica: Annotated[float, Field(ge=0)] | Auto = "auto"
     """1, a fraction, or 0 for CPU. auto: 1 where the cluster has GPUs, else 0."""
-    cpus_per_replica: int | Auto = "auto"
+    cpus_per_replica: Count | Auto = "auto"
     """Cores (torch threads) of one replica. auto: an even share, at most 4."""
     replica_ready_seconds: float = Field(900.0, gt=0)
     """A replica that has not loaded its model by then is given up."""
@@ -64,6 +67,9 @@ class RunConfig(Section):
     cost: CostConfig = Field(default_factory=lambda: CostConfig())
 
 
+_TYPES = ("bool", "int", "float", "str")  # how pydantic names the branches of a setting that takes several types
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML without aliases (no bombs) and without duplicate keys (no silent last-one-wins)."""
 
@@ -100,7 +106,7 @@ def parse_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(dict(raw))
     except ValidationError as error:
-        raise UsageError(f"{origin}: " + "; ".join(_explain(item) for item in error.errors())) from None
+        raise UsageError(f"{origin}: " + "; ".join(_explain(error.errors()))) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -111,43 +117,64 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"configuration {path}: {error.strerror or error}; give the path of a YAML file") from None
     if len(data) > MAX_CONFIG_BYTES:
         raise UsageError(f"configuration {path}: larger than {MAX_CONFIG_BYTES} bytes; this is no configuration")
-    try:
-        raw = yaml.load(data.decode("utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader, made stricter
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"configuration {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    raw = _parse(data, f"configuration {path}")
     if not isinstance(raw, dict):
         raise UsageError(f"configuration {path}: must be a mapping with corpus: and output:, not {type(raw).__name__}")
     return raw
+
+
+def _parse(data: bytes | str, origin: str) -> Any:
+    """YAML to values. Errors give the place, never the text there: it may be a secret."""
+    try:
+        text = data.decode("utf-8") if isinstance(data, bytes) else data
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader, made stricter
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        reason = f"{error.problem or error.context}" + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # 2026-02-31 and keys that are lists, too
+        reason = " ".join(str(error).split())
+    raise UsageError(f"{origin}: not valid YAML: {reason[:300]}; correct it there, or quote the value")
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UsageError(f"override {override!r}: write it as section.key=value")
+    shown = f"override {key}=…"  # the value may be a secret
     node = raw
     *parents, leaf = key.split(".")
     for name in parents:
         child = node.setdefault(name, {})
         if not isinstance(child, dict):
-            raise UsageError(f"override {override!r}: {name} is not a section")
+            raise UsageError(f"{shown}: {name} is not a section")
         node = child
-    try:
-        node[leaf] = yaml.load(text, Loader=_StrictLoader) if text else ""  # noqa: S506 - see _read
-    except yaml.YAMLError as error:
-        raise UsageError(f"override {override!r}: {' '.join(str(error).split())}") from None
+    node[leaf] = _parse(text, shown) if text else ""
 
 
-def _explain(error: Any) -> str:
-    path = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "function-", "constrained"))]
-    name = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"unknown key {name}; {hint}"
-    if error["type"] == "missing":
-        return f"{name} is required"
-    return f"{name}: {error['msg']} (got {_shorten(error.get('input'))})"
+def _explain(errors: Iterable[Any]) -> list[str]:
+    """One clause a setting; what its several types say of one value is put together."""
+    clauses: list[str] = []
+    wrong: dict[str, tuple[list[str], str]] = {}
+    for error in errors:
+        path = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "function-", "constrained"))]
+        if path[-1] in _TYPES:
+            path.pop()
+        name = ".".join(path)
+        if error["type"] == "extra_forbidden":
+            known = _fields_at(path[:-1])
+            near = difflib.get_close_matches(path[-1], known, n=1)
+            clauses.append(
+                f"unknown key {name}; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
+            )
+        elif error["type"] == "missing":
+            clauses.append(f"{name} is required")
+        else:
+            value = "" if "storage_options" in path else f" (got {_shorten(error.get('input'))})"
+            message = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
+            wrong.setdefault(name, ([], value))[0].append(message)
+    for name, (messages, value) in wrong.items():
+        clauses.append(f"{name}: {' or '.join(messages).replace(' or should be ', ' or ')}{value}")
+    return clauses
 
 
 def _fields_at(path: list[str]) -> list[str]:

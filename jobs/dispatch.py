@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from jobs.cluster import Event, Finished, Lost, Ready, Stats
+from jobs.events import Event, Finished, Lost, Ready, Stats
 from jobs.ledger import Ledger
 from jobs.progress import Progress
 from jobs.scheduler import Command, Scheduler

@@ -18,6 +18,7 @@ from typing import Any
 from jobs.config import RunConfig
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
+from jobs.preflight import require_cluster
 from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
 from jobs.run import Request, Run, find_resumable, plan_or_reopen
@@ -44,6 +45,8 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
     if run.current and (summary := run.summary()).get("published"):
         log.info("nothing to do: snapshot %s was made from this corpus with these settings", run.run_id)
         return summary | {"unchanged": True}
+    if run.record is None:
+        require_cluster(config.cluster.address)
     probe_atomic_create(request.store)
     with lock, stop_flag() as stop:
         run = find_resumable(request) or run  # another driver may have begun it meanwhile
@@ -61,7 +64,7 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
     quarantined: Mapping[int, str] = {}
-    work = run.work()
+    work = run.work(ledger.totals(receipts).documents)
     while True:
         if ledger.pending(run.shards, receipts) or run.record is None:
             from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed

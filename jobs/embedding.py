@@ -13,16 +13,19 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.cluster import Event, Ready, ReplicaPool, ReplicaShape, connected, replica_shape
+from jobs.cluster import ReplicaPool, cluster_resources, connected
 from jobs.dispatch import dispatch
+from jobs.events import Event, Ready
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock
+from jobs.policy import Policy, StartReplica
 from jobs.progress import Progress
 from jobs.report import Work
 from jobs.run import Run
 from jobs.run_store import RunState
-from jobs.scheduler import Policy, Scheduler, StartReplica
+from jobs.scheduler import Scheduler
 from jobs.signals import StopFlag, Stopped
+from jobs.sizing import ReplicaShape, replica_shape
 from workers.config import Pooling, Precision, VectorType
 from workers.documents import TOKENS_WINDOW_BYTES
 from workers.errors import ReembedError, RunAborted
@@ -48,7 +51,7 @@ def embed_pending(
     """
     with connected(run.config.cluster):
         stop.install()
-        shape = replica_shape(run.config.cluster)
+        shape = replica_shape(run.config.cluster, cluster_resources())
         if run.record is None:
             _begin(run, shape, stop)
         session = _Session(run, lock, ledger, receipts, work, shape, stop)
@@ -121,7 +124,7 @@ class _Session:
         self._lock.raise_if_lost()
         if self._run.config.cluster.replicas == "auto" and time.monotonic() - self._resized > RESIZE_SECONDS:
             self._resized = time.monotonic()
-            self.scheduler.resize(replica_shape(self._run.config.cluster).replicas)
+            self.scheduler.resize(replica_shape(self._run.config.cluster, cluster_resources()).replicas)
 
 
 def _begin(run: Run, shape: ReplicaShape, stop: StopFlag) -> None:

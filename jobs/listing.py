@@ -1,6 +1,6 @@
 """What is there: the URIs of a corpus become a sorted list of source objects.
 
-1. reachable   one short request an S3 endpoint, so that a wrong endpoint is said in seconds, not after the retries
+1. reachable   the endpoints answer at all (jobs/preflight.py)
 2. list        every URI in its own thread; an object named twice is taken once
 3. describe    format and compression by name; Hive key=value folders below the listed root
 
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from jobs.preflight import bucket_of, require_endpoint
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import TransientError, UsageError
 from workers.formats import format_of
-from workers.storage import ObjectInfo, filesystem, list_objects, redact, stat_object
+from workers.storage import ObjectInfo, filesystem, list_objects, redact
 
 LISTING_THREADS = 16
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-PREFLIGHT_SECONDS = 12.0
 _GLOB = "*?["
 
 Partitions = tuple[tuple[str, str | None], ...]
@@ -61,8 +61,8 @@ def list_sources(config: CorpusConfig) -> list[SourceObject]:
     Raises:
         UsageError: nothing there, bucket or credentials refused, endpoint unreachable, or a name of unknown format.
     """
-    for uri in dict.fromkeys(_endpoint_key(uri) for uri in config.uri):
-        require_reachable(uri, config.storage_options, "corpus")
+    for uri in dict.fromkeys(map(bucket_of, config.uri)):
+        require_endpoint(uri, config.storage_options, "corpus.uri")
     with ThreadPoolExecutor(max_workers=min(LISTING_THREADS, len(config.uri))) as pool:
         listings = list(pool.map(lambda uri: _list_one(uri, config), config.uri))
     found: dict[str, SourceObject] = {}
@@ -71,31 +71,6 @@ def list_sources(config: CorpusConfig) -> list[SourceObject]:
         if known is None or len(source.partitions) > len(known.partitions):  # named twice: the wider root tells more
             found[source.info.uri] = source
     return [found[uri] for uri in sorted(found)]
-
-
-def require_reachable(uri: str, options: Mapping[str, Any], section: str) -> None:
-    """Look at an S3 bucket with short time-outs; other schemes pass unasked.
-
-    Raises:
-        UsageError: nothing answers at the endpoint. Any answer, a refusal included, is left to the real request to explain.
-    """
-    if not uri.startswith(("s3://", "s3a://")):
-        return
-    try:
-        stat_object(uri, options, retry_seconds=PREFLIGHT_SECONDS)
-    except (FileNotFoundError, UsageError):
-        return
-    except TransientError as error:
-        raise UsageError(
-            f"{section}.uri: the endpoint does not answer within {PREFLIGHT_SECONDS:.0f} s ({error}); "
-            f"check {section}.storage_options.endpoint_url or AWS_ENDPOINT_URL, and the network"
-        ) from None
-
-
-def _endpoint_key(uri: str) -> str:
-    """The bucket alone: a hundred prefixes of one bucket are asked once."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}://{rest.partition('/')[0]}" if separator else uri
 
 
 def _list_one(uri: str, config: CorpusConfig) -> list[SourceObject]:

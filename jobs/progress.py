@@ -26,6 +26,7 @@ from workers.shard import Receipt, ReplicaStats, Shard
 log = logging.getLogger("reembed")
 
 LOG_SECONDS = 10.0
+STORE_SECONDS = 3.0  # what a killed driver did since is not in the summary's work
 DRAW_SECONDS = 0.5
 RATE_WINDOW_SECONDS = 60.0
 
@@ -46,7 +47,7 @@ class Progress:
 
     Args:
         shards: all shards of the run; `done` of them were committed by an earlier driver.
-        store_status: writes a snapshot to storage; called every LOG_SECONDS.
+        store_status: writes a snapshot to storage; called every STORE_SECONDS.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Progress:
         self._replicas: dict[int, _ReplicaView] = {}
         self._samples: deque[tuple[float, int]] = deque()
         self._store_status = store_status
-        self._began = self._logged = self._drawn = now
+        self._began = self._logged = self._drawn = self._stored = now
         self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True) if sys.stderr.isatty() else None
         if self._live:
             self._live.start()
@@ -105,10 +106,11 @@ class Progress:
             self._live.update(self._picture(self.snapshot(now)), refresh=True)
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
-            snapshot = self.snapshot(now)
             if not self._live:
-                log.info(_line(snapshot))
-            self._store_status(snapshot)
+                log.info(_line(self.snapshot(now)))
+        if now - self._stored >= STORE_SECONDS:
+            self._stored = now
+            self._store_status(self.snapshot(now))
 
     def close(self) -> None:
         if self._live:

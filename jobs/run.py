@@ -19,6 +19,7 @@ from typing import Any
 from jobs.config import RunConfig
 from jobs.corpus import discover
 from jobs.manifest import cut, load_manifest, save_manifest
+from jobs.preflight import require_endpoint, require_output
 from jobs.report import Work
 from jobs.run_store import (
     RunPaths,
@@ -45,6 +46,7 @@ from workers.model_layout import EmbeddingRecipe, read_layout
 from workers.output_schema import SnapshotStamp, output_schema
 from workers.shard import Shard
 from workers.storage import Store
+from workers.tokenization import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +61,21 @@ class Request:
 
     @classmethod
     def resolve(cls, config: RunConfig) -> Request:
-        """Raises: UsageError: the model cannot be used, or the output's scheme is unknown."""
+        """Raises: UsageError: the model cannot be used, or the output not be reached. TransientError."""
         if config.model.precision is Precision.INT8:
             raise UsageError(
                 "model.precision=int8 is not available yet; use bfloat16, or output.vector=int8 for small files"
             )
+        store = Store(config.output.uri, config.output.storage_options)
+        require_output(config.output, store)
+        require_endpoint(config.model.name, config.model.storage_options, "model.name")
         model = resolve_model(config.model)
         recipe = read_layout(model, config.model)
         if recipe.dim is None:
             raise UsageError(f"model.name={model.name}: its config.json does not tell the hidden size; use another model")
+        TextTokenizer(model.folder, recipe)  # refuses settings that leave no room for text
         settings = settings_fingerprint(config, model.weights_digest, model.tokenizer_digest, dataclasses.asdict(recipe))
-        return cls(config, Store(config.output.uri, config.output.storage_options), model, recipe, settings)
+        return cls(config, store, model, recipe, settings)
 
 
 @dataclass(slots=True)
@@ -143,10 +149,16 @@ class Run:
         create_run(self.store, record)
         self.record = record
 
-    def work(self) -> Work:
-        """What earlier drivers spent, as far as their last status tells; this one counts as a session more."""
+    def work(self, committed: int) -> Work:
+        """What earlier drivers spent, as far as their last status tells; this one counts as a session more.
+
+        A killed driver's last seconds are in no status, but what it `committed`, in documents, it has embedded.
+        """
         stored = (read_status(self.store, self.run_id) or {}).get("work")
-        return dataclasses.replace(Work(**stored), sessions=stored["sessions"] + 1) if stored else Work()
+        work = Work(**stored) if stored else Work(sessions=0)
+        return dataclasses.replace(
+            work, sessions=work.sessions + 1, documents_embedded=max(work.documents_embedded, committed)
+        )
 
     def write_status(self, status: Mapping[str, Any], work: Work) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -220,3 +221,22 @@ class Snapshot:
 
     def same_bits(self, other: Snapshot) -> bool:
         return self.ids == other.ids and np.array_equal(self.vectors.view(np.uint32), other.vectors.view(np.uint32))
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished run: where everything is."""
+
+    source: Path
+    config: Path
+    output: Path
+    ended: Ended
+    snapshot: Snapshot
+    ids: list[str]
+
+    def copy(self, folder: Path) -> Path:
+        """The output moved elsewhere, to be damaged there."""
+        return shutil.copytree(self.output, folder / "copy")
+
+    def parts(self, output: Path) -> list[Path]:
+        return sorted((output / "data" / self.ended.summary["run_id"]).rglob("*.parquet"))

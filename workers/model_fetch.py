@@ -100,6 +100,8 @@ def _list_model(uri: str, options: dict[str, Any]) -> dict[str, ObjectInfo]:
         objects = list_objects(folder, options)
     except FileNotFoundError:
         raise UsageError(f"model.name={redact(uri)}: no objects there; name the folder that holds config.json") from None
+    except UsageError as error:
+        raise UsageError(f"model.name={error} (setting model.storage_options)") from None
     fs, root = filesystem(folder, options)
     prefix = fs.unstrip_protocol(root).rstrip("/") + "/"
     listing = {item.uri.removeprefix(prefix): item for item in objects}

@@ -2,7 +2,7 @@
 
     embed_shard(assignment) -> Receipt | Failure
         adopt what an earlier attempt left complete, else
-        read -> tokenise -> encode -> assemble rows -> write        (one thread each, joined by short queues)
+        read -> tokenise -> encode -> (assemble rows, write)        (one thread each, joined by short queues)
 
 Two calls may be in flight: the second is being read while the first is embedded. Nothing here decides what is next, retries,
 or looks at another shard. Errors become a Failure that says who is to blame.
@@ -35,10 +35,10 @@ from workers.reader import read_windows
 from workers.rows import FinishedWindow, finished_rows
 from workers.settings import ReplicaSettings
 from workers.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
-from workers.shard_job import ShardJob
+from workers.shard_job import EncodedWindow, ShardJob
 from workers.spool import own_spool_folder
 from workers.storage import Store
-from workers.token_records import EncodedTexts, TokenizedTexts
+from workers.token_records import TokenizedTexts
 from workers.tokenization import TextTokenizer
 from workers.vectors import calibrate_scale
 from workers.writer import adopt
@@ -106,7 +106,9 @@ class Replica:
             left = adopt(self._store, self._schema.stamp.run_id, shard, self._schema.fingerprint())
             if left is not None:
                 return left
-            job = ShardJob(assignment, self._settings.plan, self._schema, self._store, self._spool, self.name)
+            job = ShardJob(
+                assignment, self._settings.plan, self._schema, self._store, self._spool, self.name, self._assemble
+            )
             return self._pipeline.submit(job).result()
         except Exception as error:  # noqa: BLE001 - the edge: every error leaves as a Failure with its blame
             return _failure(assignment, error)
@@ -140,14 +142,17 @@ class Replica:
     def _tokenize(self, window: DocumentWindow) -> tuple[DocumentWindow, TokenizedTexts]:
         return window, self._tokenizer.tokenize(window.table[TEXT].to_pylist())
 
-    def _encode(self, item: tuple[DocumentWindow, TokenizedTexts]) -> FinishedWindow:
+    def _encode(self, item: tuple[DocumentWindow, TokenizedTexts]) -> EncodedWindow:
+        """Nothing but the encoder's own work: what a GPU is paid for must not wait for Arrow."""
         window, tokens = item
         self._encoding_since = time.monotonic()
         try:
-            encoded: EncodedTexts = self._encoder.encode(tokens)
+            return window, tokens, self._encoder.encode(tokens)
         finally:
             self._encoding_since = None
-        return finished_rows(window, tokens, encoded, self._schema, self._tokenizer.strings)
+
+    def _assemble(self, item: EncodedWindow) -> FinishedWindow:
+        return finished_rows(*item, self._schema, self._tokenizer.strings)
 
 
 def _failure(assignment: Assignment, error: Exception) -> Failure:

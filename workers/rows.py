@@ -33,7 +33,6 @@ class FinishedWindow:
     padded_tokens: int
     truncated: int
     clipped: int
-    ids: list[str]
     source_digest: RowsDigest
 
 
@@ -84,7 +83,6 @@ def finished_rows(
         padded_tokens=encoded.padded_tokens,
         truncated=int(tokens.truncated[good_D].sum()),
         clipped=clipped,
-        ids=[str(ids[index]) for index in np.flatnonzero(good_D)],
         source_digest=digest,
     )
 

@@ -1,7 +1,7 @@
 """One shard on its way through the pipeline: where its windows come from, and what becomes of them.
 
     items()    reading thread: the shard's windows
-    append()   writing thread: finished rows to the writer, counts to the receipt
+    append()   writing thread: rows assembled and spooled, counts to the receipt
     finish()   writing thread: parts, quarantine file, the receipt
     abandon()  writing thread: nothing was published, temporary files go
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from workers.documents import DocumentWindow, ReadPlan, RowsDigest
@@ -22,27 +22,37 @@ from workers.reader import read_windows
 from workers.rows import FinishedWindow
 from workers.shard import Assignment, OutputFile, Receipt
 from workers.storage import Store
+from workers.token_records import EncodedTexts, TokenizedTexts
 from workers.writer import ShardWriter
+
+EncodedWindow = tuple[DocumentWindow, TokenizedTexts, EncodedTexts]
 
 
 class ShardJob:
     """See the module; satisfies workers.pipeline.Job."""
 
     def __init__(
-        self, assignment: Assignment, plan: ReadPlan, schema: OutputSchema, store: Store, spool: Path, replica: str
+        self,
+        assignment: Assignment,
+        plan: ReadPlan,
+        schema: OutputSchema,
+        store: Store,
+        spool: Path,
+        replica: str,
+        assemble: Callable[[EncodedWindow], FinishedWindow],
     ) -> None:
-        self._assignment, self._plan, self._replica = assignment, plan, replica
+        self._assignment, self._plan, self._replica, self._assemble = assignment, plan, replica, assemble
         self._writer = ShardWriter(store, assignment, schema, spool)
         self._began = time.monotonic()
         self._counts: Counter[str] = Counter()
-        self._ids: Counter[str] = Counter()
         self._lost: list[str] = []
         self._digest = RowsDigest()
 
     def items(self) -> Iterator[DocumentWindow]:
         yield from read_windows(self._assignment.shard, self._plan, dict(self._assignment.exclude))
 
-    def append(self, item: FinishedWindow) -> None:
+    def append(self, encoded: EncodedWindow) -> None:
+        item = self._assemble(encoded)
         self._writer.append(item.table)
         self._writer.quarantine(item.quarantined)
         self._lost += [entry.object for entry in item.quarantined if entry.rows is None]
@@ -56,7 +66,6 @@ class ShardJob:
             truncated=item.truncated,
             clipped=item.clipped,
         )
-        self._ids.update(item.ids)
         self._digest.merge(item.source_digest)
 
     def finish(self, stage_seconds: Mapping[str, float]) -> Receipt:
@@ -66,6 +75,8 @@ class ShardJob:
                 f"shard {self._assignment.shard.number}: {counts['rows_read']} rows read, {counts['documents']} embedded, "
                 f"{counts['quarantined']} quarantined; this is a defect of reembed, nothing was written"
             )
+
+        distinct = self._writer.distinct_ids()
 
         def draft(files: tuple[OutputFile, ...], quarantine: OutputFile | None) -> Receipt:
             return Receipt(
@@ -79,7 +90,7 @@ class ShardJob:
                 tokens=counts["tokens"],
                 padded_tokens=counts["padded_tokens"],
                 truncated=counts["truncated"],
-                duplicate_ids=sum(count - 1 for count in self._ids.values()),
+                duplicate_ids=counts["documents"] - distinct,
                 files=files,
                 quarantine=quarantine,
                 stage_seconds={name: round(seconds, 4) for name, seconds in stage_seconds.items()},

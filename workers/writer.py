@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.commit import LocalFile, adopt, in_parallel, settle, stage, staged_path
@@ -73,6 +74,15 @@ class ShardWriter:
             for row in rows
         ]
         self._quarantined.append(pa.Table.from_pylist(cells, schema=QUARANTINE_SCHEMA))
+
+    def distinct_ids(self) -> int:
+        """How many different ids the rows appended so far have. Ends appending."""
+        with self._rows.batches() as batches:
+            return int(
+                pc.count_distinct(
+                    pa.chunked_array([batch.column("id") for batch in batches], self._schema.rows.field("id").type)
+                ).as_py()
+            )
 
     def finish(self, draft: Draft) -> Receipt:
         """Write everything; what stands on the store afterwards is exactly what the returned receipt lists.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Cli
-from tests.drivers import Ended, Snapshot, configure, embed
+from tests.drivers import Made, Snapshot, configure, embed
 from tests.ray_nodes import RayNode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 Corpus = tuple[Path, list[str]]
-
-
-@dataclass(frozen=True)
-class Made:
-    source: Path
-    config: Path
-    output: Path
-    ended: Ended
-    snapshot: Snapshot
-    ids: list[str]
-
-    def copy(self, folder: Path) -> Path:
-        """The output moved elsewhere, to be damaged there."""
-        return shutil.copytree(self.output, folder / "copy")
-
-    def parts(self, output: Path) -> list[Path]:
-        return sorted((output / "data" / self.ended.summary["run_id"]).rglob("*.parquet"))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus, minilm: Path, ray_head: RayNode) -> Made:
-    folder = tmp_path_factory.mktemp("made")
-    source, ids = small_corpus
-    config = configure(folder / "run.yaml", source, folder / "out", minilm, address=ray_head.address, shard_bytes="4KiB")
-    ended = embed(config)
-    assert ended.rc == 0, ended.log
-    return Made(source, config, folder / "out", ended, Snapshot.read(ended.summary["data"]), ids)
 
 
 def test_summary_and_rows(made: Made) -> None:

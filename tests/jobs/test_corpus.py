@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import footers, listing
+from jobs import footers, preflight
 from jobs.corpus import Corpus, check_partitions, discover
 from tests.jobs.source_files import TEXTS, config, jsonl, parquet
 from workers.config import SourceFormat
@@ -138,7 +138,7 @@ def test_nothing_there_and_unknown_names_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("listening", [True, False])
 def test_unreachable_endpoint_is_said_in_seconds(monkeypatch: pytest.MonkeyPatch, listening: bool) -> None:
-    monkeypatch.setattr(listing, "PREFLIGHT_SECONDS", 2.0)
+    monkeypatch.setattr(preflight, "ENDPOINT_SECONDS", 2.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listening:  # connects, and never gets an answer

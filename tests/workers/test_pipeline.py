@@ -62,7 +62,8 @@ def test_items_come_out_in_order_and_jobs_one_behind_the_other(pipeline: Pipelin
 
 @pytest.mark.parametrize("bad", [CountingJob(range(20), fail_at=7), CountingJob(range(660, 680))])
 def test_an_error_fails_its_own_job_alone(pipeline: Pipeline[list[int]], bad: CountingJob) -> None:
-    before, failed, after = pipeline.submit(CountingJob(range(5))), pipeline.submit(bad), pipeline.submit(CountingJob(range(9)))
+    jobs = (CountingJob(range(5)), bad, CountingJob(range(9)))
+    before, failed, after = (pipeline.submit(job) for job in jobs)
     assert before.result(10) == [0, 2, 4, 6, 8]
     with pytest.raises((ValueError, ArithmeticError)):
         failed.result(10)

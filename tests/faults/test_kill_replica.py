@@ -1,0 +1,104 @@
+"""Replicas that die: by accident anywhere, with their node, or always on the same shard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+from tests.drivers import ROOT, Driver, Snapshot, committed, embed
+from tests.faults.conftest import Calm
+from tests.ray_nodes import RayNode
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+
+POISON = Path(__file__).parent / "poison"
+
+
+def test_killed_in_the_middle_of_a_shard(calm: Calm, tmp_path: Path) -> None:
+    with Driver(calm.configure(tmp_path)) as driver:
+        victims = [driver.replica(number) for number in (0, 1)]
+        for victim, receipts in zip(victims, (1, calm.shards // 3), strict=True):
+            driver.until(lambda: len(committed(tmp_path / "out")) >= receipts)  # noqa: B023 - called here and now
+            os.kill(victim, signal.SIGKILL)
+        ended = driver.end()
+    assert ended.rc == 0, ended.log
+    assert len(re.findall(r"replica \d+ lost: ", ended.log)) == 2, ended.log
+    summary = ended.summary
+    assert summary["attempts"] >= calm.shards + 2, "each was in the middle of a shard at least"
+    assert (summary["quarantined_rows"], summary["shards"]["quarantined"]) == (0, 0)
+    assert Snapshot.read(summary["data"]).same_bits(calm.snapshot)
+
+
+def _poisoned_document(corpus: Path) -> dict[str, Any]:
+    """Some document in the middle of the corpus that no other one quotes."""
+    lines = (corpus / "part-1.jsonl").read_text().splitlines()
+    document: dict[str, Any] = json.loads(lines[len(lines) // 2])
+    return document
+
+
+@pytest.mark.parametrize("how", ["kill", "raise"])
+def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: Path) -> None:
+    poisoned = _poisoned_document(calm.corpus)
+    env = {"REEMBED_POISON": poisoned["text"], "REEMBED_POISON_HOW": how, "PYTHONPATH": f"{POISON}:{ROOT}"}
+    config = calm.configure(tmp_path)
+    refused = embed(config, "run.max_attempts=2", env=env)
+    assert refused.rc == 3, refused.log
+    summary = refused.summary
+    assert (summary["published"], summary["quarantined_rows_is_minimum"]) == (False, True)
+    assert summary["shards"] == {"planned": calm.shards, "done": calm.shards - 1, "quarantined": 1}
+    ((number, reason),) = summary["quarantined_shards"].items()
+    words = {"kill": "died", "raise": "ArithmeticError: the poison works"}[how]
+    assert words in reason
+    tried = re.search(r"failed attempts: 2, on replicas (\d+), (\d+)", reason)
+    assert tried, reason
+    assert tried[1] != tried[2]
+
+    # every other shard's rows are there, with the same vectors
+    run = tmp_path / "out" / "runs" / summary["run_id"]
+    entries = ds.dataset(run / "quarantine").to_table().to_pylist()
+    assert {(entry["shard"], Path(entry["object"]).name) for entry in entries} == {(int(number), "part-1.jsonl")}
+    assert all(words in entry["reason"] for entry in entries)
+    assert not (tmp_path / "out" / "CURRENT.json").exists()
+    rows = Snapshot.read(summary["data"])
+    assert len(set(rows.ids)) == len(rows.ids) == summary["documents"]
+    assert poisoned["id"] not in rows.ids
+    where = [calm.snapshot.ids.index(name) for name in rows.ids]
+    assert Snapshot(rows.ids, calm.snapshot.vectors[where]).same_bits(rows)
+
+    # the same command without the poison: that shard and no other
+    before = committed(tmp_path / "out")
+    healed = embed(config, "run.max_attempts=2")
+    assert healed.rc == 0, healed.log
+    assert ": 1 shards to embed" in healed.log
+    assert before.items() <= committed(tmp_path / "out").items()
+    assert (healed.summary["quarantined_rows"], healed.summary["quarantined_shards"]) == (0, {})
+    assert Snapshot.read(healed.summary["data"]).same_bits(calm.snapshot)
+    assert not (run / "quarantine").exists() or not list((run / "quarantine").iterdir())
+
+
+def test_a_lost_node_is_charged_to_nobody(calm: Calm, tmp_path: Path) -> None:
+    """One attempt is all a shard has here: charged with the loss of its node, it would be quarantined.
+
+    Four shards on four replicas, so that each replica has one in flight and is alone to blame for it.
+    """
+    settings = ["run.max_attempts=1", "run.shard_bytes=48KiB", "cluster.replicas=4"]
+    with RayNode(2) as head, RayNode(2, head) as other:
+        with Driver(calm.configure(tmp_path), *settings, f"cluster.address={head.address}") as driver:
+            for number in range(4):
+                driver.replica(number)
+            time.sleep(0.2)
+            assert committed(tmp_path / "out") == {}, "the corpus is too short for this machine"
+            other.kill()
+            ended = driver.end()
+    assert ended.rc == 0, ended.log
+    assert len(re.findall(r"replica \d+ lost: ", ended.log)) == 2, ended.log
+    assert ended.summary["quarantined_shards"] == {}
+    assert Snapshot.read(ended.summary["data"]).ids == calm.snapshot.ids
