@@ -5,6 +5,7 @@ Results go to stdout (with --json exactly one JSON object), logs, progress and e
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -41,7 +42,8 @@ def embed(config: Config, overrides: Overrides = None, as_json: Json = False) ->
     from jobs.embed import embed_corpus
     from jobs.report import summary_text
 
-    summary = embed_corpus(load_config(config, overrides or ()))
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its workers; stdout is for the result
+        summary = embed_corpus(load_config(config, overrides or ()))
     _print(summary, as_json, summary_text)
     if not summary["published"]:
         raise typer.Exit(EXIT_REFUSED)
@@ -120,7 +122,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(error: ReembedError, status: int) -> None:
-    print(f"reembed: {error}", file=sys.stderr, flush=True)
+    one_line = str(error).replace("\n", " ")  # whatever names and values it quotes
+    print(f"reembed: {one_line}", file=sys.stderr, flush=True)
     raise SystemExit(status)
 
 

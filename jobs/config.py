@@ -23,7 +23,7 @@ class ClusterConfig(Section):
     """What to run on."""
 
     address: str = "auto"
-    """auto: this process's cluster (RAY_ADDRESS, or one started here), else a local Ray | local | ray://host:port | host:port."""
+    """auto: this process's cluster (RAY_ADDRESS, one started here), else a local Ray | local | ray://host | host:port."""
     replicas: Count | Auto = "auto"
     """Model replicas. auto: as many as the cluster's GPUs (or CPUs) can hold, re-read as the cluster grows."""
     gpus_per_replica: Annotated[float, Field(ge=0)] | Auto = "auto"

@@ -28,7 +28,7 @@ from jobs.signals import StopFlag, Stopped
 from jobs.sizing import ReplicaShape, replica_shape
 from workers.config import Pooling, Precision, VectorType
 from workers.documents import TOKENS_WINDOW_BYTES
-from workers.errors import ReembedError, RunAborted
+from workers.errors import ReembedError, RunAborted, TransientError
 from workers.settings import ReplicaSettings
 from workers.shard import Receipt
 
@@ -116,7 +116,10 @@ class _Session:
         return self._work.plus(self.scheduler.attempts, time.monotonic() - self._began, self.progress.replicas.values())
 
     def _store_status(self, snapshot: Mapping[str, Any], state: RunState = RunState.RUNNING) -> None:
-        self._run.write_status({**snapshot, "state": state.value}, self.spent())
+        try:
+            self._run.write_status({**snapshot, "state": state.value}, self.spent())
+        except TransientError as error:  # a status is for watching; what must not be lost is in the receipts
+            log.warning("status.json not written: %s", error)
 
     def _check(self) -> None:
         """Every turn of the loop: a signal, a lost lock, a cluster of another size."""

@@ -14,17 +14,20 @@ from typing import Any
 from jobs.config import RunConfig
 from jobs.run import Request, Run, find_resumable, plan_or_reopen
 from jobs.run_store import list_runs, read_summary
-from workers.config import LongText, Pooling
+from workers.config import LongText, Pooling, SourceFormat
 from workers.documents import TEXT
 from workers.errors import ObjectError
+from workers.formats import format_of
 from workers.output_schema import output_schema
 from workers.part_file import vector_bytes
 from workers.reader import read_windows
-from workers.storage import Store
+from workers.shard import ObjectSlice
+from workers.storage import Store, open_object
 from workers.tokenization import TextTokenizer
 
 SAMPLED_SHARDS = 8
 SAMPLED_DOCUMENTS = 256  # of each sampled shard
+HEAD_BYTES = 256 << 10  # read of a line object to see how long its records are
 ROW_OVERHEAD_BYTES = 48  # id, hash and counts of a row, compressed: measured on the Parquet files of short ids
 
 
@@ -66,6 +69,7 @@ def plan_text(report: dict[str, Any]) -> str:
     def known(value: object, unit: str) -> str:
         return f"{value} {unit}" if value is not None else "unknown before a first run has measured it"
 
+    cost = report["cost_usd"]
     rows = f"{'about ' if report['rows_estimated'] else ''}{report['rows']:,} rows"
     return "\n".join([
         f"plan: {report['action']}" + (f" {report['run_id']}" if report["run_id"] else ""),
@@ -73,7 +77,7 @@ def plan_text(report: dict[str, Any]) -> str:
         f"  shards      {report['shards']:,}",
         f"  tokens      about {report['estimated_tokens']:,}",
         f"  time        {known(report['replica_hours'], 'replica-hours')}",
-        f"  cost        {known(report['cost_usd'], 'USD') if report['replica_hours'] is not None else 'unknown'}",
+        f"  cost        {f'{cost} USD' if cost is not None else 'unknown: needs the time, and cost.gpu_hour_usd'}",
         f"  output      about {report['output_bytes']:,} bytes",
         f"  model       {report['model']['name']} {report['model']['pooling']} {report['model']['dim']}",
     ])  # fmt: skip
@@ -93,10 +97,25 @@ def _sample(run: Run) -> dict[str, int]:
         if texts:
             tokens = tokenizer.tokenize(texts)
             found["documents"] += len(texts)
-            found["bytes"] += sum(len(text.encode()) for text in texts)
+            found["bytes"] += round(len(texts) * _record_bytes(shard.slices[0], run, texts))
             found["tokens"] += int(tokens.offsets[-1])
             found["rows"] += len(tokens.document)
     return found
+
+
+def _record_bytes(piece: ObjectSlice, run: Run, texts: list[str]) -> float:
+    """Source bytes behind one document: of a line format the record's, keys and other columns included, else the text's.
+
+    Compressed lines count as the text's: their size is itself an estimate.
+    """
+    corpus = run.config.corpus
+    kind, compression = format_of(piece.uri, corpus.format)
+    if kind is SourceFormat.PARQUET or compression or corpus.text_unit == "file":
+        return sum(len(text.encode()) for text in texts) / len(texts)
+    with open_object(piece.uri, piece.size, piece.etag, corpus.storage_options, block=HEAD_BYTES) as stream:
+        stream.seek(piece.start)
+        head = stream.read(HEAD_BYTES)
+    return len(head) / max(1, head.count(b"\n"))
 
 
 def _scaled(part: int, sampled_bytes: int, text_bytes: int) -> int:

@@ -72,6 +72,10 @@ class RayNode:
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def holds(self, pid: int) -> bool:
+        """Whether a process belongs to this node."""
+        return _in_session(pid, self._process.pid)
+
     def wait_for_dashboard(self) -> None:
         """Until jobs may be submitted."""
         end = time.monotonic() + START_SECONDS
