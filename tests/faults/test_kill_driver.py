@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 import time
 from pathlib import Path
 
 import pytest
 import s3fs
 
-from tests.drivers import Driver, Snapshot, committed
+from tests.drivers import Driver, Snapshot, committed, embed
 from tests.faults.conftest import Calm
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SEED = 20260117
-KILLS = 3
 
 
 def _places(calm: Calm, folder: Path, bucket: str | None) -> Path:
@@ -34,7 +34,7 @@ def test_killed_at_random_and_resumed(place: str, calm: Calm, tmp_path: Path, re
     output = f"s3://{bucket}/out" if bucket else str(tmp_path / "out")
     chance = random.Random(f"{SEED} {place}")
     # one moment while everything still starts, the others at work: at so many receipts and a little later
-    moments = [0, *sorted(chance.sample(range(1, calm.shards * 3 // 5), KILLS - 1))]
+    moments = [0, *sorted(chance.sample(range(1, calm.shards * 3 // 5), 2))]
     print(f"seed {SEED} {place}: killed at receipts {moments}")
     standing: dict[str, bytes] = {}
     for moment in moments:
@@ -44,38 +44,26 @@ def test_killed_at_random_and_resumed(place: str, calm: Calm, tmp_path: Path, re
             driver.until(lambda: len(committed(output)) >= moment)  # noqa: B023 - called here and now
             time.sleep(chance.uniform(0, 0.3))
             assert driver.running, "the corpus is too short for this machine"
-            driver.kill()
+            if moment == moments[1]:  # as the kernel's out-of-memory killer does; else as a container that is lost
+                driver.send(signal.SIGKILL)
+            else:
+                driver.kill()
             now = committed(output)
             assert standing.items() <= now.items(), "a commit is never taken back or written again"
             standing = now
             assert driver.family_gone() == [], "a killed driver's Ray ends with it"
     assert 0 < len(standing) < calm.shards
 
-    with Driver(config) as driver:
-        ended = driver.end()
+    ended = embed(config)
     assert ended.rc == 0, ended.log
-    assert standing.items() <= committed(output).items()
     resumed = re.search(r"resuming \S+: (\d+) of (\d+) shards are done", ended.log)
     assert resumed, ended.log
     assert (int(resumed[1]), int(resumed[2])) == (len(standing), calm.shards)
     assert f"{calm.shards - len(standing)} shards to embed" in ended.log, "what is committed is not computed again"
+    assert standing.items() <= committed(output).items()
     summary = ended.summary
     assert (summary["published"], summary["documents"], summary["quarantined_rows"]) == (True, 640, 0)
-    assert summary["sessions"] >= KILLS
+    assert summary["sessions"] >= len(moments)
+    print(f"{summary['reembedded_rows']} documents embedded twice, {summary['adopted_shards']} shards adopted")
     assert 0 <= summary["reembedded_rows"] < 640
     assert Snapshot.read(summary["data"]).same_bits(calm.snapshot)
-
-
-def test_killed_alone(calm: Calm, tmp_path: Path) -> None:
-    """Only the driver's own process dies, as by the kernel's out-of-memory killer: its Ray must not stay behind."""
-    config = calm.configure(tmp_path)
-    with Driver(config) as driver:
-        driver.until(lambda: len(committed(tmp_path / "out")) >= 2)
-        replica = driver.replica(0)
-        assert replica in [process.pid for process in driver.family()]
-        driver.send(9)
-        assert driver.family_gone() == []
-    with Driver(config) as driver:
-        ended = driver.end()
-    assert ended.rc == 0, ended.log
-    assert Snapshot.read(ended.summary["data"]).same_bits(calm.snapshot)

@@ -32,8 +32,6 @@ from tests.conftest import ROOT, Cli, CliResult, S3Server
 from tests.workers.models import copy_model, edit_json
 from workers.errors import UsageError
 
-pytestmark = pytest.mark.slow
-
 BOUNDED_SECONDS = 30.0
 KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_REGION": "us-east-1"}
 BILLION_LAUGHS = "a: &a [x, x]\n" + "".join(
@@ -252,6 +250,7 @@ def silent_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_unreachable_endpoints(desk: Desk, silent_port: int) -> None:
     """Side by side: each of them mostly waits."""
     with socket.socket() as closed:
