@@ -113,17 +113,18 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("reembed").setLevel(os.environ.get("REEMBED_LOG", "INFO").upper())
     try:
         app(args=arguments, standalone_mode=True)
-    except UsageError as error:
-        _fail(error, EXIT_USAGE)
     except ReembedError as error:
-        _fail(error, getattr(error, "exit_status", EXIT_ABORTED))
+        status = EXIT_USAGE if isinstance(error, UsageError) else getattr(error, "exit_status", EXIT_ABORTED)
+        _fail(error, status, as_json="--json" in (sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
 
-def _fail(error: ReembedError, status: int) -> None:
+def _fail(error: ReembedError, status: int, *, as_json: bool) -> None:
     one_line = str(error).replace("\n", " ")  # whatever names and values it quotes
     print(f"reembed: {one_line}", file=sys.stderr, flush=True)
+    if as_json:
+        print(json.dumps({"error": one_line, "exit_status": status}), flush=True)
     raise SystemExit(status)
 
 

@@ -72,7 +72,6 @@ def _hear(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress
                 ledger.record_async(receipt)
                 progress.receipt(receipt)
         case Finished(replica, Failure() as failure):
-            log.warning(
-                "shard %d failed on replica %d (%s): %s", failure.shard, replica, failure.blame.value, failure.reason
-            )
+            named = f"{failure.object_uri}: {failure.reason}" if failure.object_uri else failure.reason
+            log.warning("shard %d failed on replica %d (%s): %s", failure.shard, replica, failure.blame.value, named)
             scheduler.on_failure(replica, failure, now)
