@@ -41,6 +41,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError  # noq
 
 log = logging.getLogger("reembed")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_INTERNAL = re.compile(r"^The actor died unexpectedly.*$|^\s*(class_name|actor_id|namespace): .*$", re.MULTILINE)
 
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
 CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
@@ -243,9 +244,16 @@ def _lost(replica: int, error: RayActorError, starting: bool) -> Lost:
     usage = next((line for line in text.splitlines() if "UsageError:" in line), None) if starting else None
     away = bool(getattr(error, "preempted", False)) or "node has died" in text or "node was terminated" in text.lower()
     failed_in_start = bool(getattr(error, "actor_init_failed", False))
-    reason = _last_line(error) if failed_in_start else " ".join(text.split())[-600:]  # of a traceback the last line tells
+    reason = _last_line(error) if failed_in_start else _death(text)  # of a traceback the last line tells
     refusal = UsageError(usage.partition("UsageError:")[2].strip()) if usage else None
     return Lost(replica, reason, charged=not away, starting=starting, error=refusal)
+
+
+def _death(text: str) -> str:
+    """Ray's story of a death: which process, how it ended; without internal names and general advice."""
+    story = text.partition("Some common causes include")
+    hint = "; killed, out of memory, or crashed: the node's Ray and kernel logs tell" if story[1] else ""
+    return (" ".join(_INTERNAL.sub("", story[0]).split()).rstrip(".") + hint)[-600:]
 
 
 def _first_line(error: BaseException) -> str:

@@ -64,7 +64,7 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
     quarantined: Mapping[int, str] = {}
-    work = run.work(ledger.totals(receipts).documents)
+    work = run.work()
     while True:
         if ledger.pending(run.shards, receipts) or run.record is None:
             from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
@@ -107,8 +107,8 @@ def _account(
         what = f"{lost:,} rows are" if lost is not None else f"an unknown number of rows ({accounting.unknown[0]}) is"
         where = run.store.uri_of(run.paths.quarantine)
         reasons.append(
-            f"{what} quarantined and run.max_quarantined_rows={limit}; see {where}; mend the source, "
-            "or raise the limit (-1: any) and run the same command again: what is done is not embedded twice"
+            f"{what} quarantined and run.max_quarantined_rows={limit}; see {where}; mend the source, which makes a new run, "
+            "or raise the limit (-1: any) and run the same command again: of an unchanged source nothing is embedded twice"
         )
     return build_summary(
         run_id=run.run_id,

@@ -76,8 +76,9 @@ class _Session:
             shard_seconds=config.run.shard_seconds,
             stall_seconds=config.run.stall_seconds,
         )
-        self.scheduler = Scheduler(pending, policy, replicas=shape.replicas, first_epoch=lock.generation * EPOCHS_PER_DRIVER)
-        self.progress = Progress(run.shards, receipts, self._store_status, self._began)
+        first_epoch = lock.generation * EPOCHS_PER_DRIVER
+        self.scheduler = Scheduler(pending, policy, replicas=shape.replicas, first_epoch=first_epoch)
+        self.progress = Progress(run.shards, receipts, self._store_status, self._began, first_epoch)
         self._pool = ReplicaPool(shape, _settings(run, shape))
         log.info(
             "run %s: %d shards to embed, %d replicas of %g GPU and %d CPU",
@@ -113,7 +114,10 @@ class _Session:
             self.progress.replica_stats(event.replica, event.stats)
 
     def spent(self) -> Work:
-        return self._work.plus(self.scheduler.attempts, time.monotonic() - self._began, self.progress.replicas.values())
+        """A killed driver's last seconds are in no status; what it finished it embedded all the same."""
+        known = max(self._work.documents_embedded, self.progress.documents_before)
+        work = dataclasses.replace(self._work, documents_embedded=known)
+        return work.plus(self.scheduler.attempts, time.monotonic() - self._began, self.progress.replicas.values())
 
     def _store_status(self, snapshot: Mapping[str, Any], state: RunState = RunState.RUNNING) -> None:
         try:

@@ -48,6 +48,7 @@ class Progress:
     Args:
         shards: all shards of the run; `done` of them were committed by an earlier driver.
         store_status: writes a snapshot to storage; called every STORE_SECONDS.
+        first_epoch: attempts of this driver have this epoch or a later one.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Progress:
         done: Mapping[int, Receipt],
         store_status: Callable[[dict[str, Any]], None],
         now: float,
+        first_epoch: int = 0,
     ) -> None:
         self._bytes = {shard.number: shard.text_bytes for shard in shards}
         self._total_bytes = sum(self._bytes.values())
@@ -65,6 +67,8 @@ class Progress:
         self._done = len(done)
         self._documents = sum(receipt.documents for receipt in done.values())
         self._quarantined_rows = sum(receipt.quarantined_rows for receipt in done.values())
+        self.documents_before = self._documents  # embedded by earlier drivers, for all we know
+        self._first_epoch = first_epoch
         self.quarantined_shards = 0
         self._replicas: dict[int, _ReplicaView] = {}
         self._samples: deque[tuple[float, int]] = deque()
@@ -89,6 +93,7 @@ class Progress:
         self._done += 1
         self._done_bytes += self._bytes[receipt.shard]
         self._documents += receipt.documents
+        self.documents_before += receipt.documents if receipt.epoch < self._first_epoch else 0
         self._quarantined_rows += receipt.quarantined_rows
 
     @property

@@ -59,6 +59,7 @@ def build_summary(
 
     `quarantined_rows_is_minimum`: an object that could not be read hides how many more there are.
     """
+    # at least: of what a killed driver embedded and did not finish, its last seconds are not known
     again = max(0, work.documents_embedded - totals.documents) if work.documents_embedded else 0
     hours = work.replica_seconds / 3600
     return {

@@ -149,16 +149,10 @@ class Run:
         create_run(self.store, record)
         self.record = record
 
-    def work(self, committed: int) -> Work:
-        """What earlier drivers spent, as far as their last status tells; this one counts as a session more.
-
-        A killed driver's last seconds are in no status, but what it `committed`, in documents, it has embedded.
-        """
+    def work(self) -> Work:
+        """What earlier drivers spent, as far as their last status tells; this one counts as a session more."""
         stored = (read_status(self.store, self.run_id) or {}).get("work")
-        work = Work(**stored) if stored else Work(sessions=0)
-        return dataclasses.replace(
-            work, sessions=work.sessions + 1, documents_embedded=max(work.documents_embedded, committed)
-        )
+        return dataclasses.replace(Work(**stored), sessions=stored["sessions"] + 1) if stored else Work()
 
     def write_status(self, status: Mapping[str, Any], work: Work) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")

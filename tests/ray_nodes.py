@@ -76,6 +76,11 @@ class RayNode:
         """Whether a process belongs to this node."""
         return _in_session(pid, self._process.pid)
 
+    @property
+    def session(self) -> Path:
+        """Where Ray keeps this head's files."""
+        return self._folder
+
     def wait_for_dashboard(self) -> None:
         """Until jobs may be submitted."""
         end = time.monotonic() + START_SECONDS

@@ -1,0 +1,66 @@
+"""`ray job submit`, as the README has it: the repository is the working_dir, the cluster runs the driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.verify import verify_snapshot
+from tests.drivers import ROOT, Snapshot
+from tests.ray_nodes import RayNode
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+QUICKSTART = ROOT / "configs" / "quickstart"
+
+
+def _submit(head: RayNode, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """The command of the README, with the address that it leaves to RAY_API_SERVER_ADDRESS."""
+    ray = Path(sys.executable).parent / "ray"
+    return subprocess.run(
+        [ray, "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.embed", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"RAY_API_SERVER_ADDRESS": head.dashboard, "RAY_AUTH_MODE": "token"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_submitted_twice(ray_head: RayNode, isolated_home: Path, tmp_path: Path) -> None:
+    """The second one finds nothing to do, and says so."""
+    # the quickstart writes to the home folder, which is the test's own here
+    first = _submit(ray_head, "configs/quickstart.yaml")
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+    assert "published   yes" in first.stdout
+    output = isolated_home / "reembed-quickstart"
+    current = json.loads((output / "CURRENT.json").read_text())
+    documents = [json.loads(line) for path in QUICKSTART.iterdir() for line in path.read_text().splitlines()]
+    assert Snapshot.read(current["data"]).ids == sorted(document["id"] for document in documents)
+    assert verify_snapshot(str(output), 0)["findings"] == []
+    (uploaded,) = (
+        path for path in ray_head.session.glob("session_2*/runtime_resources/working_dir_files/*") if path.is_dir()
+    )
+    assert (uploaded / "jobs" / "embed.py").exists()
+    names = {path.name for path in uploaded.iterdir()}
+    assert not names & {".git", ".venv", ".mypy_cache", ".pytest_cache"}, "environment or history were uploaded"
+    assert sum(path.stat().st_size for path in uploaded.rglob("*")) < 20e6
+
+    second = _submit(ray_head, "configs/quickstart.yaml")
+    assert second.returncode == 0, second.stdout[-3000:]
+    assert "(nothing to do)" in second.stdout
+    assert json.loads((output / "CURRENT.json").read_text()) == current
+
+
+def test_a_wrong_configuration_fails_the_job(ray_head: RayNode) -> None:
+    wrong = _submit(ray_head, "configs/quickstart.yaml", "model.poling=cls")
+    assert wrong.returncode != 0
+    assert "unknown key model.poling" in wrong.stdout
+    assert "Traceback" not in wrong.stdout
