@@ -49,7 +49,8 @@ def status_text(report: dict[str, Any]) -> str:
         f"run {report['run_id']}: {report['state']}, last word {report['updated'] or 'none yet'}",
         f"  shards      {shards['done']}/{shards['planned']} done, {shards.get('quarantined', 0)} quarantined",
         f"  documents   {report['documents']:,} committed, {report['quarantined_rows']:,} rows quarantined",
-        f"  speed       {report['tokens_per_second']:,.0f} tokens/s, ETA {report['eta_seconds']} s",
+        f"  speed       {report['tokens_per_second']:,.0f} tokens/s"
+        + (f", {report['eta_seconds']} s to go" if report["eta_seconds"] is not None else ""),
     ]
     lines += [
         f"  replica {view['replica']}   {view.get('node', '')} {view.get('device', '')} busy {view['busy']:.0%}"
