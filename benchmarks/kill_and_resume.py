@@ -69,7 +69,9 @@ def configuration(prefix: str, output: str, model: str, folder: Path) -> Path:
 def run(config: Path) -> dict[str, Any]:
     began = time.monotonic()
     done = subprocess.run([*EMBED, str(config), "--json"], stdout=subprocess.PIPE, check=False)
-    return {"exit": done.returncode, "wall_seconds": round(time.monotonic() - began, 1)} | json.loads(done.stdout)
+    summary = json.loads(done.stdout)
+    summary["model"]["name"] = Path(summary["model"]["name"]).name  # results name no machine's folders
+    return {"exit": done.returncode, "wall_seconds": round(time.monotonic() - began, 1)} | summary
 
 
 def run_under_fire(config: Path, kills: int, whole_seconds: float, chance: random.Random) -> dict[str, Any]:
