@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -32,8 +31,8 @@ import yaml
 from fsspec.core import url_to_fs
 
 from jobs.docstrings import Docstring, gather
+from tests.sessions import Session
 
-ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 240.0  # seconds for one run; several times what it takes, for machines that do other things as well
 _T = TypeVar("_T")
 
@@ -88,34 +87,20 @@ class Ended:
 class Driver:
     """`reembed embed CONFIG key=value … --json`, as a user or a scheduler starts it. Leaves no process behind."""
 
-    def __init__(
-        self, config: Path, *overrides: str, env: Mapping[str, str] | None = None, command: list[str] | None = None
-    ) -> None:
+    def __init__(self, config: Path, *overrides: str, env: Mapping[str, str] | None = None) -> None:
         self._mark = uuid.uuid4().hex
         self._stdout = config.with_name(f"{self._mark}.json")
         self._stderr = config.with_name(f"{self._mark}.log")
-        self._began = time.monotonic()
-        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
-            self._process = subprocess.Popen(
-                command or [sys.executable, "-m", "jobs.cli", "embed", str(config), *overrides, "--json"],
-                cwd=ROOT,  # Ray tells an existing cluster's workers where the driver imports from
-                env={**os.environ, **(env or {}), "REEMBED_TEST_MARK": self._mark},
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                start_new_session=True,
-            )
+        command = [sys.executable, "-m", "jobs.cli", "embed", str(config), *overrides, "--json"]
+        environment = {**os.environ, **(env or {}), "REEMBED_TEST_MARK": self._mark}
+        self._session = Session(command, environment, self._stdout, self._stderr)
+        self._process = self._session.process
 
     def __enter__(self) -> Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (self._process, *self.family()):
-            try:
-                process.kill()
-            except (psutil.NoSuchProcess, ProcessLookupError):
-                continue
-        self._process.wait()
+        self._session.kill()
 
     @property
     def pid(self) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from tests.drivers import ROOT, Driver, Snapshot, committed, embed
+from tests.drivers import Driver, Snapshot, committed, embed
 from tests.faults.conftest import Calm
 from tests.ray_nodes import RayNode
+from tests.sessions import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

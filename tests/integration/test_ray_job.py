@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from jobs.verify import verify_snapshot
-from tests.drivers import ROOT, Snapshot
+from tests.drivers import Snapshot
 from tests.ray_nodes import RayNode
+from tests.sessions import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -1,0 +1,74 @@
+"""Processes that end with the tests, however the tests end.
+
+A command is started in a session of its own. Whatever it starts stays in that session, also what gets another process group
+or another parent, and is found by the session's id. A guard, `python -m tests.sessions PID`, reads from a pipe that breaks
+when pytest is gone, be it by SIGKILL, and then ends the session.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Session:
+    """A running command and its guard."""
+
+    def __init__(self, command: list[str], env: Mapping[str, str], stdout: Path, stderr: Path | None = None) -> None:
+        """Start it in the repository's root; without `stderr` both streams go to `stdout`."""
+        with stdout.open("wb") as out, (stderr or stdout).open("ab") as err:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+            )
+        self._guard = subprocess.Popen(
+            [sys.executable, "-m", "tests.sessions", str(self.process.pid)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def holds(self, pid: int) -> bool:
+        """Whether a process belongs to it."""
+        return _in_session(pid, self.process.pid)
+
+    def kill(self) -> None:
+        """SIGKILL to all of it, then to the guard."""
+        _kill(self.process.pid, self.process)
+        self.process.wait()
+        self._guard.kill()
+        with self._guard:
+            pass
+
+
+def _kill(session: int, leader: subprocess.Popen[bytes] | None = None) -> None:
+    """Until nothing is left: what is just being started is met the next time round."""
+    while left := [pid for pid in psutil.pids() if _in_session(pid, session)]:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if leader is not None:
+            leader.poll()
+        time.sleep(0.05)
+
+
+def _in_session(pid: int, session: int) -> bool:
+    """Those that have ended do not count, whether or not somebody has collected them."""
+    try:
+        return os.getsid(pid) == session and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+
+
+if __name__ == "__main__":
+    sys.stdin.buffer.read()
+    _kill(int(sys.argv[1]))
