@@ -1,4 +1,4 @@
-"""Real Ray nodes on this machine, each a process group of its own: `ray start --block`, ended by pid, never by name.
+"""Real Ray nodes on this machine, each a session of its own: `ray start --block`, ended by pid, never by name.
 
 Every port is chosen here and the session folder is one of our own, so that nodes do not meet those of other people; a file
 that Ray leaves for `address=auto` lies in that folder too.
@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
+from tests.sessions import Session
 
 AGENT_PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
 START_SECONDS = 120.0
@@ -41,8 +39,8 @@ class RayNode:
         # Unix sockets lie below it: their paths must stay shorter than pytest's folders allow
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         gcs, dashboard, client, *agents = _free_ports(7)
-        self.address = head.address if head else f"127.0.0.1:{gcs}"
-        self.dashboard = head.dashboard if head else f"http://127.0.0.1:{dashboard}"
+        self.address: str = head.address if head else f"127.0.0.1:{gcs}"
+        self.dashboard: str = head.dashboard if head else f"http://127.0.0.1:{dashboard}"
         options: dict[str, object] = {"num-cpus": cpus, "num-gpus": 0, "object-store-memory": 100_000_000}
         options |= dict(zip(AGENT_PORTS, agents, strict=True))
         if head:
@@ -53,16 +51,9 @@ class RayNode:
         flags = ["--block", "--disable-usage-stats", *([] if head else ["--head"])]
         command = [_BIN / "ray", "start", *flags, *(f"--{name}={value}" for name, value in options.items())]
         self._log = self._folder / "start.log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                list(map(str, command)),
-                # `python` in a job's entry point is this environment's, as on a cluster whose image holds it
-                env=os.environ | HEALTH | TOKEN | {"PATH": f"{_BIN}:{os.environ['PATH']}"},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        # `python` in a job's entry point is this environment's, as on a cluster whose image holds it
+        env = os.environ | HEALTH | TOKEN | {"PATH": f"{_BIN}:{os.environ['PATH']}"}
+        self._session = Session(list(map(str, command)), env, self._log)
         self._wait("Ray runtime started")
 
     def __enter__(self) -> RayNode:
@@ -74,10 +65,10 @@ class RayNode:
 
     def holds(self, pid: int) -> bool:
         """Whether a process belongs to this node."""
-        return _in_session(pid, self._process.pid)
+        return self._session.holds(pid)
 
     @property
-    def session(self) -> Path:
+    def folder(self) -> Path:
         """Where Ray keeps this head's files."""
         return self._folder
 
@@ -96,29 +87,15 @@ class RayNode:
 
     def kill(self) -> None:
         """SIGKILL to everything of this node: what a power cut does."""
-        while session := [pid for pid in psutil.pids() if _in_session(pid, self._process.pid)]:
-            for pid in session:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self._process.poll()
-            time.sleep(0.05)
-        self._process.wait()
+        self._session.kill()
 
     def _wait(self, text: str) -> None:
         end = time.monotonic() + START_SECONDS
         while text not in self._log.read_text():
-            if self._process.poll() is not None or time.monotonic() > end:
+            if self._session.process.poll() is not None or time.monotonic() > end:
                 self.kill()
                 raise RuntimeError(f"ray start did not come up:\n{self._log.read_text()[-3000:]}")
             time.sleep(0.1)
-
-
-def _in_session(pid: int, session: int) -> bool:
-    """Workers have process groups of their own, but stay in the session. Those that have ended do not count."""
-    try:
-        return os.getsid(pid) == session and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        return False
 
 
 def _free_ports(count: int) -> list[int]:

@@ -47,7 +47,7 @@ def test_submitted_twice(ray_head: RayNode, isolated_home: Path, tmp_path: Path)
     assert Snapshot.read(current["data"]).ids == sorted(document["id"] for document in documents)
     assert verify_snapshot(str(output), 0)["findings"] == []
     (uploaded,) = (
-        path for path in ray_head.session.glob("session_2*/runtime_resources/working_dir_files/*") if path.is_dir()
+        path for path in ray_head.folder.glob("session_2*/runtime_resources/working_dir_files/*") if path.is_dir()
     )
     assert (uploaded / "jobs" / "embed.py").exists()
     names = {path.name for path in uploaded.iterdir()}
