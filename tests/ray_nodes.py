@@ -21,12 +21,6 @@ from tests.sessions import Session
 
 AGENT_PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
 START_SECONDS = 120.0
-# A lost node is noticed after two seconds, not after fifteen.
-HEALTH = {
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_failure_threshold": "3",
-}
 # A head takes the token that lies in the home folder without being told, a node that joins does not.
 TOKEN = {"RAY_AUTH_MODE": "token"}
 _BIN = Path(sys.executable).parent  # not resolved: the environment's own folder
@@ -52,7 +46,7 @@ class RayNode:
         command = [_BIN / "ray", "start", *flags, *(f"--{name}={value}" for name, value in options.items())]
         self._log = self._folder / "start.log"
         # `python` in a job's entry point is this environment's, as on a cluster whose image holds it
-        env = os.environ | HEALTH | TOKEN | {"PATH": f"{_BIN}:{os.environ['PATH']}"}
+        env = os.environ | TOKEN | {"PATH": f"{_BIN}:{os.environ['PATH']}"}
         self._session = Session(list(map(str, command)), env, self._log)
         self._wait("Ray runtime started")
 
