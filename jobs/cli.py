@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -128,5 +128,26 @@ def _fail(error: ReembedError, status: int, *, as_json: bool) -> None:
     raise SystemExit(status)
 
 
+def run(arguments: list[str] | None = None) -> NoReturn:
+    """`main`, and then the end of the process at once: everything is flushed and closed by now.
+
+    The ordinary way out runs the C++ libraries' destructors, where pool threads that are just waking abort the process
+    ("terminate called without an active exception", exit 134), once in some hundred runs, after all the work was done.
+    """
+    status: object = 0
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    except BaseException:  # noqa: BLE001 - a defect: shown in full, as the interpreter would
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed at the other end
+            stream.flush()
+    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
+
+
 if __name__ == "__main__":
-    main()
+    run()

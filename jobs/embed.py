@@ -128,6 +128,6 @@ def _account(
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import run
 
-    main(["embed", *sys.argv[1:]])
+    run(["embed", *sys.argv[1:]])
