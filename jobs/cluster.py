@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import workers
 from jobs.config import ClusterConfig
 from jobs.events import Event, Finished, Lost, Ready, Stats
 from jobs.policy import Command, Dispatch, StartReplica, StopReplica
-from jobs.signals import Stopped, deadline
+from jobs.signals import deadline, handlers_kept
 from jobs.sizing import ReplicaShape
 from workers.errors import RunAborted, UsageError
 from workers.settings import ReplicaSettings
@@ -75,7 +74,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     """Connect to Ray for the length of the block.
 
     Raises:
-        UsageError: there is no cluster at the address. Stopped: SIGTERM came meanwhile.
+        UsageError: there is no cluster at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -84,7 +83,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     joining = arguments | ({} if os.environ.get(IN_A_JOB) else {"runtime_env": {"py_modules": _code()}})
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     try:
-        with deadline(CONNECT_SECONDS):
+        with deadline(CONNECT_SECONDS), handlers_kept():
             if config.address == "local":
                 ray.init(address="local", **own, **arguments)
             elif config.address != "auto":
@@ -98,8 +97,6 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             f"cluster.address={config.address}: no Ray cluster there, or it wants another token than ours (RAY_AUTH_TOKEN, "
             f"~/.ray/auth_token): {_first_line(error)}"
         ) from None
-    except SystemExit:  # what Ray's own handler makes of SIGTERM
-        raise Stopped(signal.SIGTERM) from None
     try:
         yield
     finally:

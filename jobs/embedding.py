@@ -51,6 +51,7 @@ def embed_pending(
     """
     with connected(run.config.cluster):
         stop.install()
+        stop.check()
         shape = replica_shape(run.config.cluster, cluster_resources())
         if run.record is None:
             _begin(run, shape, stop)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from workers.errors import RunAborted
 
@@ -31,7 +32,7 @@ class StopFlag:
         self.number: int | None = None
 
     def install(self) -> None:
-        """Receive SIGTERM and SIGINT from here on; once more after ray.init, which puts its own handler in place of ours."""
+        """Receive SIGTERM and SIGINT from here on. Once more after ray.init: its C++ side prints stack traces on SIGTERM."""
         if threading.current_thread() is threading.main_thread():  # elsewhere we are a library: signals are the caller's
             for number in SIGNALS:
                 signal.signal(number, self.handle)
@@ -54,6 +55,25 @@ def _give_up(number: int) -> None:
     """Storage or Ray did not let go in time. What is committed stays committed, the lock is found stale."""
     print("reembed: stopped without tidying up: storage or Ray did not answer in time", file=sys.stderr, flush=True)
     os._exit(128 + number)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Inside the block nobody takes SIGTERM or SIGINT from us: ray.init would, with no way to tell it not to.
+
+    Its handler raises SystemExit wherever the main thread happens to be. Inside a destructor or a lock of `logging` that is
+    swallowed: the signal is lost, the lock stays taken, and the driver hangs for ever.
+    """
+    install = signal.signal
+
+    def refuse(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number in SIGNALS else install(number, handler)
+
+    signal.signal = refuse  # type: ignore[assignment] # as Ray calls it
+    try:
+        yield
+    finally:
+        signal.signal = install
 
 
 @contextmanager

@@ -141,9 +141,9 @@ class Driver:
         os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
-    def send(self, number: int) -> Ended:
-        """Send the driver alone a signal; waits for its end."""
-        os.kill(self.pid, number)
+    def send(self, number: int, *, group: bool = False) -> Ended:
+        """Send the driver alone a signal, or its whole process group as a terminal does; waits for its end."""
+        (os.killpg if group else os.kill)(self.pid, number)
         return self.end()
 
     def end(self, seconds: float = PATIENCE) -> Ended:
