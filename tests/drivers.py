@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 
 @functools.cache
 def _gathered() -> list[Docstring]:
-    return gather(640)
+    return gather(320)
 
 
 def docstrings_corpus(folder: Path, documents: int, objects: int = 3) -> list[str]:

@@ -26,10 +26,10 @@ class Calm:
 
 @pytest.fixture(scope="session")
 def calm(tmp_path_factory: pytest.TempPathFactory, isolated_home: Path, minilm: Path) -> Calm:
-    """640 docstrings in some thirty shards, by two replicas of a local Ray."""
+    """320 docstrings in some thirty shards, by two replicas of a local Ray."""
     folder = tmp_path_factory.mktemp("calm")
-    ids = docstrings_corpus(folder / "corpus", 640)
-    run: dict[str, str | int] = {"shard_bytes": "8KiB"}
+    ids = docstrings_corpus(folder / "corpus", 320)
+    run: dict[str, str | int] = {"shard_bytes": "4KiB"}
     ended = embed(configure(folder / "run.yaml", folder / "corpus", folder / "out", minilm, **run))
     assert ended.rc == 0, ended.log
     snapshot = Snapshot.read(ended.summary["data"])

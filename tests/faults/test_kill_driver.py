@@ -62,8 +62,8 @@ def test_killed_at_random_and_resumed(place: str, calm: Calm, tmp_path: Path, re
     assert f"{calm.shards - len(standing)} shards to embed" in ended.log, "what is committed is not computed again"
     assert standing.items() <= committed(output).items()
     summary = ended.summary
-    assert (summary["published"], summary["documents"], summary["quarantined_rows"]) == (True, 640, 0)
+    assert (summary["published"], summary["documents"], summary["quarantined_rows"]) == (True, 320, 0)
     assert summary["sessions"] >= len(moments)
     print(f"{summary['reembedded_rows']} documents embedded twice, {summary['adopted_shards']} shards adopted")
-    assert 0 <= summary["reembedded_rows"] < 640
+    assert 0 <= summary["reembedded_rows"] < 320
     assert Snapshot.read(summary["data"]).same_bits(calm.snapshot)

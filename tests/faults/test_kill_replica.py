@@ -91,7 +91,7 @@ def test_a_lost_node_is_charged_to_nobody(calm: Calm, tmp_path: Path) -> None:
     ready, has just this one in flight: its death could be charged to nothing else.
     """
     config = calm.configure(tmp_path)
-    settings = ["run.max_attempts=1", "run.shard_bytes=160KiB"]
+    settings = ["run.max_attempts=1", "run.shard_bytes=80KiB"]
     with (
         RayNode(1) as head,
         RayNode(1, head) as other,

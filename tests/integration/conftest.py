@@ -30,9 +30,9 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """640 docstrings in three objects: long enough to be disturbed."""
+    """320 docstrings in three objects: long enough to be disturbed."""
     folder = tmp_path_factory.mktemp("corpus") / "corpus"
-    return folder, docstrings_corpus(folder, 640)
+    return folder, docstrings_corpus(folder, 320)
 
 
 @pytest.fixture(scope="session")

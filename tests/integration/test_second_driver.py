@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import time
@@ -20,11 +21,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 Corpus = tuple[Path, list[str]]
 
 
+def _all(pids: list[int], number: int) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
 def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path, ray_head: RayNode, cli: Cli) -> None:
     output = tmp_path / "out"
-    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=ray_head.address, shard_bytes="8KiB")
+    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=ray_head.address, shard_bytes="4KiB")
     with Driver(config) as first:
         first.until(lambda: committed(output))
+        replicas = [first.replica(number) for number in (0, 1)]
+        _all(replicas, signal.SIGSTOP)  # so that the run lasts, however fast the machine
         # the same command, and one with other settings: they would write below the same output
         for overrides in ([], ["model.pooling=cls"]):
             runs = sorted(path.name for path in (output / "runs").iterdir())
@@ -39,6 +47,7 @@ def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path
             assert socket.gethostname() in message
             assert "Traceback" not in second.stderr
             assert sorted(path.name for path in (output / "runs").iterdir()) == runs
+        _all(replicas, signal.SIGCONT)
         status = cli("status", output, "--json").json()
         assert status["state"] == "running"
         assert 0 < status["shards"]["done"] <= status["shards"]["planned"]
@@ -52,7 +61,7 @@ def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path
 def test_stopped_by_signals_and_resumed(corpus: Corpus, tmp_path: Path, minilm: Path, cli: Cli) -> None:
     """`ray job stop` sends SIGTERM and leaves three seconds; Ctrl-C in a terminal goes to the local Ray as well."""
     output = tmp_path / "out"
-    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, shard_bytes="8KiB")
+    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, shard_bytes="4KiB")
     done = 0
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         with Driver(config) as driver:
