@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.config import LongText, ModelConfig, Precision
-from workers.encoder import Encoder
+from workers.engine.encoder import Encoder
+from workers.engine.golden import GOLDEN_TEXTS
 from workers.errors import UsageError
 from workers.model_files import resolve_model
 from workers.model_layout import read_layout
@@ -42,7 +43,8 @@ class Embedder:
             recipe, prompt=recipe.query_prompt if query else recipe.prompt, long_text=long_text or recipe.long_text
         )
         self._tokenizer = TextTokenizer(files.folder, recipe)
-        self._encoder = Encoder(files, recipe, Precision(stamp.precision), config.batch_tokens, None)
+        golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
+        self._encoder = Encoder(files, recipe, golden, Precision(stamp.precision), config.batch_tokens, None)
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """For each text its vectors [n, dim]: one, or one a chunk, or one a token."""

@@ -21,7 +21,7 @@ from workers.model_files import TRANSFORMER_CONFIGS, ModelFiles, read_json, read
 from workers.model_head import ModuleSpec, read_head, weight_names
 
 _LAYER_POOLINGS = (Pooling.POOLER, Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT)  # read the transformer itself
-_OFFSET_POSITIONS = frozenset({
+OFFSET_POSITIONS = frozenset({
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "ibert", "longformer",
     "luke", "markuplm", "mpnet", "xmod", "lilt",
 })  # fmt: skip  # families that number positions from padding_idx + 1, which costs that many of the table
@@ -167,7 +167,7 @@ def _transformer_settings(transformer: Path, shown: str) -> dict[str, Any]:
 def _max_tokens(transformer: Path, model: dict[str, Any], settings: dict[str, Any], config: ModelConfig, shown: str) -> int:
     positions = model.get("max_position_embeddings")
     limit = positions if isinstance(positions, int) and positions > 0 else None
-    if limit is not None and model.get("model_type") in _OFFSET_POSITIONS:
+    if limit is not None and model.get("model_type") in OFFSET_POSITIONS:
         padding = model.get("pad_token_id")
         limit -= (padding if isinstance(padding, int) else 1) + 1
     if config.max_tokens != "auto":

@@ -25,7 +25,7 @@ import numpy as np
 
 from workers.config import Precision
 from workers.documents import TEXT, DocumentWindow
-from workers.encoder import Encoder
+from workers.engine.encoder import Encoder
 from workers.errors import ObjectError, ReplicaError, TransientError, UsageError
 from workers.model_files import resolve_model
 from workers.model_layout import read_layout

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from workers.config import ModelConfig
-from workers.encoder import Encoder
+from workers.config import ModelConfig, Precision
+from workers.engine.encoder import Encoder
+from workers.engine.golden import GOLDEN_TEXTS
 from workers.model_files import ModelFiles, resolve_model
 from workers.model_layout import EmbeddingRecipe, read_layout
 from workers.tokenization import TextTokenizer
@@ -62,5 +63,8 @@ def build(folder: Path, batch_tokens: int = 512, **settings: Any) -> tuple[TextT
 
     One thread: on so little work more of them only wait for each other.
     """
+    precision = Precision(settings.pop("precision", "float32"))
     files, recipe = layout(folder, **settings)
-    return TextTokenizer(files.folder, recipe), Encoder(files, recipe, batch_tokens=batch_tokens, threads=1)
+    tokenizer = TextTokenizer(files.folder, recipe)
+    golden = tokenizer.tokenize(GOLDEN_TEXTS)
+    return tokenizer, Encoder(files, recipe, golden, precision, batch_tokens=batch_tokens, threads=1)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from workers.config import Pooling
-from workers.pooling import HiddenStates, pool
+from workers.engine.pooling import HiddenStates, pool
 
 LENGTHS = (1, 4, 7)
 

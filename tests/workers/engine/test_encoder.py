@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.workers.models import TEXTS, build, copy_model, edit_json, layout
 from workers.config import Pooling, Precision
-from workers.encoder import Encoder
+from workers.engine.encoder import Encoder
 from workers.errors import ReplicaError, UsageError
 from workers.token_records import TokenizedTexts
 from workers.tokenization import TextTokenizer
@@ -301,6 +301,6 @@ def test_cuda_agrees_with_cpu(minilm: Path, monkeypatch: pytest.MonkeyPatch, pre
 
 
 def test_every_pooling_has_an_implementation() -> None:
-    from workers.pooling import _POOLINGS
+    from workers.engine.pooling import _POOLINGS
 
     assert set(_POOLINGS) == set(Pooling) - {Pooling.AUTO, Pooling.TOKENS}

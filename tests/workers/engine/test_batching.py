@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.batching import padded_tokens, plan_batches
+from workers.engine.batching import padded_tokens, plan_batches
 
 
 @given(st.lists(st.integers(1, 600), max_size=200), st.integers(1, 3000))

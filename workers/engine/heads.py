@@ -3,7 +3,7 @@
 The library is imported only when a layout has such a module (the import takes seconds). Weights are safetensors, which
 model_files has checked; everything runs in float32. Knows nothing of batches or pooling modes.
 
-Shapes: B sequences, T positions (padded), D components.
+Shapes: B sequences, T tokens of the batch end to end, D components.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
 
 from workers.errors import UsageError
 from workers.model_head import ModuleSpec
@@ -28,14 +31,25 @@ class Heads:
         """Raises: UsageError when a module's files do not fit its configuration."""
         self._modules = [_load(folder, spec).to(device).eval() if spec.kind != "Normalize" else None for spec in specs]
 
-    def on_tokens(self, tokens_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D']; positions beyond a sequence's length hold no meaning afterwards either."""
+    def to(self, device: torch.device) -> None:
+        """Move the modules."""
+        for module in self._modules:
+            if module is not None:
+                module.to(device)
+
+    def on_tokens(self, tokens_TD: Tensor, lengths_B: NDArray[np.int64]) -> Tensor:
+        """[T, D] -> [T, D'] of sequences end to end; padded in between, which is what these modules take."""
+        if not self._modules:
+            return tokens_TD
+        lengths = torch.from_numpy(lengths_B)
+        states = pad_sequence(list(tokens_TD.split(lengths_B.tolist())), batch_first=True)
         for module in self._modules:
             if module is None:
-                tokens_BTD = normalize(tokens_BTD, dim=-1)
+                states = normalize(states, dim=-1)
             else:
-                tokens_BTD = module({_TOKENS: tokens_BTD, "sentence_lengths": lengths_B})[_TOKENS]
-        return tokens_BTD
+                states = module({_TOKENS: states, "sentence_lengths": lengths})[_TOKENS]
+        real_BT = torch.arange(states.shape[1]) < lengths[:, None]
+        return states[real_BT.to(states.device)]
 
     def on_vectors(self, vectors_BD: Tensor) -> Tensor:
         """[B, D] -> [B, D']."""

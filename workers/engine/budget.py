@@ -1,0 +1,67 @@
+"""How many tokens a batch may hold, where the configuration leaves it open.
+
+On a CPU a fixed figure: its matrix products are as fast at 1,000 tokens as at 8,000 (benchmarks/encoder.py), and what is larger
+leaves the caches. On CUDA a short sweep: the smallest budget within a few percent of the fastest, as far as memory goes.
+The first replica of a run settles it for all, so that every attempt at a shard cuts the same batches.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from workers.engine.forward import Forward
+from workers.engine.packing import PackedBatch, pack
+from workers.token_records import TokenizedTexts, ranges
+
+CPU_TOKENS = 2048
+CUDA_TOKENS = (16384, 32768, 65536, 131072)
+_NEARLY = 0.97  # of the best rate is good enough for the smaller budget
+_ROUNDS = 3
+
+
+def starting_budget(forward: Forward, golden: TokenizedTexts, device: torch.device) -> int:
+    return sweep(forward, golden, device, CUDA_TOKENS) if device.type == "cuda" else CPU_TOKENS
+
+
+@torch.inference_mode()
+def sweep(forward: Forward, golden: TokenizedTexts, device: torch.device, budgets: tuple[int, ...]) -> int:
+    """The smallest of these budgets (ascending) that is nearly as fast as the fastest; the first that fits at least."""
+    rates: dict[int, float] = {}
+    for budget in budgets:
+        try:
+            batch = _of_size(golden, budget, device)
+            seconds = [_timed(forward, batch, device) for _ in range(_ROUNDS + 1)][1:]  # the first warms up
+        except torch.OutOfMemoryError:
+            break
+        rates[budget] = batch.tokens / min(seconds)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    best = max(rates.values(), default=0.0)
+    return next((budget for budget, rate in rates.items() if rate >= _NEARLY * best), budgets[0] // 2)
+
+
+def _timed(forward: Forward, batch: PackedBatch, device: torch.device) -> float:
+    began = time.perf_counter()
+    forward(batch, layers=False)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def _of_size(golden: TokenizedTexts, budget: int, device: torch.device) -> PackedBatch:
+    """Golden sequences again and again, longest first, up to `budget` tokens."""
+    rows = np.flatnonzero(golden.lengths)
+    repeats = -(-budget // int(golden.lengths[rows].sum()))
+    lengths = np.tile(golden.lengths[rows], repeats)
+    starts = np.tile(golden.offsets[rows], repeats)
+    order = np.argsort(-lengths, kind="stable")
+    order = order[: max(int(np.searchsorted(np.cumsum(lengths[order]), budget, side="right")), 1)]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])])
+    many = TokenizedTexts(
+        golden.input_ids[ranges(starts[order], lengths[order])], offsets, np.arange(len(order), dtype=np.int32),
+        None, None, np.zeros(len(order), np.bool_), lengths[order].astype(np.int32), 0,
+    )  # fmt: skip
+    return pack(many, np.arange(len(order)), device)

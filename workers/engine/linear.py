@@ -1,0 +1,94 @@
+"""Matrix products of a CPU's transformer layer with what follows fused in: bias, GELU, the residual. oneDNN, from torch.
+
+    Linear         float32 or bfloat16, weights laid out once for the processor
+    QuantizedLinear  8-bit weights (a scale a row) and activations (one scale, one zero point), sums in 32 bits
+
+    y = x W' + b              layer(x)
+    y = gelu(x W' + b)        layer(x, activation="gelu")
+    y = x W' + b + residual   layer(x, residual=r)
+
+The operators are those that torch's own compiler calls; going to them directly costs no compilation. Shapes: T tokens, I
+inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TYPICAL_TOKENS = 2048  # rows that the weights' layout is chosen for; others work as well
+_LEVELS = 127
+ACTIVATIONS = {"none": "", "gelu": "none", "gelu_tanh": "tanh", "relu": ""}  # name -> oneDNN's algorithm
+
+
+class Linear:
+    """W [O, I] and b [O] in float32; computes in `dtype`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), TYPICAL_TOKENS)
+        self._bias = bias.to(dtype)
+
+    def __call__(self, x_TI: Tensor, *, activation: str = "none", residual: Tensor | None = None) -> Tensor:
+        """[T, O]."""
+        run: Any = torch.ops.mkldnn._linear_pointwise
+        if residual is not None:
+            return run.binary(x_TI, residual, self._weight, self._bias, "add")  # type: ignore[no-any-return]
+        kind = activation.partition("_")[0]
+        return run(x_TI, self._weight, self._bias, kind, [], ACTIVATIONS[activation])  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationRange:
+    """Smallest and largest value of each input channel [I], seen over calibration texts."""
+
+    least_I: Tensor
+    most_I: Tensor
+
+
+class QuantizedLinear:
+    """W [O, I] and b [O] in float32, quantised for inputs of a known range; answers bfloat16, or what `quantized_for` wants.
+
+    `smooth` moves range from the activations' loud channels into their weights before both are rounded (SmoothQuant,
+    arXiv:2211.10438, alpha 0.5).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, seen: ActivationRange, *, smooth: bool) -> None:
+        weight, least, most = weight.float(), seen.least_I.float(), seen.most_I.float()
+        self.smoothing_I: Tensor | None = None
+        if smooth:
+            loud_I = torch.maximum(least.abs(), most.abs()).clamp(min=1e-6)
+            share_I = (weight.abs().amax(0).clamp(min=1e-6) / loud_I).sqrt()
+            weight, least, most, self.smoothing_I = weight / share_I, least * share_I, most * share_I, share_I.to(torch.bfloat16)
+        low, high = min(float(least.min()), 0.0), max(float(most.max()), 1e-6)
+        self.scale = (high - low) / 255
+        self.zero = round(-low / self.scale)
+        self._scales_O = weight.abs().amax(1).clamp(min=1e-12) / _LEVELS
+        rounded = torch.round(weight / self._scales_O[:, None]).clamp(-_LEVELS, _LEVELS).to(torch.int8)
+        self._weight = torch.ops.onednn.qlinear_prepack(rounded, [TYPICAL_TOKENS, weight.shape[1]])
+        self._zeros_O = torch.zeros(len(self._scales_O), dtype=torch.int64)
+        self._bias = bias.float()
+
+    def quantize(self, x_TI: Tensor) -> Tensor:
+        """uint8 [T, I]."""
+        x_TI = x_TI if self.smoothing_I is None else x_TI * self.smoothing_I
+        return torch.quantize_per_tensor(x_TI.float(), self.scale, self.zero, torch.quint8).int_repr()
+
+    def __call__(
+        self, x_TI: Tensor, *, activation: str = "none", residual: Tensor | None = None,
+        quantized_for: QuantizedLinear | None = None,
+    ) -> Tensor:  # fmt: skip
+        """[T, O] bfloat16, or uint8 ready for the layer `quantized_for`; `x_TI` is what `quantize` gave, `residual` bfloat16."""
+        run: Any = torch.ops.onednn.qlinear_pointwise
+        ours = (x_TI, self.scale, self.zero, self._weight, self._scales_O, self._zeros_O)
+        if residual is not None:
+            return run.binary(  # type: ignore[no-any-return]
+                *ours, residual, self._bias, 1.0, 0, torch.bfloat16, 1.0, 0, "add", 1.0, "none", [], ""
+            )
+        scale, zero, dtype = 1.0, 0, torch.bfloat16
+        if quantized_for is not None:
+            scale, zero, dtype = quantized_for.scale, quantized_for.zero, torch.uint8
+        kind, algorithm = activation.partition("_")[0], ACTIVATIONS[activation]
+        return run(*ours, self._bias, scale, zero, dtype, kind, [], algorithm)  # type: ignore[no-any-return]
