@@ -25,8 +25,8 @@ from jobs.events import Event, Finished, Lost, Ready, Stats
 from jobs.policy import Command, Dispatch, StartReplica, StopReplica
 from jobs.signals import deadline, handlers_kept
 from jobs.sizing import ReplicaShape
-from workers.errors import RunAborted, UsageError
-from workers.settings import ReplicaSettings
+from workers.errors import ReembedError, RunAborted, UsageError
+from workers.settings import ReplicaSettings, Settled
 from workers.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
 
 # Ray settles when it is imported whether it presents a token. One that is at hand is presented: a cluster without
@@ -56,7 +56,9 @@ class _ReplicaActor:
 
         self._replica = Replica(settings, name)
 
-    def ready(self) -> dict[str, Any]:
+    def ready(self, settled: Settled | None) -> dict[str, Any]:
+        if settled is not None:
+            self._replica.settle(settled)
         return self._replica.facts()
 
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
@@ -92,7 +94,9 @@ def connected(config: ClusterConfig) -> Iterator[None]:
                 ray.init(**joining)
             else:
                 _join_or_start(own | arguments, joining)
-    except (ConnectionError, RayError, ValueError, RuntimeError, TimeoutError) as error:
+    except Exception as error:
+        if isinstance(error, ReembedError):
+            raise
         raise UsageError(
             f"cluster.address={config.address}: no Ray cluster there, or it wants another token than ours (RAY_AUTH_TOKEN, "
             f"~/.ray/auth_token): {_first_line(error)}"
@@ -129,6 +133,7 @@ class ReplicaPool:
 
     def __init__(self, shape: ReplicaShape, settings: ReplicaSettings) -> None:
         self._settings = settings
+        self._settled: Settled | None = None  # None: replicas may load, and tell what they can do, but get no shard
         # two calls in flight (one embeds, the next is read) and a third thread that answers `stats` meanwhile
         self._actor_class = ray.remote(_ReplicaActor).options(
             num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0, max_task_retries=0, max_concurrency=4
@@ -142,14 +147,20 @@ class ReplicaPool:
         """Carry out one command of the scheduler; returns at once."""
         match command:
             case StartReplica(replica):
-                actor = self._actor_class.remote(self._settings, f"replica-{replica}")
-                self._actors[replica] = actor
-                self._owed[actor.ready.remote()] = ("ready", replica)
+                if replica not in self._actors:  # it may have been started before the run was settled
+                    self._actors[replica] = self._actor_class.remote(self._settings, f"replica-{replica}")
+                self._owed[self._actors[replica].ready.remote(self._settled)] = ("ready", replica)
             case Dispatch(replica, assignment):
                 self._owed[self._actors[replica].embed_shard.remote(assignment)] = ("shard", replica)
             case StopReplica(replica, reason):
                 log.warning("stopping replica %d: %s", replica, reason)
                 self._forget(replica)
+
+    def settle(self, settled: Settled) -> None:
+        """How the run works. Replicas started before are ready only once they have been told (by StartReplica again)."""
+        self._settled = settled
+        self._owed.clear()
+        self._ready.clear()
 
     def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> float:
         """Ask a ready replica for the largest vector component it sees in a sample of these shards."""

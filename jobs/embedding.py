@@ -1,6 +1,6 @@
 """From pending shards to receipts: connects to Ray, begins a run that is new, keeps replicas at work, stores the state.
 
-    connect -> (a new run: settle precision and int8 scale, begin) -> replicas -> dispatch loop -> stop replicas
+    connect -> replicas -> (a new run: settle what only they can tell, begin) -> dispatch loop -> stop replicas
 
 What a killed driver leaves is whole: receipts and status on storage, replicas that end with their owner.
 """
@@ -15,20 +15,20 @@ from typing import Any
 
 from jobs.cluster import ReplicaPool, cluster_resources, connected
 from jobs.dispatch import dispatch
-from jobs.events import Event, Ready
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock
-from jobs.policy import Policy, StartReplica
+from jobs.policy import Policy
 from jobs.progress import Progress
 from jobs.report import Work
 from jobs.run import Run
 from jobs.run_store import RunState
 from jobs.scheduler import Scheduler
+from jobs.settling import settle
 from jobs.signals import StopFlag, Stopped
 from jobs.sizing import ReplicaShape, replica_shape
-from workers.config import Pooling, Precision, VectorType
+from workers.config import Pooling, Precision
 from workers.documents import TOKENS_WINDOW_BYTES
-from workers.errors import ReembedError, RunAborted, TransientError
+from workers.errors import ReembedError, TransientError
 from workers.settings import ReplicaSettings
 from workers.shard import Receipt
 
@@ -38,7 +38,6 @@ RESIZE_SECONDS = 10.0  # how often the cluster's size is looked at again, where 
 EPOCHS_PER_DRIVER = 1 << 32  # attempts of a later driver always outrank those of an earlier one
 LAST_WORDS_SECONDS = 5.0  # replicas have as long to tell what they did in all
 LAST_WORDS_SECONDS_STOPPED = 0.3  # of the three seconds that a stopped job has
-CALIBRATION_SHARDS = 8  # spread over the corpus
 
 
 def embed_pending(
@@ -53,10 +52,13 @@ def embed_pending(
         stop.install()
         stop.check()
         shape = replica_shape(run.config.cluster, cluster_resources())
-        if run.record is None:
-            _begin(run, shape, stop)
-        session = _Session(run, lock, ledger, receipts, work, shape, stop)
-        session.embed()
+        pool = ReplicaPool(shape, _settings(run, shape))
+        try:
+            settle(run, pool, shape, stop)
+            session = _Session(run, lock, ledger, receipts, work, shape, pool, stop)
+            session.embed()
+        finally:
+            pool.close()
         return dict(session.scheduler.quarantined), session.spent()
 
 
@@ -65,7 +67,7 @@ class _Session:
 
     def __init__(
         self, run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, shape: ReplicaShape,
-        stop: StopFlag,
+        pool: ReplicaPool, stop: StopFlag,
     ) -> None:  # fmt: skip
         self._run, self._lock, self._ledger, self._work, self._stop = run, lock, ledger, work, stop
         self._began = self._resized = time.monotonic()
@@ -80,7 +82,7 @@ class _Session:
         first_epoch = lock.generation * EPOCHS_PER_DRIVER
         self.scheduler = Scheduler(pending, policy, replicas=shape.replicas, first_epoch=first_epoch)
         self.progress = Progress(run.shards, receipts, self._store_status, self._began, first_epoch)
-        self._pool = ReplicaPool(shape, _settings(run, shape))
+        self._pool = pool
         log.info(
             "run %s: %d shards to embed, %d replicas of %g GPU and %d CPU",
             run.run_id,
@@ -106,7 +108,6 @@ class _Session:
             raise
         finally:
             self.progress.close()
-            self._pool.close()
         self._store_status(self.progress.snapshot(time.monotonic()))
 
     def _hear_last_stats(self, timeout: float) -> None:
@@ -135,39 +136,18 @@ class _Session:
             self.scheduler.resize(replica_shape(self._run.config.cluster, cluster_resources()).replicas)
 
 
-def _begin(run: Run, shape: ReplicaShape, stop: StopFlag) -> None:
-    """Settle what only the cluster can tell, then store the run."""
-    wanted = run.config.model.precision
-    precision = wanted if wanted is not Precision.AUTO else Precision.FLOAT16 if shape.gpus else Precision.FLOAT32
-    scale = _calibrate(run, shape, precision, stop) if run.config.output.vector is VectorType.INT8 else None
-    run.begin(precision.value, scale)
-
-
-def _calibrate(run: Run, shape: ReplicaShape, precision: Precision, stop: StopFlag) -> float:
-    """The int8 step of the whole snapshot, from a sample that one replica embeds before the first shard."""
-    step = max(1, len(run.shards) // CALIBRATION_SHARDS)
-    sample = run.shards[::step][:CALIBRATION_SHARDS]
-    pool = ReplicaPool(shape, _settings(run, shape, precision.value))
-    deadline = time.monotonic() + run.config.cluster.replica_ready_seconds
-    try:
-        pool.execute(StartReplica(0))
-        events: list[Event] = []
-        while not any(isinstance(event, Ready) for event in events):
-            stop.check()
-            if events or time.monotonic() > deadline:
-                raise RunAborted(
-                    f"no replica could be started to calibrate output.vector=int8: {events or 'not ready in time'}"
-                )
-            events = pool.wait(0.5)
-        scale = pool.calibrate(0, sample, run.config.run.shard_seconds)
-    finally:
-        pool.close()
-    log.info("int8 scale %.6g, calibrated on %d shards", scale, len(sample))
-    return scale
-
-
-def _settings(run: Run, shape: ReplicaShape, precision: str | None = None) -> ReplicaSettings:
-    stamp = run.stamp if precision is None else run.stamped(precision, None)
+def _settings(run: Run, shape: ReplicaShape) -> ReplicaSettings:
     by_token = run.request.recipe.pooling == (Pooling.TOKENS,)
-    plan = dataclasses.replace(run.plan, window_bytes=TOKENS_WINDOW_BYTES) if by_token else run.plan
-    return ReplicaSettings(plan, run.config.model, run.config.output, stamp, shape.cpus, run.store.atomic_create)
+    model = run.request.model
+    return ReplicaSettings(
+        plan=dataclasses.replace(run.plan, window_bytes=TOKENS_WINDOW_BYTES) if by_token else run.plan,
+        model=run.config.model,
+        output=run.config.output,
+        weights_digest=model.weights_digest,
+        tokenizer_digest=model.tokenizer_digest,
+        dim=run.stamp.dim,
+        precision=Precision(run.record.model["precision"]) if run.record else run.config.model.precision,
+        batch_tokens=(run.record.batch_tokens if run.record else None) or run.config.model.batch_tokens,
+        threads=shape.cpus,
+        atomic_create=run.store.atomic_create,
+    )

@@ -38,7 +38,6 @@ from jobs.run_store import (
 )
 from jobs.snapshot import read_current
 from workers import __version__
-from workers.config import Precision
 from workers.documents import ReadPlan
 from workers.errors import UsageError
 from workers.model_files import ModelFiles, resolve_model
@@ -62,10 +61,6 @@ class Request:
     @classmethod
     def resolve(cls, config: RunConfig) -> Request:
         """Raises: UsageError: the model cannot be used, or the output not be reached. TransientError."""
-        if config.model.precision is Precision.INT8:
-            raise UsageError(
-                "model.precision=int8 is not available yet; use bfloat16, or output.vector=int8 for small files"
-            )
         store = Store(config.output.uri, config.output.storage_options)
         require_output(config.output, store)
         require_endpoint(config.model.name, config.model.storage_options, "model.name")
@@ -127,7 +122,7 @@ class Run:
             long_text=recipe.long_text,
         )
 
-    def begin(self, precision: str, int8_scale: float | None) -> None:
+    def begin(self, precision: str, int8_scale: float | None, batch_tokens: int) -> None:
         """Store the cut, then run.json; the settings of the first driver hold for all later ones."""
         config = self.config
         stamp = dataclasses.asdict(self.stamped(precision, int8_scale))
@@ -145,6 +140,7 @@ class Run:
             code_version=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             int8_scale=int8_scale,
+            batch_tokens=batch_tokens,
         )
         create_run(self.store, record)
         self.record = record

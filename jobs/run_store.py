@@ -105,6 +105,7 @@ class RunRecord:
     code_version: str
     created: str  # ISO 8601, UTC
     int8_scale: float | None = None
+    batch_tokens: int | None = None  # token budget; None: of a run begun by an earlier version
     extra: dict[str, Any] = field(default_factory=dict)
 
     def read_plan(self, corpus: CorpusConfig) -> ReadPlan:

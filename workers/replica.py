@@ -26,14 +26,15 @@ import numpy as np
 from workers.config import Precision
 from workers.documents import TEXT, DocumentWindow
 from workers.engine.encoder import Encoder
+from workers.engine.golden import GOLDEN_TEXTS
 from workers.errors import ObjectError, ReplicaError, TransientError, UsageError
 from workers.model_files import resolve_model
 from workers.model_layout import read_layout
-from workers.output_schema import output_schema
+from workers.output_schema import OutputSchema, output_schema
 from workers.pipeline import Pipeline
 from workers.reader import read_windows
 from workers.rows import FinishedWindow, finished_rows
-from workers.settings import ReplicaSettings
+from workers.settings import ReplicaSettings, Settled
 from workers.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
 from workers.shard_job import EncodedWindow, ShardJob
 from workers.spool import own_spool_folder
@@ -50,32 +51,31 @@ ENOSPC_HINT = "the local disk of this node is full; free space under its tempora
 
 
 class Replica:
-    """One model on one device.
+    """One model on one device. `settle` comes between the constructor and the first shard.
 
     Raises (constructor):
         UsageError: the model or the settings cannot be used.
-        ReplicaError: the model found on this node is not the one the run was planned with.
+        ReplicaError: the model found on this node is not the one the run was planned with, or it computes wrongly here.
     """
 
     def __init__(self, settings: ReplicaSettings, name: str) -> None:
         began = time.monotonic()
         self.name, self._settings = name, settings
-        files = resolve_model(settings.model)
-        stamp = settings.stamp
-        if (files.weights_digest, files.tokenizer_digest) != (stamp.weights_digest, stamp.tokenizer_digest):
+        self._schema: OutputSchema | None = None
+        self._files = files = resolve_model(settings.model)
+        if (files.weights_digest, files.tokenizer_digest) != (settings.weights_digest, settings.tokenizer_digest):
             raise ReplicaError(
-                f"model {stamp.model} on {socket.gethostname()} has weights {files.weights_digest[:12]}, the run was "
-                f"planned with {stamp.weights_digest[:12]}; make the same model available on every node"
+                f"model {files.name} on {socket.gethostname()} has weights {files.weights_digest[:12]}, the run was "
+                f"planned with {settings.weights_digest[:12]}; make the same model available on every node"
             )
-        recipe = read_layout(files, settings.model)
-        self._schema = output_schema(settings.plan, stamp, settings.output.partition_by)
+        self._recipe = read_layout(files, settings.model)
         self._store = Store(settings.output.uri, settings.output.storage_options)
         self._store.atomic_create = settings.atomic_create
-        self._tokenizer = TextTokenizer(files.folder, recipe)
-        self._encoder = Encoder(files, recipe, Precision(stamp.precision), settings.model.batch_tokens, settings.threads)
-        if self._encoder.dim != stamp.dim:
+        self._tokenizer = TextTokenizer(files.folder, self._recipe)
+        self._encoder = self._load(settings.precision)
+        if self._encoder.dim != settings.dim:
             raise ReplicaError(
-                f"model {stamp.model} gives {self._encoder.dim} components here, the run was planned with {stamp.dim}"
+                f"model {files.name} gives {self._encoder.dim} components here, the run was planned with {settings.dim}"
             )
         self._pipeline: Pipeline[Receipt] = Pipeline(
             [("tokenize", self._tokenize), ("encode", self._encode)], waiting="encode"
@@ -94,8 +94,22 @@ class Replica:
             "pid": os.getpid(),
             "device": str(self._encoder.device),
             "precision": self._encoder.precision.value,
+            "way": self._encoder.way,
+            "batch_tokens": self._encoder.batch_tokens,
             "loaded_seconds": round(self._loaded_seconds, 2),
         }
+
+    def settle(self, settled: Settled) -> None:
+        """Work as the run does: a replica that `auto` took elsewhere loads the model again.
+
+        Raises:
+            ReplicaError: the run's precision does not hold on this device.
+        """
+        precision = Precision(settled.stamp.precision)
+        if precision is not self._encoder.precision:
+            self._encoder = self._load(precision)
+        self._encoder.batch_tokens = settled.batch_tokens
+        self._schema = output_schema(self._settings.plan, settled.stamp, self._settings.output.partition_by)
 
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
         """One attempt at a shard. Always answers: a Receipt, or a Failure with its reason."""
@@ -103,12 +117,11 @@ class Replica:
         with self._lock:
             self._in_flight[shard.number] = assignment.epoch
         try:
-            left = adopt(self._store, self._schema.stamp.run_id, shard, self._schema.fingerprint())
+            schema = self._settled_schema()
+            left = adopt(self._store, schema.stamp.run_id, shard, schema.fingerprint())
             if left is not None:
                 return left
-            job = ShardJob(
-                assignment, self._settings.plan, self._schema, self._store, self._spool, self.name, self._assemble
-            )
+            job = ShardJob(assignment, self._settings.plan, schema, self._store, self._spool, self.name, self._assemble)
             return self._pipeline.submit(job).result()
         except Exception as error:  # noqa: BLE001 - the edge: every error leaves as a Failure with its blame
             return _failure(assignment, error)
@@ -152,7 +165,16 @@ class Replica:
             self._encoding_since = None
 
     def _assemble(self, item: EncodedWindow) -> FinishedWindow:
-        return finished_rows(*item, self._schema, self._tokenizer.strings)
+        return finished_rows(*item, self._settled_schema(), self._tokenizer.strings)
+
+    def _load(self, precision: Precision) -> Encoder:
+        golden, settings = self._tokenizer.tokenize(GOLDEN_TEXTS), self._settings
+        return Encoder(self._files, self._recipe, golden, precision, settings.batch_tokens, settings.threads)
+
+    def _settled_schema(self) -> OutputSchema:
+        if self._schema is None:
+            raise ReplicaError(f"{self.name} was given a shard before the run was settled")
+        return self._schema
 
 
 def _failure(assignment: Assignment, error: Exception) -> Failure:

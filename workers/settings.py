@@ -1,10 +1,10 @@
-"""What a replica is told at start: the same for all replicas of a run. Importing it costs no torch."""
+"""What a replica is told: at start, and once the run is settled. The same for all replicas of a run. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workers.config import ModelConfig, OutputConfig
+from workers.config import Auto, ModelConfig, OutputConfig, Precision
 from workers.documents import ReadPlan
 from workers.output_schema import SnapshotStamp
 
@@ -16,6 +16,18 @@ class ReplicaSettings:
     plan: ReadPlan
     model: ModelConfig
     output: OutputConfig
-    stamp: SnapshotStamp
+    weights_digest: str  # of the model the run was planned with
+    tokenizer_digest: str
+    dim: int
+    precision: Precision  # auto: the replica says what that is on its device
+    batch_tokens: int | Auto
     threads: int
     atomic_create: bool  # as the driver found the store by racing writers
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What only a replica could tell, and then holds for all: every attempt gives the same bits on one kind of device."""
+
+    stamp: SnapshotStamp
+    batch_tokens: int

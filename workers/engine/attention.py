@@ -31,7 +31,7 @@ def register() -> None:
 
 
 def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *, packed: PackedBatch,
+    _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *, packed: PackedBatch,
     scaling: float | None = None, sliding_window: int | None = None, **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """What transformers calls in every layer, with [1, H, T, d]; answers [1, T, H, d]."""
@@ -89,8 +89,7 @@ def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
     for block in packed.blocks:
         of_block = (block.count, block.length, heads, size)
         rows = qkv_T3Hd[block.start : block.stop]
-        full = block.slots is None
-        spread = rows if full else rows.flatten(1).index_select(0, block.sources)
+        spread = rows if block.slots is None else rows.flatten(1).index_select(0, block.sources)
         query, key, value = spread.view(block.count, block.length, 3, heads, size).permute(2, 0, 3, 1, 4)
         query_BLd, key_BLd = (states.reshape(-1, block.length, size) for states in (query, key))
         value_nHLe = rows.new_empty(block.count, heads, block.length, size + _SUM_COLUMNS)
@@ -102,15 +101,27 @@ def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
         sums = weighted[..., size : size + 1]
         least, most = torch.aminmax(sums)
         if not (least > 0 and torch.isfinite(most)):
-            return by_runs(*qkv_T3Hd[: packed.tokens].unbind(1), packed, 1.0, out=out)
+            return _all_by_runs(qkv_T3Hd, packed, out)
         attended = rows.new_empty(of_block)
         torch.div(weighted[..., :size], sums, out=attended.transpose(1, 2))
         flat = attended.view(-1, heads * size)
-        if full:
+        if block.slots is None:
             out[block.start : block.stop] = flat
         else:
             torch.index_select(flat, 0, block.slots, out=out[block.start : block.stop])
     return out
+
+
+def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
+    """[T, H d] from a fused projection with the scale in its queries, on a CPU; T may exceed the batch's tokens."""
+    if qkv_T3Hd.dtype is torch.bfloat16:
+        return softmax_free(qkv_T3Hd, packed)
+    return _all_by_runs(qkv_T3Hd, packed, qkv_T3Hd.new_zeros(len(qkv_T3Hd), qkv_T3Hd[0, 0].numel()))
+
+
+def _all_by_runs(qkv_T3Hd: Tensor, packed: PackedBatch, out: Tensor) -> Tensor:
+    query, key, value = qkv_T3Hd[: packed.tokens].unbind(1)
+    return by_runs(query, key, value, packed, 1.0, out=out)
 
 
 def _near(length: int, window: int, device: torch.device) -> Tensor:

@@ -1,8 +1,8 @@
 """How many tokens a batch may hold, where the configuration leaves it open.
 
-On a CPU a fixed figure: its matrix products are as fast at 1,000 tokens as at 8,000 (benchmarks/encoder.py), and what is larger
-leaves the caches. On CUDA a short sweep: the smallest budget within a few percent of the fastest, as far as memory goes.
-The first replica of a run settles it for all, so that every attempt at a shard cuts the same batches.
+On a CPU a fixed figure: its matrix products are as fast at 1,000 tokens as at 8,000, and what is larger leaves the caches.
+On CUDA a short sweep: the smallest budget within a few percent of the fastest, as far as memory goes. The first replica
+of a run settles it for all, so that every attempt at a shard cuts the same batches.
 """
 
 from __future__ import annotations

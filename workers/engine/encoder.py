@@ -81,7 +81,9 @@ class Encoder:
         self._forward: Forward
         try:
             self.precision, self._forward = proof.settle(self._golden_vectors)
-            self.batch_tokens = batch_tokens if batch_tokens != "auto" else starting_budget(self._forward, golden, self.device)
+            self.batch_tokens = (
+                batch_tokens if batch_tokens != "auto" else starting_budget(self._forward, golden, self.device)
+            )
         except RuntimeError as error:
             raise ReplicaError(f"{self.device}: the model could not be run there: {_first_line(error)}") from error
         _log.info("%s: %s, %d tokens a batch", self.device, self._forward.name, self.batch_tokens)

@@ -4,8 +4,8 @@
     Packed   transformers' model on packed tokens, attention ours    (families that go through its AttentionInterface)
     Padded   transformers' model as it comes, rectangle and mask     (everything else; what the others are tested against)
 
-`structures(model)` names those a model claims to fit, fastest first; whether it does is for a test to say, since a family may
-ignore what it is given and still answer. Shapes: B sequences, T tokens, H hidden size.
+`structures(model)` names those a model claims to fit, fastest first; whether it does is for a test to say, since a family
+may ignore what it is given and still answer. Shapes: B sequences, T tokens, H hidden size.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Padded:
         output = self._model(**inputs, output_hidden_states=layers, return_dict=True)
         kept = output.hidden_states[-KEPT_LAYERS:] if layers else ()
         return States(
-            output.last_hidden_state[mask_BT], tuple(layer[mask_BT] for layer in kept), getattr(output, "pooler_output", None)
+            output.last_hidden_state[mask_BT],
+            tuple(layer[mask_BT] for layer in kept),
+            getattr(output, "pooler_output", None),
         )
 
 

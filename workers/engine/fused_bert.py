@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from workers.engine.attention import by_runs, softmax_free
+from workers.engine.attention import fused_attention
 from workers.engine.bert_layers import LayerWeights
 from workers.engine.linear import ActivationRange, Linear, QuantizedLinear
 from workers.engine.packing import PackedBatch
@@ -88,7 +88,8 @@ def quantized_layers(weights: Sequence[LayerWeights], embedded: Sequence[tuple[T
     layers: list[Layer] = []
     states = [x for x, _ in embedded]
     for layer in weights:
-        exact, seen = DenseLayer(layer, torch.float32), [[] for _ in range(4)]  # type: list[list[Tensor]]
+        exact = DenseLayer(layer, torch.float32)
+        seen: list[list[Tensor]] = [[] for _ in range(4)]
         for number, (_, batch) in enumerate(embedded):
             inputs: list[Tensor] = []
             states[number] = exact(states[number], batch, inputs)
@@ -101,15 +102,11 @@ def quantized_layers(weights: Sequence[LayerWeights], embedded: Sequence[tuple[T
 
 def _attend(qkv: Tensor, heads: int, batch: PackedBatch) -> Tensor:
     """[T, H d] from the fused projection [T, 3 H d]; the scale is in the weights."""
-    qkv_T3Hd = qkv.view(len(qkv), 3, heads, -1)
-    if qkv.dtype is torch.bfloat16:
-        return softmax_free(qkv_T3Hd, batch)
-    out = qkv.new_zeros(len(qkv), qkv.shape[1] // 3)
-    return by_runs(*qkv_T3Hd[: batch.tokens].unbind(1), batch, 1.0, out=out)
+    return fused_attention(qkv.view(len(qkv), 3, heads, -1), batch)
 
 
 def embed(model: Any, batch: PackedBatch, positions_from: int) -> Tensor:
-    """[T', hidden] by the model's own embedding module, in its precision. `positions_from`: the number of the first position.
+    """[T', hidden] by the model's own embedding module, in its precision; `positions_from` numbers the first position.
 
     T' is T rounded up, by rows of zeros that belong to no sequence: kernels are made for each number of rows.
     """

@@ -30,7 +30,7 @@ GOLDEN_TEXTS = (
     "Error 504: upstream timed out after 30.0 s (attempt 3 of 5), request id 8f3c-11a9",
     "Ingredients: 250 g flour, 3 eggs, 1 l milk, a pinch of salt. Rest for 30 minutes, then fry in butter.",
     "https://example.org/a/b?c=1&d=two#three user@example.org +41 44 000 00 00",
-    "GmbH & Co. KG, Müllerstraße 12, 8004 Zürich – geöffnet täglich außer sonntags",
+    "GmbH & Co. KG, Müllerstraße 12, 8004 Zürich - geöffnet täglich außer sonntags",
     "Le vent s'est levé vers midi ; à quatre heures, la moitié des tuiles avaient quitté le toit.",
     "La biblioteca abre a las nueve y cierra cuando se va el último lector.",
     "日本語の文章には空白がありません。検索には形態素解析が必要です。",

@@ -41,8 +41,8 @@ class Heads:
         """[T, D] -> [T, D'] of sequences end to end; padded in between, which is what these modules take."""
         if not self._modules:
             return tokens_TD
-        lengths = torch.from_numpy(lengths_B)
-        states = pad_sequence(list(tokens_TD.split(lengths_B.tolist())), batch_first=True)
+        lengths, ends = torch.from_numpy(lengths_B), tuple(np.cumsum(lengths_B)[:-1].tolist())
+        states = pad_sequence([*tokens_TD.tensor_split(ends)], batch_first=True)
         for module in self._modules:
             if module is None:
                 states = normalize(states, dim=-1)

@@ -61,7 +61,12 @@ class QuantizedLinear:
         if smooth:
             loud_I = torch.maximum(least.abs(), most.abs()).clamp(min=1e-6)
             share_I = (weight.abs().amax(0).clamp(min=1e-6) / loud_I).sqrt()
-            weight, least, most, self.smoothing_I = weight / share_I, least * share_I, most * share_I, share_I.to(torch.bfloat16)
+            weight, least, most, self.smoothing_I = (
+                weight / share_I,
+                least * share_I,
+                most * share_I,
+                share_I.to(torch.bfloat16),
+            )
         low, high = min(float(least.min()), 0.0), max(float(most.max()), 1e-6)
         self.scale = (high - low) / 255
         self.zero = round(-low / self.scale)
@@ -80,7 +85,7 @@ class QuantizedLinear:
         self, x_TI: Tensor, *, activation: str = "none", residual: Tensor | None = None,
         quantized_for: QuantizedLinear | None = None,
     ) -> Tensor:  # fmt: skip
-        """[T, O] bfloat16, or uint8 ready for the layer `quantized_for`; `x_TI` is what `quantize` gave, `residual` bfloat16."""
+        """[T, O] bfloat16, or uint8 ready for the layer `quantized_for`. `x_TI` is uint8, `residual` bfloat16."""
         run: Any = torch.ops.onednn.qlinear_pointwise
         ours = (x_TI, self.scale, self.zero, self._weight, self._scales_O, self._zeros_O)
         if residual is not None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +19,12 @@ from torch import Tensor
 
 from workers.token_records import TokenizedTexts, ranges
 
-
 BLOCK_SCORES = 1 << 18  # attention scores of a head in one block: 6 MB in bfloat16 at twelve heads
 BLOCK_MULTIPLE = 8
 
 
-class EqualRun(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EqualRun:
     """Tokens start..stop are `count` sequences of `length` tokens each."""
 
     start: int
@@ -36,7 +35,7 @@ class EqualRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DenseBlock:
-    """Neighbours of similar length as a rectangle of `count` rows of `length` positions, for a device without varlen kernels."""
+    """Neighbours of similar length as a rectangle of `count` rows of `length` positions."""
 
     start: int  # its tokens in the batch: start..stop
     stop: int

@@ -82,9 +82,11 @@ def _mean_sqrt_len(hidden: HiddenStates) -> Tensor:
 
 def _weighted_mean(hidden: HiddenStates) -> Tensor:
     """Weights are positions 1, 2, ... of the sequence; excluding a prompt leaves the others' positions as they are."""
-    first_B = hidden.starts_B - hidden.skip
+    first_B = torch.cat([hidden.ends_B.new_zeros(1), hidden.ends_B[:-1]])
     lengths_B = hidden.ends_B - first_B
-    position_T = torch.arange(1, len(hidden.last_TH) + 1, device=first_B.device) - torch.repeat_interleave(first_B, lengths_B)
+    position_T = torch.arange(1, len(hidden.last_TH) + 1, device=first_B.device) - torch.repeat_interleave(
+        first_B, lengths_B
+    )
     weights_T1 = position_T.to(torch.float32).unsqueeze(-1)
     return _reduce(hidden.last_TH * weights_T1, hidden, "sum") / _reduce(weights_T1, hidden, "sum").clamp(min=1)
 

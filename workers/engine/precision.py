@@ -1,7 +1,7 @@
 """Which numbers a replica computes in, and how far they may stray from float32. Pure policy and its figures.
 
-    candidates(wanted, device)   precisions to try, in order
-    strays(precision, cosines)   why a replica must not work at it, or None
+candidates(wanted, device)   precisions to try, in order
+strays(precision, cosines)   why a replica must not work at it, or None
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def strays(precision: Precision, cosines: NDArray[np.float64]) -> str | None:
     """In words how far these cosines to float32 are from what the precision must reach; None where they reach it."""
     tolerance = TOLERANCES[precision]
     if not np.isfinite(cosines).all():
-        return f"{int((~np.isfinite(cosines)).sum())} of {len(cosines)} golden texts gave no finite vector in {precision.value}"
+        return (
+            f"{int((~np.isfinite(cosines)).sum())} of {len(cosines)} golden texts gave no finite vector in {precision.value}"
+        )
     least, mean = float(cosines.min()), float(cosines.mean())
     if least >= tolerance.least and mean >= tolerance.mean:
         return None

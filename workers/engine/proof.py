@@ -50,7 +50,7 @@ class Proof:
             ReplicaError: none holds. UsageError: int8 and nothing of this model can be quantised.
         """
         reference = embed(Padded(self._model), self._golden, _CPU)
-        reasons = []
+        reasons: list[str] = []
         cuda = self._device.type == "cuda"
         for precision in candidates(self._wanted, cuda=cuda, bfloat16_cpu=_multiplies_bfloat16()):
             way = self._fitting_way(precision, reference, embed)
@@ -85,8 +85,9 @@ class Proof:
             except Exception as error:  # noqa: BLE001 - whatever a family's code says to packed input, it does not fit
                 _log.info("%s does not run %s: %s", type(model).__name__, way.__name__.lower(), error)
                 continue
-            usable = np.isfinite(reference)
-            difference = np.abs(found - reference)[usable].max(initial=0.0) / max(np.abs(reference[usable]).max(initial=0.0), 1e-9)
+            usable = np.isfinite(reference)  # an empty sequence has no vector, here and there
+            reach = max(np.abs(reference[usable]).max(initial=0.0), 1e-9)
+            difference = np.abs(found - reference)[usable].max(initial=0.0) / reach
             if difference <= SAME:
                 return way
             _log.info("%s run %s differs by %.1e", type(model).__name__, way.__name__.lower(), difference)

@@ -19,7 +19,6 @@ from workers.config import Pooling, Precision
 from workers.engine.encoder import Encoder
 from workers.errors import ReplicaError, UsageError
 from workers.token_records import TokenizedTexts
-from workers.tokenization import TextTokenizer
 
 TINY: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48,
                         "vocab_size": 30522, "max_position_embeddings": 130}  # fmt: skip
@@ -36,6 +35,10 @@ FAMILIES: dict[str, Any] = {
     "ModernBert": transformers.ModernBertConfig(**TINY, pad_token_id=0, local_attention=16, global_attn_every_n_layers=2),
     "DebertaV2": transformers.DebertaV2Config(**TINY, **RELATIVE),
 }  # fmt: skip
+
+
+BERT_LIKE = dict.fromkeys(("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra"), "fused float32")
+WAYS = BERT_LIKE | {"MPNet": "padded", "DebertaV2": "padded"}
 
 
 def save_family(minilm: Path, target: Path, config: Any) -> Path:
@@ -71,14 +74,14 @@ def tiny(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_changes_nothing(minilm: Path, tmp_path: Path, family: str) -> None:
-    """Batched and padded here equals one unpadded sequence at a time through plain transformers."""
+def test_a_batch_changes_nothing(minilm: Path, tmp_path: Path, family: str) -> None:
+    """Batched, whichever way a family is run, equals one unpadded sequence at a time through plain transformers."""
     folder = save_family(minilm, tmp_path / family, FAMILIES[family])
-    files, recipe = layout(folder, normalize=False)
-    encoder = Encoder(files, recipe, batch_tokens=600)
+    _, encoder = build(folder, batch_tokens=600, normalize=False)
     tokens = sequences(24, 100)
     encoded = encoder.encode(tokens)
-    assert encoded.padded_tokens > len(tokens.input_ids), "no padding: nothing was tested"
+    assert encoder.way == WAYS.get(family, "packed")
+    assert (encoded.padded_tokens > len(tokens.input_ids)) == (encoder.way == "padded")
     model = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     expected = []
     for start, stop in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
@@ -116,7 +119,7 @@ def test_the_same_call_gives_the_same_bits(minilm: Path) -> None:
     tokens = tokenizer.tokenize(TEXTS * 4)
     first = encoder.encode(tokens).vectors
     assert encoder.encode(tokens).vectors.tobytes() == first.tobytes()
-    again = Encoder(*layout(minilm, max_tokens=64), batch_tokens=512)
+    _, again = build(minilm, max_tokens=64)
     assert again.encode(tokens).vectors.tobytes() == first.tobytes()
 
 
@@ -132,7 +135,7 @@ def test_no_texts(tiny: Path) -> None:
 def test_half_precision(minilm: Path, precision: Precision, least: float) -> None:
     tokenizer, exact = build(minilm, max_tokens=64)
     tokens = tokenizer.tokenize(TEXTS)
-    half = Encoder(*layout(minilm, max_tokens=64), precision)
+    _, half = build(minilm, max_tokens=64, precision=precision)
     assert half.precision is precision
     vectors = half.encode(tokens).vectors
     cosine = (vectors * exact.encode(tokens).vectors).sum(axis=1)
@@ -140,13 +143,8 @@ def test_half_precision(minilm: Path, precision: Precision, least: float) -> Non
     assert vectors.dtype == np.float32
 
 
-def test_int8_is_not_there_yet(tiny: Path) -> None:
-    with pytest.raises(UsageError, match="int8 is not available yet; use bfloat16"):
-        Encoder(*layout(tiny), Precision.INT8)
-
-
 class FullDevice:
-    """Stands between the encoder and its forward pass: no memory above `limit` padded tokens."""
+    """Stands between the encoder and its forward pass: no memory above `limit` tokens."""
 
     def __init__(self, encoder: Encoder, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tried: list[int] = []
@@ -154,7 +152,7 @@ class FullDevice:
         monkeypatch.setattr(encoder, "_embed", self)
 
     def __call__(self, tokens: TokenizedTexts, batch: np.ndarray) -> torch.Tensor:
-        size = int(tokens.lengths[batch].max()) * len(batch)
+        size = int(tokens.lengths[batch].sum())
         self.tried.append(size)
         if size > self._limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -213,9 +211,8 @@ def test_a_sequence_without_tokens_is_nan(tiny: Path) -> None:
 
 def test_tokenizer_of_another_model(minilm: Path, tmp_path: Path) -> None:
     folder = save_family(minilm, tmp_path / "model", transformers.BertConfig(**TINY | {"vocab_size": 2000}))
-    tokenizer, encoder = build(folder)
     with pytest.raises(UsageError, match="the model knows 2000 tokens"):
-        encoder.encode(tokenizer.tokenize(["extraordinary weather"]))
+        build(folder)
 
 
 def change_weights(minilm: Path, target: Path, drop: str) -> Path:
@@ -281,7 +278,7 @@ def test_loading_is_silent(minilm: Path, capfd: pytest.CaptureFixture[str]) -> N
 def test_threads(tiny: Path) -> None:
     before = torch.get_num_threads()
     try:
-        Encoder(*layout(tiny), threads=1)
+        build(tiny)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
@@ -290,14 +287,15 @@ def test_threads(tiny: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", [Precision.AUTO, Precision.FLOAT32])
 def test_cuda_agrees_with_cpu(minilm: Path, monkeypatch: pytest.MonkeyPatch, precision: Precision) -> None:
-    files, recipe = layout(minilm)
-    tokens = TextTokenizer(files.folder, recipe).tokenize(TEXTS)
-    cuda = Encoder(files, recipe, precision)
+    tokenizer, cuda = build(minilm, precision=precision)
+    tokens = tokenizer.tokenize(TEXTS)
     assert cuda.device.type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cosine = (cuda.encode(tokens).vectors * Encoder(files, recipe).encode(tokens).vectors).sum(axis=1)
+    _, exact = build(minilm)
+    cosine = (cuda.encode(tokens).vectors * exact.encode(tokens).vectors).sum(axis=1)
     assert cosine.min() >= (0.9999 if precision is Precision.AUTO else 0.999999)
     assert cuda.precision is (Precision.FLOAT16 if precision is Precision.AUTO else Precision.FLOAT32)
+    assert cuda.way == ("packed" if precision is Precision.AUTO else "padded")
 
 
 def test_every_pooling_has_an_implementation() -> None:

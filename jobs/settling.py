@@ -1,0 +1,83 @@
+"""Before a new run begins: what only a replica can tell, then the same for all of them and for every later driver.
+
+    first replica ready -> precision (what auto is there), token budget -> int8 scale of the output -> run.json
+
+All replicas are started at once, so that nobody waits for the first; the pool keeps them, and tells each how the run was
+settled before it gets a shard.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.cluster import ReplicaPool
+from jobs.events import Lost, Ready
+from jobs.policy import StartReplica
+from jobs.run import Run
+from jobs.signals import StopFlag
+from jobs.sizing import ReplicaShape
+from workers.config import VectorType
+from workers.errors import RunAborted
+from workers.settings import Settled
+
+log = logging.getLogger("reembed")
+
+CALIBRATION_SHARDS = 8  # spread over the corpus
+MOST_LOST = 3  # replicas that may die while they load, before the run is given up
+_WAIT_SECONDS = 0.25
+
+
+def settle(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> None:
+    """Begin a run that is new; hand its decisions to the pool.
+
+    Raises:
+        UsageError: a replica says that the request cannot be carried out; nothing was written.
+        RunAborted: no replica became ready.
+    """
+    if run.record is None:
+        replica, facts = _first_ready(run, pool, shape, stop)
+        scale = _calibrate(run, pool, replica) if run.config.output.vector is VectorType.INT8 else None
+        run.begin(facts["precision"], scale, facts["batch_tokens"])
+    record = run.record
+    if record is None:
+        raise RuntimeError("the run was begun and has no record")
+    pool.settle(Settled(run.stamp, record.batch_tokens or 4096))
+
+
+def _first_ready(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> tuple[int, Mapping[str, Any]]:
+    deadline = time.monotonic() + run.config.cluster.replica_ready_seconds
+    for replica in range(shape.replicas):
+        pool.execute(StartReplica(replica))
+    reasons: list[str] = []
+    while time.monotonic() < deadline:
+        stop.check()
+        for event in pool.wait(_WAIT_SECONDS):
+            match event:
+                case Ready(replica, facts):
+                    return replica, facts
+                case Lost(error=error) if error is not None:
+                    raise error
+                case Lost(replica, reason):
+                    reasons.append(reason)
+                    if len(reasons) >= MOST_LOST:
+                        raise RunAborted(f"{len(reasons)} replicas died while they loaded the model: {reasons[-1]}")
+                    log.warning("replica %d lost while it loaded the model: %s", replica, reason)
+                    pool.execute(StartReplica(replica))
+                case _:
+                    pass  # totals of a replica that does nothing yet
+    raise RunAborted(
+        f"no replica was ready within cluster.replica_ready_seconds={run.config.cluster.replica_ready_seconds:g} "
+        f"({shape.replicas} of {shape.gpus:g} GPU and {shape.cpus} CPU wanted); look at `ray status` and the nodes' logs"
+    )
+
+
+def _calibrate(run: Run, pool: ReplicaPool, replica: int) -> float:
+    """The int8 step of the whole snapshot, from a sample that one replica embeds before the first shard."""
+    step = max(1, len(run.shards) // CALIBRATION_SHARDS)
+    sample = run.shards[::step][:CALIBRATION_SHARDS]
+    scale = pool.calibrate(replica, sample, run.config.run.shard_seconds)
+    log.info("int8 scale %.6g, calibrated on %d shards", scale, len(sample))
+    return scale
