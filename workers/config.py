@@ -123,9 +123,10 @@ class ModelConfig(Section):
     truncate_dim: int | None = Field(None, ge=1)
     """Keep the first components only (Matryoshka models), before normalising."""
     precision: Precision = Field(Precision.AUTO, strict=False)
-    """auto: float16 on CUDA, float32 on CPU."""
+    """auto: float16 on CUDA (bfloat16 where that overflows), bfloat16 on CPUs that multiply it, else float32.
+    int8: BERT-like models on CPUs. Whichever it is must reproduce golden texts within its tolerance of float32."""
     batch_tokens: int | Auto = "auto"
-    """Token budget of one batch, padding included."""
+    """Token budget of one batch. auto: 2,048 on a CPU; on CUDA the first replica of a run tries several."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """For a model on object storage."""
 

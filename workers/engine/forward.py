@@ -118,11 +118,18 @@ class Fused:
 def structures(model: Any, *, cuda: bool, precision: Precision) -> list[type[Fused] | type[Packed]]:
     """Ways without padding that a model may fit, fastest first."""
     ways: list[type[Fused] | type[Packed]] = []
-    if not cuda and precision in (Precision.FLOAT32, Precision.BFLOAT16, Precision.INT8) and weights_of(model) is not None:
+    fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and _fuses_bfloat16())
+    if not cuda and fusible and weights_of(model) is not None:
         ways.append(Fused)
     if precision is not Precision.INT8 and _takes(model, "position_ids") and not (cuda and precision is Precision.FLOAT32):
         ways.append(Packed)
     return ways
+
+
+def _fuses_bfloat16() -> bool:
+    """Whether oneDNN's bfloat16 products run on this processor at all, if slowly."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return bool(supported and supported())
 
 
 def _takes(model: Any, argument: str) -> bool:

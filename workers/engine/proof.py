@@ -57,7 +57,7 @@ class Proof:
             if way is None and precision is Precision.INT8:
                 raise UsageError(
                     "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA and DistilBERT models have 8-bit "
-                    "products here, without pooling=pooler; use bfloat16"
+                    "products, on x86 processors with AVX512, without pooling=pooler; use bfloat16"
                 )
             forward = self._build(way, precision)
             reason = strays(precision, cosines(embed(forward, self._golden, self._device), reference))
