@@ -74,7 +74,29 @@ def _precision(row: Mapping[str, Any]) -> str:
     return f" ({short})" if short and not named else ""
 
 
-KINDS: dict[str, Callable[[Mapping[str, Any], str], str]] = {"peers": peers}
+def encoder(result: Mapping[str, Any], source: str) -> str:
+    """benchmarks/encoder.py: token ids to vectors, and what share of the machine's matrix products that is."""
+    rows = sorted(result["contenders"].items(), key=lambda item: item[1]["tokens_per_second"]["median"], reverse=True)
+    lines = []
+    for name, row in rows:
+        rate, share = row["tokens_per_second"], row["share_of_peak"]
+        figures = f"{rate['median']:,.0f} ({rate['min']:,.0f}-{rate['max']:,.0f})", f"{share['median']:.0%}"
+        lines.append((f"{name} ({row['way']})", *figures, f"{row['cosine_min']:.5f}"))
+    peaks = ", ".join(f"{name} {peak['median']:,.0f}" for name, peak in result["peaks_gflops"].items())
+    told = (
+        f"{result['model']}: {result['rows']:,} texts, {result['tokens']:,} tokens, of {result['corpus']}, "
+        f"{result['flop_per_token'] / 1e6:,.1f} MFLOP a token; {result['rounds']} rounds, interleaved; matrix products of "
+        f"the same process in GFLOP/s: {peaks}; {_device(result)}{where(result)} ([{source}](benchmarks/results/{source}))"
+    )
+    header = ("", "real tokens/s: median (min-max)", "share of matrix products", "min cosine to float32")
+    return f"{told}:\n\n{markdown(header, lines)}"
+
+
+def _device(result: Mapping[str, Any]) -> str:
+    return "" if result["device"] == "cpu" else f"{result['device']}, "
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any], str], str]] = {"peers": peers, "encoder": encoder}
 
 
 def render(folder: Path) -> str:

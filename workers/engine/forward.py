@@ -121,9 +121,16 @@ def structures(model: Any, *, cuda: bool, precision: Precision) -> list[type[Fus
     fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and _fuses_bfloat16())
     if not cuda and fusible and weights_of(model) is not None:
         ways.append(Fused)
-    if precision is not Precision.INT8 and _takes(model, "position_ids") and not (cuda and precision is Precision.FLOAT32):
+    takes = _goes_through_interface(model) and _takes(model, "position_ids")
+    if takes and precision is not Precision.INT8 and not (cuda and precision is Precision.FLOAT32):
         ways.append(Packed)
     return ways
+
+
+def _goes_through_interface(model: Any) -> bool:
+    """Whether transformers knows this family to take its attention from the AttentionInterface."""
+    asked = getattr(model, "_can_set_attn_implementation", None)
+    return bool(asked is not None and asked())
 
 
 def _fuses_bfloat16() -> bool:

@@ -13,6 +13,7 @@ inputs, O outputs.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,9 @@ class QuantizedLinear:
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, [TYPICAL_TOKENS, weight.shape[1]])
         self._zeros_O = torch.zeros(len(self._scales_O), dtype=torch.int64)
         self._bias = bias.float()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch says once that this will move
+            self.quantize(torch.zeros(1, weight.shape[1]))
 
     def quantize(self, x_TI: Tensor) -> Tensor:
         """uint8 [T, I]."""

@@ -6,7 +6,6 @@ import logging
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,58 +13,15 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.workers.families import FAMILIES, TINY, save_family, sequences
 from tests.workers.models import TEXTS, build, copy_model, edit_json, layout
 from workers.config import Pooling, Precision
 from workers.engine.encoder import Encoder
 from workers.errors import ReplicaError, UsageError
 from workers.token_records import TokenizedTexts
 
-TINY: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48,
-                        "vocab_size": 30522, "max_position_embeddings": 130}  # fmt: skip
-SMALL = {name: TINY[name] for name in ("vocab_size", "max_position_embeddings")}
-RELATIVE: dict[str, Any] = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
-FAMILIES: dict[str, Any] = {
-    "Bert": transformers.BertConfig(**TINY),
-    "Roberta": transformers.RobertaConfig(**TINY, type_vocab_size=1),
-    "XLMRoberta": transformers.XLMRobertaConfig(**TINY, type_vocab_size=1),
-    "DistilBert": transformers.DistilBertConfig(**SMALL, dim=32, hidden_dim=48, n_layers=4, n_heads=4),
-    "MPNet": transformers.MPNetConfig(**TINY),
-    "Electra": transformers.ElectraConfig(**TINY, embedding_size=16),
-    "Albert": transformers.AlbertConfig(**TINY, embedding_size=16),
-    "ModernBert": transformers.ModernBertConfig(**TINY, pad_token_id=0, local_attention=16, global_attn_every_n_layers=2),
-    "DebertaV2": transformers.DebertaV2Config(**TINY, **RELATIVE),
-}  # fmt: skip
-
-
 BERT_LIKE = dict.fromkeys(("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra"), "fused float32")
 WAYS = BERT_LIKE | {"MPNet": "padded", "DebertaV2": "padded"}
-
-
-def save_family(minilm: Path, target: Path, config: Any) -> Path:
-    """A random model of a family with MiniLM's tokenizer."""
-    torch.manual_seed(3)
-    transformers.AutoModel.from_config(config).save_pretrained(target)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (target / name).write_bytes((minilm / name).read_bytes())
-    return target
-
-
-def sequences(count: int, longest: int) -> TokenizedTexts:
-    """Random ids, lengths from 2 to `longest` in no order."""
-    generator = np.random.default_rng(11)
-    lengths = generator.integers(2, longest + 1, count)
-    lengths[:2] = longest, 2
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return TokenizedTexts(
-        input_ids=generator.integers(1000, 30000, offsets[-1]).astype(np.int32),
-        offsets=offsets,
-        document=np.arange(count, dtype=np.int32),
-        chunk_start=None,
-        chunk_end=None,
-        truncated=np.zeros(count, np.bool_),
-        num_tokens=lengths.astype(np.int32),
-        prompt_tokens=0,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,95 @@
+"""Every way a family offers, against the padded one: the same hidden states in float32, layers too."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from tests.workers.families import FAMILIES, random_model, sequences
+from workers.config import Precision
+from workers.engine.forward import Fused, Packed, Padded, States, structures
+from workers.engine.packing import PackedBatch, pack
+from workers.engine.proof import SAME
+
+FUSED = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra")
+IN_VAIN = ("MPNet", "DebertaV2")  # take packed positions, and let sequences see each other all the same
+OFFERS = [(family, Fused) for family in FUSED] + [(family, Packed) for family in FAMILIES if family not in IN_VAIN]
+
+
+def mixed_batch(*, descending: bool) -> PackedBatch:
+    tokens = sequences(20, 60)
+    rows = np.argsort(-tokens.lengths, kind="stable") if descending else np.arange(20)
+    return pack(tokens, rows, torch.device("cpu"))
+
+
+def run(way: type[Fused] | type[Packed] | type[Padded], family: str, batch: PackedBatch, *, layers: bool) -> States:
+    model = random_model(family)
+    with torch.inference_mode():
+        forward = Fused(model, Precision.FLOAT32, ()) if way is Fused else way(model)  # type: ignore[call-arg]
+        return forward(batch, layers=layers)
+
+
+@pytest.mark.parametrize(("family", "way"), OFFERS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize("descending", [True, False], ids=["sorted", "unsorted"])
+def test_the_same_states_as_padded(family: str, way: type[Fused] | type[Packed], descending: bool) -> None:
+    batch = mixed_batch(descending=descending)
+    expected, found = (run(each, family, batch, layers=True) for each in (Padded, way))
+    assert expected.last_TH.shape == found.last_TH.shape == (batch.tokens, 32)
+    assert expected.last_TH.abs().max() > 0.1
+    assert (found.last_TH - expected.last_TH).abs().max() <= 1e-5
+    assert len(found.layers) == len(expected.layers) == 4
+    assert torch.equal(found.layers[-1], found.last_TH)
+    for ours, theirs in zip(found.layers, expected.layers, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-5
+    assert all((one - other).abs().max() > 1e-2 for one, other in pairwise(found.layers)), "the same layer twice"
+
+
+@pytest.mark.parametrize("way", [Padded, Packed, Fused])
+def test_layers_only_where_asked(way: type[Fused] | type[Packed] | type[Padded]) -> None:
+    batch = mixed_batch(descending=True)
+    assert run(way, "Bert", batch, layers=False).layers == ()
+
+
+def test_ways_offered() -> None:
+    """What needs no padding is offered to the families that take it."""
+    for family in FAMILIES:
+        model = random_model(family)
+        offered = {
+            (cuda, precision): structures(model, cuda=cuda, precision=precision)
+            for cuda in (False, True)
+            for precision in (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8)
+        }
+        packed = offered[True, Precision.FLOAT16]
+        assert packed == offered[True, Precision.BFLOAT16] == offered[False, Precision.FLOAT16]
+        assert packed == ([] if family in IN_VAIN else [Packed]), family
+        assert offered[True, Precision.FLOAT32] == [], "no varlen kernel in float32"
+        fused = [Fused] if family in FUSED else []
+        assert offered[False, Precision.INT8] == fused
+        assert offered[False, Precision.FLOAT32] == offered[False, Precision.BFLOAT16] == fused + packed
+
+
+@pytest.mark.parametrize("family", IN_VAIN)
+def test_families_that_cannot_pack_show_it(family: str) -> None:
+    """An error or plainly other states: what the proof needs to see."""
+    model, batch = random_model(family), mixed_batch(descending=True)
+    expected = run(Padded, family, batch, layers=False).last_TH
+    for way in structures(model, cuda=False, precision=Precision.FLOAT32):
+        try:
+            found = run(way, family, batch, layers=False).last_TH
+        except (TypeError, ValueError, RuntimeError, AttributeError):
+            continue
+        assert (found - expected).abs().max() > 100 * SAME
+
+
+def test_other_builds_are_not_fused() -> None:
+    model = random_model("Bert")
+    model.config.is_decoder = True
+    assert Fused not in structures(model, cuda=False, precision=Precision.FLOAT32)
+    model.config.is_decoder, model.config.hidden_act = False, "silu"
+    assert Fused not in structures(model, cuda=False, precision=Precision.FLOAT32)
+    with pytest.raises(ValueError, match="not built like BERT"):
+        Fused(copy.deepcopy(model), Precision.FLOAT32, ())
