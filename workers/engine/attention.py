@@ -10,6 +10,7 @@ Shapes: T tokens, H heads, d size of a head; n sequences of L tokens in a run. K
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from workers.engine.packing import PackedBatch
 
 IMPLEMENTATION = "reembed_packed"  # absent from transformers' registry of masks, so that none is made
-MOST_WEIGHT = 1e30  # e to the 69: below the end of bfloat16 there is room for large values
+SCORE_UNIT = math.log(2)  # fused projections give scores in powers of two: exp2 is the faster function
+LEAST_WEIGHT = 1e-36  # below, sums are made of denormals
 _SUM_COLUMNS = 16  # of ones beside V; the matrix product wants multiples of 16
 
 
@@ -77,12 +79,12 @@ def by_runs(
 
 
 def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
-    """[T, H d] in bfloat16 from scaled queries, keys and values: exp(QK') times [V, 1], divided by the column of sums.
+    """[T, H d] in bfloat16, scores in SCORE_UNITs: 2 to the QK' times [V, 1], divided by the column of sums.
 
     Neighbours of similar length make one dense block; where one is shorter its row of ones is 0, so that its padding weighs
     nothing. No maximum need be subtracted: bfloat16 reaches as far as float32. Scores are rounded to bfloat16, as by
     transformers' own eager attention. Three times as fast on short sequences as torch's flash kernel, which spends its
-    time in the softmax. Where a sum leaves 1e-30 to 1e30 (scores beyond +-69) the batch goes through that kernel.
+    time in the softmax. Where a product overflows or a sum vanishes (scores beyond +-80) the batch goes through that kernel.
     """
     tokens, _, heads, size = qkv_T3Hd.shape
     out = qkv_T3Hd.new_empty(tokens, heads * size)
@@ -94,17 +96,21 @@ def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
         query, key, value = spread.view(block.count, block.length, 3, heads, size).permute(2, 0, 3, 1, 4)
         query_BLd, key_BLd = (states.reshape(-1, block.length, size) for states in (query, key))
         value_nHLe = rows.new_empty(block.count, heads, block.length, size + _SUM_COLUMNS)
-        torch.mul(value, block.real, out=value_nHLe[..., :size])
-        value_nHLe[..., size:] = block.real
-        scores = torch.bmm(query_BLd, key_BLd.transpose(1, 2)).exp_()
+        if block.slots is None:
+            value_nHLe[..., :size] = value
+            value_nHLe[..., size:] = 1
+        else:
+            torch.mul(value, block.real, out=value_nHLe[..., :size])
+            value_nHLe[..., size:] = block.real
+        scores = torch.bmm(query_BLd, key_BLd.transpose(1, 2)).exp2_()
         weighted = torch.bmm(scores, value_nHLe.view(-1, block.length, size + _SUM_COLUMNS))
         weighted = weighted.view(block.count, heads, block.length, -1)
         sums = weighted[..., size : size + 1]
-        least, most = torch.aminmax(sums)
-        if not (least > 1 / MOST_WEIGHT and most < MOST_WEIGHT):  # NaN, too
-            return _all_by_runs(qkv_T3Hd, packed, out)
         attended = rows.new_empty(of_block)
-        torch.div(weighted[..., :size], sums, out=attended.transpose(1, 2))
+        torch.mul(weighted[..., :size], sums.reciprocal(), out=attended.transpose(1, 2))
+        low, high = torch.aminmax(attended)
+        if not (torch.aminmax(sums).min > LEAST_WEIGHT and torch.isfinite(high - low)):
+            return _all_by_runs(qkv_T3Hd, packed, out)
         flat = attended.view(-1, heads * size)
         if block.slots is None:
             out[block.start : block.stop] = flat
@@ -114,7 +120,7 @@ def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
 
 
 def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
-    """[T, H d] from a fused projection with the scale in its queries, on a CPU; T may exceed the batch's tokens."""
+    """[T, H d] from a fused projection whose scores are in SCORE_UNITs, on a CPU; T may exceed the batch's tokens."""
     if qkv_T3Hd.dtype is torch.bfloat16:
         return softmax_free(qkv_T3Hd, packed)
     return _all_by_runs(qkv_T3Hd, packed, qkv_T3Hd.new_zeros(len(qkv_T3Hd), qkv_T3Hd[0, 0].numel()))
@@ -122,7 +128,7 @@ def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
 
 def _all_by_runs(qkv_T3Hd: Tensor, packed: PackedBatch, out: Tensor) -> Tensor:
     query, key, value = qkv_T3Hd[: packed.tokens].unbind(1)
-    return by_runs(query, key, value, packed, 1.0, out=out)
+    return by_runs(query, key, value, packed, SCORE_UNIT, out=out)
 
 
 def _near(length: int, window: int, device: torch.device) -> Tensor:

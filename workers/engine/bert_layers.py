@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine.attention import SCORE_UNIT
+
 _BERT = {
     "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
     "out": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",
@@ -50,7 +52,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """Float32. `qkv` has the softmax's scale in its query rows, so that scores need no multiplication."""
+    """Float32. `qkv` has the softmax's scale, in SCORE_UNITs, in its query rows."""
 
     heads: int
     qkv: tuple[Tensor, Tensor]  # [3 H d, hidden], [3 H d]
@@ -76,7 +78,7 @@ def weights_of(model: Any) -> list[LayerWeights] | None:
 def _layer(layer: Any, names: dict[str, str], heads: int, activation: str) -> LayerWeights:
     found = {name: attrgetter(path)(layer) for name, path in names.items()}
     pairs = {name: (module.weight.detach().float(), module.bias.detach().float()) for name, module in found.items()}
-    scale = (len(pairs["query"][1]) // heads) ** -0.5
+    scale = (len(pairs["query"][1]) // heads) ** -0.5 / SCORE_UNIT
     query = (pairs["query"][0] * scale, pairs["query"][1] * scale)
     qkv = [torch.cat(parts) for parts in zip(query, pairs["key"], pairs["value"], strict=True)]
     norms = {name: Norm(*pairs[name], float(found[name].eps)) for name in ("attention_norm", "output_norm")}

@@ -13,7 +13,10 @@ Shapes: N sequences, B sequences of a batch, T tokens of it, H hidden size, D co
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -34,6 +37,9 @@ from workers.model_files import ModelFiles
 from workers.model_layout import EmbeddingRecipe, output_dim
 from workers.token_records import EncodedTexts, TokenizedTexts, ranges
 
+# Batches a CPU works on side by side. Each by threads of its own: nobody waits for a thread that another process has
+# pushed aside, and the interpreter's share of one batch is hidden behind the products of the next.
+MOST_AT_ONCE = 4
 _log = logging.getLogger(__name__)
 
 
@@ -55,12 +61,18 @@ class Encoder:
             UsageError: the weights are incomplete or do not fit the recipe. ReplicaError: the device fails, or does not
             reproduce the golden texts.
         """
-        if threads is not None:
-            torch.set_num_threads(threads)
+        threads = threads or torch.get_num_threads()
         torch.set_float32_matmul_precision("highest")  # no TF32: float32 means float32
         torch.backends.cudnn.allow_tf32 = False
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._recipe, self._lowered = recipe, False
+        at_once = min(threads, MOST_AT_ONCE) if self.device.type == "cpu" else 1
+        torch.set_num_threads(max(threads // at_once, 1))
+        self._workers: ThreadPoolExecutor | None = None
+        if at_once > 1:
+            self._workers = ThreadPoolExecutor(
+                at_once, "encode", initializer=torch.set_num_threads, initargs=(max(threads // at_once, 1),)
+            )
         self.tokens_done = 0  # running totals for progress, counted batch by batch
         self.documents_done = 0.0
         model = load_transformer(
@@ -107,15 +119,9 @@ class Encoder:
         done: list[tuple[NDArray[np.int64], Tensor]] = []
         computed = 0
         rows = np.flatnonzero(lengths_N)  # a tokenizer without special tokens can leave a sequence empty
-        todo = [rows[batch] for batch in plan_batches(lengths_N[rows], self.batch_tokens, packed=packed)][::-1]
-        while todo:
-            batch = todo.pop()
-            size = positions(lengths_N[batch], packed=packed)
-            vectors = self._attempt(tokens, batch) if size <= self.batch_tokens or len(batch) == 1 else None
-            if vectors is None:
-                todo += self._halves(batch, size)
-                continue
-            computed += size
+        batches = [rows[batch] for batch in plan_batches(lengths_N[rows], self.batch_tokens, packed=packed)]
+        for batch, vectors in self._embedded(tokens, batches):
+            computed += positions(lengths_N[batch], packed=packed)
             self.tokens_done += int(lengths_N[batch].sum())
             self.documents_done += len(batch) * len(tokens.num_tokens) / len(rows)
             if by_token:
@@ -128,6 +134,30 @@ class Encoder:
         if self._recipe.long_text is LongText.MEAN_OF_CHUNKS:
             vectors_ND = _mean_of_chunks(vectors_ND.cpu(), tokens)
         return EncodedTexts(self._finish(vectors_ND).cpu().numpy(), None, computed)
+
+    def _embedded(
+        self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]]
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """Each batch with its vectors; on a CPU several at a time, each by one thread.
+
+        One after the other on CUDA: what does not fit is halved, and what does not fit alone is left out.
+        """
+        if self._workers is not None:
+            yield from zip(batches, self._workers.map(functools.partial(self._embed_apart, tokens), batches), strict=True)
+            return
+        todo = batches[::-1]
+        while todo:
+            batch = todo.pop()
+            size = positions(tokens.lengths[batch], packed=self._forward.packed)
+            vectors = self._attempt(tokens, batch) if size <= self.batch_tokens or len(batch) == 1 else None
+            if vectors is None:
+                todo += self._halves(batch, size)
+            else:
+                yield batch, vectors
+
+    @torch.inference_mode()  # which is a thread's own matter
+    def _embed_apart(self, tokens: TokenizedTexts, batch: NDArray[np.int64]) -> Tensor:
+        return self._embed(tokens, batch)
 
     def _golden_vectors(self, forward: Forward, golden: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
         """Vectors of all golden sequences (or tokens), by the path every text takes later."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.workers.families import of_lengths, random_model
 from workers.engine import attention
-from workers.engine.attention import by_runs, fused_attention, softmax_free, varlen
+from workers.engine.attention import SCORE_UNIT, by_runs, fused_attention, softmax_free, varlen
 from workers.engine.forward import Packed, Padded
 from workers.engine.packing import PackedBatch, pack
 
@@ -109,7 +109,7 @@ def test_softmax_free_is_softmax_attention(lengths: list[int]) -> None:
     states = random_states(batch.tokens + 11, torch.bfloat16, 1.5)
     states[batch.tokens :] = float("nan")  # rows behind the last sequence hold anything
     found = softmax_free(states, batch)
-    expected = naive(states[: batch.tokens], batch.offsets_B1.tolist(), 1.0)
+    expected = naive(states[: batch.tokens], batch.offsets_B1.tolist(), SCORE_UNIT)
     assert found.shape == (batch.tokens + 11, HEADS * SIZE)
     assert distance(found[: batch.tokens].view_as(expected), expected) <= 2e-2
     assert (found[batch.tokens :] == 0).all()
@@ -119,7 +119,7 @@ def lifted(batch: PackedBatch, rise: float, reach: float) -> Tensor:
     """States whose scores are all lifted by the same amount: softmax does not see it, exp does. Values `reach` far."""
     states = random_states(batch.tokens, torch.bfloat16)
     states[:, 2] *= reach
-    states[:, 0, :, 0], states[:, 1, :, 0] = rise, 1.0
+    states[:, 0, :, 0], states[:, 1, :, 0] = rise / SCORE_UNIT, 1.0
     states[:, 0, :, 1:] *= 0.5
     return states
 
@@ -130,7 +130,7 @@ def test_scores_out_of_reach_go_the_other_way(rise: float, reach: float) -> None
     batch = packed_of(MIXED)
     states = lifted(batch, rise, reach)
     found = softmax_free(states, batch)
-    expected = naive(states, batch.offsets_B1.tolist(), 1.0)
+    expected = naive(states, batch.offsets_B1.tolist(), SCORE_UNIT)
     assert torch.isfinite(found).all()
     assert distance(found.view_as(expected), expected) <= 2e-2
 
@@ -143,7 +143,7 @@ def test_scores_at_the_border(rise: float, reach: float, lengths: list[int]) -> 
     batch = packed_of(lengths)
     states = lifted(batch, rise, reach)
     found = softmax_free(states, batch)
-    expected = naive(states, batch.offsets_B1.tolist(), 1.0)
+    expected = naive(states, batch.offsets_B1.tolist(), SCORE_UNIT)
     assert torch.isfinite(found).all()
     assert distance(found.view_as(expected), expected) <= abs(rise) / 2**9
 
@@ -153,7 +153,7 @@ def test_one_wild_sequence_harms_no_other() -> None:
     states = random_states(batch.tokens, torch.bfloat16)
     states[80:92, :2] *= 30
     found = softmax_free(states, batch)
-    expected = naive(states, batch.offsets_B1.tolist(), 1.0)
+    expected = naive(states, batch.offsets_B1.tolist(), SCORE_UNIT)
     assert distance(found[:80].view_as(expected[:80]), expected[:80]) <= 2e-2
     assert distance(found.view_as(expected), expected) <= 2e-2
 
@@ -162,7 +162,7 @@ def test_fused_attention_in_float32_is_exact() -> None:
     batch = packed_of(MIXED)
     states = random_states(batch.tokens + 3)
     found = fused_attention(states, batch)
-    expected = naive(states[: batch.tokens], batch.offsets_B1.tolist(), 1.0)
+    expected = naive(states[: batch.tokens], batch.offsets_B1.tolist(), SCORE_UNIT)
     assert (found[: batch.tokens].view_as(expected).double() - expected).abs().max() <= 1e-5
     assert (found[batch.tokens :] == 0).all()
 
