@@ -67,7 +67,7 @@ class Encoder:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._recipe, self._lowered = recipe, False
         at_once = min(threads, MOST_AT_ONCE) if self.device.type == "cpu" else 1
-        torch.set_num_threads(max(threads // at_once, 1))
+        torch.set_num_threads(threads)  # of this thread; those below have their own share
         self._workers: ThreadPoolExecutor | None = None
         if at_once > 1:
             self._workers = ThreadPoolExecutor(
