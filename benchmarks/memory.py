@@ -13,7 +13,6 @@ One JSON object on stdout.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import itertools
 import json
 import subprocess
@@ -25,36 +24,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from benchmarks.machine import commit, hardware
+from benchmarks.models import facts, random_model, store
+from workers.config import ModelConfig
+from workers.model_files import resolve_model
 
 MIB = 1 << 20
 LONG_TEXT_BYTES = 100 * 1000 * 1000
 WORDS = "a sentence that repeats itself, in 57 bytes, again and on. "
-
-
-def model_folder(name: str) -> Path:
-    if not name.startswith("package:"):
-        return Path(name)
-    package, _, inside = name.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"{name}: no such package is installed")
-    return Path(spec.origin).parent / inside
-
-
-def tiny_model(source: Path, target: Path) -> Path:
-    """One layer of 32, with the tokenizer of `source`."""
-    import torch
-    from transformers import BertConfig, BertModel
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_position_embeddings=258
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(target)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (target / name).write_bytes((source / name).read_bytes())
-    return target
 
 
 def write_corpus(path: Path, texts: list[str], size: int, long_text: int = 0) -> int:
@@ -101,10 +77,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     texts = pq.read_table(options.corpus, columns=["text"])["text"].to_pylist()
-    result: dict[str, Any] = {"benchmark": "memory", "hardware": hardware(), **commit(), "corpus": options.corpus.name}
+    result: dict[str, Any] = facts("memory") | {"corpus": options.corpus.name}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = tiny_model(model_folder(options.model), folder / "model")
+        model = random_model("one-layer", resolve_model(ModelConfig(name=options.model)).folder, folder)
         for label, mib, long_text in (
             ("small", options.small_mib, 0),
             ("long_text", options.small_mib, LONG_TEXT_BYTES),
@@ -118,8 +94,7 @@ def main() -> None:
     with_it, without = (sum(result[label]["stage_seconds"].values()) for label in ("long_text", "small"))
     result["long_text_seconds"] = round(with_it - without, 2)
     print(json.dumps(result, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=1) + "\n")
+    store(result, options.out)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from workers.tokenization import TextTokenizer
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "ray", "pyarrow", "numpy")
 RANDOM = {  # layers, hidden size, heads, inner size
+    "one-layer": (1, 32, 2, 64),
     "bert-tiny": (2, 128, 2, 512),
     "bert-base": (12, 768, 12, 3072),
     "bert-large": (24, 1024, 16, 4096),

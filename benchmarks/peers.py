@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import shutil
 import signal
@@ -37,6 +36,9 @@ from benchmarks.contestants.judge import Judge, count_tokens, read_vectors
 from benchmarks.contestants.roster import REFERENCE, ROOT, ROSTER, STANDARD, Contestant, command, find, surroundings
 from benchmarks.contestants.stopwatch import run_timed
 from benchmarks.machine import commit, hardware
+from workers.config import ModelConfig
+from workers.errors import UsageError
+from workers.model_files import resolve_model
 
 WARM_ROWS = 64
 ROW_GROUP = 2000
@@ -107,14 +109,10 @@ def find_model(name: str) -> Path:
     Raises:
         SystemExit: nothing there.
     """
-    folder = Path(name)
-    if name.startswith("package:"):
-        package, _, inside = name.removeprefix("package:").partition("/")
-        spec = importlib.util.find_spec(package)
-        folder = Path(next(iter((spec and spec.submodule_search_locations) or [package])), inside)
-    if not (folder / "model.safetensors").is_file():
-        raise SystemExit(f"--model {name}: no model.safetensors in {folder}")
-    return folder.resolve()
+    try:
+        return resolve_model(ModelConfig(name=name)).folder.resolve()
+    except UsageError as error:
+        raise SystemExit(f"--model {name}: {error}") from None
 
 
 def sample(corpus: Path, rows: int | None, seed: int) -> pa.Table:

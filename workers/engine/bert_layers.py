@@ -1,6 +1,7 @@
 """A BERT layer's weights under one set of names, whichever family's module they come from.
 
-    weights_of(model)   one LayerWeights a layer, or None for models of another build
+    is_bert_like(model)   whether it is one of these; costs nothing
+    weights_of(model)     one LayerWeights a layer
 
 All these families are the same computation: attention, residual, LayerNorm, feed-forward, residual, LayerNorm.
 """
@@ -64,15 +65,26 @@ class LayerWeights:
     output_norm: Norm
 
 
-def weights_of(model: Any) -> list[LayerWeights] | None:
-    """None where the model is none of these families, or a variant of one (decoder, relative positions)."""
+def is_bert_like(model: Any) -> bool:
+    """Of one of these families, and no variant of it (decoder, relative positions)."""
     config = model.config
-    path, names = _FAMILIES.get(config.model_type, ("", {}))
-    activation = _ACTIVATIONS.get(str(getattr(config, "hidden_act", None) or getattr(config, "activation", None)))
     relative = getattr(config, "position_embedding_type", "absolute") != "absolute"
-    if not path or activation is None or relative or getattr(config, "is_decoder", False):
-        return None
+    known = config.model_type in _FAMILIES and _activation(config) in _ACTIVATIONS
+    return known and not relative and not getattr(config, "is_decoder", False)
+
+
+def weights_of(model: Any) -> list[LayerWeights]:
+    """Copies them. Raises: ValueError: the model is not built like BERT."""
+    if not is_bert_like(model):
+        raise ValueError(f"{type(model).__name__} is not built like BERT")
+    config = model.config
+    path, names = _FAMILIES[config.model_type]
+    activation = _ACTIVATIONS[_activation(config)]
     return [_layer(layer, names, int(config.num_attention_heads), activation) for layer in attrgetter(path)(model)]
+
+
+def _activation(config: Any) -> str:
+    return str(getattr(config, "hidden_act", None) or getattr(config, "activation", None))
 
 
 def _layer(layer: Any, names: dict[str, str], heads: int, activation: str) -> LayerWeights:

@@ -12,9 +12,10 @@ import time
 import numpy as np
 import torch
 
+from workers.engine.batching import plan_batches
 from workers.engine.forward import Forward
 from workers.engine.packing import PackedBatch, pack
-from workers.token_records import TokenizedTexts, ranges
+from workers.token_records import TokenizedTexts
 
 CPU_TOKENS = 2048
 CUDA_TOKENS = (16384, 32768, 65536, 131072)
@@ -54,14 +55,5 @@ def _timed(forward: Forward, batch: PackedBatch, device: torch.device) -> float:
 def _of_size(golden: TokenizedTexts, budget: int, device: torch.device) -> PackedBatch:
     """Golden sequences again and again, longest first, up to `budget` tokens."""
     rows = np.flatnonzero(golden.lengths)
-    repeats = -(-budget // int(golden.lengths[rows].sum()))
-    lengths = np.tile(golden.lengths[rows], repeats)
-    starts = np.tile(golden.offsets[rows], repeats)
-    order = np.argsort(-lengths, kind="stable")
-    order = order[: max(int(np.searchsorted(np.cumsum(lengths[order]), budget, side="right")), 1)]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[order])])
-    many = TokenizedTexts(
-        golden.input_ids[ranges(starts[order], lengths[order])], offsets, np.arange(len(order), dtype=np.int32),
-        None, None, np.zeros(len(order), np.bool_), lengths[order].astype(np.int32), 0,
-    )  # fmt: skip
-    return pack(many, np.arange(len(order)), device)
+    rows = np.tile(rows, -(-budget // int(golden.lengths[rows].sum())))
+    return pack(golden, rows[plan_batches(golden.lengths[rows], budget, packed=True)[0]], device)

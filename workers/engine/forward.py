@@ -20,7 +20,7 @@ from torch import Tensor
 
 from workers.config import Precision
 from workers.engine import attention
-from workers.engine.bert_layers import weights_of
+from workers.engine.bert_layers import is_bert_like, weights_of
 from workers.engine.fused_bert import Layer, dense_layers, embed, quantized_layers
 from workers.engine.packing import PackedBatch
 from workers.model_layout import OFFSET_POSITIONS
@@ -93,8 +93,6 @@ class Fused:
     def __init__(self, model: Any, precision: Precision, calibration: Sequence[PackedBatch]) -> None:
         """Takes the model apart: of it the embeddings are left."""
         weights, self._first = weights_of(model), _first_position(model)
-        if weights is None:
-            raise ValueError(f"{type(model).__name__} is not built like BERT")
         self._model, self.name = model, f"fused {precision.value}"
         layers: list[Layer]
         if precision is Precision.INT8:
@@ -119,7 +117,7 @@ def structures(model: Any, *, cuda: bool, precision: Precision) -> list[type[Fus
     """Ways without padding that a model may fit, fastest first."""
     ways: list[type[Fused] | type[Packed]] = []
     fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and _fuses_bfloat16())
-    if not cuda and fusible and weights_of(model) is not None:
+    if not cuda and fusible and is_bert_like(model):
         ways.append(Fused)
     takes = _goes_through_interface(model) and _takes(model, "position_ids")
     if takes and precision is not Precision.INT8 and not (cuda and precision is Precision.FLOAT32):
