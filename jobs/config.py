@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -47,6 +47,34 @@ class RunSection(Section):
     """A shard that takes longer is taken from its replica, which is replaced."""
     stall_seconds: float = Field(1800.0, gt=0)
     """No document embedded anywhere for this long aborts the run (exit 4)."""
+    reuse: Literal["auto", "off"] = "auto"
+    """auto: what the published snapshot holds already is carried over; only texts that are new are embedded."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class GateConfig(Section):
+    """What must hold before a finished run is published; else exit 3, and the snapshot that readers see stays."""
+
+    allow_model_change: bool = False
+    """Publish although the model, or how it is used (pooling, prompt, precision, ...), is not the last snapshot's."""
+    max_row_change: Share = 0.3
+    """Rows more or fewer than in the last snapshot, as a share of those."""
+    max_truncated: Share = 0.95
+    """Share of documents that lost tokens."""
+    max_truncated_increase: Share = 0.1
+    """By how much that share may exceed the last snapshot's."""
+    max_empty: Share = 0.5
+    """Share of documents of white space only."""
+    min_golden_cosine: float = Field(0.998, ge=-1, le=1)
+    """Of each golden text, between this run's vector and the last snapshot's."""
+    min_sample_cosine: float = Field(0.998, ge=-1, le=1)
+    """Of each sampled unchanged text, embedded again, to its vector in the last snapshot."""
+    max_norm_change: Share = 0.05
+    """Of the mean length of vectors, against the last snapshot's, as a share of that."""
+    min_mean_cosine: float = Field(0.9, ge=-1, le=1)
+    """Between the mean vector and the last snapshot's."""
 
 
 class CostConfig(Section):
@@ -64,6 +92,7 @@ class RunConfig(Section):
     output: OutputConfig
     cluster: ClusterConfig = Field(default_factory=lambda: ClusterConfig())
     run: RunSection = Field(default_factory=lambda: RunSection())
+    gate: GateConfig = Field(default_factory=lambda: GateConfig())
     cost: CostConfig = Field(default_factory=lambda: CostConfig())
 
 

@@ -106,6 +106,7 @@ class RunRecord:
     created: str  # ISO 8601, UTC
     int8_scale: float | None = None
     batch_tokens: int | None = None  # token budget; None: of a run begun by an earlier version
+    base: str | None = None  # run id of the snapshot whose parts and vectors are reused
     extra: dict[str, Any] = field(default_factory=dict)
 
     def read_plan(self, corpus: CorpusConfig) -> ReadPlan:

@@ -147,4 +147,6 @@ class OutputConfig(Section):
     """Hive partitions, from kept columns or from key=value folders of the source."""
     vector: VectorType = Field(VectorType.FLOAT32, strict=False)
     """float32 | float16 | int8 (one scale for the whole snapshot) | binary (packed bits)."""
+    keep_snapshots: int = Field(3, ge=1)
+    """Published snapshots that are kept, the present one included; older ones are deleted after publishing."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)

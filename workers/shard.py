@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+TOKEN_BINS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+"""Largest number of tokens of each bin of a receipt's histogram; one more bin holds what is longer."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectSlice:
@@ -40,6 +43,8 @@ class Shard:
     number: int
     slices: tuple[ObjectSlice, ...]
     text_bytes: int  # estimated bytes of source text
+    carried: int | None = None  # shard of the base run whose parts hold exactly these rows: copied, not embedded
+    earlier: tuple[str, ...] = ()  # parts of the base run that may hold vectors of its texts, relative to the output root
 
     @property
     def rows(self) -> int | None:
@@ -97,6 +102,14 @@ class Receipt:
     source_digest: str = ""  # order-independent digest of (id, text_hash) over the documents embedded
     clipped: int = 0  # int8 output: components outside the calibrated range
     excluded: tuple[str, ...] = ()  # objects that could not be read on two replicas; their rows are in the quarantine
+    carried_from: str | None = None  # run whose parts were copied; nothing was read or embedded then
+    reused_rows: int = 0  # output rows whose vectors came from an earlier snapshot, carried ones included
+    repeated_rows: int = 0  # output rows whose text stood earlier in the shard: embedded once
+    empty: int = 0  # documents of white space only
+    token_histogram: tuple[int, ...] = ()  # documents embedded, by number of tokens: see TOKEN_BINS
+    ended: float = 0.0  # Unix seconds, UTC
+    probed: int = 0  # reused texts that were embedded again to compare
+    probe_cosine: float | None = None  # the smallest cosine among them
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), sort_keys=True).encode()
@@ -108,6 +121,7 @@ class Receipt:
         raw["quarantine"] = OutputFile(**raw["quarantine"]) if raw["quarantine"] else None
         raw["lost_objects"] = tuple(raw["lost_objects"])
         raw["excluded"] = tuple(raw.get("excluded", ()))
+        raw["token_histogram"] = tuple(raw.get("token_histogram", ()))
         return cls(**raw)
 
 
