@@ -143,9 +143,7 @@ def _even_offsets(size: int, target: int) -> list[int]:
     return [size * at // count for at in range(count + 1)]
 
 
-def _scan(
-    objects: Sequence[SourceObject], config: CorpusConfig, target: int, *, id_given: bool
-) -> dict[str, list[Border]]:
+def _scan(objects: Sequence[SourceObject], config: CorpusConfig, target: int, *, id_given: bool) -> dict[str, list[Border]]:
     """Exact record borders of the objects whose splits need them, read once each, in parallel."""
     big = [
         source

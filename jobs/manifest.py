@@ -108,13 +108,15 @@ def _decode(table: pa.Table) -> list[Shard]:
     gc.disable()  # a million young records and not one cycle: the collector would walk them again and again
     try:
         current = 0
-        for number, text_bytes, *piece, folders, carried, earlier in zip(*columns, strict=True):
+        for number, text_bytes, uri, size, etag, start, stop, rows, first_row, folders, carried, earlier in zip(
+            *columns, strict=True
+        ):
             if number != current and group:
                 shards.append(Shard(current, tuple(group), *told))
                 group = []
             if not group:
                 current, told = number, (text_bytes, carried, tuple(earlier or ()))
-            group.append(ObjectSlice(*piece, partitions[folders]))
+            group.append(ObjectSlice(uri, size, etag, start, stop, rows, first_row, partitions[folders]))
         if group:
             shards.append(Shard(current, tuple(group), *told))
     finally:
