@@ -23,7 +23,7 @@ from jobs.config import RunConfig
 from jobs.corpus import Corpus
 from jobs.ledger import Ledger
 from jobs.manifest import load_manifest
-from jobs.matching import Reuse, match
+from jobs.matching import KINDS, NEW, Reuse, match
 from jobs.remembered import Memory, load_memory
 from jobs.run_store import RunPaths, RunRecord, config_snapshot, plan_to_json, read_run
 from jobs.snapshot import read_current
@@ -86,6 +86,25 @@ class Base:
         """What it knew of its objects, where it looked for the same things in them."""
         same = self.record.config["corpus"] | {"uri": []} == config_snapshot(config)["corpus"] | {"uri": []}
         return load_memory(self.store, RunPaths(self.run_id).objects) if same else None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a new run knows besides its cut, until it is begun."""
+
+    corpus: Corpus
+    base: Base | None = None
+    reuse: Reuse | None = None
+
+    @property
+    def serving(self) -> Reuse | None:
+        """What is reused; None where nothing is."""
+        return self.reuse if self.reuse is not None and self.reuse.serves else None
+
+    @property
+    def objects(self) -> dict[str, int]:
+        """How many are of which kind; all are new where there is nothing to compare with."""
+        return dict(self.reuse.objects if self.reuse else dict.fromkeys(KINDS, 0) | {NEW: len(self.corpus.objects)})
 
 
 def load_receipts(store: Store, run_id: str) -> dict[int, Receipt]:

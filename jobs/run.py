@@ -17,15 +17,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from jobs.config import RunConfig
-from jobs.corpus import Corpus, discover
+from jobs.corpus import discover
 from jobs.cutting import cut
 from jobs.lock import DriverLock
 from jobs.manifest import load_manifest, save_manifest
-from jobs.matching import KINDS, NEW, Reuse
+from jobs.matching import Reuse
 from jobs.remembered import save_memory
 from jobs.report import Work
 from jobs.request import Request
-from jobs.reuse import RECIPE, Base, find_reuse, open_base, recipe_facts
+from jobs.reuse import RECIPE, Planned, find_reuse, open_base, recipe_facts
 from jobs.run_store import (
     RunPaths,
     RunRecord,
@@ -56,15 +56,6 @@ class ReuseRefused(RunAborted):
     """No replica works in the precision that the run took over from its base: plan it again, without reuse."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What a new run knows besides its cut, until it is begun."""
-
-    corpus: Corpus
-    base: Base | None = None
-    reuse: Reuse | None = None
-
-
 @dataclass(slots=True)
 class Run:
     """One run: planned (no record yet), or begun."""
@@ -81,17 +72,14 @@ class Run:
     @property
     def reuse(self) -> Reuse | None:
         """Of a new run: what it takes from its base, if anything."""
-        found = self.planned.reuse if self.planned else None
-        return found if found is not None and found.serves else None
+        return self.planned.serving if self.planned else None
 
     @property
     def objects(self) -> dict[str, int]:
         """How many objects were unchanged, changed, new and deleted when the run was planned."""
         if self.record is not None:
             return dict(self.record.extra.get("objects", {}))
-        if self.planned is None or self.planned.reuse is None:
-            return dict.fromkeys(KINDS, 0) | {NEW: len(self.planned.corpus.objects) if self.planned else 0}
-        return dict(self.planned.reuse.objects)
+        return self.planned.objects if self.planned else {}
 
     @property
     def took_precision(self) -> bool:
