@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section
 from workers.errors import UsageError
@@ -17,6 +17,11 @@ MAX_CONFIG_BYTES = 1 << 20  # a configuration is a page of text; anything larger
 
 
 Count = Annotated[int, Field(ge=1)]
+
+
+def _off(value: object) -> object:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
 
 
 class ClusterConfig(Section):
@@ -47,7 +52,7 @@ class RunSection(Section):
     """A shard that takes longer is taken from its replica, which is replaced."""
     stall_seconds: float = Field(1800.0, gt=0)
     """No document embedded anywhere for this long aborts the run (exit 4)."""
-    reuse: Literal["auto", "off"] = "auto"
+    reuse: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
     """auto: what the published snapshot holds already is carried over; only texts that are new are embedded."""
 
 
