@@ -1,7 +1,7 @@
 """Which objects a program reads from an S3 server: a proxy between the two that hands bytes on and notes every GET.
 
-It rewrites nothing. Clients sign requests for the address they know, which is the proxy's, and send it as Host; servers check
-signatures against the Host they receive, so they accept it. Lists and HEADs are no opening.
+It rewrites nothing. Clients sign requests for the address they know, which is the proxy's, and send it as Host; servers
+check signatures against the Host they receive, so they accept it. Lists and HEADs are no opening.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ night 4   one object deleted: everything is copied, no replica is started
 afresh    the corpus of night 2 with run.reuse=off into another output: compared with night 2 row for row
 
 Objects opened are counted by an HTTP proxy between the program and the S3 server (endpoint and keys by environment); a local
-folder has no such count. Prints one JSON object. --strict also demands what needs all levels of reuse and the full size: that
-night 2 embeds each new text once and no other, in at most 15% of the time. Fewer rows need a smaller --shard-bytes, or all
-objects share one shard.
+folder has no such count. Prints one JSON object. --strict also demands what needs all levels of reuse and the full size:
+that night 2 embeds each new text once and no other, in at most 15% of the time. Fewer rows need a smaller --shard-bytes,
+or all objects share one shard.
 """
 
 from __future__ import annotations

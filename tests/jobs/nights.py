@@ -54,11 +54,11 @@ def corpus_of(uri: str | Path, objects: Mapping[str, Rows]) -> None:
             pq.write_table(pa.table(columns, schema), stream, row_group_size=10, use_dictionary=False)
 
 
-def settings(folder: str | Path, model: Path, **sections: Mapping[str, Any]) -> RunConfig:
+def settings(folder: str | Path, name: Path, **sections: Mapping[str, Any]) -> RunConfig:
     """One Parquet row group of such rows is more than a quarter of the shard size: every object stands alone."""
     raw: dict[str, dict[str, Any]] = {
         "corpus": {"uri": f"{folder}/corpus/", "id": "id"},
-        "model": {"name": str(model)},
+        "model": {"name": str(name)},
         "output": {"uri": f"{folder}/out"},
         "run": {"shard_bytes": 4096, "max_quarantined_rows": -1},
         "cluster": {"address": "local"},
