@@ -4,6 +4,7 @@
 2. embed       replicas on Ray embed what has no receipt yet                                            (jobs/embedding.py)
 3. account     rows in = rows out + rows quarantined, shard by shard, or the run fails
 4. publish     unless more is quarantined than allowed: check the files, flip CURRENT.json, last
+5. retain      snapshots beyond output.keep_snapshots are deleted                                     (jobs/retention.py)
 
 Nothing is written before the request has proved possible; everything needed to resume is on storage.
 """
@@ -21,10 +22,11 @@ from jobs.lock import DriverLock, probe_atomic_create
 from jobs.preflight import require_cluster
 from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
+from jobs.retention import retain
 from jobs.run import Request, Run, find_resumable, plan_or_reopen
 from jobs.run_store import RunState
 from jobs.signals import StopFlag, stop_flag
-from jobs.snapshot import publish
+from jobs.snapshot import publish, why_not_again
 from workers.errors import RunAborted, UsageError
 from workers.shard import Receipt
 
@@ -60,6 +62,8 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
 
 
 def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[str, Any]:
+    if run.record and (reason := why_not_again(run.store, run.run_id)):
+        return _refuse(run, ledger, reason)
     receipts = ledger.load() if run.record else {}
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
@@ -80,12 +84,23 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
         damaged = publish(run.store, run.run_id, files, run.facts() | {"documents": summary["documents"]}, lock)
         if damaged is None:
             summary |= {"published": True, "state": RunState.COMPLETE.value}
+            summary["deleted_snapshots"] = retain(run.store, lock, run.config.output.keep_snapshots, stop)
             break
         log.warning("parts are missing or altered, e.g. %s; their shards are embedded again", damaged.files[0])
         ledger.drop(damaged.shards)
         for path in damaged.files:
             run.store.delete(path)
         receipts = {number: receipt for number, receipt in receipts.items() if number not in damaged.shards}
+    return _end(run, summary)
+
+
+def _refuse(run: Run, ledger: Ledger, reason: str) -> dict[str, Any]:
+    """A run that a person has taken back is complete: nothing is embedded, and nothing published."""
+    summary = run.summary() or _account(run, ledger, ledger.load(), {}, run.work())
+    return _end(run, summary | {"state": RunState.REFUSED.value, "published": False, "reasons": [reason]})
+
+
+def _end(run: Run, summary: dict[str, Any]) -> dict[str, Any]:
     run.end(summary)
     for reason in summary["reasons"]:
         log.error("not published: %s", reason)
