@@ -99,7 +99,7 @@ def current(store: Store) -> dict[str, Any]:
 
 
 def read_rows(store: Store) -> tuple[str, set[str], list[str]]:
-    """(run id by CURRENT.json, models by the footers, ids): what a reader gets who opens CURRENT.json and the folder once."""
+    """(run id by CURRENT.json, models by the footers, ids): what a reader gets who opens CURRENT.json and its folder."""
     told = current(store)
     models, ids = set(), list[str]()
     for path in sorted(store.list(told["data_path"])):
