@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import signal
 import uuid
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_what_a_killed_driver_planned_and_never_began(tmp_path: Path) -> None:
     assert store.exists(f"runs/{run_id(9)}/manifest.parquet")
 
 
-def _five(folder: Path) -> Path:
+def _four(folder: Path) -> Path:
     store = Store(str(folder), {})
     for day in range(1, 5):
         make_run(store, day, state="refused" if day == 1 else "complete")
@@ -123,7 +124,7 @@ def _five(folder: Path) -> Path:
 
 
 def _changes(folder: Path) -> int:
-    mortal = Mortal(_five(folder))
+    mortal = Mortal(folder)
     with DriverLock(Store(str(folder), {})) as lock:
         mortal.armed = True
         assert retain(mortal, lock, 1, StopFlag()) == [run_id(1), run_id(2), run_id(3)]
@@ -131,11 +132,12 @@ def _changes(folder: Path) -> int:
 
 
 def test_killed_at_every_delete_the_next_one_finishes(tmp_path: Path) -> None:
-    total = _changes(tmp_path / "undisturbed")
+    filled = _four(tmp_path / "filled")
+    total = _changes(shutil.copytree(filled, tmp_path / "undisturbed"))
     expected = everything(Store(str(tmp_path / "undisturbed"), {}))
     assert total > 20
     for survive in range(total):
-        folder = _five(tmp_path / str(survive))
+        folder = shutil.copytree(filled, tmp_path / str(survive))
         mortal = Mortal(folder, survive, after=survive % 2 == 0)
         store = Store(str(folder), {})
         with DriverLock(store) as lock:
