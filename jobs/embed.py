@@ -11,6 +11,7 @@ Nothing is written before the request has proved possible; everything needed to 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from typing import Any
 from jobs.config import RunConfig
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
-from jobs.preflight import require_cluster
+from jobs.preflight import require_cluster, starts_a_ray
 from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
 from jobs.retention import retain
@@ -28,6 +29,7 @@ from jobs.run_store import RunState
 from jobs.signals import StopFlag, stop_flag
 from jobs.snapshot import publish, why_not_again
 from workers.errors import RunAborted, UsageError
+from workers.reference import ReferenceFile, computed_beside
 from workers.shard import Receipt
 
 log = logging.getLogger("reembed")
@@ -71,9 +73,10 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
     work = run.work()
     while True:
         if ledger.pending(run.shards, receipts) or run.record is None:
-            from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
+            with _reference(run) as reference:
+                from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
 
-            quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop)
+                quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop, reference)
             receipts = ledger.load()
             settle_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
         summary = _account(run, ledger, receipts, quarantined, work)
@@ -105,6 +108,13 @@ def _end(run: Run, summary: dict[str, Any]) -> dict[str, Any]:
     for reason in summary["reasons"]:
         log.error("not published: %s", reason)
     return summary
+
+
+def _reference(run: Run) -> contextlib.AbstractContextManager[ReferenceFile | None]:
+    """Where Ray is about to be started here, what its replicas have to prove themselves by is computed meanwhile."""
+    if starts_a_ray(run.config.cluster.address):
+        return computed_beside(run.config.model, run.request.model.weights_digest)
+    return contextlib.nullcontext()
 
 
 def _account(
