@@ -4,6 +4,7 @@
 2. embed       replicas on Ray embed what has no receipt yet                                            (jobs/embedding.py)
 3. account     rows in = rows out + rows quarantined, shard by shard, or the run fails
 4. publish     unless more is quarantined than allowed: check the files, flip CURRENT.json, last
+5. report      the run as a page, for people                                                           (jobs/run_report.py)
 
 Nothing is written before the request has proved possible; everything needed to resume is on storage.
 """
@@ -18,12 +19,14 @@ from typing import Any
 from jobs.config import RunConfig
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
+from jobs.plan import predict
 from jobs.preflight import require_cluster
 from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
 from jobs.run import Request, Run, find_resumable, plan_or_reopen
+from jobs.run_report import add_report, report_abort
 from jobs.run_store import RunState
-from jobs.signals import StopFlag, stop_flag
+from jobs.signals import StopFlag, Stopped, stop_flag
 from jobs.snapshot import publish
 from workers.errors import RunAborted, UsageError
 from workers.shard import Receipt
@@ -53,6 +56,10 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
         with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
             try:
                 return _finish(run, lock, ledger, stop)
+            except RunAborted as abort:
+                if not isinstance(abort, Stopped) and not lock.lost.is_set():
+                    report_abort(run, abort)
+                raise
             except UsageError as error:
                 if run.record is None:
                     raise
@@ -65,6 +72,8 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
     quarantined: Mapping[int, str] = {}
     work = run.work()
+    if run.record is None:
+        run.predicted = predict(run)
     while True:
         if ledger.pending(run.shards, receipts) or run.record is None:
             from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
@@ -86,7 +95,10 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
         for path in damaged.files:
             run.store.delete(path)
         receipts = {number: receipt for number, receipt in receipts.items() if number not in damaged.shards}
-    run.end(summary)
+    run.end(summary)  # before anything is drawn: how the run ended must be known at once
+    add_report(run, receipts, summary)
+    if "report" in summary:
+        run.end(summary)
     for reason in summary["reasons"]:
         log.error("not published: %s", reason)
     return summary

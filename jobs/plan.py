@@ -8,6 +8,10 @@ output bytes                 rows x bytes of a row, of the newest finished run h
 
 from __future__ import annotations
 
+import logging
+import math
+import time
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,19 +20,21 @@ from jobs.run import Request, Run, find_resumable, plan_or_reopen
 from jobs.run_store import list_runs, read_summary
 from workers.config import LongText, Pooling, SourceFormat
 from workers.documents import TEXT
-from workers.errors import ObjectError
+from workers.errors import ObjectError, ReembedError
 from workers.formats import format_of
 from workers.output_schema import output_schema
 from workers.part_file import vector_bytes
 from workers.reader import read_windows
-from workers.shard import ObjectSlice
+from workers.shard import ObjectSlice, Shard
 from workers.storage import Store, open_object
 from workers.tokenization import TextTokenizer
 
 SAMPLED_SHARDS = 8
 SAMPLED_DOCUMENTS = 256  # of each sampled shard
+PREDICTION_SECONDS = 1.0  # a run that begins samples for so long, and ends the shard that it is at
 HEAD_BYTES = 256 << 10  # read of a line object to see how long its records are
 ROW_OVERHEAD_BYTES = 48  # id, hash and counts of a row, compressed: measured on the Parquet files of short ids
+log = logging.getLogger("reembed")
 
 
 def plan_run(config: RunConfig) -> dict[str, Any]:
@@ -36,7 +42,7 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
     request = Request.resolve(config)
     resumed = find_resumable(request)
     run = resumed or plan_or_reopen(request)
-    sample = _sample(run)
+    sample = _sample(run, run.shards)
     text_bytes = sum(shard.text_bytes for shard in run.shards)
     counts = [shard.rows for shard in run.shards]
     exact = None not in counts
@@ -65,6 +71,31 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def predict(run: Run) -> dict[str, Any]:
+    """What a run that is about to begin will take, for its report to compare with what it took; {} when that cannot be told.
+
+    From shards that will be read anyway: of one that is carried over nothing is opened. A text that turns out to be in the
+    snapshot before counts as if it were embedded.
+    """
+    shards = [shard for shard in run.shards if shard.carried is None]
+    try:
+        sample = _sample(run, shards, PREDICTION_SECONDS)
+        rate, _ = _measured(run.store)
+    except ReembedError as error:  # the run itself will meet it, and say what to do
+        log.warning("nothing predicted: %s", error)
+        return {}
+    tokens = _scaled(sample["tokens"], sample["bytes"], sum(shard.text_bytes for shard in shards))
+    hours = tokens / rate / 3600 if rate else None
+    price = run.config.cost.gpu_hour_usd
+    return {
+        "tokens": tokens,
+        "replica_hours": round(hours, 4) if hours is not None else None,
+        "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
+        "tokens_per_second_per_replica": round(rate, 1) if rate else None,
+        "sampled_documents": sample["documents"],
+    }
+
+
 def plan_text(report: dict[str, Any]) -> str:
     def known(value: object, unit: str) -> str:
         return f"{value} {unit}" if value is not None else "unknown before a first run has measured it"
@@ -83,12 +114,18 @@ def plan_text(report: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def _sample(run: Run) -> dict[str, int]:
-    """Documents, their bytes and tokens, chunks among them counted, from the first window of a few shards."""
+def _sample(run: Run, shards: Sequence[Shard], seconds: float = math.inf) -> dict[str, int]:
+    """Documents, their bytes and tokens, chunks among them counted, from the first window of a few shards.
+
+    No further shard is looked at once so many seconds have passed.
+    """
     tokenizer = TextTokenizer(run.request.model.folder, run.request.recipe)
     found = {"documents": 0, "bytes": 0, "tokens": 0, "rows": 0}
-    step = max(1, len(run.shards) // SAMPLED_SHARDS)
-    for shard in islice(run.shards[::step], SAMPLED_SHARDS):
+    step = max(1, len(shards) // SAMPLED_SHARDS)
+    began = time.monotonic()
+    for shard in islice(shards[::step], SAMPLED_SHARDS):
+        if time.monotonic() - began > seconds:
+            break
         try:
             window = next(iter(read_windows(shard, run.plan, {})), None)
         except ObjectError:  # it will be quarantined, or mended before the run; the other samples tell enough
@@ -128,7 +165,8 @@ def _measured(store: Store) -> tuple[float | None, float | None]:
         summary = read_summary(store, run_id) or {}
         seconds, rows = summary.get("replica_hours", 0) * 3600, summary.get("rows", 0)
         if seconds and rows:
-            return summary["tokens"] / seconds, summary["output_bytes"] / rows
+            embedded = summary.get("report", {}).get("embedded_tokens", summary["tokens"])  # without those of copied parts
+            return embedded / seconds, summary["output_bytes"] / rows
     return None, None
 
 

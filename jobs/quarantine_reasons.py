@@ -42,7 +42,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Reasons:
-    """The commonest first, at most TOP_REASONS; `others` are rows of the kinds left out, `complete` says whether all was read."""
+    """The commonest first, at most TOP_REASONS; `others`: rows of the kinds left out; `complete`: whether all was read."""
 
     top: tuple[Reason, ...] = ()
     kinds: int = 0

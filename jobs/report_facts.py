@@ -49,7 +49,7 @@ class Stages:
 
     @property
     def starving(self) -> str | None:
-        """The slowest stage before an encoder that waits too much; `shards` where no stage was busy for as long as it waited.
+        """The slowest stage before an encoder that waits too much; `shards` where no stage was busy as long as it waited.
 
         None: the encoder hardly waits, so nothing but more or faster devices helps.
         """
@@ -76,7 +76,7 @@ class Stages:
                 )
             case stage:
                 doing = {"read": "reading", "tokenize": "tokenising"}[stage]
-                return f"{waited}: {doing} ({self.shares[stage]:.1%} of that time) is the slowest stage before it and starves it."
+                return f"{waited}: {doing} ({self.shares[stage]:.1%} of it) is the slowest stage before it and starves it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Lengths:
     @property
     def labels(self) -> tuple[str, ...]:
         lowest = [1, *(edge + 1 for edge in TOKEN_BINS[:-1])]
-        return (*(f"{low:,}–{edge:,}" for low, edge in zip(lowest, TOKEN_BINS, strict=True)), f"over {TOKEN_BINS[-1]:,}")
+        return (*(f"{low:,} to {edge:,}" for low, edge in zip(lowest, TOKEN_BINS, strict=True)), f"over {TOKEN_BINS[-1]:,}")
 
     def to_json(self) -> list[dict[str, Any]]:
         return [

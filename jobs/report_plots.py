@@ -2,7 +2,7 @@
 
     charts(facts) -> {name: Chart}; a chart without anything to show is left out
 
-One or two inks of different lightness, figures written beside the bars: readable in greyscale, by the colour-blind, and aloud.
+Two inks of different lightness, figures written beside the bars: readable in greyscale, by the colour-blind, and aloud.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jobs.report_facts import Lengths, ReportFacts, RowOrigins, Stages
-from jobs.report_svg import FONT_PIXELS, MAIN, SECOND, TEXT, draw
+from jobs.report_svg import FONT_PIXELS, MAIN, PALE, SECOND, TEXT, draw
 from jobs.report_times import Pause, Throughput, Timeline
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _throughput(rates: Throughput, pauses: Sequence[Pause]) -> Chart:
     def paint(figure: Figure, width: int) -> None:
         left, right = 6.4 * _CHARACTER, 2 * _CHARACTER
         for row, (label, values, ink) in enumerate(panels):
-            box = (left / width, (178 - 126 * row) / 300, (width - left - right) / width, 92 / 300)
+            box = (left / width, (168 - 124 * row) / 284, (width - left - right) / width, 92 / 284)
             axes = figure.add_axes(box)
             edges = [at * rates.bin_seconds / scale for at in range(len(values) + 1)]
             axes.stairs(values, edges, fill=True, color=ink)
@@ -117,10 +117,10 @@ def _throughput(rates: Throughput, pauses: Sequence[Pause]) -> Chart:
             _time_axis(axes, seconds / scale, pauses, scale, unit if row else None)
 
     alt = " ".join(
-        f"{label.capitalize()}: on average {sum(values) / len(values):,.1f}, between {min(values):,.1f} and {max(values):,.1f}."
+        f"{label.capitalize()}: {sum(values) / len(values):,.1f} on average, {min(values):,.1f} to {max(values):,.1f}."
         for label, values, _ in panels
     )
-    return _chart("throughput", f"{alt} Over {seconds / scale:,.1f} {unit} of work.", paint, 300)
+    return _chart("throughput", f"{alt} Over {seconds / scale:,.1f} {unit} of work.", paint, 284)
 
 
 def _timeline(timeline: Timeline, pauses: Sequence[Pause]) -> Chart:
@@ -136,7 +136,7 @@ def _timeline(timeline: Timeline, pauses: Sequence[Pause]) -> Chart:
         box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
         axes = figure.add_axes(box)
         for row, lane in enumerate(timeline.lanes):
-            for first, ink in enumerate((MAIN, SECOND)):  # two inks by turns: where one shard ends, another begins
+            for first, ink in enumerate((MAIN, PALE)):  # by turns, so that one shard is told from the next
                 _blocks(axes, [(bar.start / scale, bar.end / scale) for bar in lane.bars[first::2]], row, ink)
         axes.set_ylim(len(timeline.lanes) - 0.5, -0.5)
         axes.set_yticks(range(0, len(names), every), names[::every])

@@ -1,7 +1,7 @@
 """A matplotlib figure as SVG that lives inside an HTML page: text stays text, colours follow the page, ids are its own.
 
     MAIN, …    colours to draw with; each becomes a CSS variable, so that light, dark and print need one drawing
-    draw()     draws on a figure of so many pixels, and gives it as one <svg role="img">: no prolog, metadata, comments, fonts
+    draw()     a figure of so many pixels as one <svg role="img">, without prolog, metadata, comments and fonts
 
 matplotlib is imported when something is drawn: runs without a report do without it. Knows nothing of runs.
 """
@@ -12,17 +12,17 @@ import io
 import re
 from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FONT_PIXELS = 13  # at the width a chart is drawn for
-TEXT, GRID, MAIN, SECOND = "#010101", "#020202", "#030303", "#040404"
-_INKS = {TEXT: "currentColor", GRID: "var(--grid)", MAIN: "var(--main)", SECOND: "var(--second)"}
+TEXT, GRID, MAIN, PALE, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
+_INKS = {TEXT: "currentColor", GRID: "var(--grid)", MAIN: "var(--main)", PALE: "var(--pale)", SECOND: "var(--second)"}
 """Stand-ins that pass through matplotlib, and what the page's style sheet calls them."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "reembed",  # the same figures give the same bytes
     "text.parse_math": False,  # a name with two dollars is no formula

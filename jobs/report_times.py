@@ -1,11 +1,11 @@
 """When a run's shards were embedded: throughput over time, and what each replica did when. Pure arithmetic on receipts.
 
-    WorkingTime.of(receipts)   one stretch a shard; long pauses of the whole run cut out, so that a resumed run stays readable
+    WorkingTime.of(receipts)   one stretch a shard; long pauses of the whole run are cut out: a resumed run stays readable
     throughput(work)           documents and tokens a second, at most MAX_BINS bins
     timeline(work)             at most MAX_LANES replicas of at most MAX_BARS bars, however many shards there are
 
-A replica embeds one shard after another and reads the next one meanwhile: a shard's stretch begins when its replica ended the
-one before, not when reading began. A shard's work is spread evenly over its stretch. Times are the replicas' own clocks.
+A replica embeds one shard after another and reads the next one meanwhile: a shard's stretch begins when its replica ended
+the one before, not when reading began. A shard's work is spread evenly over its stretch. Times are the replicas' own clocks.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,8 @@ class Timeline:
 
     def to_json(self) -> dict[str, Any]:
         lanes = [
-            {"replica": lane.replica, "shards": lane.shards, "busy_seconds": round(lane.busy_seconds, 3)} for lane in self.lanes
+            {"replica": lane.replica, "shards": lane.shards, "busy_seconds": round(lane.busy_seconds, 3)}
+            for lane in self.lanes
         ]
         return {"seconds": round(self.seconds, 3), "replicas": self.replicas, "shards": self.shards, "lanes": lanes}
 
@@ -173,11 +175,8 @@ def _lane(work: WorkingTime, number: int) -> Lane:
     breaks = np.flatnonzero(starts[1:] - ends[:-1] > work.seconds / 100) + 1
     size = 1 if count <= MAX_BARS else -(-count // (MAX_BARS - len(breaks) - 1))
     borders = [0, *breaks.tolist(), count]
-    cuts = [at for begin, end in zip(borders[:-1], borders[1:], strict=True) for at in range(begin, end, size)] + [count]
-    bars = tuple(
-        Bar(float(starts[begin]), float(ends[end - 1]), end - begin)
-        for begin, end in zip(cuts[:-1], cuts[1:], strict=True)
-    )
+    cuts = [at for begin, end in pairwise(borders) for at in range(begin, end, size)] + [count]
+    bars = tuple(Bar(float(starts[begin]), float(ends[end - 1]), end - begin) for begin, end in pairwise(cuts))
     return Lane(work.replicas[number], count, float((ends - starts).sum()), bars)
 
 
@@ -188,7 +187,7 @@ def _done_until(edges: Floats, starts: Floats, ends: Floats, amounts: Floats) ->
     order = np.argsort(times, kind="stable")
     times, speed = times[order], np.cumsum(np.concatenate([rates, -rates])[order])
     done = np.concatenate([[0.0], np.cumsum(speed[:-1] * np.diff(times))])
-    return np.interp(edges, times, done)
+    return np.asarray(np.interp(edges, times, done), np.float64)
 
 
 def _without_pauses(starts: Floats, ends: Floats) -> tuple[Floats, Floats, float, tuple[Pause, ...]]:
@@ -205,8 +204,7 @@ def _without_pauses(starts: Floats, ends: Floats) -> tuple[Floats, Floats, float
     resumed_at, lengths = starts[order][1:][long], gaps[long]
     cut = np.concatenate([[0.0], np.cumsum(lengths)])
     pauses = tuple(
-        Pause(float(at - gone), float(length))
-        for at, gone, length in zip(resumed_at, cut[1:], lengths, strict=True)
+        Pause(float(at - gone), float(length)) for at, gone, length in zip(resumed_at, cut[1:], lengths, strict=True)
     )
     # a stretch lies within one period of work, so both its ends move by the same
     shift = cut[np.searchsorted(resumed_at, starts, side="right")]

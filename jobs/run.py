@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,6 +84,7 @@ class Run:
     source_fingerprint: str
     record: RunRecord | None = None
     current: bool = False  # readers of CURRENT.json see this run
+    predicted: dict[str, Any] = field(default_factory=dict)  # of a new run: see jobs/plan.py
 
     @property
     def config(self) -> RunConfig:
@@ -141,6 +142,7 @@ class Run:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             int8_scale=int8_scale,
             batch_tokens=batch_tokens,
+            extra={"predicted": self.predicted} if self.predicted else {},
         )
         create_run(self.store, record)
         self.record = record

@@ -4,6 +4,7 @@
                   manifest.parquet, receipts/, staged/, quarantine/
                   status.json      replaced while it works
                   summary.json     how it ended
+                  report.html      the same as a page
 
 A run id sorts by time; nothing but this order and the documents' own words decides which run is resumed. Secrets never get
 here: storage_options are cut out of the configuration, credentials out of URIs. Knows nothing of shards, receipts or locks.
@@ -84,6 +85,10 @@ class RunPaths:
     @property
     def summary(self) -> str:
         return f"{self.root}/summary.json"
+
+    @property
+    def report(self) -> str:
+        return f"{self.root}/report.html"
 
     @property
     def data(self) -> str:

@@ -99,6 +99,7 @@ class ShardJob:
                 source_digest=str(self._digest),
                 clipped=counts["clipped"],
                 excluded=tuple(uri for uri, _ in self._assignment.exclude),
+                ended=round(time.time(), 3),
             )
 
         return self._writer.finish(draft)
