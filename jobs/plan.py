@@ -124,7 +124,7 @@ def _sample(run: Run, shards: Sequence[Shard], seconds: float = math.inf) -> dic
     step = max(1, len(shards) // SAMPLED_SHARDS)
     began = time.monotonic()
     for shard in islice(shards[::step], SAMPLED_SHARDS):
-        if time.monotonic() - began > seconds:
+        if found["documents"] and time.monotonic() - began > seconds:
             break
         try:
             window = next(iter(read_windows(shard, run.plan, {})), None)

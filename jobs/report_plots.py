@@ -112,7 +112,7 @@ def _throughput(rates: Throughput, pauses: Sequence[Pause]) -> Chart:
             axes.set_title(label, loc="left", fontsize=FONT_PIXELS, pad=8)
             axes.set_ylim(0, max(*values, 1e-9) * 1.05)
             axes.yaxis.set_major_formatter(lambda value, _: _compact(value))
-            axes.locator_params(axis="y", nbins=3)
+            axes.locator_params(axis="y", nbins=4)
             axes.grid(axis="y")
             _time_axis(axes, seconds / scale, pauses, scale, unit if row else None)
 

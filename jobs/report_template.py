@@ -33,6 +33,7 @@ table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-nu
 th, td { text-align: left; vertical-align: top; padding: 5px 10px 5px 0; border-top: 1px solid var(--grid); }
 thead th { border-top: 0; font-size: 14px; color: var(--quiet); font-weight: 400; }
 th[scope=row] { font-weight: 400; } td.number, th.number { text-align: right; white-space: nowrap; }
+table.reasons th[scope=row] { width: 45%; } table.reasons td.number { white-space: normal; }
 details summary { cursor: pointer; } details table { margin-top: 8px; } details th { width: 40%; }
 @media (max-width: 639px) {
   table.stack thead { display: none; } table.stack tr { display: block; border-top: 1px solid var(--grid); padding: 6px 0; }
@@ -46,7 +47,7 @@ details summary { cursor: pointer; } details table { margin-top: 8px; } details 
 @media print { :root { color-scheme: light; --ink: #000; --paper: #fff; --card: #fff; --grid: #b5b5b5; --quiet: #444;
     --main: #0072b2; --pale: #8fc3e4; --second: #d98200; --good: #00513a; --bad: #8c1d18; }
   body { padding: 0; font-size: 11pt; } dl.figures div, section { border: 1px solid var(--grid); }
-  figure .wide { max-width: 540px; } section { break-inside: avoid; } section.long { break-inside: auto; } tr { break-inside: avoid; }
+  figure .wide { max-width: 540px; } section, tr { break-inside: avoid; } section.long { break-inside: auto; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
@@ -65,8 +66,8 @@ PAGE = """<!doctype html>
 {% endif %}{% endmacro %}
 <header class="{{ verdict.mood }}">
 <h1 class="foreign"><span>{{ verdict.word }}.</span> {{ verdict.sentence }}</h1>
-<p class="quiet foreign">Run {{ summary.run_id }}{% if model.name %} · {{ model.name }}, {{ model.pooling }}, {{ model.dim }} \
-&times; {{ model.vector }}{% endif %} · {{ summary.data }}</p>
+<p class="quiet foreign">Run {{ summary.run_id }}{% if model.name %} · {{ model.name }}, {{ model.pooling }}, \
+{{ model.dim }} &times; {{ model.vector }}{% endif %} · {{ summary.data }}</p>
 </header>
 <dl class="figures">
 {% for card in cards %}<div><dt>{{ card.name }}</dt><dd>{{ card.value }}<small>{{ card.note }}</small></dd></div>
@@ -84,7 +85,8 @@ PAGE = """<!doctype html>
 <th scope="col">note</th></tr></thead>
 <tbody>{% for check in gate %}
 <tr><th scope="row">{{ check.name }}</th><td class="{{ check.mood }}">{{ check.result }}</td>\
-<td data-is="measured">{{ check.measured }}</td><td data-is="allowed">{{ check.allowed }}</td><td class="foreign">{{ check.note }}</td></tr>
+<td data-is="measured">{{ check.measured }}</td><td data-is="allowed">{{ check.allowed }}</td>\
+<td class="foreign">{{ check.note }}</td></tr>
 {% endfor %}</tbody>
 </table>
 </section>
@@ -108,7 +110,8 @@ PAGE = """<!doctype html>
 <td class="number" data-is="actual">{{ actual }}</td><td class="number" data-is="actual / predicted">{{ ratio }}</td></tr>
 {% endfor %}</tbody>
 </table>
-<p class="quiet">Predicted when the run was planned, from a sample of its texts and the rate of the run before it.</p>
+<p class="quiet">Predicted when the run was planned, from a sample of its texts and the rate of the run before it: before a \
+first run has measured one, hours and cost are not known.</p>
 </section>
 <section>
 <h2>Throughput</h2>
@@ -136,12 +139,13 @@ by side, so the others add nothing to it; the one near 100% sets the pace.</p>{%
 <p>{{ truncation }}</p>
 <p>{{ padding }}</p>
 {{ chart("lengths") }}
-{% if "lengths" in charts %}<p class="quiet">Documents by number of tokens, special tokens included.</p>{% endif %}
+{% if "lengths" in charts %}<p class="quiet">Documents by number of tokens, special tokens included.</p>
+{% else %}<p class="quiet">No receipt tells how long its texts were.</p>{% endif %}
 </section>
 <section class="broad long">
 <h2>Quarantine by reason</h2>
 {% if reasons %}
-<table class="stack">
+<table class="stack reasons">
 <thead><tr><th scope="col">reason</th><th scope="col" class="number">rows</th><th scope="col">for example</th></tr></thead>
 <tbody>{% for reason in reasons %}
 <tr><th scope="row" class="foreign">{{ reason.text }}</th><td class="number" data-is="rows">{{ reason.rows }}</td>\
