@@ -19,7 +19,7 @@ from typing import Any
 from jobs.config import RunConfig
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
-from jobs.plan import predict
+from jobs.prediction import predict
 from jobs.preflight import require_cluster
 from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary

@@ -8,7 +8,6 @@ output bytes                 rows x bytes of a row, of the newest finished run h
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from jobs.run import Request, Run, find_resumable, plan_or_reopen
 from jobs.run_store import list_runs, read_summary
 from workers.config import LongText, Pooling, SourceFormat
 from workers.documents import TEXT
-from workers.errors import ObjectError, ReembedError
+from workers.errors import ObjectError
 from workers.formats import format_of
 from workers.output_schema import output_schema
 from workers.part_file import vector_bytes
@@ -31,10 +30,8 @@ from workers.tokenization import TextTokenizer
 
 SAMPLED_SHARDS = 8
 SAMPLED_DOCUMENTS = 256  # of each sampled shard
-PREDICTION_SECONDS = 1.0  # a run that begins samples for so long, and ends the shard that it is at
 HEAD_BYTES = 256 << 10  # read of a line object to see how long its records are
 ROW_OVERHEAD_BYTES = 48  # id, hash and counts of a row, compressed: measured on the Parquet files of short ids
-log = logging.getLogger("reembed")
 
 
 def plan_run(config: RunConfig) -> dict[str, Any]:
@@ -42,13 +39,13 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
     request = Request.resolve(config)
     resumed = find_resumable(request)
     run = resumed or plan_or_reopen(request)
-    sample = _sample(run, run.shards)
+    sample = sample_shards(run, run.shards)
     text_bytes = sum(shard.text_bytes for shard in run.shards)
     counts = [shard.rows for shard in run.shards]
     exact = None not in counts
-    rows = sum(count or 0 for count in counts) if exact else _scaled(sample["documents"], sample["bytes"], text_bytes)
-    tokens = _scaled(sample["tokens"], sample["bytes"], text_bytes)
-    rate, row_bytes = _measured(request.store)
+    rows = sum(count or 0 for count in counts) if exact else scaled(sample["documents"], sample["bytes"], text_bytes)
+    tokens = scaled(sample["tokens"], sample["bytes"], text_bytes)
+    rate, row_bytes = measured(request.store)
     hours = tokens / rate / 3600 if rate else None
     price = config.cost.gpu_hour_usd
     return {
@@ -71,31 +68,6 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def predict(run: Run) -> dict[str, Any]:
-    """What a run that is about to begin will take, for its report to compare with what it took; {} when that cannot be told.
-
-    From shards that will be read anyway: of one that is carried over nothing is opened. A text that turns out to be in the
-    snapshot before counts as if it were embedded.
-    """
-    shards = [shard for shard in run.shards if shard.carried is None]
-    try:
-        sample = _sample(run, shards, PREDICTION_SECONDS)
-        rate, _ = _measured(run.store)
-    except ReembedError as error:  # the run itself will meet it, and say what to do
-        log.warning("nothing predicted: %s", error)
-        return {}
-    tokens = _scaled(sample["tokens"], sample["bytes"], sum(shard.text_bytes for shard in shards))
-    hours = tokens / rate / 3600 if rate else None
-    price = run.config.cost.gpu_hour_usd
-    return {
-        "tokens": tokens,
-        "replica_hours": round(hours, 4) if hours is not None else None,
-        "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
-        "tokens_per_second_per_replica": round(rate, 1) if rate else None,
-        "sampled_documents": sample["documents"],
-    }
-
-
 def plan_text(report: dict[str, Any]) -> str:
     def known(value: object, unit: str) -> str:
         return f"{value} {unit}" if value is not None else "unknown before a first run has measured it"
@@ -114,7 +86,7 @@ def plan_text(report: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def _sample(run: Run, shards: Sequence[Shard], seconds: float = math.inf) -> dict[str, int]:
+def sample_shards(run: Run, shards: Sequence[Shard], seconds: float = math.inf) -> dict[str, int]:
     """Documents, their bytes and tokens, chunks among them counted, from the first window of a few shards.
 
     No further shard is looked at once so many seconds have passed.
@@ -155,11 +127,11 @@ def _record_bytes(piece: ObjectSlice, run: Run, texts: list[str]) -> float:
     return len(head) / max(1, head.count(b"\n"))
 
 
-def _scaled(part: int, sampled_bytes: int, text_bytes: int) -> int:
+def scaled(part: int, sampled_bytes: int, text_bytes: int) -> int:
     return round(part / sampled_bytes * text_bytes) if sampled_bytes else 0
 
 
-def _measured(store: Store) -> tuple[float | None, float | None]:
+def measured(store: Store) -> tuple[float | None, float | None]:
     """Tokens a second of one replica, and output bytes a row, of the newest run that tells."""
     for run_id in reversed(list_runs(store)):
         summary = read_summary(store, run_id) or {}

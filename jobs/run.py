@@ -84,7 +84,7 @@ class Run:
     source_fingerprint: str
     record: RunRecord | None = None
     current: bool = False  # readers of CURRENT.json see this run
-    predicted: dict[str, Any] = field(default_factory=dict)  # of a new run: see jobs/plan.py
+    predicted: dict[str, Any] = field(default_factory=dict)  # of a new run: see jobs/prediction.py
 
     @property
     def config(self) -> RunConfig:

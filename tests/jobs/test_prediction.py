@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import plan
-from jobs.plan import predict
+from jobs import prediction
+from jobs.prediction import predict
 from jobs.run_store import read_run, write_summary
 from tests.jobs.report_samples import WORDS, planned_run
 
@@ -53,5 +53,5 @@ def test_what_is_carried_over_is_not_opened(tmp_path: Path, minilm: Path) -> Non
 def test_sampling_ends_in_time(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = planned_run(tmp_path, minilm)
     every = predict(run)["sampled_documents"]
-    monkeypatch.setattr(plan, "PREDICTION_SECONDS", 0.0)
+    monkeypatch.setattr(prediction, "PREDICTION_SECONDS", 0.0)
     assert 0 < predict(run)["sampled_documents"] < every
