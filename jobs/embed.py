@@ -1,10 +1,11 @@
 """THE job: plan -> dispatch -> account -> publish. `reembed embed`, or `python -m jobs.embed CONFIG`.
 
 1. which run   resume the unfinished one of the same settings; else list the source: made before, or a new cut (jobs/run.py)
-2. embed       replicas on Ray embed what has no receipt yet                                            (jobs/embedding.py)
-3. account     rows in = rows out + rows quarantined, shard by shard, or the run fails
-4. publish     unless more is quarantined than allowed: check the files, flip CURRENT.json, last
-5. report      the run as a page, for people                                                           (jobs/run_report.py)
+2. carry       parts of unchanged objects are copied from the published snapshot                            (jobs/carry.py)
+3. embed       replicas on Ray embed what has no receipt yet; where all have one, no Ray is started     (jobs/embedding.py)
+4. account     rows in = rows out + rows quarantined, shard by shard, or the run fails
+5. publish     unless more is quarantined than allowed: check the files, flip CURRENT.json, last
+6. report      the run as a page, for people                                                           (jobs/run_report.py)
 
 Nothing is written before the request has proved possible; everything needed to resume is on storage.
 """
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.carry import carry
 from jobs.config import RunConfig
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
@@ -23,12 +26,12 @@ from jobs.prediction import predict
 from jobs.preflight import require_cluster
 from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
-from jobs.run import Request, Run, find_resumable, plan_or_reopen
+from jobs.run import Request, ReuseRefused, Run, find_resumable, plan_or_reopen
 from jobs.run_report import add_report, report_abort
 from jobs.run_store import RunState
 from jobs.signals import StopFlag, Stopped, stop_flag
 from jobs.snapshot import publish
-from workers.errors import RunAborted, UsageError
+from workers.errors import ReembedError, RunAborted, UsageError
 from workers.shard import Receipt
 
 log = logging.getLogger("reembed")
@@ -48,32 +51,44 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
     if run.current and (summary := run.summary()).get("published"):
         log.info("nothing to do: snapshot %s was made from this corpus with these settings", run.run_id)
         return summary | {"unchanged": True}
-    if run.record is None:
+    if run.record is None and run.embeds:
         require_cluster(config.cluster.address)
     probe_atomic_create(request.store)
     with lock, stop_flag() as stop:
         run = find_resumable(request) or run  # another driver may have begun it meanwhile
-        with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
-            try:
-                return _finish(run, lock, ledger, stop)
-            except RunAborted as abort:
-                if not isinstance(abort, Stopped) and not lock.lost.is_set():
-                    report_abort(run, abort)
+        try:
+            return _work(run, lock, stop)
+        except ReuseRefused as error:
+            log.warning("%s; planned again without reuse", error)
+            run.discard(lock)
+            return _work(plan_or_reopen(request, reuse=False), lock, stop)
+
+
+def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
+    with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
+        try:
+            return _finish(run, lock, ledger, stop)
+        except RunAborted as abort:
+            if not isinstance(abort, Stopped) and not lock.lost.is_set():
+                report_abort(run, abort)
+            raise
+        except UsageError as error:
+            if run.record is None:
                 raise
-            except UsageError as error:
-                if run.record is None:
-                    raise
-                raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
+            raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
 
 
 def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[str, Any]:
     receipts = ledger.load() if run.record else {}
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
-    quarantined: Mapping[int, str] = {}
-    work = run.work()
     if run.record is None:
         run.predicted = predict(run)
+        if run.reuse:
+            run.begin_on_base()
+    quarantined: Mapping[int, str] = {}
+    work = run.work()
+    receipts, work = _carry(run, lock, ledger, receipts, work, stop)
     while True:
         if ledger.pending(run.shards, receipts) or run.record is None:
             from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
@@ -104,6 +119,24 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
     return summary
 
 
+def _carry(
+    run: Run, lock: DriverLock, ledger: Ledger, receipts: dict[int, Receipt], work: Work, stop: StopFlag
+) -> tuple[dict[int, Receipt], Work]:
+    """Copy once, before anything is embedded: parts that turn out damaged later are embedded, not copied again."""
+    shards = [shard for shard in ledger.pending(run.shards, receipts) if shard.carried is not None]
+    if not shards or run.record is None or run.record.base is None:
+        return receipts, work
+    began = time.monotonic()
+    try:
+        carry(run.store, run.run_id, run.record.base, shards, ledger, lock, stop)
+    except ReembedError as error:
+        if not lock.lost.is_set():
+            state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
+            run.write_status({"state": state.value, "reason": str(error)}, work.plus(0, time.monotonic() - began, ()))
+        raise
+    return ledger.load(), work.plus(0, time.monotonic() - began, ())
+
+
 def _account(
     run: Run, ledger: Ledger, receipts: Mapping[int, Receipt], quarantined: Mapping[int, str], work: Work
 ) -> dict[str, Any]:
@@ -113,6 +146,7 @@ def _account(
         RunAborted: rows in are not rows out plus rows quarantined.
     """
     accounting = ledger.account(run.shards, receipts, quarantined)
+    totals = ledger.totals(receipts)
     limit, lost = run.config.run.max_quarantined_rows, accounting.quarantined_rows
     reasons = []
     if limit >= 0 and (lost is None or lost > limit):
@@ -129,11 +163,11 @@ def _account(
         data=run.store.uri_of(run.paths.data),
         planned=len(run.shards),
         quarantined_shards=quarantined,
-        totals=ledger.totals(receipts),
+        totals=totals,
         quarantined_rows=accounting.known_quarantined_rows,
         quarantined_rows_is_minimum=lost is None,
         work=work,
-        facts=run.facts(),
+        facts=run.facts() | {"reuse": run.reuse_facts(totals.carried)},
         gpu_hour_usd=run.config.cost.gpu_hour_usd,
         reasons=reasons,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from jobs.plan import measured, sample_shards, scaled
+from jobs.estimate import measured, sample_shards, to_embed
 from jobs.run import Run
 from workers.errors import ReembedError
 
@@ -20,8 +20,7 @@ PREDICTION_SECONDS = 1.0  # no further shard is sampled after so long
 def predict(run: Run) -> dict[str, Any]:
     """`tokens`, `replica_hours`, `cost_usd`, None where not known; {} when nothing can be told.
 
-    From shards that will be read anyway: of one that is carried over nothing is opened. A text that turns out to be in the
-    snapshot before counts as if it were embedded.
+    From shards that will be read anyway: of one that is carried over nothing is opened.
     """
     shards = [shard for shard in run.shards if shard.carried is None]
     try:
@@ -30,7 +29,7 @@ def predict(run: Run) -> dict[str, Any]:
     except ReembedError as error:  # the run itself will meet it, and say what to do
         log.warning("nothing predicted: %s", error)
         return {}
-    tokens = scaled(sample["tokens"], sample["bytes"], sum(shard.text_bytes for shard in shards))
+    tokens = to_embed(shards, sample).tokens
     hours = tokens / rate / 3600 if rate else None
     price = run.config.cost.gpu_hour_usd
     return {
@@ -38,5 +37,5 @@ def predict(run: Run) -> dict[str, Any]:
         "replica_hours": round(hours, 4) if hours is not None else None,
         "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
         "tokens_per_second_per_replica": round(rate, 1) if rate else None,
-        "sampled_documents": sample["documents"],
+        "sampled_documents": sample.documents,
     }

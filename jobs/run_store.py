@@ -1,7 +1,7 @@
 """Where a run keeps its state on storage, and its small JSON documents.
 
     runs/<run_id>/run.json         what the run is: written once and last, so a run without it was never begun
-                  manifest.parquet, receipts/, staged/, quarantine/
+                  manifest.parquet, objects.parquet, receipts/, staged/, quarantine/
                   status.json      replaced while it works
                   summary.json     how it ended
                   report.html      the same as a page
@@ -65,6 +65,10 @@ class RunPaths:
     @property
     def manifest(self) -> str:
         return f"{self.root}/manifest.parquet"
+
+    @property
+    def objects(self) -> str:
+        return f"{self.root}/objects.parquet"
 
     @property
     def receipts(self) -> str:

@@ -2,6 +2,7 @@
 
     put             atomic: a reader sees the old object, or the new one, never a part of it
     put_if_absent   atomic create: of racing writers exactly one gets True (where the store honours If-None-Match)
+    copy            bytes move inside the store: server-side on S3, a hard link locally; so no file is ever changed in place
 
 Knows nothing of runs, parts or locks; callers import it from `workers.storage`.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import IO, Any, TypeVar, cast
 from workers.storage_client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_bucket, patiently
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NOT_ONE_COPY = ("EntityTooLarge", "InvalidRequest", "NotImplemented", "501")  # CopyObject takes 5 GB at most
 _T = TypeVar("_T")
 
 
@@ -86,6 +89,27 @@ class Store:
         except FileNotFoundError:  # deleted since
             return False
 
+    def copy(self, source: str, target: str) -> None:
+        """Make `target` hold what `source` holds, atomically, replacing what was there; repeated, it changes nothing.
+
+        Object stores copy on their side. Locally the two names share one file where the file system allows that: safe as
+        long as files are replaced, never written into, and deleting one name keeps the other.
+
+        Raises:
+            FileNotFoundError: no such source. UsageError, TransientError.
+        """
+
+        def attempt() -> None:
+            self._fs.invalidate_cache()
+            if self._kind == "local":
+                _copy_local(Path(self._at(source)), Path(self._at(target)))
+            elif self._kind == "s3":
+                self._copy_s3(source, target)
+            else:
+                self._fs.cp_file(self._at(source), self._at(target))
+
+        self._try(attempt, source)
+
     def delete(self, path: str) -> None:
         """Remove; a file that is not there is fine."""
         self._try(lambda: self._present(lambda: self._fs.rm_file(self._at(path))), path)
@@ -139,14 +163,21 @@ class Store:
             raise
         return True
 
+    def _copy_s3(self, source: str, target: str) -> None:
+        """One CopyObject; in parts, server-side as well, what that does not take."""
+        bucket, key, _ = self._fs.split_path(self._at(source))
+        to_bucket, to_key, _ = self._fs.split_path(self._at(target))
+        try:
+            self._fs.call_s3("copy_object", Bucket=to_bucket, Key=to_key, CopySource={"Bucket": bucket, "Key": key})
+        except Exception as error:  # translated by the caller unless it is about the size
+            if error_code(error) not in _NOT_ONE_COPY:
+                raise
+            self._fs.cp_file(self._at(source), self._at(target))
+
 
 def _write_local(target: Path, data: bytes, *, create: bool) -> bool:
     """Temporary file beside the target, fsync, then link (fails if there) or rename (replaces)."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed", str(target.parent)) from None
-    temporary = target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(target)
     try:
         with temporary.open("xb") as stream:
             stream.write(data)
@@ -158,12 +189,45 @@ def _write_local(target: Path, data: bytes, *, create: bool) -> bool:
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)  # the name must survive a power cut as well, or a receipt outlives its part
+    _keep_name(target)
+    return True
+
+
+def _copy_local(source: Path, target: Path) -> None:
+    """Link, or copy where links are not to be had, under a temporary name; then rename."""
+    temporary = _temporary(target)
+    try:
+        try:
+            temporary.hardlink_to(source)
+        except OSError as error:
+            if error.errno not in (*_NO_LINKS, errno.EXDEV):
+                raise
+            with source.open("rb") as original, temporary.open("xb") as stream:
+                shutil.copyfileobj(original, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)  # renaming a link onto its own file leaves it
+    _keep_name(target)
+
+
+def _temporary(target: Path) -> Path:
+    """A name beside the target, whose folder is made if need be."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed", str(target.parent)) from None
+    return target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
+
+
+def _keep_name(target: Path) -> None:
+    """The name must survive a power cut as well, or a receipt outlives its part."""
+    folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return True
 
 
 def _link(temporary: Path, target: Path) -> bool:

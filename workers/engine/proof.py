@@ -25,7 +25,7 @@ from workers.engine.forward import Forward, Fused, Packed, Padded, structures
 from workers.engine.golden import cosines
 from workers.engine.packing import pack
 from workers.engine.precision import candidates, strays
-from workers.errors import ReembedError, ReplicaError, UsageError
+from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError
 from workers.token_records import TokenizedTexts
 
 SAME = 1e-4  # largest difference of two float32 vectors, relative to the largest component
@@ -47,7 +47,8 @@ class Proof:
         """The precision and the way that hold; `embed` gives a way's vectors of the golden texts on a device.
 
         Raises:
-            ReplicaError: none holds. UsageError: int8 and nothing of this model can be quantised.
+            ReplicaError: none holds (PrecisionRefused: the one asked for does not).
+            UsageError: int8 and nothing of this model can be quantised.
         """
         reference = embed(Padded(self._model), self._golden, _CPU)
         reasons: list[str] = []
@@ -67,7 +68,7 @@ class Proof:
                 return precision, forward
             reasons.append(f"{self._device}, {forward.name}: {reason}")
         hint = "; this device computes wrongly, or the model needs model.precision=float32"
-        raise ReplicaError("; ".join(reasons) + hint)
+        raise (ReplicaError if self._wanted is Precision.AUTO else PrecisionRefused)("; ".join(reasons) + hint)
 
     def _fitting_way(
         self, precision: Precision, reference: NDArray[np.float32], embed: Embed
