@@ -2,8 +2,8 @@
 
 1. which run   resume the unfinished one of the same settings; else list the source: made before, or a new cut (jobs/run.py)
 2. embed       replicas on Ray embed what has no receipt yet                                            (jobs/embedding.py)
-3. account     rows in = rows out + rows quarantined, shard by shard, or the run fails
-4. publish     unless more is quarantined than allowed: check the files, flip CURRENT.json, last
+3. judge       rows in = rows out + rows quarantined, shard by shard, and all else the gate asks         (jobs/judging.py)
+4. publish     unless a check failed: look through the files, flip CURRENT.json, last
 
 Nothing is written before the request has proved possible; everything needed to resume is on storage.
 """
@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.config import RunConfig
+from jobs.gate import failed
+from jobs.judging import judge
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
 from jobs.preflight import require_cluster
@@ -72,7 +74,7 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
             quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop)
             receipts = ledger.load()
             settle_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
-        summary = _account(run, ledger, receipts, quarantined, work)
+        summary = _judge(run, ledger, receipts, quarantined, work)
         if summary["reasons"]:
             break
         stop.check()
@@ -92,25 +94,21 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
     return summary
 
 
-def _account(
+def _judge(
     run: Run, ledger: Ledger, receipts: Mapping[int, Receipt], quarantined: Mapping[int, str], work: Work
 ) -> dict[str, Any]:
-    """The summary as it stands before publishing; `reasons` says why it must not be.
+    """The summary as it stands before publishing: `gate` has all checks, `reasons` says why it must not be published.
 
     Raises:
-        RunAborted: rows in are not rows out plus rows quarantined.
+        RunAborted: a shard has no end yet. UsageError, TransientError.
     """
     accounting = ledger.account(run.shards, receipts, quarantined)
-    limit, lost = run.config.run.max_quarantined_rows, accounting.quarantined_rows
-    reasons = []
-    if limit >= 0 and (lost is None or lost > limit):
-        what = f"{lost:,} rows are" if lost is not None else f"an unknown number of rows ({accounting.unknown[0]}) is"
-        where = run.store.uri_of(run.paths.quarantine)
-        reasons.append(
-            f"{what} quarantined and run.max_quarantined_rows={limit}; see {where}; mend the source, which makes a new run, "
-            "or raise the limit (-1: any) and run the same command again: of an unchanged source nothing is embedded twice"
-        )
-    return build_summary(
+    if run.record is None:
+        raise RuntimeError("a run without a record has nothing to judge")
+    limit = run.config.run.max_quarantined_rows
+    checks = judge(run.store, run.record, run.shards, receipts, accounting, run.config.gate, limit)
+    reasons = [check.reason for check in failed(checks)]
+    summary = build_summary(
         run_id=run.run_id,
         state=RunState.REFUSED.value if reasons else RunState.RUNNING.value,
         published=False,
@@ -119,12 +117,13 @@ def _account(
         quarantined_shards=quarantined,
         totals=ledger.totals(receipts),
         quarantined_rows=accounting.known_quarantined_rows,
-        quarantined_rows_is_minimum=lost is None,
+        quarantined_rows_is_minimum=accounting.quarantined_rows is None,
         work=work,
         facts=run.facts(),
         gpu_hour_usd=run.config.cost.gpu_hour_usd,
         reasons=reasons,
     )
+    return summary | {"gate": [check.to_json() for check in checks]}
 
 
 if __name__ == "__main__":

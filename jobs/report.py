@@ -118,10 +118,19 @@ def summary_text(summary: dict[str, Any]) -> str:
         + ", ".join(f"{name} {seconds:,.1f}" for name, seconds in stages.items()),
         f"  model       {summary['model']['name']} {summary['model']['pooling']} {summary['model']['dim']} x "
         f"{summary['model']['vector']} ({summary['model']['precision']})",
+        f"  gate        {_gate(summary.get('gate', []))}",
         f"  published   {'yes' if summary['published'] else 'NO'}: {summary['data']}",
     ]
     lines += [f"  reason      {reason}" for reason in summary["reasons"]]
     return "\n".join(lines)
+
+
+def _gate(checks: list[dict[str, Any]]) -> str:
+    if not checks:
+        return "not judged"
+    failed = [check["name"] for check in checks if not check["ok"]]
+    skipped = sum(check["skipped"] for check in checks)
+    return f"failed: {', '.join(failed)}" if failed else f"passed ({len(checks)} checks, {skipped} skipped)"
 
 
 def _share(part: int, whole: int) -> str:
