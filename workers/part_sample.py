@@ -70,7 +70,7 @@ def sample_part(store: Store, file: OutputFile, stored: Stored, most_vectors: in
 def find_rows(
     store: Store, file: OutputFile, stored: Stored, wanted: Collection[TextKey], most_vectors: int
 ) -> dict[TextKey, Floats]:
-    """Vectors [V, D] of the wanted texts that stand in the rows of the first so many vectors; the first row's of equal texts.
+    """Vectors [V, D] of the wanted texts that stand in the rows of the first so many vectors, the first of equal texts.
 
     Raises: as sample_part.
     """
