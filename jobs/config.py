@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section
 from workers.errors import UsageError
@@ -34,6 +34,11 @@ class ClusterConfig(Section):
     """A replica that has not loaded its model by then is given up."""
 
 
+def _off(value: object) -> object:
+    """To YAML a bare `off` is false."""
+    return "off" if value is False else value
+
+
 class RunSection(Section):
     """How the work is cut and how much failure is tolerated."""
 
@@ -47,7 +52,7 @@ class RunSection(Section):
     """A shard that takes longer is taken from its replica, which is replaced."""
     stall_seconds: float = Field(1800.0, gt=0)
     """No document embedded anywhere for this long aborts the run (exit 4)."""
-    reuse: Literal["auto", "off"] = "auto"
+    reuse: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
     """auto: what the published snapshot holds already is carried over; only texts that are new are embedded."""
 
 

@@ -74,7 +74,7 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
             quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop)
             receipts = ledger.load()
             settle_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
-        summary = _judge(run, ledger, receipts, quarantined, work)
+        summary = _account(run, ledger, receipts, quarantined, work)
         if summary["reasons"]:
             break
         stop.check()
@@ -94,7 +94,7 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
     return summary
 
 
-def _judge(
+def _account(
     run: Run, ledger: Ledger, receipts: Mapping[int, Receipt], quarantined: Mapping[int, str], work: Work
 ) -> dict[str, Any]:
     """The summary as it stands before publishing: `gate` has all checks, `reasons` says why it must not be published.
@@ -102,7 +102,7 @@ def _judge(
     Raises:
         RunAborted: a shard has no end yet. UsageError, TransientError.
     """
-    accounting = ledger.account(run.shards, receipts, quarantined)
+    accounting = ledger.audit(run.shards, receipts, quarantined)
     if run.record is None:
         raise RuntimeError("a run without a record has nothing to judge")
     limit = run.config.run.max_quarantined_rows

@@ -17,20 +17,16 @@ is the reader's view of this. Knows nothing of storage, Parquet or Ray: jobs/jud
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from jobs.config import GateConfig
-from jobs.gate_figures import Comparison, Figures, VectorFigures
-from jobs.ledger import Accounting
+from jobs.gate_figures import Comparison, Figures
+from jobs.ledger import ALTERED, Accounting
 from workers.config import VectorType
 
 AGAIN = "and run the same command again: nothing is embedded twice"
 _SHOWN_BREACHES = 3
-_SHOWN_CHARACTERS = 24  # of a digest or a prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +86,6 @@ def failed(checks: list[GateCheck]) -> list[GateCheck]:
     return [check for check in checks if not check.ok]
 
 
-def changes(now: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
-    """What of the model's identity differs, `pooling: mean -> cls`. A fact that one of them does not tell is left out."""
-    shared = [name for name in now if name in last]
-    return [f"{name}: {_shown(last[name])} -> {_shown(now[name])}" for name in shared if now[name] != last[name]]
-
-
 def _accounting(facts: GateFacts) -> GateCheck:
     accounting = facts.accounting
     breaches = accounting.breaches
@@ -108,8 +98,8 @@ def _accounting(facts: GateFacts) -> GateCheck:
     more = len(breaches) - _SHOWN_BREACHES
     note = "; ".join(breaches[:_SHOWN_BREACHES]) + (f"; and {more:,} more" if more > 0 else "")
     mend = (
-        f"this is a defect, or a file was altered: delete the shard's receipt below {facts.receipts} and its parts, and run "
-        "the same command again, which embeds that shard again"
+        f"{ALTERED}: delete the receipt below {facts.receipts}, and the shard's parts, and run the same command again, "
+        "which embeds that shard again"
     )
     return GateCheck("accounting", False, len(breaches), 0, note, mend=mend)
 
@@ -219,7 +209,7 @@ def _mean_vector(facts: GateFacts, gate: GateConfig) -> GateCheck:
     now, last = facts.now.vectors, facts.last.vectors if facts.last else None
     if now is None or last is None or now.not_finite or last.not_finite:
         return _skipped("mean_vector", "no vectors to compare")
-    cosine, limit = mean_cosine(now, last), gate.min_mean_cosine
+    cosine, limit = now.mean_cosine(last), gate.min_mean_cosine
     if cosine is None:
         return _skipped("mean_vector", f"the mean of {last.count:,} vectors of the last snapshot is about zero")
     note = f"cosine {cosine:.4f} between the means of {now.count:,} vectors and of {last.count:,} of the last snapshot"
@@ -227,28 +217,10 @@ def _mean_vector(facts: GateFacts, gate: GateConfig) -> GateCheck:
     return _check("mean_vector", cosine >= limit, _round(cosine), limit, note, f"gate.min_mean_cosine={limit:g}", mend)
 
 
-def mean_cosine(now: VectorFigures, last: VectorFigures) -> float | None:
-    """Cosine between the mean vectors, corrected for what the chance of a sample adds to their lengths.
-
-    The mean of n vectors is longer than that of the distribution they come from, |m|^2 = |true|^2 + spread / n. Means of 60
-    vectors of all-MiniLM-L6-v2 (package descriptions) have cosines down to 0.88 to each other; corrected, down to 0.97.
-
-    Returns:
-        None where the last one's is not longer than chance alone would make it.
-    """
-    chance_now, chance_last = now.spread / now.count, last.spread / last.count
-    square_now, square_last = float(now.mean_D @ now.mean_D), float(last.mean_D @ last.mean_D)
-    if square_last <= 2 * chance_last:
-        return None
-    true_now = max(square_now - chance_now, square_now / 2)  # noise has no mean: nothing to be divided by
-    cosine = float(now.mean_D @ last.mean_D) / np.sqrt(max(true_now * (square_last - chance_last), np.finfo(float).tiny))
-    return float(np.clip(cosine, -1, 1))
-
-
 def _model_change(facts: GateFacts, gate: GateConfig) -> GateCheck:
     if facts.last is None:
         return _skipped("model_change", facts.alone)
-    changed = "; ".join(changes(facts.now.model, facts.last.model))
+    changed = "; ".join(facts.now.changes(facts.last))
     allowed = gate.allow_model_change
     if not changed:
         return GateCheck("model_change", True, "none", "any" if allowed else "none", "the model and its use are the same")
@@ -264,7 +236,7 @@ def _apart(facts: GateFacts) -> str:
     """Why vectors cannot be compared with the last snapshot's; '' where they can."""
     if facts.last is None:
         return facts.alone
-    return "the model, or its use, is not the last snapshot's" if changes(facts.now.model, facts.last.model) else ""
+    return "the model, or its use, is not the last snapshot's" if facts.now.changes(facts.last) else ""
 
 
 def _check(
@@ -279,8 +251,3 @@ def _skipped(name: str, why: str) -> GateCheck:
 
 def _round(figure: float) -> float:
     return round(figure, 6)
-
-
-def _shown(value: object) -> str:
-    text = str(value) if isinstance(value, str) and value else repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

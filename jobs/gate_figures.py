@@ -27,6 +27,7 @@ from workers.storage import Store
 
 log = logging.getLogger("reembed")
 Floats = npt.NDArray[np.float32]
+_SHOWN_CHARACTERS = 24  # of a digest or a prompt
 _WORDS = "words"
 _OF_VECTORS = ("count", "not_finite", "mean_length", "spread")
 _T = TypeVar("_T")
@@ -53,6 +54,23 @@ class VectorFigures:
         spread = float(((usable - mean_D) ** 2).sum(axis=1).mean()) if len(usable) else 0.0
         return cls(len(vectors_ND), len(vectors_ND) - len(usable), length, spread, mean_D)
 
+    def mean_cosine(self, last: VectorFigures) -> float | None:
+        """Cosine between the mean vectors, corrected for what the chance of a sample adds to their lengths.
+
+        The mean of n vectors is longer than that of the distribution they come from, |m|^2 = |true|^2 + spread / n. Means of
+        60 vectors of all-MiniLM-L6-v2 (package descriptions) have cosines down to 0.88 to each other; corrected, 0.97.
+
+        Returns:
+            None where the last one's is not longer than chance alone would make it.
+        """
+        chance, last_chance = self.spread / self.count, last.spread / last.count
+        square, last_square = float(self.mean_D @ self.mean_D), float(last.mean_D @ last.mean_D)
+        if last_square <= 2 * last_chance:
+            return None
+        true_square = max(square - chance, square / 2)  # noise has no mean: nothing to be divided by
+        product = max(true_square * (last_square - last_chance), np.finfo(float).tiny)
+        return float(np.clip(self.mean_D @ last.mean_D / np.sqrt(product), -1, 1))
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -66,6 +84,15 @@ class Figures:
     vectors: VectorFigures | None  # None: nothing was looked at
     parts: str = ""  # digest of the parts they were made from
     breaches: tuple[str, ...] = ()  # parts looked at that are not what their receipts say
+
+    def changes(self, last: Figures) -> list[str]:
+        """What of the model differs, `pooling: mean -> cls`. A fact that one of the two does not tell is left out."""
+        now, before = self.model, last.model
+        return [
+            f"{name}: {_shown(before[name])} -> {_shown(now[name])}"
+            for name in now
+            if name in before and now[name] != before[name]
+        ]
 
     @property
     def truncated_share(self) -> float | None:
@@ -113,6 +140,11 @@ class Golden:
         known = np.isfinite(expected_SD).all(axis=1)  # an empty sequence has no vector, then and now
         each = [cosines(found_SD[known], expected_SD[known]) for found_SD in self.vectors_RSD]
         return Comparison.of([float(cosine) for found in each for cosine in found], "golden texts have no vectors")
+
+
+def _shown(value: object) -> str:
+    text = str(value) if isinstance(value, str) and value else repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def golden_digest() -> str:

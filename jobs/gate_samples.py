@@ -1,14 +1,15 @@
 """What the gate reads of parts: a bounded look at a snapshot's vectors, and at those of the same texts in two snapshots.
 
     measure_vectors    some rows of parts spread evenly over the snapshot -> length, mean, what is not finite
-    compare_texts      parts of shards that were embedded now, each beside the last snapshot's parts of the same objects,
-                       joined by text hash -> cosines
+    compare_texts      parts of shards that were embedded now, each beside the last snapshot's parts of the same objects (or
+                       of the same place, in a corpus that has moved), joined by text hash -> cosines
 
 At most 4,096 vectors a snapshot are looked at, however large it is. Decides which parts; workers/part_sample.py reads them.
 """
 
 from __future__ import annotations
 
+import math
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -108,17 +109,21 @@ def compare_texts(store: Store, now: Side, last: Side) -> Comparison:
 
 
 def text_cosine(now_VD: Floats, last_VD: Floats, stored: Stored) -> float:
-    """Of one text's vectors; of a list of vectors the mean over them, -1 where the lists differ in length.
-
-    Of binary vectors the cosine of the angle that so many differing signs stand for (Goemans and Williamson 1995), so that
-    one limit serves all types: as many as 2% of the signs differ at a cosine of 0.998.
-    """
+    """Of one text's vectors; of a list of vectors the mean over them, -1 where the lists differ in length."""
     if now_VD.shape != last_VD.shape:
         return -1.0
-    found = cosines(now_VD, last_VD)
-    if stored.vector is VectorType.BINARY:
-        found = np.cos((1 - found) * np.pi / 2)
-    return float(found.mean())
+    if not len(now_VD):
+        return 1.0  # a text without tokens
+    return float(np.mean([of_angle(float(cosine), stored.vector) for cosine in cosines(now_VD, last_VD)]))
+
+
+def of_angle(cosine: float, vector: VectorType) -> float:
+    """As it is; of two vectors of signs the cosine of the angle between what they are the signs of.
+
+    A share s of the signs differs where that angle is about s times pi (Goemans and Williamson 1995), so that one limit
+    serves all types: 2% of the signs are a cosine of 0.998.
+    """
+    return math.cos((1 - cosine) * math.pi / 2) if vector is VectorType.BINARY else cosine
 
 
 def spread(items: Sequence[_T], most: int) -> list[_T]:
@@ -129,13 +134,16 @@ def spread(items: Sequence[_T], most: int) -> list[_T]:
 
 
 def _pairs(now: Side, last: Side) -> list[_Pair]:
-    """Each part of a shard that was embedded, with the parts of the same partition of earlier shards that overlap it."""
+    """Each part of a shard that was embedded, with the parts of the same partition of earlier shards that overlap it.
+
+    Where none does, perhaps because the corpus has another name now, of the earlier shard in the same place.
+    """
     where: dict[str, list[tuple[int, int, int]]] = {}
     for shard in last.shards:
         for piece in shard.slices:
             where.setdefault(piece.uri, []).append((piece.start, piece.stop, shard.number))
     pairs = []
-    for shard in now.shards:
+    for place, shard in enumerate(now.shards):
         receipt = now.receipts.get(shard.number)
         if receipt is None or receipt.carried_from is not None:
             continue
@@ -145,6 +153,8 @@ def _pairs(now: Side, last: Side) -> list[_Pair]:
             for start, stop, number in where.get(piece.uri, ())
             if start < piece.stop and piece.start < stop
         }
+        if not numbers and last.shards:
+            numbers = {last.shards[place * len(last.shards) // len(now.shards)].number}
         earlier = [file for number in sorted(numbers & last.receipts.keys()) for file in last.receipts[number].files]
         for part in receipt.files:
             same = tuple(file for file in earlier if _partition(file) == _partition(part))

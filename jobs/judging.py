@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.config import GateConfig
-from jobs.gate import GateCheck, GateFacts, changes, check_run
+from jobs.gate import GateCheck, GateFacts, check_run
 from jobs.gate_figures import Comparison, Figures, Golden, load_figures, load_golden, save_figures, save_golden
-from jobs.gate_samples import Side, compare_texts, measure_vectors
+from jobs.gate_samples import Side, compare_texts, measure_vectors, of_angle
 from jobs.ledger import Accounting, Ledger
 from jobs.manifest import load_manifest
 from jobs.run_store import RunPaths, RunRecord, read_run
@@ -67,7 +67,7 @@ def judge(
     now = _figures(store, record, receipts)
     golden = load_golden(store, record.run_id)
     last, alone = _last(store, record.run_id)
-    same = last is not None and not changes(now.model, last.figures.model)
+    same = last is not None and not now.changes(last.figures)
     if last is not None and same and golden is None and last.golden is not None:
         save_golden(store, record.run_id, last.golden)  # nothing was embedded: the vectors are the last snapshot's own
         golden = last.golden
@@ -79,7 +79,7 @@ def judge(
         last=last.figures if last else None,
         alone=alone,
         golden=_compare_golden(record, golden, last),
-        probes=_probes(receipts),
+        probes=_probes(receipts, _stored(record)),
         joined=_compare_texts(store, record, shards, receipts, last) if last is not None and same else Comparison(),
     )
     return check_run(facts, gate, max_quarantined_rows)
@@ -147,11 +147,11 @@ def _compare_golden(record: RunRecord, golden: Golden | None, last: _Snapshot | 
     return golden.compare(last.golden)
 
 
-def _probes(receipts: Mapping[int, Receipt]) -> Comparison:
-    """What replicas found when they embedded some of the reused texts again."""
+def _probes(receipts: Mapping[int, Receipt], stored: Stored) -> Comparison:
+    """What replicas found when they embedded some of the reused texts again: of binary vectors, cosines of signs."""
     met = [receipt for receipt in receipts.values() if receipt.probed and receipt.probe_cosine is not None]
-    least = Comparison.of([receipt.probe_cosine for receipt in met if receipt.probe_cosine is not None], "").least
-    return Comparison(sum(receipt.probed for receipt in met), least)
+    each = [of_angle(receipt.probe_cosine, stored.vector) for receipt in met if receipt.probe_cosine is not None]
+    return Comparison(sum(receipt.probed for receipt in met), Comparison.of(each, "").least)
 
 
 def _compare_texts(

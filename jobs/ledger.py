@@ -24,6 +24,7 @@ from workers.storage import Store
 _READERS = 32  # small objects are all latency
 _WRITERS = 8
 _PER_FOLDER = 1000
+ALTERED = "this is a defect, or its receipt was altered"
 _NAME = re.compile(r"(\d{7,})\.json")
 
 
@@ -162,6 +163,20 @@ class Ledger:
 
     @staticmethod
     def account(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
+        """As audit(), for callers that have no use for a run that does not add up.
+
+        Raises:
+            RunAborted: names the shard and both figures.
+        """
+        accounting = Ledger.audit(shards, receipts, quarantined)
+        if accounting.breaches:
+            raise RunAborted(
+                f"{accounting.breaches[0]}; nothing is published; {ALTERED}: delete the receipt to embed it again"
+            )
+        return accounting
+
+    @staticmethod
+    def audit(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
         """Every row of every shard is embedded or quarantined, by the manifest's figures where it knows them.
 
         `quarantined`: shards given up, by number; one that has a receipt all the same counts as done.

@@ -73,7 +73,7 @@ class MadeRun:
         self.store.put(CURRENT, Current(self.record.run_id, "", paths.data, total, "now", "0", facts).to_json())
 
     def judge(self, limit: int = 0, **gate: Any) -> dict[str, GateCheck]:
-        accounting = Ledger.account(self.shards, self.receipts, ())
+        accounting = Ledger.audit(self.shards, self.receipts, ())
         checks = judge(self.store, self.record, self.shards, self.receipts, accounting, GateConfig(**gate), limit)
         return {check.name: check for check in checks}
 

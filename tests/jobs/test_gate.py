@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jobs.config import GateConfig
-from jobs.gate import GateCheck, GateFacts, changes, check_run, failed, mean_cosine
+from jobs.gate import GateCheck, GateFacts, check_run, failed
 from jobs.gate_figures import Comparison, Figures, Golden, VectorFigures
 from jobs.ledger import Accounting
 
@@ -89,7 +89,7 @@ def test_accounting() -> None:
     assert (found.ok, found.measured, found.allowed) == (False, 5, 0)
     assert found.reason.startswith("accounting: shard 0 (s3://c/x): 10 rows read, 11 embedded or quarantined; shard 1 ")
     assert "and 2 more" in found.note
-    assert "delete the shard's receipt below s3://out/runs/r/receipts" in found.reason
+    assert "altered: delete the receipt below s3://out/runs/r/receipts" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_small_samples_of_one_distribution_have_the_same_mean() -> None:
     pairs = [(vectors(seed, 40, bias=0.4, dim=384), vectors(1000 + seed, 40, bias=0.4, dim=384)) for seed in range(100)]
     plain = [now.mean_D @ last.mean_D / np.linalg.norm(now.mean_D) / np.linalg.norm(last.mean_D) for now, last in pairs]
     assert np.median(plain) < 0.9
-    corrected = [mean_cosine(now, last) for now, last in pairs]
+    corrected = [now.mean_cosine(last) for now, last in pairs]
     assert min(cosine or 0 for cosine in corrected) > 0.95
 
 
@@ -264,6 +264,6 @@ def test_another_model_is_named_and_must_be_allowed() -> None:
 def test_the_same_model_elsewhere_is_the_same() -> None:
     found = check("model_change", facts())
     assert (found.ok, found.skipped, found.measured) == (True, False, "none")
-    assert changes(MODEL, MODEL | {"name": "elsewhere"}) == []
-    assert changes(MODEL | {"prompt": "query: "}, MODEL | {"prompt": ""}) == ["prompt: '' -> query: "]
-    assert changes(MODEL | {"prompt": ""}, MODEL) == [], "a fact that only one of them tells"
+    prompted = figures(model=MODEL | {"prompt": "query: "})
+    assert prompted.changes(figures(model=MODEL | {"prompt": ""})) == ["prompt: '' -> query: "]
+    assert prompted.changes(figures()) == figures().changes(prompted) == [], "a fact that only one of them tells"

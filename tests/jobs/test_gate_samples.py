@@ -210,6 +210,14 @@ def _two_objects(number: int) -> Shard:
     return Shard(number, pieces, 1000)
 
 
+def test_a_corpus_that_has_moved(tmp_path: Path) -> None:
+    last, now = made_run(tmp_path, LAST, of_texts()), made_run(tmp_path, NOW, of_texts())
+    elsewhere = [replace(shard, slices=(replace(shard.slices[0], uri="gs://x"),)) for shard in now.shards]
+    found = compare_texts(now.store, replace(now.side, shards=elsewhere), last.side)
+    assert (found.count, found.least) == (160, pytest.approx(1, abs=1e-6))
+    assert compare_texts(now.store, now.side, replace(last.side, shards=[], receipts={})).least is None
+
+
 def test_nothing_to_compare(tmp_path: Path) -> None:
     last, now = made_run(tmp_path, LAST, of_texts()), made_run(tmp_path, NOW, of_texts(), first=5000)
     assert compare_texts(now.store, now.side, last.side).note == "no text of the sample stands in the last snapshot"
