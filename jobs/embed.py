@@ -3,8 +3,8 @@
 1. which run   resume the unfinished one of the same settings; else list the source: made before, or a new cut (jobs/run.py)
 2. carry       parts of unchanged objects are copied from the published snapshot                            (jobs/carry.py)
 3. embed       replicas on Ray embed what has no receipt yet; where all have one, no Ray is started     (jobs/embedding.py)
-4. account     rows in = rows out + rows quarantined, shard by shard, or the run fails
-5. publish     unless more is quarantined than allowed: check the files, flip CURRENT.json, last
+4. judge       rows in = rows out + rows quarantined, shard by shard, and all else the gate asks         (jobs/judging.py)
+5. publish     unless a check failed: check the files, flip CURRENT.json, last
 6. report      the run as a page, for people                                                           (jobs/run_report.py)
 
 Nothing is written before the request has proved possible; everything needed to resume is on storage.
@@ -20,6 +20,8 @@ from typing import Any
 
 from jobs.carry import carry
 from jobs.config import RunConfig
+from jobs.gate import failed
+from jobs.judging import judge
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
 from jobs.prediction import predict
@@ -69,7 +71,7 @@ def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
         try:
             return _finish(run, lock, ledger, stop)
         except RunAborted as abort:
-            if not isinstance(abort, Stopped) and not lock.lost.is_set():
+            if not isinstance(abort, Stopped | ReuseRefused) and not lock.lost.is_set():
                 report_abort(run, abort)
             raise
         except UsageError as error:
@@ -140,23 +142,19 @@ def _carry(
 def _account(
     run: Run, ledger: Ledger, receipts: Mapping[int, Receipt], quarantined: Mapping[int, str], work: Work
 ) -> dict[str, Any]:
-    """The summary as it stands before publishing; `reasons` says why it must not be.
+    """The summary as it stands before publishing: `gate` has all checks, `reasons` says why it must not be published.
 
     Raises:
-        RunAborted: rows in are not rows out plus rows quarantined.
+        RunAborted: a shard has no end yet. UsageError, TransientError.
     """
-    accounting = ledger.account(run.shards, receipts, quarantined)
+    accounting = ledger.audit(run.shards, receipts, quarantined)
+    if run.record is None:
+        raise RuntimeError("a run without a record has nothing to judge")
+    limit = run.config.run.max_quarantined_rows
     totals = ledger.totals(receipts)
-    limit, lost = run.config.run.max_quarantined_rows, accounting.quarantined_rows
-    reasons = []
-    if limit >= 0 and (lost is None or lost > limit):
-        what = f"{lost:,} rows are" if lost is not None else f"an unknown number of rows ({accounting.unknown[0]}) is"
-        where = run.store.uri_of(run.paths.quarantine)
-        reasons.append(
-            f"{what} quarantined and run.max_quarantined_rows={limit}; see {where}; mend the source, which makes a new run, "
-            "or raise the limit (-1: any) and run the same command again: of an unchanged source nothing is embedded twice"
-        )
-    return build_summary(
+    checks = judge(run.store, run.record, run.shards, receipts, accounting, run.config.gate, limit)
+    reasons = [check.reason for check in failed(checks)]
+    summary = build_summary(
         run_id=run.run_id,
         state=RunState.REFUSED.value if reasons else RunState.RUNNING.value,
         published=False,
@@ -165,12 +163,13 @@ def _account(
         quarantined_shards=quarantined,
         totals=totals,
         quarantined_rows=accounting.known_quarantined_rows,
-        quarantined_rows_is_minimum=lost is None,
+        quarantined_rows_is_minimum=accounting.quarantined_rows is None,
         work=work,
         facts=run.facts() | {"reuse": run.reuse_facts(totals.carried)},
         gpu_hour_usd=run.config.cost.gpu_hour_usd,
         reasons=reasons,
     )
+    return summary | {"gate": [check.to_json() for check in checks]}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     runs/<run_id>/run.json         what the run is: written once and last, so a run without it was never begun
                   manifest.parquet, objects.parquet, receipts/, staged/, quarantine/
+                  golden.npz, gate.npz   what the gate compares the next snapshot with
                   status.json      replaced while it works
                   summary.json     how it ended
                   report.html      the same as a page
@@ -42,7 +43,7 @@ class RunState(StrEnum):
     STOPPED = "stopped"  # by a signal
     ABORTED = "aborted"
     COMPLETE = "complete"
-    REFUSED = "refused"  # finished, but not published: more was quarantined than allowed
+    REFUSED = "refused"  # finished, but not published: a check of the gate failed
 
 
 UNFINISHED = frozenset({RunState.RUNNING, RunState.STOPPED, RunState.ABORTED})
@@ -93,6 +94,12 @@ class RunPaths:
     @property
     def report(self) -> str:
         return f"{self.root}/report.html"
+    def golden(self) -> str:
+        return f"{self.root}/golden.npz"
+
+    @property
+    def figures(self) -> str:
+        return f"{self.root}/gate.npz"
 
     @property
     def data(self) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.config import Precision
 from workers.documents import TEXT, DocumentWindow
@@ -138,6 +139,14 @@ class Replica:
                 texts = window.table[TEXT].slice(0, CALIBRATION_DOCUMENTS).to_pylist()
                 samples.append(self._encoder.encode(self._tokenizer.tokenize(texts)).vectors)
         return calibrate_scale(np.concatenate(samples) if samples else np.empty((0, self._encoder.dim), np.float32))
+
+    def golden(self) -> NDArray[np.float32] | None:
+        """Vectors [sequences, dim] of the golden texts, computed now as shards are; None for pooling=tokens.
+
+        For a replica that has nothing else to do: one thread at a time may encode.
+        """
+        encoded = self._encoder.encode(self._tokenizer.tokenize(GOLDEN_TEXTS))
+        return encoded.vectors if encoded.offsets is None else None
 
     def stats(self) -> ReplicaStats:
         """Running totals since the model was loaded."""
