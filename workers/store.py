@@ -45,8 +45,9 @@ class Store:
         """Raises: FileNotFoundError, UsageError, TransientError."""
         return self._try(lambda: cast("bytes", self._fs.cat_file(self._at(path))), path)
 
-    def open(self, path: str) -> IO[bytes]:
-        return self._try(lambda: cast("IO[bytes]", self._fs.open(self._at(path), "rb", block_size=READ_BLOCK_BYTES)), path)
+    def open(self, path: str, *, block: int = READ_BLOCK_BYTES) -> IO[bytes]:
+        """`block`: bytes read ahead. Raises: FileNotFoundError, UsageError, TransientError."""
+        return self._try(lambda: cast("IO[bytes]", self._fs.open(self._at(path), "rb", block_size=block)), path)
 
     def exists(self, path: str) -> bool:
         return self._size(path) is not None
