@@ -94,6 +94,8 @@ class RunPaths:
     @property
     def report(self) -> str:
         return f"{self.root}/report.html"
+
+    @property
     def golden(self) -> str:
         return f"{self.root}/golden.npz"
 

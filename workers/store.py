@@ -49,7 +49,7 @@ class Store:
         return self._try(lambda: cast("bytes", self._fs.cat_file(self._at(path))), path)
 
     def open(self, path: str, *, block: int = READ_BLOCK_BYTES) -> IO[bytes]:
-        """`block`: least bytes of one request, where the store is not local."""
+        """`block`: bytes read ahead. Raises: FileNotFoundError, UsageError, TransientError."""
         return self._try(lambda: cast("IO[bytes]", self._fs.open(self._at(path), "rb", block_size=block)), path)
 
     def exists(self, path: str) -> bool:
