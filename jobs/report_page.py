@@ -8,7 +8,7 @@ are hostile text: the template escapes whatever it is given, only our own charts
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ def render_page(facts: ReportFacts, summary: Mapping[str, Any]) -> str:
         verdict=_verdict(summary),
         cards=_cards(facts, summary),
         steps=_steps(facts, summary),
-        gate=[_check(check) for check in summary.get("gate") or ()],
+        gate=_gate(summary.get("gate") or ()),
         origins=_origins(facts, summary),
         forecasts=[_forecast(item) for item in facts.forecasts],
         pauses=[f"nobody worked for {_duration(pause.seconds)}" for pause in facts.pauses],
@@ -138,14 +138,19 @@ def _steps(facts: ReportFacts, summary: Mapping[str, Any]) -> list[str]:
     return steps
 
 
+def _gate(checks: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Those that failed first: nobody should have to look for them."""
+    return sorted(map(_check, checks), key=lambda check: check["result"] != "failed")
+
+
 def _check(check: Mapping[str, Any]) -> dict[str, str]:
     result, mood = _result(check)
     return {
         "name": str(check.get("name", "")).replace("_", " "),
         "result": result,
         "mood": mood,
-        "measured": _figure(check.get("measured")),
-        "allowed": _figure(check.get("allowed")),
+        "measured": _figure(check.get("measured"), digits=4),
+        "allowed": _figure(check.get("allowed"), digits=4),
         "note": str(check.get("note") or ""),
     }
 
@@ -213,7 +218,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, "; ".join(value) if isinstance(value, list) else _figure(value)
 
 
-def _figure(value: Any) -> str:
+def _figure(value: Any, digits: int = 6) -> str:
     match value:
         case None:
             return ""
@@ -222,7 +227,7 @@ def _figure(value: Any) -> str:
         case int():
             return f"{value:,}"
         case float():
-            return f"{value:,.6g}"
+            return f"{value:,.{digits}g}"
         case _:
             return str(value)
 

@@ -145,7 +145,7 @@ def test_a_refusal_says_why_what_to_do_and_which_check() -> None:
     assert "Refused. Not published: golden_texts: cosine 0.31 is less than 0.998 Run" in heading
     assert REASON in page.words
     assert f"reembed publish s3://bucket/out {RUN} --force" in page.words
-    assert "row change passed 0.0123 0.3" in page.words
+    assert page.words.index("golden texts failed") < page.words.index("row change passed 0.0123 0.3")
     assert "golden texts failed 0.31 0.998" in page.words
     assert "mean vector skipped 0.9 another model" in page.words
 
