@@ -139,8 +139,8 @@ by side, so the others add nothing to it; the one near 100% sets the pace.</p>{%
 <p>{{ truncation }}</p>
 <p>{{ padding }}</p>
 {{ chart("lengths") }}
-{% if "lengths" in charts %}<p class="quiet">{{ "{:,}".format(facts.lengths.counted) }} documents by number of tokens, special tokens \
-included{% if facts.origins.carried %}; of those carried over nobody counted them again{% endif %}.</p>
+{% if "lengths" in charts %}<p class="quiet">{{ "{:,}".format(facts.lengths.counted) }} documents by number of tokens, \
+special tokens included{% if facts.origins.carried %}; of those carried over nobody counted them again{% endif %}.</p>
 {% else %}<p class="quiet">No receipt tells how long its texts were.</p>{% endif %}
 </section>
 <section class="broad long">
