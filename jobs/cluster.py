@@ -4,7 +4,7 @@
     ReplicaPool     execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
 
 Ray itself restarts and retries nothing (max_restarts=0, max_task_retries=0): an actor's death arrives here as one Lost event
-with its cause, and jobs/scheduler.py decides. Text, tokens and vectors never cross.
+with its cause, and jobs/scheduler.py decides. Text, tokens and vectors never cross, but for those of the golden texts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 import jobs
 import workers
@@ -69,6 +71,9 @@ class _ReplicaActor:
 
     def calibrate(self, shards: Sequence[Shard]) -> float:
         return self._replica.calibrate(shards)
+
+    def golden(self) -> NDArray[np.float32] | None:
+        return self._replica.golden()
 
     def stats(self) -> ReplicaStats:
         return self._replica.stats()
@@ -203,6 +208,17 @@ class ReplicaPool:
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout) if asked else ([], [])
         answers = [(asked[ref], _answer(ref)) for ref in done]
         return [Stats(replica, answer) for replica, answer in answers if not isinstance(answer, RayError)]
+
+    def golden(self, timeout: float) -> list[NDArray[np.float32]]:
+        """Vectors of the golden texts by every ready replica that answers in time; for when nothing is in flight.
+
+        Some tens of KB each, and the only vectors that ever cross. pooling=tokens has none.
+        """
+        asked = [self._actors[replica].golden.remote() for replica in sorted(self._ready)]
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout) if asked else ([], [])
+        told = set(done)
+        answers = [_answer(ref) for ref in asked if ref in told]
+        return [answer for answer in answers if answer is not None and not isinstance(answer, RayError)]
 
     def close(self) -> None:
         """Kill every replica; what they had not committed is lost on purpose and found again by the next run."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from jobs.cluster import ReplicaPool, cluster_resources, connected
 from jobs.dispatch import dispatch
+from jobs.gate_figures import Golden, save_golden
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock
 from jobs.policy import Policy
@@ -38,6 +39,7 @@ log = logging.getLogger("reembed")
 RESIZE_SECONDS = 10.0  # how often the cluster's size is looked at again, where it decides the number of replicas
 EPOCHS_PER_DRIVER = 1 << 32  # attempts of a later driver always outrank those of an earlier one
 LAST_WORDS_SECONDS = 5.0  # replicas have as long to tell what they did in all
+GOLDEN_SECONDS = 60.0  # replicas have as long to embed the golden texts once more; the slowest model takes a few
 LAST_WORDS_SECONDS_STOPPED = 0.3  # of the three seconds that a stopped job has
 
 
@@ -51,6 +53,7 @@ def embed_pending(
 
     Raises:
         UsageError: no cluster there, or it cannot hold a replica. RunAborted: stopped early, resumable.
+        ReuseRefused: no replica works in the base's precision, and nothing was embedded yet.
     """
     with connected(run.config.cluster):
         stop.install()
@@ -58,7 +61,7 @@ def embed_pending(
         shape = replica_shape(run.config.cluster, cluster_resources())
         pool = ReplicaPool(shape, _settings(run, shape, reference))
         try:
-            settle(run, pool, shape, stop)
+            settle(run, pool, shape, stop, untried=run.took_precision and all(map(_carried, receipts.values())))
             session = _Session(run, lock, ledger, receipts, work, shape, pool, stop)
             session.embed()
         finally:
@@ -103,6 +106,7 @@ class _Session:
             dispatch(self.scheduler, self._pool, self._ledger, self.progress, self._check)
             self._ledger.drain()
             self._hear_last_stats(LAST_WORDS_SECONDS)
+            self._keep_golden()
         except ReembedError as error:
             state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
             self._hear_last_stats(LAST_WORDS_SECONDS_STOPPED)
@@ -118,6 +122,12 @@ class _Session:
         """Replicas are asked every few seconds only: without this a short run would seem to have done nothing."""
         for event in self._pool.last_stats(timeout):
             self.progress.replica_stats(event.replica, event.stats)
+
+    def _keep_golden(self) -> None:
+        """What replicas make of the golden texts after all their work; the gate compares it with the last snapshot's."""
+        told = self._pool.golden(GOLDEN_SECONDS)
+        if told:
+            save_golden(self._run.store, self._run.run_id, Golden.made_by(self._run.run_id, told))
 
     def spent(self) -> Work:
         """A killed driver's last seconds are in no status; what it finished it embedded all the same."""
@@ -138,6 +148,10 @@ class _Session:
         if self._run.config.cluster.replicas == "auto" and time.monotonic() - self._resized > RESIZE_SECONDS:
             self._resized = time.monotonic()
             self.scheduler.resize(replica_shape(self._run.config.cluster, cluster_resources()).replicas)
+
+
+def _carried(receipt: Receipt) -> bool:
+    return receipt.carried_from is not None
 
 
 def _settings(run: Run, shape: ReplicaShape, reference: ReferenceFile | None) -> ReplicaSettings:

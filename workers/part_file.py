@@ -5,6 +5,7 @@
     int8      dictionary, zstd 3
     binary    byte-stream-split, zstd 3
 
+Pages carry a CRC: zstd decodes many a flipped byte without a word, and vectors are read again by later runs (seeding.py).
 Ids and hashes hardly repeat, so a dictionary would only cost time; kept columns keep theirs. Statistics are written for
 columns that someone may filter on, not for vectors and hashes. This file knows neither shards nor storage.
 """
@@ -67,6 +68,7 @@ def write_part(
         use_dictionary=[*names, leaf] if kind == "DICTIONARY" else names,
         column_encoding=None if kind == "DICTIONARY" else {leaf: kind},
         write_statistics=["id", *names],
+        write_page_checksum=True,
     ) as writer:
         writer.write_table(table, row_group_size=max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // per_row)))
         writer.add_key_value_metadata(dict(footer))

@@ -1,14 +1,16 @@
-"""Finished rows of one shard become its part files, each complete and named by the shard alone.
+"""Documents and the vectors they point at become the part files of one shard, each complete and named by the shard alone.
 
-    append, quarantine   rows in source order -> local spool, nothing on the store yet
-    finish               group by partition, cut into parts -> local Parquet files -> stage and settle (commit.py) -> Receipt
+    append, quarantine   documents in source order, vectors of new texts -> local spools, nothing on the store yet
+    totals               what the receipt says of the documents, counted once all are there
+    finish               group by partition, cut into parts, join documents with their vectors -> local Parquet files
+                         -> stage and settle (commit.py) -> Receipt
     abandon              forget everything local
 
     data/<run>/[col=value/]part-<shard>[-<n>].parquet         runs/<run>/quarantine/shard-<shard>.parquet
 
 Where a part ends depends on the number of its vectors alone, so a re-run cuts the same parts. Inside a part rows keep source
-order. Memory holds one part while encoding, at most IN_FLIGHT_BYTES of files while sending; the local disk holds the shard
-twice. This file does not know how vectors are made, nor which shard is next.
+order, a document's rows side by side. Memory holds one part while encoding, at most IN_FLIGHT_BYTES of files while sending;
+the local disk holds the shard twice. This file does not know how vectors are made or shared, nor which shard is next.
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.commit import LocalFile, adopt, in_parallel, settle, stage, staged_path
 from workers.documents import QuarantinedRow, RowsDigest
-from workers.grouping import Positions, cut, partition_groups, take_rows, vectors_per_row
+from workers.grouping import cut, partition_groups, vectors_per_row
+from workers.joining import DocumentTotals, count_documents, document_places, join, joined_rows
 from workers.output_schema import EMBEDDING, PREFIX, QUARANTINE_SCHEMA, OutputSchema, part_footer
 from workers.part_file import vector_bytes, write_part
 from workers.shard import Assignment, OutputFile, Receipt
+from workers.shelf import Shelf
 from workers.spool import Spool, local_disk
 from workers.storage import Store
 
@@ -52,12 +55,17 @@ class ShardWriter:
         with local_disk(spool_dir / "x"):
             spool_dir.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=f"shard-{assignment.shard.name}-", dir=spool_dir))
-        self._rows = Spool(self._folder / "rows.arrow", schema.rows)
+        self._documents = Spool(self._folder / "documents.arrow", schema.documents)
+        self.shelf = Shelf(self._folder, schema)
         self._quarantined = Spool(self._folder / "quarantine.arrow", QUARANTINE_SCHEMA)
 
-    def append(self, table: pa.Table) -> None:
-        """Rows of one window in source order, columns as in OutputSchema.rows. Raises: TransientError: local disk full."""
-        self._rows.append(table)
+    def append(self, documents: pa.Table, vectors: pa.Table) -> None:
+        """One window: documents in source order, rows of its new texts in the order in which the shelf gave them places.
+
+        Columns as in OutputSchema.documents and OutputSchema.shelf. Raises: TransientError: local disk full.
+        """
+        self.shelf.append(vectors)
+        self._documents.append(documents)
 
     def quarantine(self, rows: Sequence[QuarantinedRow]) -> None:
         """Rows that are not embedded. Raises: TransientError: local disk full."""
@@ -75,14 +83,10 @@ class ShardWriter:
         ]
         self._quarantined.append(pa.Table.from_pylist(cells, schema=QUARANTINE_SCHEMA))
 
-    def distinct_ids(self) -> int:
-        """How many different ids the rows appended so far have. Ends appending."""
-        with self._rows.batches() as batches:
-            return int(
-                pc.count_distinct(
-                    pa.chunked_array([batch.column("id") for batch in batches], self._schema.rows.field("id").type)
-                ).as_py()
-            )
+    def totals(self) -> DocumentTotals:
+        """Counts over the documents appended so far. Ends appending."""
+        with self._documents.batches() as documents, self.shelf.open() as shelf:
+            return count_documents(documents, shelf)
 
     def finish(self, draft: Draft) -> Receipt:
         """Write everything; what stands on the store afterwards is exactly what the returned receipt lists.
@@ -111,30 +115,29 @@ class ShardWriter:
     def abandon(self) -> None:
         """Remove the temporary files; harmless when repeated."""
         try:
-            self._rows.close()
+            self._documents.close()
+            self.shelf.close()
             self._quarantined.close()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _encode_parts(self) -> Iterator[LocalFile]:
-        with self._rows.batches() as batches:
-            for number, group in enumerate(partition_groups(batches, self._schema.partition_by)):
-                pieces = self._pieces(group.rows, batches)
-                for piece, rows in enumerate(pieces):
+        with self._documents.batches() as documents, self.shelf.open() as shelf:
+            places = document_places(documents)
+            vectors = shelf.vectors_per_row() if self._schema.lists and documents else None
+            for number, group in enumerate(partition_groups(documents, self._schema.partition_by)):
+                rows = joined_rows(places, group.rows)
+                counts = np.ones(len(rows.shelf), np.int64) if vectors is None else vectors[rows.shelf]
+                pieces = cut(counts, self._vectors_per_part)
+                for piece, run in enumerate(pieces):
                     suffix = f"-{piece}" if len(pieces) > 1 else ""
                     name = f"part-{self._assignment.shard.name}{suffix}.parquet"
                     path = "/".join(["data", self._schema.stamp.run_id, *filter(None, [group.folder]), name])
-                    table = take_rows(batches, rows).select(self._schema.part.names)
+                    table = join(documents, shelf, rows[run], self._schema.part)
                     yield self._encode(self._folder / f"{number}-{piece}.parquet", path, table, group.values)
 
-    def _pieces(self, rows: Positions, batches: Sequence[pa.RecordBatch]) -> list[Positions]:
-        counts = np.ones(len(rows), dtype=np.int64)
-        if self._schema.lists:
-            counts = np.concatenate([vectors_per_row(batch.column(EMBEDDING)) for batch in batches])[rows]
-        return [rows[piece] for piece in cut(counts, self._vectors_per_part)]
-
     def _encode(self, local: Path, path: str, table: pa.Table, values: dict[str, str | None]) -> LocalFile:
-        digest, shard = _rows_digest(table), self._assignment.shard.number
+        digest, shard = _rows_digest(table, chunked=self._schema.chunked), self._assignment.shard.number
         footer = part_footer(self._schema.stamp, shard, self._assignment.epoch, digest, values)
         vectors = int(vectors_per_row(table.column(EMBEDDING)).sum())
         with local_disk(local):
@@ -175,10 +178,10 @@ def _local_file(local: Path, path: str, rows: int, digest: str, footer: dict[str
     return LocalFile(local, output, footer)
 
 
-def _rows_digest(table: pa.Table) -> str:
+def _rows_digest(table: pa.Table, *, chunked: bool) -> str:
     """Digest over (id, text_hash, chunk or 0)."""
     digest = RowsDigest()
-    chunks = table.column("chunk").to_pylist() if "chunk" in table.column_names else [0] * table.num_rows
+    chunks = table.column("chunk").to_pylist() if chunked else [0] * table.num_rows
     for cells in zip(table.column("id").to_pylist(), table.column("text_hash").to_pylist(), chunks, strict=True):
         digest.add(*cells)
     return str(digest)
