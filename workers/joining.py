@@ -101,7 +101,7 @@ def count_documents(documents: Sequence[pa.RecordBatch], shelf: ShelfRows) -> Do
 
 
 def _distinct(documents: Sequence[pa.RecordBatch], name: str) -> int:
-    """Different values of a column of strings or integers. Sorted in place: pyarrow's count_distinct takes 80 bytes a value."""
+    """Different values of a column of strings or integers. Sorted in place: pyarrow's count takes 80 bytes a value."""
     seen: npt.NDArray[Any] | None = None
     total, done = sum(len(batch) for batch in documents), 0
     for batch in documents:

@@ -55,7 +55,7 @@ def write_part(
 ) -> None:
     """Write each of `groups` (columns of schema.part) as a row group, then the footer entries, asked for at the end.
 
-    One group is in memory at a time. `encoding` and zstd level of the vectors: as measured, unless a benchmark asks for others.
+    One group is in memory at a time. `encoding` and zstd level of the vectors are as measured, but for a benchmark's wish.
 
     Raises:
         OSError: disk full or not writable.

@@ -10,7 +10,7 @@
 
 Where a part ends depends on the number of its vectors alone, so a re-run cuts the same parts. Inside a part rows keep source
 order, a document's rows side by side. Memory holds one row group while encoding, at most IN_FLIGHT_BYTES of files while
-sending; the local disk holds the shard twice. This file does not know how vectors are made or shared, nor which shard is next.
+sending; the local disk holds the shard twice. This file does not know how vectors are made or shared, nor what is next.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A shard through all stages of a replica without threads or a model: words are tokens, and their ids alone make vectors.
 
-`Line.run` embeds JSONL files as one shard and gives back the receipt, the rows as read from its parts, and the texts that the
-model was given. The word `nan` makes a vector of NaN, `zero` one of zeros.
+`Line.run` embeds rows as one shard and gives back the receipt, `Line.rows` reads its parts, `Line.shown` are the texts that
+the model was given. The word `nan` makes a vector of NaN, `zero` one of zeros.
 """
 
 from __future__ import annotations
@@ -65,7 +65,13 @@ class Line:
         return output_schema(plan_of(keep), stamp(run_id=run_id, **settings), list(self.partition_by))
 
     def run(
-        self, run_id: str, rows: Sequence[Document], earlier: Sequence[str] = (), *, shard: int = 0, window_bytes: int = 1 << 20
+        self,
+        run_id: str,
+        rows: Sequence[Document],
+        earlier: Sequence[str] = (),
+        *,
+        shard: int = 0,
+        window_bytes: int = 1 << 20,
     ) -> Receipt:
         """Embed these rows as one shard, with parts of earlier runs to take vectors from."""
         source = self.folder / f"{run_id}-{shard}.jsonl"

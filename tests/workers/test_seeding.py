@@ -59,7 +59,9 @@ def flip(data: bytes, place: int) -> bytes:
 def in_vectors(data: bytes) -> int:
     """A byte in the middle of the page that holds the vectors."""
     group = pq.read_metadata(io.BytesIO(data)).row_group(0)
-    column = next(group.column(n) for n in range(group.num_columns) if group.column(n).path_in_schema.startswith("embedding"))
+    column = next(
+        group.column(n) for n in range(group.num_columns) if group.column(n).path_in_schema.startswith("embedding")
+    )
     return int(column.data_page_offset + column.total_compressed_size // 2)
 
 

@@ -1,4 +1,4 @@
-"""Texts that a shard has several times, and texts that an earlier snapshot has: computed once or not at all, the rows as ever."""
+"""Texts that stand several times in a shard, or in an earlier snapshot: computed once or not at all, the rows as ever."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_vectors_come_from_earlier_parts_and_all_else_from_the_new_source(line: 
     line.partition_by = ["lang"]
     before = documents(TEXTS[:30], lang=["a", "b"] * 15, note=["old"] * 30)
     base = line.run("base", before)
-    new = TEXTS[20:40] + ["brand new text", TEXTS[3], TEXTS[39], TEXTS[3]]
+    new = [*TEXTS[20:40], "brand new text", TEXTS[3], TEXTS[39], TEXTS[3]]
     now = documents(new, first=100, lang=["c", "a", "b"] * 8, note=["new"] * 24)
     earlier = [file.path for file in base.files]
     receipt = line.run("next", now, earlier, window_bytes=FEW_WORDS)
@@ -160,7 +160,9 @@ def test_a_bad_vector_takes_every_document_that_has_its_text(word: str, reason: 
 
 
 def test_clipped_components_count_as_often_as_they_are_written(tmp_path: Path) -> None:
-    line = Line(tmp_path, {"vector": VectorType.INT8, "int8_scale": 0.002})  # up to 0.254: most vectors are clipped somewhere
+    line = Line(
+        tmp_path, {"vector": VectorType.INT8, "int8_scale": 0.002}
+    )  # up to 0.254: most vectors are clipped somewhere
     distinct = line.run("distinct", documents(TEXTS[:10]))
     twice = line.run("twice", documents(TEXTS[:10] * 2), window_bytes=FEW_WORDS)
     assert twice.clipped == 2 * distinct.clipped > 0

@@ -1,4 +1,4 @@
-"""The index of texts says what a dict would, whatever the hashes; hashes come from Arrow's buffers as from Python's strings."""
+"""The index of texts says what a dict would, whatever the hashes; Arrow's buffers hash as Python's strings do."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def hashes_of(keys: list[bytes]) -> Hashes:
     return from_column(pa.array(keys, pa.binary(16)))
 
 
-# Few values of few bytes, zeros among them: equal heads, equal tails, and bytes that NumPy strips when an element is looked at
+# Few values of few bytes, zeros among them: equal heads, equal tails, bytes that NumPy strips when an element is looked at
 keys = st.lists(st.sampled_from([b"\x00", b"\x01", b"\xff"]), min_size=3, max_size=3).map(
     lambda parts: parts[0] * 7 + parts[1] + b"\x00" * 7 + parts[2]
 )
@@ -42,7 +42,9 @@ def test_it_is_a_dict(added: list[list[tuple[bytes, int]]]) -> None:
             known |= places
             asked = [key for batch in added for key, _ in batch]
             rows, counts = index.find(hashes_of(asked))
-            assert [(int(a), int(b)) for a, b in zip(rows, counts, strict=True)] == [known.get(key, (-1, 0)) for key in asked]
+            assert [(int(a), int(b)) for a, b in zip(rows, counts, strict=True)] == [
+                known.get(key, (-1, 0)) for key in asked
+            ]
         assert len(index) == len(known)
 
 
