@@ -67,6 +67,11 @@ def cut(counts: Positions, limit: int) -> list[slice]:
     return [slice(low, high) for low, high in itertools.pairwise(borders)]
 
 
+def cut_evenly(rows: int, limit: int) -> list[slice]:
+    """As `cut` where every row holds one vector."""
+    return [slice(low, min(low + limit, rows)) for low in range(0, rows, limit)]
+
+
 def vectors_per_row(embedding: pa.Array | pa.ChunkedArray) -> Positions:
     """1, or for lists of vectors their lengths."""
     if not pa.types.is_list(embedding.type):

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from workers.grouping import Positions, take_rows
 from workers.output_schema import CLIPPED, EMBEDDING
 from workers.shard import TOKEN_BINS
 from workers.shelf import ShelfRows
+from workers.text_index import hash_texts
 from workers.token_records import ranges
 
 
@@ -39,6 +40,9 @@ class JoinedRows:
 
     document: Positions
     shelf: Positions
+
+    def __len__(self) -> int:
+        return len(self.shelf)
 
     def __getitem__(self, run: slice) -> JoinedRows:
         return JoinedRows(self.document[run], self.shelf[run])
@@ -93,5 +97,20 @@ def count_documents(documents: Sequence[pa.RecordBatch], shelf: ShelfRows) -> Do
         bins += np.bincount(np.searchsorted(TOKEN_BINS, tokens_D), minlength=len(bins))
         truncated += int(np.logical_or.reduceat(truncated_R[rows], starts).sum())
         clipped += 0 if clipped_R is None else int(clipped_R[rows].sum())
-    ids = pa.chunked_array([batch.column("id") for batch in documents])
-    return DocumentTotals(int(pc.count_distinct(ids).as_py()), truncated, clipped, tuple(bins.tolist()))
+    return DocumentTotals(_distinct(documents, "id"), truncated, clipped, tuple(bins.tolist()))
+
+
+def _distinct(documents: Sequence[pa.RecordBatch], name: str) -> int:
+    """Different values of a column of strings or integers. Sorted in place: pyarrow's count takes 80 bytes a value."""
+    seen: npt.NDArray[Any] | None = None
+    total, done = sum(len(batch) for batch in documents), 0
+    for batch in documents:
+        column = batch.column(name)
+        cells = column.to_numpy() if pa.types.is_integer(column.type) else hash_texts(column.cast(pa.large_string()))
+        seen = np.empty(total, cells.dtype) if seen is None else seen
+        seen[done : done + len(cells)] = cells
+        done += len(cells)
+    if seen is None:
+        return 0
+    seen.sort()
+    return 1 + int((seen[1:] != seen[:-1]).sum())

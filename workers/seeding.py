@@ -135,7 +135,8 @@ def _check_make(
         if theirs != ours[key]:
             raise ObjectError(uri, f"made with {key}={theirs[:80]!r} where this run has {ours[key][:80]!r}")
     for name in columns:
-        wanted, there = schema.part.field(name).type, found.field(name).type if name in found.names else "missing"
+        wanted, times = schema.part.field(name).type, found.names.count(name)
+        there = found.field(name).type if times == 1 else "there twice" if times else "missing"
         if there != wanted:
             raise ObjectError(uri, f"column {name} is {there} where this run has {wanted}")
 

@@ -1,4 +1,4 @@
-"""The vectors of a shard's distinct texts, on the local disk until the parts are written. A shelf row is an output row to be.
+"""The vectors of a shard's distinct texts, on the local disk until its parts are written. Shelf rows become output rows.
 
     seed      rows of earlier parts                        before the first window        -> shelf rows 0, 1, ...
     append    rows of the texts that were embedded now     window by window, in order     -> the rows after those
@@ -92,6 +92,11 @@ class Shelf:
         """The seeded rows; appending goes on."""
         with self._seeded.batches() as seeded:
             yield ShelfRows(seeded)
+
+    def release(self) -> None:
+        """Let go of the pages read so far; what is open stays valid."""
+        self._seeded.release()
+        self._fresh.release()
 
     def close(self) -> None:
         self._seeded.close()

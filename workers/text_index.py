@@ -27,10 +27,10 @@ RUN_TEXTS = 1 << 18  # 5 MB a run; a 1 GiB shard of short texts has a dozen of t
 _HASH = np.dtype(f"S{TEXT_HASH_BYTES}")
 
 
-def hash_texts(texts: pa.ChunkedArray) -> Hashes:
+def hash_texts(texts: pa.ChunkedArray | pa.Array) -> Hashes:
     """[N] documents.text_hash of each text; `texts` is large_string without nulls."""
     digests: list[bytes] = []
-    for chunk in texts.chunks:
+    for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
         _, offsets, data = chunk.buffers()
         borders = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
         view = memoryview(data or b"")

@@ -9,8 +9,8 @@
     data/<run>/[col=value/]part-<shard>[-<n>].parquet         runs/<run>/quarantine/shard-<shard>.parquet
 
 Where a part ends depends on the number of its vectors alone, so a re-run cuts the same parts. Inside a part rows keep source
-order, a document's rows side by side. Memory holds one part while encoding, at most IN_FLIGHT_BYTES of files while sending;
-the local disk holds the shard twice. This file does not know how vectors are made or shared, nor which shard is next.
+order, a document's rows side by side. Memory holds one row group while encoding, at most IN_FLIGHT_BYTES of files while
+sending; the local disk holds the shard twice. This file does not know how vectors are made or shared, nor what is next.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.commit import LocalFile, adopt, in_parallel, settle, stage, staged_path
 from workers.documents import QuarantinedRow, RowsDigest
-from workers.grouping import cut, partition_groups, vectors_per_row
-from workers.joining import DocumentTotals, count_documents, document_places, join, joined_rows
-from workers.output_schema import EMBEDDING, PREFIX, QUARANTINE_SCHEMA, OutputSchema, part_footer
-from workers.part_file import vector_bytes, write_part
+from workers.grouping import cut, cut_evenly, partition_groups
+from workers.joining import DocumentTotals, JoinedRows, count_documents, document_places, join, joined_rows
+from workers.output_schema import PREFIX, QUARANTINE_SCHEMA, TEXT_HASH, OutputSchema, part_footer
+from workers.part_file import row_group_rows, vector_bytes, write_part
 from workers.shard import Assignment, OutputFile, Receipt
-from workers.shelf import Shelf
+from workers.shelf import Shelf, ShelfRows
 from workers.spool import Spool, local_disk
 from workers.storage import Store
 
 __all__ = ["PART_BYTES", "Draft", "ShardWriter", "adopt"]
 
 PART_BYTES = 128 << 20  # of vectors: a few row groups, one comfortable download
+DIGESTED_ROWS = 8192  # as Python objects at a time
 Draft = Callable[[tuple[OutputFile, ...], OutputFile | None], Receipt]
 
 
@@ -124,25 +124,44 @@ class ShardWriter:
     def _encode_parts(self) -> Iterator[LocalFile]:
         with self._documents.batches() as documents, self.shelf.open() as shelf:
             places = document_places(documents)
-            vectors = shelf.vectors_per_row() if self._schema.lists and documents else None
+            vectors_R = shelf.vectors_per_row() if self._schema.lists and documents else None
             for number, group in enumerate(partition_groups(documents, self._schema.partition_by)):
                 rows = joined_rows(places, group.rows)
-                counts = np.ones(len(rows.shelf), np.int64) if vectors is None else vectors[rows.shelf]
-                pieces = cut(counts, self._vectors_per_part)
+                limit = self._vectors_per_part
+                pieces = cut_evenly(len(rows), limit) if vectors_R is None else cut(vectors_R[rows.shelf], limit)
                 for piece, run in enumerate(pieces):
                     suffix = f"-{piece}" if len(pieces) > 1 else ""
                     name = f"part-{self._assignment.shard.name}{suffix}.parquet"
                     path = "/".join(["data", self._schema.stamp.run_id, *filter(None, [group.folder]), name])
-                    table = join(documents, shelf, rows[run], self._schema.part)
-                    yield self._encode(self._folder / f"{number}-{piece}.parquet", path, table, group.values)
+                    chosen = rows[run]
+                    vectors = len(chosen) if vectors_R is None else int(vectors_R[chosen.shelf].sum())
+                    tables = self._row_groups(documents, shelf, chosen, row_group_rows(self._schema, len(chosen), vectors))
+                    yield self._encode(self._folder / f"{number}-{piece}.parquet", path, tables, group.values)
 
-    def _encode(self, local: Path, path: str, table: pa.Table, values: dict[str, str | None]) -> LocalFile:
-        digest, shard = _rows_digest(table, chunked=self._schema.chunked), self._assignment.shard.number
-        footer = part_footer(self._schema.stamp, shard, self._assignment.epoch, digest, values)
-        vectors = int(vectors_per_row(table.column(EMBEDDING)).sum())
+    def _row_groups(
+        self, documents: Sequence[pa.RecordBatch], shelf: ShelfRows, rows: JoinedRows, size: int
+    ) -> Iterator[pa.Table]:
+        for run in cut_evenly(len(rows), size):
+            yield join(documents, shelf, rows[run], self._schema.part)
+            self._documents.release()
+            self.shelf.release()
+
+    def _encode(self, local: Path, path: str, groups: Iterable[pa.Table], values: dict[str, str | None]) -> LocalFile:
+        schema, digest, rows = self._schema, RowsDigest(), 0
+
+        def counted() -> Iterator[pa.Table]:
+            nonlocal rows
+            for group in groups:
+                _add_rows(digest, group, chunked=schema.chunked)
+                rows += group.num_rows
+                yield group
+
+        def footer() -> dict[str, str]:
+            return part_footer(schema.stamp, self._assignment.shard.number, self._assignment.epoch, str(digest), values)
+
         with local_disk(local):
-            write_part(local, table, self._schema, footer, vectors=vectors)
-        return _local_file(local, path, table.num_rows, digest, footer)
+            write_part(local, counted(), schema, footer)
+        return _local_file(local, path, rows, str(digest), footer())
 
     def _encode_quarantine(self) -> list[LocalFile]:
         """The quarantine file, or nothing."""
@@ -178,13 +197,12 @@ def _local_file(local: Path, path: str, rows: int, digest: str, footer: dict[str
     return LocalFile(local, output, footer)
 
 
-def _rows_digest(table: pa.Table, *, chunked: bool) -> str:
-    """Digest over (id, text_hash, chunk or 0)."""
-    digest = RowsDigest()
-    chunks = table.column("chunk").to_pylist() if chunked else [0] * table.num_rows
-    for cells in zip(table.column("id").to_pylist(), table.column("text_hash").to_pylist(), chunks, strict=True):
-        digest.add(*cells)
-    return str(digest)
+def _add_rows(digest: RowsDigest, table: pa.Table, *, chunked: bool) -> None:
+    """(id, text_hash, chunk or 0) of each row."""
+    for batch in table.select(["id", TEXT_HASH, *(["chunk"] if chunked else [])]).to_batches(max_chunksize=DIGESTED_ROWS):
+        columns = [column.to_pylist() for column in batch.columns] + ([] if chunked else [[0] * batch.num_rows])
+        for cells in zip(*columns, strict=True):
+            digest.add(*cells)
 
 
 def _clean(text: str | None) -> str | None:
