@@ -4,7 +4,7 @@
     ReplicaPool     execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
 
 Ray itself restarts and retries nothing (max_restarts=0, max_task_retries=0): an actor's death arrives here as one Lost event
-with its cause, and jobs/scheduler.py decides. Text, tokens and vectors never cross.
+with its cause, and jobs/scheduler.py decides. Text, tokens and vectors never cross, but for those of the golden texts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
 
 import jobs
 import workers
@@ -45,6 +49,7 @@ _INTERNAL = re.compile(r"^The actor died unexpectedly.*$|^\s*(class_name|actor_i
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
 CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entry point
+_MONITOR = os.path.join("autoscaler", "_private", "monitor.py")  # noqa: PTH118 - compared with the end of a path
 STATS_SECONDS = 2.0  # how often each replica is asked for its running totals
 
 
@@ -66,6 +71,9 @@ class _ReplicaActor:
 
     def calibrate(self, shards: Sequence[Shard]) -> float:
         return self._replica.calibrate(shards)
+
+    def golden(self) -> NDArray[np.float32] | None:
+        return self._replica.golden()
 
     def stats(self) -> ReplicaStats:
         return self._replica.stats()
@@ -104,7 +112,16 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     try:
         yield
     finally:
+        _end_autoscaler()
         ray.shutdown()
+
+
+def _end_autoscaler() -> None:
+    """The monitor of a Ray of our own has nothing to scale and does not hear SIGTERM: ray.shutdown waits a second for it."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # gone meanwhile is what we want
+            if any(part.endswith(_MONITOR) for part in child.cmdline()):
+                child.kill()
 
 
 def _code() -> list[str]:
@@ -191,6 +208,17 @@ class ReplicaPool:
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout) if asked else ([], [])
         answers = [(asked[ref], _answer(ref)) for ref in done]
         return [Stats(replica, answer) for replica, answer in answers if not isinstance(answer, RayError)]
+
+    def golden(self, timeout: float) -> list[NDArray[np.float32]]:
+        """Vectors of the golden texts by every ready replica that answers in time; for when nothing is in flight.
+
+        Some tens of KB each, and the only vectors that ever cross. pooling=tokens has none.
+        """
+        asked = [self._actors[replica].golden.remote() for replica in sorted(self._ready)]
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout) if asked else ([], [])
+        told = set(done)
+        answers = [_answer(ref) for ref in asked if ref in told]
+        return [answer for answer in answers if answer is not None and not isinstance(answer, RayError)]
 
     def close(self) -> None:
         """Kill every replica; what they had not committed is lost on purpose and found again by the next run."""

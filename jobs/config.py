@@ -39,6 +39,11 @@ class ClusterConfig(Section):
     """A replica that has not loaded its model by then is given up."""
 
 
+def _off(value: object) -> object:
+    """To YAML a bare `off` is false."""
+    return "off" if value is False else value
+
+
 class RunSection(Section):
     """How the work is cut and how much failure is tolerated."""
 
@@ -57,29 +62,34 @@ class RunSection(Section):
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Change = Annotated[float, Field(ge=0)]  # relative: a corpus may become several times as large
+Cosine = Annotated[float, Field(ge=-1, le=1)]
 
 
 class GateConfig(Section):
-    """What must hold before a finished run is published; else exit 3, and the snapshot that readers see stays."""
+    """What must hold before a finished run is published; else exit 3, and the snapshot that readers see stays.
+
+    None of these changes what is embedded: the same command with other limits judges the same run again. docs/gate.md.
+    """
 
     allow_model_change: bool = False
     """Publish although the model, or how it is used (pooling, prompt, precision, ...), is not the last snapshot's."""
-    max_row_change: Share = 0.3
-    """Rows more or fewer than in the last snapshot, as a share of those."""
+    max_row_change: Change = 0.3
+    """Documents more or fewer than in the last snapshot, as a share of those. 1: up to twice as many, or none left."""
     max_truncated: Share = 0.95
     """Share of documents that lost tokens."""
     max_truncated_increase: Share = 0.1
-    """By how much that share may exceed the last snapshot's."""
+    """By how much that share may exceed the last snapshot's. 1: by any amount."""
     max_empty: Share = 0.5
     """Share of documents of white space only."""
-    min_golden_cosine: float = Field(0.998, ge=-1, le=1)
-    """Of each golden text, between this run's vector and the last snapshot's."""
-    min_sample_cosine: float = Field(0.998, ge=-1, le=1)
+    min_golden_cosine: Cosine = 0.998
+    """Of each golden text, between each replica's vector after its work and the one kept with the last snapshot."""
+    min_sample_cosine: Cosine = 0.998
     """Of each sampled unchanged text, embedded again, to its vector in the last snapshot."""
-    max_norm_change: Share = 0.05
-    """Of the mean length of vectors, against the last snapshot's, as a share of that."""
-    min_mean_cosine: float = Field(0.9, ge=-1, le=1)
-    """Between the mean vector and the last snapshot's."""
+    max_norm_change: Change = 0.05
+    """Of the mean length of vectors, against the last snapshot's (where vectors are normalised: against 1), as a share."""
+    min_mean_cosine: Cosine = 0.9
+    """Between the mean vectors of up to 4,096 vectors of each snapshot."""
 
 
 class CostConfig(Section):

@@ -3,14 +3,17 @@
 1. which run   resume the unfinished one of the same settings; else list the source: made before, or a new cut (jobs/run.py)
 2. carry       parts of unchanged objects are copied from the published snapshot                            (jobs/carry.py)
 3. embed       replicas on Ray embed what has no receipt yet; where all have one, no Ray is started     (jobs/embedding.py)
-4. account     rows in = rows out + rows quarantined, shard by shard, or the run fails
-5. publish     unless more is quarantined than allowed: check the files, flip CURRENT.json, last
+4. judge       rows in = rows out + rows quarantined, shard by shard, and all else the gate asks         (jobs/judging.py)
+5. publish     unless a check failed: check the files, flip CURRENT.json, last
+6. retain      snapshots beyond output.keep_snapshots are deleted                                       (jobs/retention.py)
+7. report      the run as a page, for people                                                           (jobs/run_report.py)
 
 Nothing is written before the request has proved possible; everything needed to resume is on storage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -19,16 +22,22 @@ from typing import Any
 
 from jobs.carry import carry
 from jobs.config import RunConfig
+from jobs.gate import failed
+from jobs.judging import judge
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
-from jobs.preflight import require_cluster
+from jobs.prediction import predict
+from jobs.preflight import require_cluster, starts_a_ray
 from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
+from jobs.retention import retain
 from jobs.run import Request, ReuseRefused, Run, find_resumable, plan_or_reopen
+from jobs.run_report import add_report, report_abort
 from jobs.run_store import RunState
 from jobs.signals import StopFlag, Stopped, stop_flag
-from jobs.snapshot import publish
+from jobs.snapshot import publish, why_not_again
 from workers.errors import ReembedError, RunAborted, UsageError
+from workers.reference import ReferenceFile, computed_beside
 from workers.shard import Receipt
 
 log = logging.getLogger("reembed")
@@ -65,6 +74,10 @@ def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
     with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
         try:
             return _finish(run, lock, ledger, stop)
+        except RunAborted as abort:
+            if not isinstance(abort, Stopped | ReuseRefused) and not lock.lost.is_set():
+                report_abort(run, abort)
+            raise
         except UsageError as error:
             if run.record is None:
                 raise
@@ -72,19 +85,24 @@ def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
 
 
 def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[str, Any]:
+    if run.record and (reason := why_not_again(run.store, run.run_id)):
+        return _refuse(run, ledger, reason)
     receipts = ledger.load() if run.record else {}
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
-    elif run.record is None and run.reuse:
-        run.begin_on_base()
+    if run.record is None:
+        run.predicted = predict(run)
+        if run.reuse:
+            run.begin_on_base()
     quarantined: Mapping[int, str] = {}
     work = run.work()
     receipts, work = _carry(run, lock, ledger, receipts, work, stop)
     while True:
         if ledger.pending(run.shards, receipts) or run.record is None:
-            from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
+            with _reference(run) as reference:
+                from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
 
-            quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop)
+                quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop, reference)
             receipts = ledger.load()
             settle_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
         summary = _account(run, ledger, receipts, quarantined, work)
@@ -95,16 +113,38 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
         damaged = publish(run.store, run.run_id, files, run.facts() | {"documents": summary["documents"]}, lock)
         if damaged is None:
             summary |= {"published": True, "state": RunState.COMPLETE.value}
+            summary["deleted_snapshots"] = retain(run.store, lock, run.config.output.keep_snapshots, stop)
             break
         log.warning("parts are missing or altered, e.g. %s; their shards are embedded again", damaged.files[0])
         ledger.drop(damaged.shards)
         for path in damaged.files:
             run.store.delete(path)
         receipts = {number: receipt for number, receipt in receipts.items() if number not in damaged.shards}
-    run.end(summary)
+    return _end(run, receipts, summary)
+
+
+def _refuse(run: Run, ledger: Ledger, reason: str) -> dict[str, Any]:
+    """A run that a person has taken back is complete: nothing is embedded, and nothing published."""
+    receipts = ledger.load()
+    summary = run.summary() or _account(run, ledger, receipts, {}, run.work())
+    return _end(run, receipts, summary | {"state": RunState.REFUSED.value, "published": False, "reasons": [reason]})
+
+
+def _end(run: Run, receipts: Mapping[int, Receipt], summary: dict[str, Any]) -> dict[str, Any]:
+    run.end(summary)  # before anything is drawn: how the run ended must be known at once
+    add_report(run, receipts, summary)
+    if "report" in summary:
+        run.end(summary)
     for reason in summary["reasons"]:
         log.error("not published: %s", reason)
     return summary
+
+
+def _reference(run: Run) -> contextlib.AbstractContextManager[ReferenceFile | None]:
+    """Where Ray is about to be started here, what its replicas have to prove themselves by is computed meanwhile."""
+    if starts_a_ray(run.config.cluster.address):
+        return computed_beside(run.config.model, run.request.model.weights_digest)
+    return contextlib.nullcontext()
 
 
 def _carry(
@@ -128,23 +168,19 @@ def _carry(
 def _account(
     run: Run, ledger: Ledger, receipts: Mapping[int, Receipt], quarantined: Mapping[int, str], work: Work
 ) -> dict[str, Any]:
-    """The summary as it stands before publishing; `reasons` says why it must not be.
+    """The summary as it stands before publishing: `gate` has all checks, `reasons` says why it must not be published.
 
     Raises:
-        RunAborted: rows in are not rows out plus rows quarantined.
+        RunAborted: a shard has no end yet. UsageError, TransientError.
     """
-    accounting = ledger.account(run.shards, receipts, quarantined)
+    accounting = ledger.audit(run.shards, receipts, quarantined)
+    if run.record is None:
+        raise RuntimeError("a run without a record has nothing to judge")
+    limit = run.config.run.max_quarantined_rows
     totals = ledger.totals(receipts)
-    limit, lost = run.config.run.max_quarantined_rows, accounting.quarantined_rows
-    reasons = []
-    if limit >= 0 and (lost is None or lost > limit):
-        what = f"{lost:,} rows are" if lost is not None else f"an unknown number of rows ({accounting.unknown[0]}) is"
-        where = run.store.uri_of(run.paths.quarantine)
-        reasons.append(
-            f"{what} quarantined and run.max_quarantined_rows={limit}; see {where}; mend the source, which makes a new run, "
-            "or raise the limit (-1: any) and run the same command again: of an unchanged source nothing is embedded twice"
-        )
-    return build_summary(
+    checks = judge(run.store, run.record, run.shards, receipts, accounting, run.config.gate, limit)
+    reasons = [check.reason for check in failed(checks)]
+    summary = build_summary(
         run_id=run.run_id,
         state=RunState.REFUSED.value if reasons else RunState.RUNNING.value,
         published=False,
@@ -153,12 +189,13 @@ def _account(
         quarantined_shards=quarantined,
         totals=totals,
         quarantined_rows=accounting.known_quarantined_rows,
-        quarantined_rows_is_minimum=lost is None,
+        quarantined_rows_is_minimum=accounting.quarantined_rows is None,
         work=work,
         facts=run.facts() | {"reuse": run.reuse_facts(totals.carried)},
         gpu_hour_usd=run.config.cost.gpu_hour_usd,
         reasons=reasons,
     )
+    return summary | {"gate": [check.to_json() for check in checks]}
 
 
 if __name__ == "__main__":

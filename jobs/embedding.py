@@ -15,6 +15,7 @@ from typing import Any
 
 from jobs.cluster import ReplicaPool, cluster_resources, connected
 from jobs.dispatch import dispatch
+from jobs.gate_figures import Golden, save_golden
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock
 from jobs.policy import Policy
@@ -29,6 +30,7 @@ from jobs.sizing import ReplicaShape, replica_shape
 from workers.config import Pooling, Precision
 from workers.documents import TOKENS_WINDOW_BYTES
 from workers.errors import ReembedError, TransientError
+from workers.reference import ReferenceFile
 from workers.settings import ReplicaSettings
 from workers.shard import Receipt
 
@@ -37,13 +39,17 @@ log = logging.getLogger("reembed")
 RESIZE_SECONDS = 10.0  # how often the cluster's size is looked at again, where it decides the number of replicas
 EPOCHS_PER_DRIVER = 1 << 32  # attempts of a later driver always outrank those of an earlier one
 LAST_WORDS_SECONDS = 5.0  # replicas have as long to tell what they did in all
+GOLDEN_SECONDS = 60.0  # replicas have as long to embed the golden texts once more; the slowest model takes a few
 LAST_WORDS_SECONDS_STOPPED = 0.3  # of the three seconds that a stopped job has
 
 
 def embed_pending(
-    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag
-) -> tuple[Mapping[int, str], Work]:
+    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag,
+    reference: ReferenceFile | None,
+) -> tuple[Mapping[int, str], Work]:  # fmt: skip
     """Embed every shard without a receipt; returns the shards given up, with reasons, and the work it took.
+
+    `reference`: of the golden texts, for replicas that run on this machine.
 
     Raises:
         UsageError: no cluster there, or it cannot hold a replica. RunAborted: stopped early, resumable.
@@ -53,7 +59,7 @@ def embed_pending(
         stop.install()
         stop.check()
         shape = replica_shape(run.config.cluster, cluster_resources())
-        pool = ReplicaPool(shape, _settings(run, shape))
+        pool = ReplicaPool(shape, _settings(run, shape, reference))
         try:
             settle(run, pool, shape, stop, untried=run.took_precision and all(map(_carried, receipts.values())))
             session = _Session(run, lock, ledger, receipts, work, shape, pool, stop)
@@ -100,6 +106,7 @@ class _Session:
             dispatch(self.scheduler, self._pool, self._ledger, self.progress, self._check)
             self._ledger.drain()
             self._hear_last_stats(LAST_WORDS_SECONDS)
+            self._keep_golden()
         except ReembedError as error:
             state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
             self._hear_last_stats(LAST_WORDS_SECONDS_STOPPED)
@@ -115,6 +122,12 @@ class _Session:
         """Replicas are asked every few seconds only: without this a short run would seem to have done nothing."""
         for event in self._pool.last_stats(timeout):
             self.progress.replica_stats(event.replica, event.stats)
+
+    def _keep_golden(self) -> None:
+        """What replicas make of the golden texts after all their work; the gate compares it with the last snapshot's."""
+        told = self._pool.golden(GOLDEN_SECONDS)
+        if told:
+            save_golden(self._run.store, self._run.run_id, Golden.made_by(self._run.run_id, told))
 
     def spent(self) -> Work:
         """A killed driver's last seconds are in no status; what it finished it embedded all the same."""
@@ -141,7 +154,7 @@ def _carried(receipt: Receipt) -> bool:
     return receipt.carried_from is not None
 
 
-def _settings(run: Run, shape: ReplicaShape) -> ReplicaSettings:
+def _settings(run: Run, shape: ReplicaShape, reference: ReferenceFile | None) -> ReplicaSettings:
     by_token = run.request.recipe.pooling == (Pooling.TOKENS,)
     model = run.request.model
     return ReplicaSettings(
@@ -155,4 +168,5 @@ def _settings(run: Run, shape: ReplicaShape) -> ReplicaSettings:
         batch_tokens=(run.record.batch_tokens if run.record else None) or run.config.model.batch_tokens,
         threads=shape.cpus,
         atomic_create=run.store.atomic_create,
+        reference=reference,
     )

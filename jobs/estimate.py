@@ -10,6 +10,8 @@ or changed lies anywhere. Of carried shards nothing is opened. Nothing is writte
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -60,11 +62,16 @@ class ToEmbed:
     tokens: int
 
 
-def sample_shards(run: Run, shards: Sequence[Shard]) -> Sample:
-    """Draw from a few of these shards, those with earlier parts among them. Raises: UsageError, TransientError."""
+def sample_shards(run: Run, shards: Sequence[Shard], seconds: float = math.inf) -> Sample:
+    """Draw from a few of these shards, those with earlier parts among them; from no further one after so many seconds.
+
+    Raises: UsageError, TransientError.
+    """
     tokenizer = TextTokenizer(run.request.model.folder, run.request.recipe)
-    sample = Sample()
+    sample, began = Sample(), time.monotonic()
     for shard in _some([shard for shard in shards if not shard.earlier]) + _some([item for item in shards if item.earlier]):
+        if sample.documents and time.monotonic() - began > seconds:
+            break
         known = _hashes(run.store, shard) if shard.earlier else set()
         for spot in _spots(shard, run):
             try:

@@ -24,6 +24,7 @@ from workers.storage import Store
 _READERS = 32  # small objects are all latency
 _WRITERS = 8
 _PER_FOLDER = 1000
+ALTERED = "this is a defect, or its receipt was altered"
 _NAME = re.compile(r"(\d{7,})\.json")
 
 
@@ -55,13 +56,17 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """rows_in == documents + known_quarantined_rows; `unknown` names what hides more quarantined rows."""
+    """rows_in == documents + known_quarantined_rows, unless there are breaches: each a sentence that names the shard.
+
+    `unknown` names what hides more quarantined rows.
+    """
 
     rows_in: int
     documents: int
     rows: int
     known_quarantined_rows: int
     unknown: tuple[str, ...]
+    breaches: tuple[str, ...] = ()
 
     @property
     def quarantined_rows(self) -> int | None:
@@ -166,21 +171,38 @@ class Ledger:
 
     @staticmethod
     def account(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
-        """Every row of every shard is embedded or quarantined, by the manifest's figures where it knows them.
-
-        `quarantined`: shards given up, by number; one that has a receipt all the same counts as done.
+        """As audit(), for callers that have no use for a run that does not add up.
 
         Raises:
             RunAborted: names the shard and both figures.
         """
+        accounting = Ledger.audit(shards, receipts, quarantined)
+        if accounting.breaches:
+            raise RunAborted(
+                f"{accounting.breaches[0]}; nothing is published; {ALTERED}: delete the receipt to embed it again"
+            )
+        return accounting
+
+    @staticmethod
+    def audit(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
+        """Every row of every shard is embedded or quarantined, by the manifest's figures where it knows them.
+
+        `quarantined`: shards given up, by number; one that has a receipt all the same counts as done.
+
+        Returns:
+            Sums, and a breach for each shard whose figures do not add up.
+        Raises:
+            RunAborted: a shard has no end yet.
+        """
         rows_in = documents = rows = lost = 0
         unknown: list[str] = []
+        breaches: list[str] = []
         numbers = set()
         for shard in shards:
             numbers.add(shard.number)
             receipt = receipts.get(shard.number)
             if receipt is not None:
-                _check(shard, receipt)
+                breaches += _breaches(shard, receipt)
                 rows_in += receipt.rows_read
                 documents += receipt.documents
                 rows += receipt.rows
@@ -195,10 +217,10 @@ class Ledger:
                 lost += shard.rows
         strangers = sorted(set(receipts) - numbers)
         if strangers:
-            raise RunAborted(
+            breaches.append(
                 f"receipts of shards {strangers[:5]} are not of this manifest; the run's folder was tampered with"
             )
-        return Accounting(rows_in, documents, rows, lost, tuple(unknown))
+        return Accounting(rows_in, documents, rows, lost, tuple(unknown), tuple(breaches))
 
     def _collect(self, futures: Iterable[Future[Receipt]]) -> None:
         for future in futures:
@@ -223,16 +245,15 @@ class Ledger:
         return receipt
 
 
-def _check(shard: Shard, receipt: Receipt) -> None:
+def _breaches(shard: Shard, receipt: Receipt) -> list[str]:
     name = f"shard {shard.number} ({shard.slices[0].uri}{' and others' if len(shard.slices) > 1 else ''})"
-    mend = "nothing is published; this is a defect, or its receipt was altered: delete the receipt to embed it again"
+    found = []
     if shard.rows is not None and receipt.rows_read != shard.rows:
-        raise RunAborted(f"{name}: the manifest has {shard.rows} rows, {receipt.rows_read} were read; {mend}")
+        found.append(f"{name}: the manifest has {shard.rows} rows, {receipt.rows_read} were read")
     accounted = receipt.documents + receipt.quarantined_rows
     if receipt.rows_read != accounted:
-        raise RunAborted(f"{name}: {receipt.rows_read} rows read, {accounted} embedded or quarantined; {mend}")
+        found.append(f"{name}: {receipt.rows_read} rows read, {accounted} embedded or quarantined")
     in_files = sum(file.rows for file in receipt.files)
     if not receipt.documents <= receipt.rows == in_files:
-        raise RunAborted(
-            f"{name}: {receipt.documents} documents gave {receipt.rows} rows, the files hold {in_files}; {mend}"
-        )
+        found.append(f"{name}: {receipt.documents} documents gave {receipt.rows} rows, the files hold {in_files}")
+    return found

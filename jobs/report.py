@@ -121,6 +121,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         + ", ".join(f"{name} {seconds:,.1f}" for name, seconds in stages.items()),
         f"  model       {summary['model']['name']} {summary['model']['pooling']} {summary['model']['dim']} x "
         f"{summary['model']['vector']} ({summary['model']['precision']})",
+        f"  gate        {_gate(summary.get('gate', []))}",
         f"  published   {'yes' if summary['published'] else 'NO'}: {summary['data']}",
     ]
     lines += [f"  reason      {reason}" for reason in summary["reasons"]]
@@ -138,6 +139,14 @@ def _reuse_lines(summary: dict[str, Any]) -> list[str]:
         f"  reuse       objects {kinds}; {summary['reused_rows']:,} rows reused, {reuse.get('carried_shards', 0):,} shards "
         f"carried over from {reuse.get('base') or 'nothing'}, {summary.get('repeated_rows', 0):,} texts repeated"
     ]
+
+
+def _gate(checks: list[dict[str, Any]]) -> str:
+    if not checks:
+        return "not judged"
+    failed = [check["name"] for check in checks if not check["ok"]]
+    skipped = sum(check["skipped"] for check in checks)
+    return f"failed: {', '.join(failed)}" if failed else f"passed ({len(checks)} checks, {skipped} skipped)"
 
 
 def _share(part: int, whole: int) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,7 +40,7 @@ from jobs.run_store import (
     write_status,
     write_summary,
 )
-from jobs.snapshot import read_current
+from jobs.snapshot import published_by_hand, read_current
 from workers import __version__
 from workers.config import Precision
 from workers.documents import ReadPlan
@@ -67,7 +67,9 @@ class Run:
     source_fingerprint: str
     record: RunRecord | None = None
     current: bool = False  # readers of CURRENT.json see this run
+    forced: Mapping[str, Any] | None = None  # who published it against its checks, by CURRENT.json
     planned: Planned | None = None
+    predicted: dict[str, Any] = field(default_factory=dict)  # of a new run: see jobs/prediction.py
 
     @property
     def reuse(self) -> Reuse | None:
@@ -157,7 +159,8 @@ class Run:
             int8_scale=int8_scale,
             batch_tokens=batch_tokens,
             base=reuse.base if reuse else None,
-            extra={RECIPE: recipe_facts(self.request.recipe), "objects": self.objects},
+            extra={RECIPE: recipe_facts(self.request.recipe), "objects": self.objects}
+            | ({"predicted": self.predicted} if self.predicted else {}),
         )
         create_run(self.store, record)
         self.record = record
@@ -183,7 +186,9 @@ class Run:
         write_summary(self.store, self.run_id, summary)
 
     def summary(self) -> dict[str, Any]:
-        return read_summary(self.store, self.run_id) or {}
+        """As stored; of a publication by force that was killed before it could say so here, CURRENT.json tells."""
+        stored = read_summary(self.store, self.run_id) or {}
+        return stored | published_by_hand(self.forced) if stored and self.forced else stored
 
     def reuse_facts(self, carried_shards: int) -> dict[str, Any]:
         """`reuse` of summary.json."""
@@ -191,15 +196,8 @@ class Run:
         return {"base": base, "objects": self.objects, "carried_shards": carried_shards}
 
     def facts(self) -> dict[str, Any]:
-        """What identifies the snapshot: in summary.json and CURRENT.json."""
-        record = self.record
-        return {
-            "model": dict(record.model) if record else {},
-            "fingerprint": self.request.settings,
-            "source_fingerprint": self.source_fingerprint,
-            "int8_scale": record.int8_scale if record else None,
-            "code_version": __version__,
-        }
+        """As RunRecord.facts(); nothing before the run has begun."""
+        return self.record.facts() if self.record else {}
 
 
 _MODEL_FACTS = (
@@ -248,4 +246,5 @@ def _open(request: Request, record: RunRecord) -> Run:
         record.source_fingerprint,
         record,
         current=current is not None and current.run_id == record.run_id,
+        forced=current.forced if current is not None and current.run_id == record.run_id else None,
     )

@@ -26,7 +26,7 @@ from workers.output_schema import EMBEDDING, PREFIX, OutputSchema
 from workers.reader import read_windows
 from workers.shard import OutputFile, Receipt, Shard
 from workers.store import Store
-from workers.vectors import as_float32, bad_rows
+from workers.vectors import as_float32, bad_rows, cosines
 
 # A part that was carried over from an earlier snapshot names the run that made it; how its vectors came about must agree.
 OF_THE_VECTORS = tuple(
@@ -80,10 +80,7 @@ def compare(
         if stored is None or not copies or stored.shape != fresh.shape:
             scores[key] = -1.0
             continue
-        if vector is VectorType.BINARY:
-            fresh = np.where(fresh > 0, np.float32(1), np.float32(-1))
-        norms = np.linalg.norm(stored, axis=1) * np.linalg.norm(fresh, axis=1)
-        scores[key] = float(((stored * fresh).sum(axis=1) / np.maximum(norms, 1e-30)).min())
+        scores[key] = float(cosines(stored, fresh, vector).min())
     return scores
 
 
@@ -116,7 +113,7 @@ def _audit_part(
             found = footer.get(name) or "nothing"
             audit.findings.append(f"{uri}: stamped {name}={found}, the snapshot's is {wanted[name] or 'nothing'}")
     rows, rows_digest = 0, RowsDigest()
-    chunked = "chunk" in schema.part.names
+    chunked = schema.chunked
     for batch in parquet.iter_batches(batch_size=8192):
         rows += batch.num_rows
         _audit_vectors(uri, pa.chunked_array([batch.column(EMBEDDING)]), schema, audit)

@@ -49,6 +49,10 @@ def test_current_and_summary_on_storage(made: Made) -> None:
     assert (current["run_id"], current["data"], current["rows"]) == (summary["run_id"], summary["data"], 60)
     stored = json.loads((made.output / "runs" / summary["run_id"] / "summary.json").read_text())
     assert stored == summary
+    assert summary["report"]["rows"]["embedded"] == 60
+    assert summary["report"]["timeline"]["shards"] == summary["shards"]["done"]
+    assert summary["report"]["forecasts"]["tokens"]["predicted"] > 0
+    assert "Readers see this run&#39;s 60 rows." in (made.output / summary["report"]["page"]).read_text()
 
 
 def test_the_other_commands(made: Made, cli: Cli) -> None:
@@ -142,9 +146,17 @@ def test_other_settings_make_another_run(made: Made, tmp_path: Path, cli: Cli) -
     output = made.copy(tmp_path)
     config = tmp_path / "run.yaml"
     shutil.copy(made.config, config)
-    ended = embed(config, f"output.uri={output}", "model.pooling=cls")
+    refused = embed(config, f"output.uri={output}", "model.pooling=cls")
+    assert refused.rc == 3, refused.log
+    (reason,) = refused.summary["reasons"]
+    assert reason.startswith("model_change: pooling: mean -> cls (gate.allow_model_change=false); ")
+    assert json.loads((output / "CURRENT.json").read_text())["run_id"] == made.ended.summary["run_id"]
+    allowed, no_cluster = "gate.allow_model_change=true", "cluster.address=127.0.0.1:1"
+    ended = embed(config, f"output.uri={output}", "model.pooling=cls", allowed, no_cluster)
     assert ended.rc == 0, ended.log
     summary = ended.summary
+    assert summary["run_id"] == refused.summary["run_id"]
+    assert summary["attempts"] == refused.summary["attempts"], "judged again, nothing was embedded"
     assert summary["run_id"] != made.ended.summary["run_id"]
     assert summary["model"]["pooling"] == "cls"
     assert summary["fingerprint"] != made.ended.summary["fingerprint"]
@@ -155,7 +167,8 @@ def test_other_settings_make_another_run(made: Made, tmp_path: Path, cli: Cli) -
     assert Snapshot.read(str(first)).same_bits(made.snapshot), "the earlier snapshot stands as it was"
     assert cli("verify", output, "--sample", "4").rc == 0
 
-    back = cli("embed", config, f"output.uri={output}", "cluster.address=127.0.0.1:1", "--json")
+    assert cli("embed", config, f"output.uri={output}", no_cluster).rc == 3, "the way back is a change as well"
+    back = cli("embed", config, f"output.uri={output}", allowed, no_cluster, "--json")
     assert back.rc == 0, back.stderr
     assert back.json()["run_id"] == made.ended.summary["run_id"], "published again from its receipts, nothing embedded"
     assert json.loads((output / "CURRENT.json").read_text())["run_id"] == made.ended.summary["run_id"]

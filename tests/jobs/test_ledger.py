@@ -141,6 +141,10 @@ def test_what_cannot_be_counted_is_said() -> None:
 def test_a_lost_row_names_the_shard_and_both_figures(wrong: object, message: str) -> None:
     with pytest.raises(RunAborted, match=rf"shard 5 \(s3://corpus/5\.parquet\): {message}; nothing is published"):
         Ledger.account([shard(5)], {5: wrong}, ())  # type: ignore[dict-item]
+    right = {4: receipt(4), 6: receipt(6)}
+    found = Ledger.audit([shard(4), shard(5), shard(6)], right | {5: wrong}, ())  # type: ignore[dict-item]
+    assert found.breaches == (f"shard 5 (s3://corpus/5.parquet): {message}",)
+    assert Ledger.audit([shard(4), shard(6)], right, ()).breaches == ()
 
 
 def test_a_shard_without_an_end_and_a_receipt_without_a_shard_are_named() -> None:
