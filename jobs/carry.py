@@ -136,7 +136,6 @@ def carried_receipt(receipt: Receipt, shard: Shard, base: str, paths: Mapping[st
         repeated_rows=0,
         tokens=0,
         padded_tokens=0,
-        token_histogram=(),
         stage_seconds={},
         seconds=round(seconds, 4),
         replica="driver",

@@ -19,11 +19,6 @@ MAX_CONFIG_BYTES = 1 << 20  # a configuration is a page of text; anything larger
 Count = Annotated[int, Field(ge=1)]
 
 
-def _off(value: object) -> object:
-    """YAML reads a bare `off` as false."""
-    return "off" if value is False else value
-
-
 class ClusterConfig(Section):
     """What to run on."""
 

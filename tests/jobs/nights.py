@@ -25,12 +25,11 @@ from jobs.lock import DriverLock
 from jobs.report import Work
 from jobs.run import Run
 from jobs.signals import StopFlag
-from workers.documents import ID, KEEP, TEXT, QuarantinedRow, RowsDigest, text_hash
+from workers.documents import text_hash
 from workers.output_schema import output_schema
-from workers.reader import read_windows
-from workers.shard import Assignment, OutputFile, Receipt, Shard
-from workers.vectors import to_arrow
-from workers.writer import ShardWriter
+from workers.shard import Assignment, Receipt, Shard
+from workers.shard_job import ShardJob
+from workers.token_records import EncodedTexts, TokenizedTexts, rows_of_texts
 
 Rows = Sequence[tuple[str, str | None]]  # id, text
 FILLER = " and some words to give it length" * 8
@@ -67,7 +66,7 @@ def settings(folder: str | Path, name: Path, **sections: Mapping[str, Any]) -> R
 
 
 def by_hand(
-    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag
+    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag, _: Any = None
 ) -> tuple[Mapping[int, str], Work]:
     if run.record is None:
         run.begin("float32", 0.01 if run.config.output.vector == "int8" else None, 1000)
@@ -78,45 +77,31 @@ def by_hand(
 
 
 def embed_shard(run: Run, shard: Shard, epoch: int = 1) -> Receipt:
+    """All stages of a replica but its model."""
     schema, task = output_schema(run.plan, run.stamp, run.config.output.partition_by), Assignment(shard, epoch, 1)
-    folder = Path(os.environ["HOME"]) / "spool"
-    writer, digest = ShardWriter(run.store, task, schema, folder), RowsDigest()
-    counts = dict.fromkeys(("read", "documents", "quarantined"), 0)
-    lost: list[QuarantinedRow] = []
-    for window in read_windows(shard, run.plan, {}):
-        texts, ids = window.table.column(TEXT).to_pylist(), window.table.column(ID).to_pylist()
-        hashes = [text_hash(text) for text in texts]
-        columns: dict[str, Any] = {
-            "id": window.table.column(ID),
-            "num_tokens": pa.array([len(text.split()) for text in texts], pa.int32()),
-            "truncated": pa.array([False] * len(texts)),
-            "text_hash": pa.array(hashes, pa.binary(16)),
-            "embedding": to_arrow(_vectors(hashes, schema.stamp.dim), schema.stamp.vector, schema.stamp.int8_scale)[0],
-        }
-        columns |= {field.name: window.table.column(KEEP + field.name) for field in run.plan.keep}
-        writer.append(pa.table([columns[name] for name in schema.rows.names], schema=schema.rows))
-        writer.quarantine(window.quarantined)
-        lost += window.quarantined
-        for id_, hash_ in zip(ids, hashes, strict=True):
-            digest.add(id_, hash_)
-        counts["read"] += window.rows_read
-        counts["documents"] += len(texts)
-    writer.distinct_ids()
-
-    def draft(files: tuple[OutputFile, ...], quarantine: OutputFile | None) -> Receipt:
-        return Receipt(
-            shard=shard.number, epoch=epoch, rows_read=counts["read"], documents=counts["documents"],
-            rows=counts["documents"], quarantined_rows=len(lost), lost_objects=(), tokens=7 * counts["documents"],
-            padded_tokens=8 * counts["documents"], truncated=1, duplicate_ids=0, files=files, quarantine=quarantine,
-            stage_seconds={"encode": 1.0}, seconds=1.0, replica="hand", source_digest=str(digest),
-        )  # fmt: skip
-
-    return writer.finish(draft)
+    job = ShardJob(task, run.plan, schema, run.store, Path(os.environ["HOME"]) / "spool", "hand", lambda ids: [])
+    for window, placer in job.items():
+        placement = placer.place(window)
+        texts = placement.texts()
+        lengths = np.array([len(text.split()) for text in texts], np.int64)
+        tokens = TokenizedTexts(
+            input_ids=np.zeros(int(lengths.sum()), np.int32),
+            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            document=np.arange(len(texts), dtype=np.int32),
+            chunk_start=None,
+            chunk_end=None,
+            truncated=np.zeros(len(texts), np.bool_),
+            num_tokens=lengths.astype(np.int32),
+            prompt_tokens=0,
+        )
+        placer.settle(placement, rows_of_texts(tokens, chunked=False))
+        job.append((placement, tokens, EncodedTexts(_vectors(texts, schema.stamp.dim), None, int(lengths.sum()))))
+    return job.finish({"encode": 1.0})
 
 
-def _vectors(hashes: Sequence[bytes], dim: int) -> np.ndarray:
-    drawn = [np.random.default_rng(int.from_bytes(key)).standard_normal(dim) for key in hashes]
-    vectors = np.array(drawn, np.float32).reshape(len(hashes), dim)
+def _vectors(texts: Sequence[str], dim: int) -> np.ndarray:
+    drawn = [np.random.default_rng(int.from_bytes(text_hash(text))).standard_normal(dim) for text in texts]
+    vectors = np.array(drawn, np.float32).reshape(len(texts), dim)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
 
 
