@@ -2,10 +2,11 @@
 
     python -m benchmarks.memory CORPUS.parquet --model FOLDER|package:NAME/folder [--large-mib 1024] [--out FILE]
 
-1. the corpus' texts, again and again, as one JSONL object of 64 MiB and one of 1 GiB; each embedded as a single shard by one
-   replica of a tiny random model (its tokenizer is the given model's: reading, tokenising and writing are what they are)
-2. the 64 MiB object again with one more document of 100 MB
-3. peak resident memory from summary.json: 1 GiB against 64 MiB; seconds of the stages: with the long text against without
+1. the corpus' texts, again and again, as one JSONL object of 64 MiB and one of 1 GiB; each embedded as a single shard by a
+   replica in a process of its own, without Ray. The model is tiny and random, the tokenizer the given model's: reading,
+   tokenising and writing are what they are
+2. an object of 4 MiB with and without one more document of 100 MB, in turns
+3. peak resident memory of the processes: 1 GiB against 64 MiB; seconds of the shard: with the long text against without
 
 One JSON object on stdout.
 """
@@ -13,23 +14,33 @@ One JSON object on stdout.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
 
-from benchmarks.models import facts, random_model, store
+from benchmarks.models import facts, random_model, say, spread, store
+from benchmarks.stages import replica_settings
+from jobs.config import load_config
+from jobs.run import Request, plan_or_reopen
 from workers.config import ModelConfig
 from workers.model_files import resolve_model
+from workers.replica import Replica
+from workers.settings import Settled
+from workers.shard import Assignment, Failure, Shard
 
 MIB = 1 << 20
 LONG_TEXT_BYTES = 100 * 1000 * 1000
+BESIDE_LONG_TEXT_MIB = 4
 WORDS = "a sentence that repeats itself, in 57 bytes, again and on. "
 
 
@@ -51,48 +62,81 @@ def write_corpus(path: Path, texts: list[str], size: int, long_text: int = 0) ->
 
 
 def embed(corpus: Path, model: Path, folder: Path) -> dict[str, Any]:
+    """In a process of its own, whose peak is the replica's."""
     config = {
         "corpus": {"uri": str(corpus), "id": "id", "max_text_bytes": "256MiB"},
         "model": {"name": str(model), "max_tokens": 256},
-        "output": {"uri": str(folder / f"out-{corpus.stem}")},
-        "cluster": {"address": "local", "replicas": 1, "gpus_per_replica": 0},
-        "run": {"shard_bytes": "4GiB"},
+        "output": {"uri": str(folder / f"out-{corpus.stem}-{time.monotonic_ns()}")},
     }
     path = folder / f"{corpus.stem}.yaml"
     path.write_text(yaml.safe_dump(config))
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "embed", str(path), "--json"], stdout=subprocess.PIPE, check=True
+        [sys.executable, "-m", "benchmarks.memory", "--shard", str(path)], stdout=subprocess.PIPE, check=True
     )
-    summary = json.loads(done.stdout)
-    keys = ("documents", "rows", "tokens", "seconds", "stage_seconds", "peak_memory_bytes", "attempts")
-    return {key: summary[key] for key in keys} | {"shards": summary["shards"]["planned"]}
+    return dict(json.loads(done.stdout))
+
+
+def one_shard(config: Path, threads: int) -> dict[str, Any]:
+    """The whole object as one shard, whatever the driver would make of it."""
+    run = plan_or_reopen(Request.resolve(load_config(config)))
+    slices = [piece for shard in run.shards for piece in shard.slices]
+    whole = dataclasses.replace(slices[0], start=0, stop=slices[-1].stop, first_row=0, rows=None)
+    replica = Replica(replica_settings(run, threads), "replica-0")
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    replica.settle(Settled(run.stamped(replica.facts()["precision"], None), replica.facts()["batch_tokens"]))
+    began = time.perf_counter()
+    receipt = replica.embed_shard(Assignment(Shard(0, (whole,), whole.size), 1, 1))
+    if isinstance(receipt, Failure):
+        raise SystemExit(f"shard: {receipt.reason}")
+    return {
+        "seconds": round(time.perf_counter() - began, 3),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "loaded_memory_bytes": loaded,
+        "stage_seconds": receipt.stage_seconds,
+        **{name: getattr(receipt, name) for name in ("documents", "rows", "tokens", "truncated", "quarantined_rows")},
+    }
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    texts = pq.read_table(options.corpus, columns=["text"])["text"].to_pylist()
+    result: dict[str, Any] = facts("memory") | {"corpus": options.corpus.name}
+    model = random_model("one-layer", resolve_model(ModelConfig(name=options.model)).folder, folder)
+    beside = BESIDE_LONG_TEXT_MIB * MIB
+    sizes = {"small": (options.small_mib * MIB, 0), "large": (options.large_mib * MIB, 0), "plain": (beside, 0),
+             "long_text": (beside, LONG_TEXT_BYTES)}  # fmt: skip
+    places = {label: folder / f"{label}.jsonl" for label in sizes}
+    for label, (size, long_text) in sizes.items():
+        write_corpus(places[label], texts, size, long_text)
+    for label in ("small", "large"):
+        result[label] = {"bytes": places[label].stat().st_size} | embed(places[label], model, folder)
+        say(f"{label}: {json.dumps(result[label])}")
+    turns = [{label: embed(places[label], model, folder) for label in ("plain", "long_text")} for _ in range(options.rounds)]
+    for label in ("plain", "long_text"):
+        result[label] = {"seconds": spread((turn[label]["seconds"] for turn in turns), 2), "last": turns[-1][label]}
+    result["peak_ratio"] = round(result["large"]["peak_memory_bytes"] / result["small"]["peak_memory_bytes"], 3)
+    costs = (turn["long_text"]["seconds"] - turn["plain"]["seconds"] for turn in turns)
+    result["long_text_seconds"] = spread(costs, 2)
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("corpus", type=Path, nargs="?")
+    parser.add_argument("--model")
     parser.add_argument("--small-mib", type=int, default=64)
     parser.add_argument("--large-mib", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3, help="of the long text")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--shard", type=Path, metavar="CONFIG", help=argparse.SUPPRESS)  # the process of one replica
     options = parser.parse_args()
-    texts = pq.read_table(options.corpus, columns=["text"])["text"].to_pylist()
-    result: dict[str, Any] = facts("memory") | {"corpus": options.corpus.name}
+    if options.shard:
+        print(json.dumps(one_shard(options.shard, options.threads)))
+        return
+    if options.corpus is None or options.model is None:
+        parser.error("CORPUS.parquet and --model are needed")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        model = random_model("one-layer", resolve_model(ModelConfig(name=options.model)).folder, folder)
-        for label, mib, long_text in (
-            ("small", options.small_mib, 0),
-            ("long_text", options.small_mib, LONG_TEXT_BYTES),
-            ("large", options.large_mib, 0),
-        ):  # fmt: skip
-            corpus = folder / f"{label}.jsonl"
-            written = write_corpus(corpus, texts, mib * MIB, long_text)
-            result[label] = {"bytes": corpus.stat().st_size, "written": written} | embed(corpus, model, folder)
-            print(f"{label}: {json.dumps(result[label])}", file=sys.stderr)
-    result["peak_ratio"] = round(result["large"]["peak_memory_bytes"] / result["small"]["peak_memory_bytes"], 3)
-    with_it, without = (sum(result[label]["stage_seconds"].values()) for label in ("long_text", "small"))
-    result["long_text_seconds"] = round(with_it - without, 2)
+        result = measure(options, Path(name))
     print(json.dumps(result, indent=1))
     store(result, options.out)
 

@@ -79,7 +79,7 @@ class Stages:
         }
         run = plan_or_reopen(Request.resolve(parse_config(raw, "stages")))
         self._folder, self.run = folder, run
-        self.replica = Watched(_settings(run, options.threads), "bench")
+        self.replica = Watched(replica_settings(run, options.threads), "bench")
         facts = self.replica.facts()
         self._stamp = run.stamped(facts["precision"], None)
         self.replica.settle(Settled(self._stamp, facts["batch_tokens"]))
@@ -153,7 +153,7 @@ def corpus_bytes(corpus: Path) -> int:
     return int(pq.read_table(corpus, columns=["text"]).column("text").nbytes)
 
 
-def _settings(run: Run, threads: int) -> ReplicaSettings:
+def replica_settings(run: Run, threads: int) -> ReplicaSettings:
     """As jobs/embedding.py tells a replica."""
     model = run.request.model
     return ReplicaSettings(

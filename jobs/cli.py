@@ -32,6 +32,7 @@ Config = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file.")]
 Target = Annotated[str, typer.Argument(metavar="CONFIG|OUTPUT_URI", help="YAML file, or the folder of the embeddings.")]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT_URI", help="Folder of the embeddings (or a YAML file).")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings, e.g. model.pooling=cls.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="As `reembed snapshots` lists it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 
 
@@ -88,6 +89,38 @@ def files(output: Output, as_json: Json = False) -> None:
 
     found = published_files(output)
     _print({"files": found}, as_json, lambda report: "\n".join(report["files"]))
+
+
+@app.command()
+def snapshots(target: Target, as_json: Json = False) -> None:
+    """Finished runs whose data is kept: rows, model, when, size, and which one readers have."""
+    from jobs.snapshots import list_snapshots, snapshots_text
+
+    _print(list_snapshots(target), as_json, snapshots_text)
+
+
+@app.command()
+def rollback(target: Target, run_id: RunId, as_json: Json = False) -> None:
+    """Give readers a snapshot that was published before, in one step."""
+    from jobs.rollback import roll_back, rollback_text
+
+    _print(roll_back(target, run_id), as_json, rollback_text)
+
+
+@app.command()
+def publish(
+    target: Target,
+    run_id: RunId,
+    force: Annotated[bool, typer.Option("--force", help="Publish all the same; who did it is recorded.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say why a finished run was not published; with --force publish it."""
+    from jobs.publish_run import publish_run, publish_text
+
+    report = publish_run(target, run_id, force=force)
+    _print(report, as_json, publish_text)
+    if not report["published"]:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 import jobs
@@ -48,6 +49,7 @@ _INTERNAL = re.compile(r"^The actor died unexpectedly.*$|^\s*(class_name|actor_i
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
 CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entry point
+_MONITOR = os.path.join("autoscaler", "_private", "monitor.py")  # noqa: PTH118 - compared with the end of a path
 STATS_SECONDS = 2.0  # how often each replica is asked for its running totals
 
 
@@ -110,7 +112,16 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     try:
         yield
     finally:
+        _end_autoscaler()
         ray.shutdown()
+
+
+def _end_autoscaler() -> None:
+    """The monitor of a Ray of our own has nothing to scale and does not hear SIGTERM: ray.shutdown waits a second for it."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # gone meanwhile is what we want
+            if any(part.endswith(_MONITOR) for part in child.cmdline()):
+                child.kill()
 
 
 def _code() -> list[str]:

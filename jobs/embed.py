@@ -4,12 +4,14 @@
 2. embed       replicas on Ray embed what has no receipt yet                                            (jobs/embedding.py)
 3. judge       rows in = rows out + rows quarantined, shard by shard, and all else the gate asks         (jobs/judging.py)
 4. publish     unless a check failed: look through the files, flip CURRENT.json, last
+5. retain      snapshots beyond output.keep_snapshots are deleted                                     (jobs/retention.py)
 
 Nothing is written before the request has proved possible; everything needed to resume is on storage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping
@@ -20,14 +22,16 @@ from jobs.gate import failed
 from jobs.judging import judge
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
-from jobs.preflight import require_cluster
+from jobs.preflight import require_cluster, starts_a_ray
 from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
+from jobs.retention import retain
 from jobs.run import Request, Run, find_resumable, plan_or_reopen
 from jobs.run_store import RunState
 from jobs.signals import StopFlag, stop_flag
-from jobs.snapshot import publish
+from jobs.snapshot import publish, why_not_again
 from workers.errors import RunAborted, UsageError
+from workers.reference import ReferenceFile, computed_beside
 from workers.shard import Receipt
 
 log = logging.getLogger("reembed")
@@ -62,6 +66,8 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
 
 
 def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[str, Any]:
+    if run.record and (reason := why_not_again(run.store, run.run_id)):
+        return _refuse(run, ledger, reason)
     receipts = ledger.load() if run.record else {}
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
@@ -69,9 +75,10 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
     work = run.work()
     while True:
         if ledger.pending(run.shards, receipts) or run.record is None:
-            from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
+            with _reference(run) as reference:
+                from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
 
-            quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop)
+                quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop, reference)
             receipts = ledger.load()
             settle_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
         summary = _account(run, ledger, receipts, quarantined, work)
@@ -82,16 +89,34 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
         damaged = publish(run.store, run.run_id, files, run.facts() | {"documents": summary["documents"]}, lock)
         if damaged is None:
             summary |= {"published": True, "state": RunState.COMPLETE.value}
+            summary["deleted_snapshots"] = retain(run.store, lock, run.config.output.keep_snapshots, stop)
             break
         log.warning("parts are missing or altered, e.g. %s; their shards are embedded again", damaged.files[0])
         ledger.drop(damaged.shards)
         for path in damaged.files:
             run.store.delete(path)
         receipts = {number: receipt for number, receipt in receipts.items() if number not in damaged.shards}
+    return _end(run, summary)
+
+
+def _refuse(run: Run, ledger: Ledger, reason: str) -> dict[str, Any]:
+    """A run that a person has taken back is complete: nothing is embedded, and nothing published."""
+    summary = run.summary() or _account(run, ledger, ledger.load(), {}, run.work())
+    return _end(run, summary | {"state": RunState.REFUSED.value, "published": False, "reasons": [reason]})
+
+
+def _end(run: Run, summary: dict[str, Any]) -> dict[str, Any]:
     run.end(summary)
     for reason in summary["reasons"]:
         log.error("not published: %s", reason)
     return summary
+
+
+def _reference(run: Run) -> contextlib.AbstractContextManager[ReferenceFile | None]:
+    """Where Ray is about to be started here, what its replicas have to prove themselves by is computed meanwhile."""
+    if starts_a_ray(run.config.cluster.address):
+        return computed_beside(run.config.model, run.request.model.weights_digest)
+    return contextlib.nullcontext()
 
 
 def _account(

@@ -30,6 +30,7 @@ from jobs.sizing import ReplicaShape, replica_shape
 from workers.config import Pooling, Precision
 from workers.documents import TOKENS_WINDOW_BYTES
 from workers.errors import ReembedError, TransientError
+from workers.reference import ReferenceFile
 from workers.settings import ReplicaSettings
 from workers.shard import Receipt
 
@@ -43,9 +44,12 @@ LAST_WORDS_SECONDS_STOPPED = 0.3  # of the three seconds that a stopped job has
 
 
 def embed_pending(
-    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag
-) -> tuple[Mapping[int, str], Work]:
+    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag,
+    reference: ReferenceFile | None,
+) -> tuple[Mapping[int, str], Work]:  # fmt: skip
     """Embed every shard without a receipt; returns the shards given up, with reasons, and the work it took.
+
+    `reference`: of the golden texts, for replicas that run on this machine.
 
     Raises:
         UsageError: no cluster there, or it cannot hold a replica. RunAborted: stopped early, resumable.
@@ -54,7 +58,7 @@ def embed_pending(
         stop.install()
         stop.check()
         shape = replica_shape(run.config.cluster, cluster_resources())
-        pool = ReplicaPool(shape, _settings(run, shape))
+        pool = ReplicaPool(shape, _settings(run, shape, reference))
         try:
             settle(run, pool, shape, stop)
             session = _Session(run, lock, ledger, receipts, work, shape, pool, stop)
@@ -145,7 +149,7 @@ class _Session:
             self.scheduler.resize(replica_shape(self._run.config.cluster, cluster_resources()).replicas)
 
 
-def _settings(run: Run, shape: ReplicaShape) -> ReplicaSettings:
+def _settings(run: Run, shape: ReplicaShape, reference: ReferenceFile | None) -> ReplicaSettings:
     by_token = run.request.recipe.pooling == (Pooling.TOKENS,)
     model = run.request.model
     return ReplicaSettings(
@@ -159,4 +163,5 @@ def _settings(run: Run, shape: ReplicaShape) -> ReplicaSettings:
         batch_tokens=(run.record.batch_tokens if run.record else None) or run.config.model.batch_tokens,
         threads=shape.cpus,
         atomic_create=run.store.atomic_create,
+        reference=reference,
     )

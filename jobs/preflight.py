@@ -9,6 +9,7 @@ What answers here may still fail later; by then the run is begun, and the same c
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -72,6 +73,11 @@ def require_cluster(address: str) -> None:
             f"cluster.address={address}: no Ray cluster there ({error}); correct it, start one (`ray start --head`), "
             "or use local"
         ) from None
+
+
+def starts_a_ray(address: str) -> bool:
+    """Whether a Ray of our own will be started at this address, as far as that can be told before."""
+    return address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
 
 
 def bucket_of(uri: str) -> str:

@@ -36,7 +36,7 @@ from jobs.run_store import (
     write_status,
     write_summary,
 )
-from jobs.snapshot import read_current
+from jobs.snapshot import published_by_hand, read_current
 from workers import __version__
 from workers.documents import ReadPlan
 from workers.errors import UsageError
@@ -84,6 +84,7 @@ class Run:
     source_fingerprint: str
     record: RunRecord | None = None
     current: bool = False  # readers of CURRENT.json see this run
+    forced: Mapping[str, Any] | None = None  # who published it against its checks, by CURRENT.json
 
     @property
     def config(self) -> RunConfig:
@@ -160,18 +161,13 @@ class Run:
         write_summary(self.store, self.run_id, summary)
 
     def summary(self) -> dict[str, Any]:
-        return read_summary(self.store, self.run_id) or {}
+        """As stored; of a publication by force that was killed before it could say so here, CURRENT.json tells."""
+        stored = read_summary(self.store, self.run_id) or {}
+        return stored | published_by_hand(self.forced) if stored and self.forced else stored
 
     def facts(self) -> dict[str, Any]:
-        """What identifies the snapshot: in summary.json and CURRENT.json."""
-        record = self.record
-        return {
-            "model": dict(record.model) if record else {},
-            "fingerprint": self.request.settings,
-            "source_fingerprint": self.source_fingerprint,
-            "int8_scale": record.int8_scale if record else None,
-            "code_version": __version__,
-        }
+        """As RunRecord.facts(); nothing before the run has begun."""
+        return self.record.facts() if self.record else {}
 
 
 _MODEL_FACTS = (
@@ -215,4 +211,5 @@ def _open(request: Request, record: RunRecord) -> Run:
         record.source_fingerprint,
         record,
         current=current is not None and current.run_id == record.run_id,
+        forced=current.forced if current is not None and current.run_id == record.run_id else None,
     )

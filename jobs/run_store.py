@@ -42,7 +42,7 @@ class RunState(StrEnum):
     STOPPED = "stopped"  # by a signal
     ABORTED = "aborted"
     COMPLETE = "complete"
-    REFUSED = "refused"  # finished, but not published: a check of the gate failed
+    REFUSED = "refused"  # finished, but not published: a check did not hold, or the run was taken back
 
 
 UNFINISHED = frozenset({RunState.RUNNING, RunState.STOPPED, RunState.ABORTED})
@@ -117,6 +117,11 @@ class RunRecord:
     batch_tokens: int | None = None  # token budget; None: of a run begun by an earlier version
     base: str | None = None  # run id of the snapshot whose parts and vectors are reused
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the run's snapshot: in summary.json and CURRENT.json."""
+        names = ("model", "fingerprint", "source_fingerprint", "int8_scale", "code_version")
+        return {name: getattr(self, name) for name in names}
 
     def read_plan(self, corpus: CorpusConfig) -> ReadPlan:
         """The plan as it was settled; `corpus` is today's section, which alone has the storage_options."""
@@ -193,9 +198,14 @@ def read_run(store: Store, run_id: str) -> RunRecord | None:
         raise RunAborted(f"{store.uri_of(path)}: written by another version of this program ({error})") from None
 
 
+def run_folders(store: Store, room: str = "runs") -> list[str]:
+    """Names of run folders below `runs` or `data`, oldest first, whether or not the run was begun or still is there."""
+    return [name for name in store.folders(room) if _RUN_ID.fullmatch(name)]
+
+
 def list_runs(store: Store) -> list[str]:
     """Ids of the runs that were begun, oldest first. Costs one listing and one look a run."""
-    ids = _candidates(store)
+    ids = run_folders(store)
     with ThreadPoolExecutor(_THREADS) as pool:
         begun = list(pool.map(lambda run_id: store.exists(RunPaths(run_id).record), ids))
     return [run_id for run_id, there in zip(ids, begun, strict=True) if there]
@@ -203,10 +213,12 @@ def list_runs(store: Store) -> list[str]:
 
 def newest_run(store: Store, fingerprint: str | None = None, source: str | None = None) -> RunRecord | None:
     """The latest run, of these settings and of this source when their fingerprints are given."""
-    for run_id in reversed(_candidates(store)):
-        record = read_run(store, run_id)
-        if record is not None and fingerprint in (None, record.fingerprint) and source in (None, record.source_fingerprint):
-            return record
+    ids = run_folders(store)[::-1]
+    with ThreadPoolExecutor(_THREADS) as pool:  # of runs that retention deleted only the summary is left: many, in time
+        for at in range(0, len(ids), _THREADS):
+            for record in pool.map(lambda run_id: read_run(store, run_id), ids[at : at + _THREADS]):
+                if record and fingerprint in (None, record.fingerprint) and source in (None, record.source_fingerprint):
+                    return record
     return None
 
 
@@ -233,10 +245,6 @@ def write_summary(store: Store, run_id: str, summary: Mapping[str, Any]) -> None
 
 def read_summary(store: Store, run_id: str) -> dict[str, Any] | None:
     return _read(store, RunPaths(run_id).summary)
-
-
-def _candidates(store: Store) -> list[str]:
-    return [name for name in store.folders("runs") if _RUN_ID.fullmatch(name)]
 
 
 def _encode(document: Mapping[str, Any]) -> bytes:

@@ -148,5 +148,6 @@ class OutputConfig(Section):
     vector: VectorType = Field(VectorType.FLOAT32, strict=False)
     """float32 | float16 | int8 (one scale for the whole snapshot) | binary (packed bits)."""
     keep_snapshots: int = Field(3, ge=1)
-    """Published snapshots that are kept, the present one included; older ones are deleted after publishing."""
+    """Published snapshots that are kept, the present one included; older ones are deleted after publishing. With 1 that is
+    the one that readers still have open: they may miss files."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)

@@ -10,6 +10,7 @@ or looks at another shard. Errors become a Failure that says who is to blame.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import resource
@@ -34,6 +35,7 @@ from workers.model_layout import read_layout
 from workers.output_schema import OutputSchema, output_schema
 from workers.pipeline import Pipeline
 from workers.reader import read_windows
+from workers.reference import await_reference
 from workers.rows import FinishedWindow, finished_rows
 from workers.settings import ReplicaSettings, Settled
 from workers.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
@@ -178,7 +180,8 @@ class Replica:
 
     def _load(self, precision: Precision) -> Encoder:
         golden, settings = self._tokenizer.tokenize(GOLDEN_TEXTS), self._settings
-        return Encoder(self._files, self._recipe, golden, precision, settings.batch_tokens, settings.threads)
+        reference = functools.partial(await_reference, settings.reference, self._files.weights_digest)
+        return Encoder(self._files, self._recipe, golden, precision, settings.batch_tokens, settings.threads, reference)
 
     def _settled_schema(self) -> OutputSchema:
         if self._schema is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from workers.config import Auto, ModelConfig, OutputConfig, Precision
 from workers.documents import ReadPlan
 from workers.output_schema import SnapshotStamp
+from workers.reference import ReferenceFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class ReplicaSettings:
     batch_tokens: int | Auto
     threads: int
     atomic_create: bool  # as the driver found the store by racing writers
+    reference: ReferenceFile | None = None  # of the golden texts, where the driver's machine is the replicas' as well
 
 
 @dataclass(frozen=True, slots=True)

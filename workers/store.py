@@ -2,21 +2,25 @@
 
     put             atomic: a reader sees the old object, or the new one, never a part of it
     put_if_absent   atomic create: of racing writers exactly one gets True (where the store honours If-None-Match)
+    delete_many     not atomic: killed half-way, some are gone
 
 Knows nothing of runs, parts or locks; callers import it from `workers.storage`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 from workers.storage_client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_bucket, patiently
 
+DELETE_BATCH = 1000  # what S3 takes in one DeleteObjects
+_NO_BATCHES = ("NotImplemented", "501", "MethodNotAllowed", "405", "InvalidRequest", "MissingContentMD5")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _T = TypeVar("_T")
 
@@ -91,6 +95,19 @@ class Store:
         """Remove; a file that is not there is fine."""
         self._try(lambda: self._present(lambda: self._fs.rm_file(self._at(path))), path)
 
+    def delete_many(self, paths: Sequence[str]) -> None:
+        """Remove up to DELETE_BATCH files, on S3 by one request; those that are not there are fine."""
+        left = self._try(lambda: self._delete_s3(paths), paths[0]) if self._kind == "s3" and paths else paths
+        for path in left:
+            self.delete(path)
+
+    def prune(self, prefix: str) -> None:
+        """Remove a local folder that holds no file any more, and such folders below it; elsewhere folders are only names."""
+        if self._kind == "local":
+            for folder, _, _ in os.walk(self._at(prefix), topdown=False):
+                with contextlib.suppress(OSError):  # not empty, or somebody else was quicker
+                    os.rmdir(folder)  # noqa: PTH106 - os.walk's names are text
+
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
@@ -139,6 +156,19 @@ class Store:
                 return not self.exists(path) and self._write_s3(path, data, create=create)
             raise
         return True
+
+    def _delete_s3(self, paths: Sequence[str]) -> Sequence[str]:
+        """What one request did not remove, to be tried one by one: all, where the server does not know the request."""
+        parts = [self._fs.split_path(self._at(path)) for path in paths]
+        listed = {"Objects": [{"Key": key} for _, key, _ in parts], "Quiet": True}
+        try:
+            answer = self._fs.call_s3("delete_objects", Bucket=parts[0][0], Delete=listed)
+        except Exception as error:  # translated by the caller unless it is the answer
+            if error_code(error) in _NO_BATCHES:
+                return paths
+            raise
+        failed = {item["Key"] for item in answer.get("Errors", ())}
+        return [path for path, (_, key, _) in zip(paths, parts, strict=True) if key in failed]
 
 
 def _write_local(target: Path, data: bytes, *, create: bool) -> bool:

@@ -65,3 +65,16 @@ def test_a_wrong_configuration_fails_the_job(ray_head: RayNode) -> None:
     assert wrong.returncode != 0
     assert "unknown key model.poling" in wrong.stdout
     assert "Traceback" not in wrong.stdout
+
+
+def test_the_script_tells_what_storage_says(ray_head: RayNode, isolated_home: Path) -> None:
+    """deploy/ray_job.sh ends with reembed's own status, whatever `ray job submit` made of it."""
+    python = f"{sys.executable} -m jobs.cli"
+    env = os.environ | {"RAY_API_SERVER_ADDRESS": ray_head.dashboard, "RAY_AUTH_MODE": "token"}
+    env |= {"RAY": str(Path(sys.executable).parent / "ray"), "REEMBED": python, "PYTHON": sys.executable}
+    for overrides, status in (([], 0), (["model.poling=cls"], 2)):
+        ended = subprocess.run(
+            ["deploy/ray_job.sh", "configs/quickstart.yaml", *overrides],
+            cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert ended.returncode == status, ended.stdout[-3000:] + ended.stderr[-3000:]

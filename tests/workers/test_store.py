@@ -58,6 +58,56 @@ def test_what_is_put_is_listed_read_and_deleted(root: str) -> None:
         store.read("runs/a/one.json")
 
 
+def test_many_are_deleted_and_the_others_stay(root: str) -> None:
+    store = Store(root, {})
+    paths = [f"data/a/p={letter} %2F/ü{number}.bin" for letter in "xy" for number in range(4)]
+    for path in [*paths, "data/ab/other"]:
+        store.put(path, b"1")
+    store.delete_many([])
+    store.delete_many([*paths[1:], "data/a/never there"])
+    assert set(store.list("data")) == {paths[0], "data/ab/other"}
+    store.delete_many(paths)
+    store.prune("data/a")
+    assert store.list("data") == {"data/ab/other": 1}
+
+
+def test_emptied_folders_go_and_no_others(tmp_path: Path) -> None:
+    store = Store(str(tmp_path), {})
+    for path in ("data/a/x/1", "data/a/y/2", "data/b/3"):
+        store.put(path, b"1")
+    store.prune("data")
+    store.delete_many(["data/a/x/1", "data/b/3"])
+    store.prune("data/a")
+    store.prune("nowhere")
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["a", "b"]
+    assert [path.name for path in (tmp_path / "data" / "a").iterdir()] == ["y"]
+
+
+@pytest.mark.s3
+def test_a_server_that_deletes_one_at_a_time(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not know the request, or knows it and leaves some: those are tried one by one."""
+    from botocore.exceptions import ClientError
+
+    store = Store(f"s3://{s3_bucket}/{uuid.uuid4().hex[:8]}", {})
+    real, asked = store._fs.call_s3, []
+
+    def call(method: str, **arguments: object) -> object:
+        if method == "delete_objects":
+            asked.append(method)
+            if len(asked) == 1:
+                raise ClientError({"Error": {"Code": "NotImplemented"}}, "DeleteObjects")
+            keys = [item["Key"] for item in arguments["Delete"]["Objects"]]  # type: ignore[index]
+            return {"Errors": [{"Key": keys[1], "Code": "InternalError"}]}
+        return real(method, **arguments)
+
+    monkeypatch.setattr(store._fs, "call_s3", call)
+    for left in ({}, {"a": 1, "c": 1}):
+        for path in "abc":
+            store.put(path, b"1")
+        store.delete_many(["a", "b", "c"])
+        assert store.list("") == left
+
+
 def test_uris_lead_back_to_the_bytes(root: str) -> None:
     Store(root + "/", {}).put("a/b", b"x")
     folder, _, name = Store(root, {}).uri_of("a/b").rpartition("/")

@@ -4,5 +4,6 @@ encoder        the door: precision, token budget, batches, out-of-memory policy
 batching       lengths -> batches            packing     a batch as tensors, without padding
 forward        which way a model is run      attention   packed attention, CPU and CUDA
 fused_bert     BERT-like models on a CPU     linear      its matrix products: float32, bfloat16, 8 bits
+checkpoint     the weights, read once        bert_weights   those of BERT-like models under one set of names
 pooling heads  hidden states -> vectors      golden      what a replica must reproduce before its first shard
 """

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -26,12 +26,12 @@ from torch import Tensor
 from workers.config import Auto, LongText, Pooling, Precision
 from workers.engine.batching import plan_batches, positions
 from workers.engine.budget import starting_budget
+from workers.engine.checkpoint import Checkpoint
 from workers.engine.forward import Forward
 from workers.engine.heads import Heads
-from workers.engine.model_weights import load_transformer
 from workers.engine.packing import pack
-from workers.engine.pooling import HiddenStates, needs_layers, needs_pooler, pool
-from workers.engine.proof import Proof
+from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool
+from workers.engine.proof import Proof, reference_vectors
 from workers.errors import ReplicaError, UsageError
 from workers.model_files import ModelFiles
 from workers.model_layout import EmbeddingRecipe, output_dim
@@ -47,20 +47,42 @@ class Encoder:
     """One model replica on one device: the first visible CUDA device, else the CPU."""
 
     def __init__(
-        self,
-        files: ModelFiles,
-        recipe: EmbeddingRecipe,
-        golden: TokenizedTexts,
-        precision: Precision = Precision.AUTO,
-        batch_tokens: int | Auto = "auto",
-        threads: int | None = None,
-    ) -> None:
-        """`golden` are golden.GOLDEN_TEXTS tokenised; `batch_tokens` bounds a batch; `threads` sets torch's CPU threads.
+        self, files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts, precision: Precision = Precision.AUTO,
+        batch_tokens: int | Auto = "auto", threads: int | None = None,
+        reference: Callable[[], NDArray[np.float32] | None] | None = None,
+    ) -> None:  # fmt: skip
+        """`golden` are golden.GOLDEN_TEXTS tokenised; `batch_tokens` bounds a batch; `threads` sets torch's CPU threads;
+        `reference` gives the vectors of `golden_reference`, where somebody else computes them, or None.
 
         Raises:
             UsageError: the weights are incomplete or do not fit the recipe. ReplicaError: the device fails, or does not
             reproduce the golden texts.
         """
+        self._open(files, recipe, golden, threads)
+        proof = Proof(self._checkpoint, golden, precision, self.device, self._golden_vectors, reference)
+        self._forward: Forward
+        try:
+            self.precision, self._forward = proof.settle()
+            settled = batch_tokens if batch_tokens != "auto" else starting_budget(self._forward, golden, self.device)
+            self.batch_tokens = settled
+        except RuntimeError as error:
+            raise ReplicaError(f"{self.device}: the model could not be run there: {_first_line(error)}") from error
+        del self._checkpoint  # the way chosen has copies of its own
+        _log.info("%s: %s, %d tokens a batch", self.device, self._forward.name, self.batch_tokens)
+
+    @classmethod
+    def golden_reference(
+        cls, files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts, threads: int | None = None
+    ) -> NDArray[np.float32]:
+        """What every replica must reproduce: the golden texts' vectors by transformers itself, in float32 on the CPU.
+
+        Raises: UsageError.
+        """
+        encoder = cls.__new__(cls)  # opened, and never asked for anything else: nothing needs to be proved
+        encoder._open(files, recipe, golden, threads)
+        return reference_vectors(encoder._checkpoint, golden, encoder._golden_vectors)
+
+    def _open(self, files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts, threads: int | None) -> None:
         threads = threads or torch.get_num_threads()
         torch.set_float32_matmul_precision("highest")  # no TF32: float32 means float32
         torch.backends.cudnn.allow_tf32 = False
@@ -75,30 +97,16 @@ class Encoder:
             )
         self.tokens_done = 0  # running totals for progress, counted batch by batch
         self.documents_done = 0.0
-        model = load_transformer(
-            files.folder / recipe.transformer, files.name, dtype="float32", with_pooler=needs_pooler(recipe.pooling)
-        )
-        config = model.config
-        layers = getattr(config, "num_hidden_layers", None)
-        if needs_layers(recipe.pooling) and layers is not None and layers < 4:
+        folder, with_pooler = files.folder / recipe.transformer, needs_pooler(recipe.pooling)
+        self._checkpoint = checkpoint = Checkpoint(folder, files.name, with_pooler=with_pooler)
+        if needs_layers(recipe.pooling) and checkpoint.layers is not None and checkpoint.layers < 4:
             raise UsageError(
-                f"model.pooling={recipe.pooling_name}: the model has {layers} layers, four are needed; use mean"
+                f"model.pooling={recipe.pooling_name}: the model has {checkpoint.layers} layers, four are needed; use mean"
             )
-        self.dim = output_dim(recipe, int(config.hidden_size))
-        self._vocabulary = int(model.get_input_embeddings().num_embeddings)
+        self.dim, self._vocabulary = output_dim(recipe, checkpoint.hidden), checkpoint.vocabulary
         self._check_ids(golden)
         self._token_heads = Heads(files.folder, recipe.token_modules, torch.device("cpu"))
         self._vector_heads = Heads(files.folder, recipe.vector_modules, torch.device("cpu"))
-        proof = Proof(model, golden, precision, self.device, with_pooler=needs_pooler(recipe.pooling))
-        self._forward: Forward
-        try:
-            self.precision, self._forward = proof.settle(self._golden_vectors)
-            self.batch_tokens = (
-                batch_tokens if batch_tokens != "auto" else starting_budget(self._forward, golden, self.device)
-            )
-        except RuntimeError as error:
-            raise ReplicaError(f"{self.device}: the model could not be run there: {_first_line(error)}") from error
-        _log.info("%s: %s, %d tokens a batch", self.device, self._forward.name, self.batch_tokens)
 
     @property
     def way(self) -> str:
@@ -132,7 +140,7 @@ class Encoder:
             return EncodedTexts(out, tokens.offsets, computed)
         vectors_ND = self._scatter(done, len(lengths_N))
         if self._recipe.long_text is LongText.MEAN_OF_CHUNKS:
-            vectors_ND = _mean_of_chunks(vectors_ND.cpu(), tokens)
+            vectors_ND = mean_of_chunks(vectors_ND.cpu(), tokens)
         return EncodedTexts(self._finish(vectors_ND).cpu().numpy(), None, computed)
 
     def _embedded(
@@ -161,7 +169,9 @@ class Encoder:
 
     def _golden_vectors(self, forward: Forward, golden: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
         """Vectors of all golden sequences (or tokens), by the path every text takes later."""
-        self._forward, self.batch_tokens = forward, len(golden.input_ids) * 2
+        self._forward = forward
+        # a packed batch of all, since they must not see each other; rectangles of few, or most would be padding
+        self.batch_tokens = len(golden.input_ids) if forward.packed else 2 * int(golden.lengths.max(initial=1))
         here, self.device = self.device, device
         for heads in (self._token_heads, self._vector_heads):
             heads.to(device)
@@ -236,18 +246,6 @@ class Encoder:
         """[..., D'] -> [..., D]: truncate_dim, then unit length."""
         vectors = vectors[..., : self.dim]
         return torch.nn.functional.normalize(vectors, dim=-1) if self._recipe.normalize else vectors
-
-
-def _mean_of_chunks(vectors_ND: Tensor, tokens: TokenizedTexts) -> Tensor:
-    """One vector a document: the mean of its chunks' vectors weighted by their tokens, summed in float64."""
-    if not len(tokens.document):
-        return vectors_ND
-    weights_N1 = tokens.lengths.astype(np.float64)[:, None]
-    starts = np.flatnonzero(np.diff(tokens.document, prepend=-1))  # every document has at least one sequence
-    sums = np.add.reduceat(vectors_ND.numpy() * weights_N1, starts, axis=0)
-    totals = np.add.reduceat(weights_N1, starts, axis=0)
-    with np.errstate(invalid="ignore"):  # a document of empty sequences: 0 / 0, NaN, quarantined
-        return torch.from_numpy((sums / totals).astype(np.float32))
 
 
 def _first_line(error: BaseException) -> str:

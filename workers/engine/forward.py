@@ -4,14 +4,14 @@
     Packed   transformers' model on packed tokens, attention ours    (families that go through its AttentionInterface)
     Padded   transformers' model as it comes, rectangle and mask     (everything else; what the others are tested against)
 
-`structures(model)` names those a model claims to fit, fastest first; whether it does is for a test to say, since a family
-may ignore what it is given and still answer. Shapes: B sequences, T tokens, H hidden size.
+`structures(checkpoint)` names those a model claims to fit, fastest first; whether it does is for a test to say, since a
+family may ignore what it is given and still answer. Shapes: B sequences, T tokens, H hidden size.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from workers.config import Precision
 from workers.engine import attention
-from workers.engine.bert_layers import is_bert_like, weights_of
-from workers.engine.fused_bert import Layer, dense_layers, embed, quantized_layers
+from workers.engine.bert_weights import BertWeights
+from workers.engine.checkpoint import Checkpoint
+from workers.engine.fused_bert import Embeddings, Layer, dense_layers, quantized_layers
 from workers.engine.packing import PackedBatch
 from workers.model_layout import OFFSET_POSITIONS
 
@@ -90,39 +91,35 @@ class Packed:
 class Fused:
     packed = True
 
-    def __init__(self, model: Any, precision: Precision, calibration: Sequence[PackedBatch]) -> None:
-        """Takes the model apart: of it the embeddings are left."""
-        weights, self._first = weights_of(model), _first_position(model)
-        self._model, self.name = model, f"fused {precision.value}"
+    def __init__(self, weights: BertWeights, precision: Precision, calibration: Sequence[PackedBatch]) -> None:
+        """`calibration` batches show int8 how far activations reach."""
+        self.name = f"fused {precision.value}"
         layers: list[Layer]
         if precision is Precision.INT8:
-            layers = quantized_layers(weights, [(embed(model, batch, self._first), batch) for batch in calibration])
+            exact = Embeddings(weights.embeddings, torch.float32)
+            layers = quantized_layers(weights.layers, [(exact(batch), batch) for batch in calibration])
         else:
-            layers = dense_layers(weights, getattr(torch, precision.value))
-        for stack in ("encoder", "transformer"):
-            if hasattr(model, stack):
-                setattr(model, stack, None)  # its weights are in our layers now
-        model.to(torch.float32 if precision is Precision.FLOAT32 else torch.bfloat16)
-        self._layers = layers
+            layers = dense_layers(weights.layers, getattr(torch, precision.value))
+        dtype = torch.float32 if precision is Precision.FLOAT32 else torch.bfloat16
+        self._embeddings, self._layers = Embeddings(weights.embeddings, dtype), layers
 
     def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
-        states = [embed(self._model, batch, self._first)]
+        states = [self._embeddings(batch)]
         for layer in self._layers:
             states = [*(states if layers else ()), layer(states[-1], batch)]
         kept = tuple(state[: batch.tokens] for state in states[-KEPT_LAYERS:]) if layers else ()
         return States(states[-1][: batch.tokens], kept)
 
 
-def structures(model: Any, *, cuda: bool, precision: Precision) -> list[type[Fused] | type[Packed]]:
-    """Ways without padding that a model may fit, fastest first."""
-    ways: list[type[Fused] | type[Packed]] = []
+def structures(checkpoint: Checkpoint, *, cuda: bool, precision: Precision) -> Iterator[type[Fused] | type[Packed]]:
+    """Ways without padding that a model may fit, fastest first; transformers is asked only by who asks for the second."""
     fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and _fuses_bfloat16())
-    if not cuda and fusible and is_bert_like(model):
-        ways.append(Fused)
-    takes = _goes_through_interface(model) and _takes(model, "position_ids")
-    if takes and precision is not Precision.INT8 and not (cuda and precision is Precision.FLOAT32):
-        ways.append(Packed)
-    return ways
+    if not cuda and fusible and checkpoint.bert() is not None:
+        yield Fused
+    if precision is not Precision.INT8 and not (cuda and precision is Precision.FLOAT32):
+        model = checkpoint.transformer()
+        if _goes_through_interface(model) and _takes(model, "position_ids"):
+            yield Packed
 
 
 def _goes_through_interface(model: Any) -> bool:

@@ -13,13 +13,13 @@ Shapes: T tokens, H heads, d size of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from workers.engine.attention import fused_attention
-from workers.engine.bert_layers import LayerWeights
+from workers.engine.bert_weights import EmbeddingWeights, LayerWeights
 from workers.engine.linear import ActivationRange, Linear, QuantizedLinear
 from workers.engine.packing import PackedBatch
 
@@ -105,17 +105,18 @@ def _attend(qkv: Tensor, heads: int, batch: PackedBatch) -> Tensor:
     return fused_attention(qkv.view(len(qkv), 3, heads, -1), batch)
 
 
-def embed(model: Any, batch: PackedBatch, positions_from: int) -> Tensor:
-    """[T', hidden] by the model's own embedding module, in its precision; `positions_from` numbers the first position.
+class Embeddings:
+    """Token ids and positions -> [T', hidden] in `dtype`.
 
     T' is T rounded up, by rows of zeros that belong to no sequence: kernels are made for each number of rows.
     """
-    ids = batch.ids_T.unsqueeze(0)
-    inputs = {"input_ids": ids, "position_ids": (batch.positions_T + positions_from).unsqueeze(0)}
-    if hasattr(model.embeddings, "token_type_embeddings"):
-        inputs["token_type_ids"] = torch.zeros_like(ids)
-    states = model.embeddings(**inputs)
-    if hasattr(model, "embeddings_project"):
-        states = model.embeddings_project(states)
-    rows = -len(states[0]) % TOKENS_MULTIPLE
-    return torch.nn.functional.pad(states[0], (0, 0, 0, rows))
+
+    def __init__(self, weights: EmbeddingWeights, dtype: torch.dtype) -> None:
+        self._words, self._positions = weights.words.to(dtype), weights.positions.to(dtype)
+        self._norm = weights.norm.to(dtype)
+        self._project = Linear(*weights.project, dtype) if weights.project else None
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        x_TE = self._words.index_select(0, batch.ids_T).add_(self._positions.index_select(0, batch.positions_T))
+        x_TE = torch.nn.functional.pad(self._norm(x_TE), (0, 0, 0, -len(x_TE) % TOKENS_MULTIPLE))
+        return self._project(x_TE) if self._project else x_TE

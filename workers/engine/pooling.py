@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workers.config import Pooling
+from workers.token_records import TokenizedTexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,3 +126,15 @@ _POOLINGS: dict[Pooling, Callable[[HiddenStates], Tensor]] = {
     Pooling.LAST4_MEAN: _last4_mean,
     Pooling.LAST4_CONCAT: _last4_concat,
 }
+
+
+def mean_of_chunks(vectors_ND: Tensor, tokens: TokenizedTexts) -> Tensor:
+    """One vector a document: the mean of its chunks' vectors weighted by their tokens, summed in float64."""
+    if not len(tokens.document):
+        return vectors_ND
+    weights_N1 = tokens.lengths.astype(np.float64)[:, None]
+    starts = np.flatnonzero(np.diff(tokens.document, prepend=-1))  # every document has at least one sequence
+    sums = np.add.reduceat(vectors_ND.numpy() * weights_N1, starts, axis=0)
+    totals = np.add.reduceat(weights_N1, starts, axis=0)
+    with np.errstate(invalid="ignore"):  # a document of empty sequences: 0 / 0, NaN, quarantined
+        return torch.from_numpy((sums / totals).astype(np.float32))

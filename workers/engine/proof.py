@@ -12,15 +12,16 @@ end here, and write nothing.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from workers.config import Precision
+from workers.engine.checkpoint import Checkpoint
 from workers.engine.forward import Forward, Fused, Packed, Padded, structures
 from workers.engine.golden import cosines
 from workers.engine.packing import pack
@@ -35,32 +36,35 @@ _CPU = torch.device("cpu")
 
 
 class Proof:
-    """`model` in float32 on the CPU; `wanted` precision, or auto."""
+    """`checkpoint` in `wanted` precision, or auto, on `device`; `embed` gives a way's vectors of the golden texts.
+
+    `reference` gives the `reference_vectors` that somebody else computes, or None; it is asked as late as possible.
+    """
 
     def __init__(
-        self, model: Any, golden: TokenizedTexts, wanted: Precision, device: torch.device, *, with_pooler: bool
-    ) -> None:
-        self._model, self._golden, self._wanted, self._device = model, golden, wanted, device
-        self._padded_only = with_pooler  # a packed batch has one first token for the model's own head to look at
+        self, checkpoint: Checkpoint, golden: TokenizedTexts, wanted: Precision, device: torch.device, embed: Embed,
+        reference: Callable[[], NDArray[np.float32] | None] | None = None,
+    ) -> None:  # fmt: skip
+        self._checkpoint, self._golden, self._wanted, self._device = checkpoint, golden, wanted, device
+        self._embed, self._awaited = embed, reference
 
-    def settle(self, embed: Embed) -> tuple[Precision, Forward]:
-        """The precision and the way that hold; `embed` gives a way's vectors of the golden texts on a device.
+    def settle(self) -> tuple[Precision, Forward]:
+        """The precision and the way that hold.
 
         Raises:
             ReplicaError: none holds. UsageError: int8 and nothing of this model can be quantised.
         """
-        reference = embed(Padded(self._model), self._golden, _CPU)
         reasons: list[str] = []
         cuda = self._device.type == "cuda"
         for precision in candidates(self._wanted, cuda=cuda, bfloat16_cpu=_multiplies_bfloat16()):
-            way = self._fitting_way(precision, reference, embed)
+            way = self._fitting_way(precision)
             if way is None and precision is Precision.INT8:
                 raise UsageError(
                     "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA and DistilBERT models have 8-bit "
                     "products, on x86 processors with AVX512, without pooling=pooler; use bfloat16"
                 )
             forward = self._build(way, precision)
-            reason = strays(precision, cosines(embed(forward, self._golden, self._device), reference))
+            reason = strays(precision, cosines(self._embed(forward, self._golden, self._device), self._reference))
             if reason is None:
                 for what in reasons:
                     _log.warning("%s; working in %s", what, precision.value)
@@ -69,38 +73,48 @@ class Proof:
         hint = "; this device computes wrongly, or the model needs model.precision=float32"
         raise ReplicaError("; ".join(reasons) + hint)
 
-    def _fitting_way(
-        self, precision: Precision, reference: NDArray[np.float32], embed: Embed
-    ) -> type[Fused] | type[Packed] | None:
+    @functools.cached_property
+    def _reference(self) -> NDArray[np.float32]:
+        awaited = self._awaited() if self._awaited else None
+        return awaited if awaited is not None else reference_vectors(self._checkpoint, self._golden, self._embed)
+
+    def _fitting_way(self, precision: Precision) -> type[Fused] | type[Packed] | None:
         """The fastest way without padding that gives the reference again, computed in float32 on the CPU."""
-        if self._padded_only:
+        if self._checkpoint.with_pooler:  # a packed batch has one first token for the model's own head to look at
             return None
-        for way in structures(self._model, cuda=self._device.type == "cuda", precision=precision):
-            model = copy.deepcopy(self._model)
+        for way in structures(self._checkpoint, cuda=self._device.type == "cuda", precision=precision):
+            what = f"{self._checkpoint.family} run {way.__name__.lower()}"
             try:
-                forward = Fused(model, Precision.FLOAT32, ()) if way is Fused else Packed(model)
-                found = embed(forward, self._golden, _CPU)
+                found = self._embed(self._forward(way, Precision.FLOAT32, _CPU), self._golden, _CPU)
             except ReembedError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a family's code says to packed input, it does not fit
-                _log.info("%s does not run %s: %s", type(model).__name__, way.__name__.lower(), error)
+                _log.info("%s fails: %s", what, error)
                 continue
-            usable = np.isfinite(reference)  # an empty sequence has no vector, here and there
-            reach = max(np.abs(reference[usable]).max(initial=0.0), 1e-9)
-            difference = np.abs(found - reference)[usable].max(initial=0.0) / reach
+            usable = np.isfinite(self._reference)  # an empty sequence has no vector, here and there
+            reach = max(np.abs(self._reference[usable]).max(initial=0.0), 1e-9)
+            difference = np.abs(found - self._reference)[usable].max(initial=0.0) / reach
             if difference <= SAME:
                 return way
-            _log.info("%s run %s differs by %.1e", type(model).__name__, way.__name__.lower(), difference)
+            _log.info("%s differs by %.1e", what, difference)
         return None
 
     def _build(self, way: type[Fused] | type[Packed] | None, precision: Precision) -> Forward:
-        model = copy.deepcopy(self._model)
-        if way is Fused:
+        return self._forward(way, precision, self._device)
+
+    def _forward(self, way: type[Fused] | type[Packed] | None, precision: Precision, device: torch.device) -> Forward:
+        weights = self._checkpoint.bert() if way is Fused else None
+        if weights is not None:
             batch = pack(self._golden, np.flatnonzero(self._golden.lengths), _CPU)
             with torch.inference_mode():
-                return Fused(model, precision, [batch])
-        model = model.to(self._device, getattr(torch, precision.value))
+                return Fused(weights, precision, [batch])
+        model = copy.deepcopy(self._checkpoint.transformer()).to(device, getattr(torch, precision.value))
         return Packed(model) if way is Packed else Padded(model)
+
+
+def reference_vectors(checkpoint: Checkpoint, golden: TokenizedTexts, embed: Embed) -> NDArray[np.float32]:
+    """Vectors of the golden texts as transformers computes them: float32, padded, on the CPU."""
+    return embed(Padded(checkpoint.transformer()), golden, _CPU)
 
 
 def _multiplies_bfloat16() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 from tests.workers.families import FAMILIES, random_model, sequences
 from workers.config import Precision
+from workers.engine.checkpoint import Checkpoint
 from workers.engine.forward import Fused, Packed, Padded, States, structures
 from workers.engine.packing import PackedBatch, pack
 from workers.engine.proof import SAME
@@ -29,8 +29,11 @@ def mixed_batch(*, descending: bool) -> PackedBatch:
 def run(way: type[Fused] | type[Packed] | type[Padded], family: str, batch: PackedBatch, *, layers: bool) -> States:
     model = random_model(family)
     with torch.inference_mode():
-        forward = Fused(model, Precision.FLOAT32, ()) if way is Fused else way(model)  # type: ignore[call-arg]
-        return forward(batch, layers=layers)
+        if way is Fused:
+            weights = Checkpoint.of(model).bert()
+            assert weights is not None
+            return Fused(weights, Precision.FLOAT32, ())(batch, layers=layers)
+        return way(model)(batch, layers=layers)  # type: ignore[call-arg,arg-type]
 
 
 @pytest.mark.parametrize(("family", "way"), OFFERS, ids=lambda value: getattr(value, "__name__", value))
@@ -59,7 +62,7 @@ def test_ways_offered() -> None:
     for family in FAMILIES:
         model = random_model(family)
         offered = {
-            (cuda, precision): structures(model, cuda=cuda, precision=precision)
+            (cuda, precision): list(structures(Checkpoint.of(model), cuda=cuda, precision=precision))
             for cuda in (False, True)
             for precision in (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8)
         }
@@ -77,7 +80,7 @@ def test_families_that_cannot_pack_show_it(family: str) -> None:
     """An error or plainly other states: what the proof needs to see."""
     model, batch = random_model(family), mixed_batch(descending=True)
     expected = run(Padded, family, batch, layers=False).last_TH
-    for way in structures(model, cuda=False, precision=Precision.FLOAT32):
+    for way in structures(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32):
         try:
             found = run(way, family, batch, layers=False).last_TH
         except (TypeError, ValueError, RuntimeError, AttributeError):
@@ -88,8 +91,7 @@ def test_families_that_cannot_pack_show_it(family: str) -> None:
 def test_other_builds_are_not_fused() -> None:
     model = random_model("Bert")
     model.config.is_decoder = True
-    assert Fused not in structures(model, cuda=False, precision=Precision.FLOAT32)
+    assert Fused not in structures(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32)
     model.config.is_decoder, model.config.hidden_act = False, "silu"
-    assert Fused not in structures(model, cuda=False, precision=Precision.FLOAT32)
-    with pytest.raises(ValueError, match="not built like BERT"):
-        Fused(copy.deepcopy(model), Precision.FLOAT32, ())
+    assert Fused not in structures(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32)
+    assert Checkpoint.of(model).bert() is None

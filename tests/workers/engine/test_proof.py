@@ -17,6 +17,7 @@ from tests.workers.models import TEXTS, build
 from workers.config import Precision
 from workers.engine import attention, fused_bert, proof
 from workers.engine.attention import by_runs
+from workers.engine.checkpoint import Checkpoint
 from workers.engine.encoder import Encoder
 from workers.engine.forward import Forward, States
 from workers.engine.golden import cosines
@@ -37,7 +38,9 @@ def mean_vectors(forward: Forward, golden: TokenizedTexts, device: torch.device)
 
 
 def settle(model: Any, wanted: Precision, *, with_pooler: bool = False) -> tuple[Precision, Forward]:
-    return Proof(model, GOLDEN, wanted, CPU, with_pooler=with_pooler).settle(mean_vectors)
+    checkpoint = Checkpoint.of(model)
+    checkpoint.with_pooler = with_pooler
+    return Proof(checkpoint, GOLDEN, wanted, CPU, mean_vectors).settle()
 
 
 class Wrong:

@@ -1,0 +1,18 @@
+#!/bin/sh
+# The run as a Ray job, ended with reembed's own exit status. From the repository's root, where the configuration lies:
+#
+#     RAY_API_SERVER_ADDRESS=http://head:8265 deploy/ray_job.sh CONFIG [key=value ...]
+#
+# `ray job submit` ends with 1 whatever was wrong, and with 0 when the job was stopped. What is on storage is the authority;
+# overrides may therefore not name another output.uri.
+set -u
+${RAY:-ray} job submit --working-dir . -- python -m jobs.embed "$@"
+submitted=$?
+told=$(${REEMBED:-reembed} status "$1" --json) || exit 2 # nothing was ever begun there
+state=$(printf %s "$told" | "${PYTHON:-python3}" -c 'import json, sys; print(json.load(sys.stdin)["state"])') || exit 2
+case $submitted-$state in
+    0-complete) exit 0 ;;
+    *-refused) exit 3 ;;        # finished, not published: readers keep the snapshot before, a person decides
+    *-complete) exit 2 ;;       # failed and left nothing behind: what storage tells of is the run before
+    *) exit 4 ;;                # running, stopped, aborted: the same command resumes it
+esac

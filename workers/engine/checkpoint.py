@@ -1,0 +1,96 @@
+"""One model's weights, in the form that a way of running it needs: transformers' own module, or plain tensors.
+
+    bert()          BERT-like: straight from safetensors; transformers is not even imported    (bert_weights.py)
+    transformer()   everything else, and the reference: loaded once, in float32 on the CPU     (model_weights.py)
+
+Only what transformers would find as well is taken from the files; whatever is unusual there goes through transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from workers.engine.bert_weights import BertWeights, State, facts_of, read_weights
+from workers.engine.model_weights import load_transformer
+
+_log = logging.getLogger(__name__)
+_ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """The transformer in `folder`; `name` is shown in errors."""
+
+    def __init__(self, folder: Path, name: str, *, with_pooler: bool) -> None:
+        self._folder, self._name, self.with_pooler = folder, name, with_pooler
+        self._model: Any = None
+        self._bert: BertWeights | None = None
+        self._looked = False
+
+    @classmethod
+    def of(cls, model: Any) -> Checkpoint:
+        """Of a module that is loaded already."""
+        found = cls(Path(), type(model).__name__, with_pooler=False)
+        found._model = model
+        return found
+
+    def transformer(self) -> Any:
+        """transformers' module, in evaluation mode: whoever changes it works on a copy. Raises: UsageError."""
+        if self._model is None:
+            self._model = load_transformer(self._folder, self._name, dtype="float32", with_pooler=self.with_pooler)
+        return self._model
+
+    def bert(self) -> BertWeights | None:
+        """None where the model is not built like BERT."""
+        if not self._looked:
+            self._bert, self._looked = self._read_files() if self._model is None else self._take_apart(), True
+        return self._bert
+
+    @property
+    def family(self) -> str:
+        return type(self._model).__name__ if self._model is not None else "bert-like"
+
+    @property
+    def hidden(self) -> int:
+        bert = self.bert()
+        return bert.hidden if bert else int(self.transformer().config.hidden_size)
+
+    @property
+    def layers(self) -> int | None:
+        bert = self.bert()
+        return len(bert.layers) if bert else getattr(self.transformer().config, "num_hidden_layers", None)
+
+    @property
+    def vocabulary(self) -> int:
+        bert = self.bert()
+        return len(bert.embeddings.words) if bert else int(self.transformer().get_input_embeddings().num_embeddings)
+
+    def _read_files(self) -> BertWeights | None:
+        """From the files alone; what is not spelled out there is left to transformers, which says what is wrong."""
+        try:
+            facts = facts_of(json.loads((self._folder / "config.json").read_text()))
+            return read_weights(_read(self._folder), facts) if facts else self._take_apart()
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            _log.info("%s: read by transformers (%s: %s)", self._name, type(error).__name__, error)
+            return self._take_apart()
+
+    def _take_apart(self) -> BertWeights | None:
+        model = self.transformer()
+        facts = facts_of(model.config.to_dict() | {"model_type": model.config.model_type})
+        return read_weights(model.state_dict(), facts) if facts else None
+
+
+def _read(folder: Path) -> State:
+    names = [_ONE_FILE]
+    if (folder / _INDEX).is_file():
+        names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+    state: dict[str, Tensor] = {}
+    for name in names:
+        with safe_open(folder / name, framework="pt", device="cpu") as tensors:
+            state |= {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118 - it is no mapping
+    return state
