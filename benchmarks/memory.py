@@ -54,6 +54,7 @@ def write_corpus(path: Path, texts: list[str], size: int, long_text: int = 0) ->
         for text in itertools.cycle(texts):
             if written >= size:
                 return documents
+            text = f"{documents} {text}"  # each its own: a text that stands twice would cost nothing the second time
             line = json.dumps({"id": str(documents), "text": text}, ensure_ascii=False) + "\n"
             stream.write(line)
             written += len(line.encode())

@@ -60,7 +60,8 @@ def write_corpus(root: str, count: int, kind: str) -> float:
 def plan(root: str, turn: int) -> dict[str, Any]:
     """One planning in this (fresh) process: seconds by step, peak resident bytes, what came out."""
     from jobs.corpus import discover
-    from jobs.manifest import cut, load_manifest, save_manifest
+    from jobs.cutting import cut
+    from jobs.manifest import load_manifest, save_manifest
     from workers.config import CorpusConfig
     from workers.storage import Store
 

@@ -34,12 +34,11 @@ from benchmarks.peers import find_model, sample
 from jobs.config import parse_config
 from jobs.run import Request, Run, plan_or_reopen
 from workers.config import Precision
-from workers.documents import TEXT, DocumentWindow
 from workers.engine.batching import plan_batches
 from workers.output_schema import output_schema
+from workers.placement import Placement, TextPlacer
 from workers.reader import read_windows
 from workers.replica import Replica
-from workers.rows import finished_rows
 from workers.settings import ReplicaSettings, Settled
 from workers.shard import Assignment, Failure
 from workers.shard_job import EncodedWindow, ShardJob
@@ -58,7 +57,7 @@ class Watched(Replica):
         self.spans: list[tuple[float, float]] = []
         super().__init__(settings, name)
 
-    def _encode(self, item: tuple[DocumentWindow, TokenizedTexts]) -> EncodedWindow:
+    def _encode(self, item: tuple[Placement, TokenizedTexts]) -> EncodedWindow:
         began = time.perf_counter()
         try:
             return super()._encode(item)
@@ -108,15 +107,14 @@ class Stages:
             windows = timed("read", list, read_windows(shard, self.run.plan, {}))
             job = ShardJob(
                 assignment, self.run.plan, schema, target, self._folder / "spool", "bench",
-                lambda item: finished_rows(*item, schema, replica._tokenizer.strings),
+                replica._tokenizer.strings,
             )  # fmt: skip
+            placer = TextPlacer()
             for window in windows:
-                tokens = timed(
-                    "tokenize", lambda window: replica._tokenizer.tokenize(window.table[TEXT].to_pylist()), window
-                )
+                placement, tokens = timed("tokenize", replica._tokenize, (window, placer))
                 timed("plan batches", plan, tokens)
                 encoded = timed(ENCODE, encoder.encode, tokens)
-                timed("rows and write", job.append, (window, tokens, encoded))
+                timed("rows and write", job.append, (placement, tokens, encoded))
             timed("rows and write", job.finish, {})
         shutil.rmtree(place, ignore_errors=True)
         return seconds

@@ -1,7 +1,8 @@
 """The source as a run sees it: listed once, its footers read once, one schema settled.
 
 1. list       jobs/listing.py: every object with size and etag, sorted by URI
-2. look       jobs/footers.py: Parquet row groups and schemas; jobs/sampling.py: the first records of a few line objects
+2. look       jobs/footers.py: Parquet row groups and schemas; jobs/sampling.py: the first records of a few line objects;
+              jobs/remembered.py: what the last run saw, of objects that are as they were
 3. settle     jobs/schema.py: id type, kept types; objects that cannot be used are named before any replica starts
 
 The result is frozen: what the source becomes afterwards is the next run's affair. No document is opened here.
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from jobs.footers import read_footers
 from jobs.listing import SourceObject, list_sources
+from jobs.remembered import Memory
 from jobs.sampling import sample_columns
 from jobs.schema import OUTPUT_COLUMNS, Columns, check_names, settle
 from workers.config import CorpusConfig, SourceFormat
@@ -32,12 +34,16 @@ log = logging.getLogger("reembed")
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Everything known about the source. `drifted` are URIs whose schema is not usable: their rows end quarantined."""
+    """Everything known about the source. `drifted` are URIs whose schema is not usable: their rows end quarantined.
+
+    `columns[i]` is what was found in `objects[i]`, None where nothing was looked at.
+    """
 
     objects: tuple[SourceObject, ...]
     read_plan: ReadPlan
     warnings: tuple[str, ...] = ()
     drifted: tuple[str, ...] = ()
+    columns: tuple[Columns | None, ...] = ()
 
     @property
     def source_fingerprint(self) -> str:
@@ -75,10 +81,11 @@ def text_bytes_of(source: SourceObject) -> int:
     return source.info.size * (COMPRESSED_RATIO if source.compression else 1)
 
 
-def discover(config: CorpusConfig, partition_by: Sequence[str] = ()) -> Corpus:
+def discover(config: CorpusConfig, partition_by: Sequence[str] = (), memory: Memory | None = None) -> Corpus:
     """List the source and settle its schema. Warnings are logged here, before anything is started.
 
     `partition_by` are the output's partition columns: those found only in source folders become kept columns.
+    What `memory` knows is not looked at again.
 
     Raises:
         UsageError: names the uri or column, the setting and the mend. RunAborted: the store failed midway.
@@ -86,7 +93,7 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = ()) -> Corpus:
     check_names(config)
     listed = list_sources(config)
     try:
-        objects, columns, problems = _look(listed, config)
+        objects, columns, problems = _look(listed, config, memory)
     except TransientError as error:
         raise RunAborted(f"corpus.uri: listed, but not readable: {error}; the same command tries again") from None
     settled = settle(config, objects, columns)
@@ -98,7 +105,7 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = ()) -> Corpus:
     warnings += settled.remarks
     if all(source.rows == 0 for source in objects):
         warnings.append(f"corpus.uri {', '.join(map(redact, config.uri))}: {len(objects)} objects without a single row")
-    corpus = Corpus(objects, settled.plan, tuple(warnings), tuple(sorted(settled.drift)))
+    corpus = Corpus(objects, settled.plan, tuple(warnings), tuple(sorted(settled.drift)), tuple(columns))
     corpus = check_partitions(partition_by, corpus)
     _log(warnings)
     return corpus
@@ -134,13 +141,19 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
 
 
 def _look(
-    listed: Sequence[SourceObject], config: CorpusConfig
+    listed: Sequence[SourceObject], config: CorpusConfig, memory: Memory | None
 ) -> tuple[tuple[SourceObject, ...], list[Columns | None], list[str]]:
     """Footers of every Parquet object, samples of the rest: objects with row groups, their columns, warnings."""
     objects = list(listed)
     columns: list[Columns | None] = [None] * len(objects)
     problems: list[str] = []
-    parquet = [at for at, source in enumerate(objects) if source.format is SourceFormat.PARQUET]
+    recalled = set()
+    for at, source in enumerate(listed):
+        if memory and (found := memory.recall(source)):
+            objects[at], columns[at] = found
+            recalled.add(at)
+    fresh = [at for at in range(len(objects)) if at not in recalled]
+    parquet = [at for at in fresh if objects[at].format is SourceFormat.PARQUET]
     for at, footer in zip(parquet, read_footers([objects[at] for at in parquet], config), strict=True):
         objects[at] = replace(objects[at], row_groups=footer.row_groups, problem=footer.problem)
         if footer.problem is None:
@@ -148,9 +161,11 @@ def _look(
         else:
             name = redact(objects[at].info.uri)
             problems.append(f"{name}: {footer.problem}; it will be quarantined: write the object again, or take it out")
-    sampled, remarks = sample_columns(objects, config)
-    for at, found in sampled.items():
-        columns[at] = found
+    sampled, remarks = sample_columns([objects[at] for at in fresh], config)
+    for place, seen in sampled.items():
+        columns[fresh[place]] = seen
+    if memory:
+        memory.fill(objects, columns, recalled)
     return tuple(objects), columns, problems + remarks
 
 

@@ -1,10 +1,12 @@
 """THE job: plan -> dispatch -> account -> publish. `reembed embed`, or `python -m jobs.embed CONFIG`.
 
 1. which run   resume the unfinished one of the same settings; else list the source: made before, or a new cut (jobs/run.py)
-2. embed       replicas on Ray embed what has no receipt yet                                            (jobs/embedding.py)
-3. judge       rows in = rows out + rows quarantined, shard by shard, and all else the gate asks         (jobs/judging.py)
-4. publish     unless a check failed: look through the files, flip CURRENT.json, last
-5. retain      snapshots beyond output.keep_snapshots are deleted                                     (jobs/retention.py)
+2. carry       parts of unchanged objects are copied from the published snapshot                            (jobs/carry.py)
+3. embed       replicas on Ray embed what has no receipt yet; where all have one, no Ray is started     (jobs/embedding.py)
+4. judge       rows in = rows out + rows quarantined, shard by shard, and all else the gate asks         (jobs/judging.py)
+5. publish     unless a check failed: check the files, flip CURRENT.json, last
+6. retain      snapshots beyond output.keep_snapshots are deleted                                       (jobs/retention.py)
+7. report      the run as a page, for people                                                           (jobs/run_report.py)
 
 Nothing is written before the request has proved possible; everything needed to resume is on storage.
 """
@@ -14,23 +16,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.carry import carry
 from jobs.config import RunConfig
 from jobs.gate import failed
 from jobs.judging import judge
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
+from jobs.prediction import predict
 from jobs.preflight import require_cluster, starts_a_ray
 from jobs.quarantine import settle_quarantine
 from jobs.report import Work, build_summary
 from jobs.retention import retain
-from jobs.run import Request, Run, find_resumable, plan_or_reopen
+from jobs.run import Request, ReuseRefused, Run, find_resumable, plan_or_reopen
+from jobs.run_report import add_report, report_abort
 from jobs.run_store import RunState
-from jobs.signals import StopFlag, stop_flag
+from jobs.signals import StopFlag, Stopped, stop_flag
 from jobs.snapshot import publish, why_not_again
-from workers.errors import RunAborted, UsageError
+from workers.errors import ReembedError, RunAborted, UsageError
 from workers.reference import ReferenceFile, computed_beside
 from workers.shard import Receipt
 
@@ -51,18 +57,31 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
     if run.current and (summary := run.summary()).get("published"):
         log.info("nothing to do: snapshot %s was made from this corpus with these settings", run.run_id)
         return summary | {"unchanged": True}
-    if run.record is None:
+    if run.record is None and run.embeds:
         require_cluster(config.cluster.address)
     probe_atomic_create(request.store)
     with lock, stop_flag() as stop:
         run = find_resumable(request) or run  # another driver may have begun it meanwhile
-        with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
-            try:
-                return _finish(run, lock, ledger, stop)
-            except UsageError as error:
-                if run.record is None:
-                    raise
-                raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
+        try:
+            return _work(run, lock, stop)
+        except ReuseRefused as error:
+            log.warning("%s; planned again without reuse", error)
+            run.discard(lock)
+            return _work(plan_or_reopen(request, reuse=False), lock, stop)
+
+
+def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
+    with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
+        try:
+            return _finish(run, lock, ledger, stop)
+        except RunAborted as abort:
+            if not isinstance(abort, Stopped | ReuseRefused) and not lock.lost.is_set():
+                report_abort(run, abort)
+            raise
+        except UsageError as error:
+            if run.record is None:
+                raise
+            raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
 
 
 def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[str, Any]:
@@ -71,8 +90,13 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
     receipts = ledger.load() if run.record else {}
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
+    if run.record is None:
+        run.predicted = predict(run)
+        if run.reuse:
+            run.begin_on_base()
     quarantined: Mapping[int, str] = {}
     work = run.work()
+    receipts, work = _carry(run, lock, ledger, receipts, work, stop)
     while True:
         if ledger.pending(run.shards, receipts) or run.record is None:
             with _reference(run) as reference:
@@ -96,17 +120,21 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
         for path in damaged.files:
             run.store.delete(path)
         receipts = {number: receipt for number, receipt in receipts.items() if number not in damaged.shards}
-    return _end(run, summary)
+    return _end(run, receipts, summary)
 
 
 def _refuse(run: Run, ledger: Ledger, reason: str) -> dict[str, Any]:
     """A run that a person has taken back is complete: nothing is embedded, and nothing published."""
-    summary = run.summary() or _account(run, ledger, ledger.load(), {}, run.work())
-    return _end(run, summary | {"state": RunState.REFUSED.value, "published": False, "reasons": [reason]})
+    receipts = ledger.load()
+    summary = run.summary() or _account(run, ledger, receipts, {}, run.work())
+    return _end(run, receipts, summary | {"state": RunState.REFUSED.value, "published": False, "reasons": [reason]})
 
 
-def _end(run: Run, summary: dict[str, Any]) -> dict[str, Any]:
-    run.end(summary)
+def _end(run: Run, receipts: Mapping[int, Receipt], summary: dict[str, Any]) -> dict[str, Any]:
+    run.end(summary)  # before anything is drawn: how the run ended must be known at once
+    add_report(run, receipts, summary)
+    if "report" in summary:
+        run.end(summary)
     for reason in summary["reasons"]:
         log.error("not published: %s", reason)
     return summary
@@ -117,6 +145,24 @@ def _reference(run: Run) -> contextlib.AbstractContextManager[ReferenceFile | No
     if starts_a_ray(run.config.cluster.address):
         return computed_beside(run.config.model, run.request.model.weights_digest)
     return contextlib.nullcontext()
+
+
+def _carry(
+    run: Run, lock: DriverLock, ledger: Ledger, receipts: dict[int, Receipt], work: Work, stop: StopFlag
+) -> tuple[dict[int, Receipt], Work]:
+    """Copy once, before anything is embedded: parts that turn out damaged later are embedded, not copied again."""
+    shards = [shard for shard in ledger.pending(run.shards, receipts) if shard.carried is not None]
+    if not shards or run.record is None or run.record.base is None:
+        return receipts, work
+    began = time.monotonic()
+    try:
+        carry(run.store, run.run_id, run.record.base, shards, ledger, lock, stop)
+    except ReembedError as error:
+        if not lock.lost.is_set():
+            state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
+            run.write_status({"state": state.value, "reason": str(error)}, work.plus(0, time.monotonic() - began, ()))
+        raise
+    return ledger.load(), work.plus(0, time.monotonic() - began, ())
 
 
 def _account(
@@ -131,6 +177,7 @@ def _account(
     if run.record is None:
         raise RuntimeError("a run without a record has nothing to judge")
     limit = run.config.run.max_quarantined_rows
+    totals = ledger.totals(receipts)
     checks = judge(run.store, run.record, run.shards, receipts, accounting, run.config.gate, limit)
     reasons = [check.reason for check in failed(checks)]
     summary = build_summary(
@@ -140,11 +187,11 @@ def _account(
         data=run.store.uri_of(run.paths.data),
         planned=len(run.shards),
         quarantined_shards=quarantined,
-        totals=ledger.totals(receipts),
+        totals=totals,
         quarantined_rows=accounting.known_quarantined_rows,
         quarantined_rows_is_minimum=accounting.quarantined_rows is None,
         work=work,
-        facts=run.facts(),
+        facts=run.facts() | {"reuse": run.reuse_facts(totals.carried)},
         gpu_hour_usd=run.config.cost.gpu_hour_usd,
         reasons=reasons,
     )

@@ -53,6 +53,7 @@ def embed_pending(
 
     Raises:
         UsageError: no cluster there, or it cannot hold a replica. RunAborted: stopped early, resumable.
+        ReuseRefused: no replica works in the base's precision, and nothing was embedded yet.
     """
     with connected(run.config.cluster):
         stop.install()
@@ -60,7 +61,7 @@ def embed_pending(
         shape = replica_shape(run.config.cluster, cluster_resources())
         pool = ReplicaPool(shape, _settings(run, shape, reference))
         try:
-            settle(run, pool, shape, stop)
+            settle(run, pool, shape, stop, untried=run.took_precision and all(map(_carried, receipts.values())))
             session = _Session(run, lock, ledger, receipts, work, shape, pool, stop)
             session.embed()
         finally:
@@ -147,6 +148,10 @@ class _Session:
         if self._run.config.cluster.replicas == "auto" and time.monotonic() - self._resized > RESIZE_SECONDS:
             self._resized = time.monotonic()
             self.scheduler.resize(replica_shape(self._run.config.cluster, cluster_resources()).replicas)
+
+
+def _carried(receipt: Receipt) -> bool:
+    return receipt.carried_from is not None
 
 
 def _settings(run: Run, shape: ReplicaShape, reference: ReferenceFile | None) -> ReplicaSettings:

@@ -43,6 +43,10 @@ class Totals:
     duplicate_ids: int = 0
     clipped: int = 0
     adopted: int = 0
+    carried: int = 0  # shards whose parts were copied from an earlier snapshot
+    carried_documents: int = 0
+    reused_rows: int = 0
+    repeated_rows: int = 0
     files: int = 0
     output_bytes: int = 0
     seconds: float = 0.0
@@ -154,6 +158,10 @@ class Ledger:
             duplicate_ids=sum(item.duplicate_ids for item in met),
             clipped=sum(item.clipped for item in met),
             adopted=sum(item.adopted for item in met),
+            carried=sum(item.carried_from is not None for item in met),
+            carried_documents=sum(item.documents for item in met if item.carried_from is not None),
+            reused_rows=sum(item.reused_rows for item in met),
+            repeated_rows=sum(item.repeated_rows for item in met),
             files=sum(len(item.files) for item in met),
             output_bytes=sum(file.bytes for item in met for file in item.files),
             seconds=sum(item.seconds for item in met),

@@ -67,7 +67,8 @@ class Progress:
         self._done = len(done)
         self._documents = sum(receipt.documents for receipt in done.values())
         self._quarantined_rows = sum(receipt.quarantined_rows for receipt in done.values())
-        self.documents_before = self._documents  # embedded by earlier drivers, for all we know
+        # embedded by earlier drivers, for all we know
+        self.documents_before = sum(_embedded(receipt) for receipt in done.values())
         self._first_epoch = first_epoch
         self.quarantined_shards = 0
         self._replicas: dict[int, _ReplicaView] = {}
@@ -93,7 +94,7 @@ class Progress:
         self._done += 1
         self._done_bytes += self._bytes[receipt.shard]
         self._documents += receipt.documents
-        self.documents_before += receipt.documents if receipt.epoch < self._first_epoch else 0
+        self.documents_before += _embedded(receipt) if receipt.epoch < self._first_epoch else 0
         self._quarantined_rows += receipt.quarantined_rows
 
     @property
@@ -163,6 +164,11 @@ class Progress:
                 f"{replica['documents']:,} documents",
             )
         return Group(_line(snapshot), ProgressBar(total=1.0, completed=snapshot["done_share"], width=60), table)
+
+
+def _embedded(receipt: Receipt) -> int:
+    """Documents that a replica computed: not carried over, found in an earlier snapshot, or repeated."""
+    return max(0, receipt.documents - receipt.reused_rows - receipt.repeated_rows)
 
 
 def _line(snapshot: Mapping[str, Any]) -> str:

@@ -60,7 +60,8 @@ def build_summary(
     `quarantined_rows_is_minimum`: an object that could not be read hides how many more there are.
     """
     # at least: of what a killed driver embedded and did not finish, its last seconds are not known
-    again = max(0, work.documents_embedded - totals.documents) if work.documents_embedded else 0
+    needed = totals.documents - totals.reused_rows - totals.repeated_rows
+    again = max(0, work.documents_embedded - max(0, needed)) if work.documents_embedded else 0
     hours = work.replica_seconds / 3600
     return {
         "run_id": run_id,
@@ -72,7 +73,8 @@ def build_summary(
         "rows": totals.rows,
         "quarantined_rows": quarantined_rows,
         "quarantined_rows_is_minimum": quarantined_rows_is_minimum,
-        "reused_rows": 0,
+        "reused_rows": totals.reused_rows,
+        "repeated_rows": totals.repeated_rows,
         "reembedded_rows": again,
         "adopted_shards": totals.adopted,
         "truncated": totals.truncated,
@@ -114,6 +116,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         f"{summary['adopted_shards']} adopted",
         f"  tokens      {summary['tokens']:,} ({summary['tokens_per_second']:,.0f}/s over {summary['seconds']:,.1f} s), "
         f"padding {_share(summary['padded_tokens'] - summary['tokens'], summary['padded_tokens'])}",
+        *_reuse_lines(summary),
         f"  replicas    busy {summary['replica_busy_fraction']:.0%}; stage seconds "
         + ", ".join(f"{name} {seconds:,.1f}" for name, seconds in stages.items()),
         f"  model       {summary['model']['name']} {summary['model']['pooling']} {summary['model']['dim']} x "
@@ -123,6 +126,19 @@ def summary_text(summary: dict[str, Any]) -> str:
     ]
     lines += [f"  reason      {reason}" for reason in summary["reasons"]]
     return "\n".join(lines)
+
+
+def _reuse_lines(summary: dict[str, Any]) -> list[str]:
+    """One line, where there was something to compare with."""
+    reuse = summary.get("reuse") or {}
+    objects = reuse.get("objects") or {}
+    if not reuse.get("base") and not sum(count for kind, count in objects.items() if kind != "new"):
+        return []
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in objects.items())
+    return [
+        f"  reuse       objects {kinds}; {summary['reused_rows']:,} rows reused, {reuse.get('carried_shards', 0):,} shards "
+        f"carried over from {reuse.get('base') or 'nothing'}, {summary.get('repeated_rows', 0):,} texts repeated"
+    ]
 
 
 def _gate(checks: list[dict[str, Any]]) -> str:

@@ -1,9 +1,9 @@
 """Which run a command means, and what is known of it: the one that was interrupted, one made before, or a new one.
 
-    Request.resolve    configuration -> model on this machine, recipe, settings fingerprint          (writes nothing)
     find_resumable     an unfinished run of the same settings: its manifest stands, however the source has changed since
     plan_or_reopen     the source listed now: an ended run of the same settings and source, or a new cut    (writes nothing)
-    Run.begin          manifest, then run.json: from here on the run exists
+                       that reuses what the published snapshot holds already (jobs/reuse.py)
+    Run.begin          manifest, then run.json: from here on the run exists. On a base no replica is asked first
 
 A run that was made before is never embedded again: it is published again, or refused again, from its receipts.
 """
@@ -12,15 +12,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from jobs.config import RunConfig
 from jobs.corpus import discover
-from jobs.manifest import cut, load_manifest, save_manifest
-from jobs.preflight import require_endpoint, require_output
+from jobs.cutting import cut
+from jobs.lock import DriverLock
+from jobs.manifest import load_manifest, save_manifest
+from jobs.matching import Reuse
+from jobs.remembered import save_memory
 from jobs.report import Work
+from jobs.request import Request
+from jobs.reuse import RECIPE, Planned, find_reuse, open_base, recipe_facts
 from jobs.run_store import (
     RunPaths,
     RunRecord,
@@ -32,45 +37,23 @@ from jobs.run_store import (
     plan_to_json,
     read_status,
     read_summary,
-    settings_fingerprint,
     write_status,
     write_summary,
 )
 from jobs.snapshot import published_by_hand, read_current
 from workers import __version__
+from workers.config import Precision
 from workers.documents import ReadPlan
-from workers.errors import UsageError
-from workers.model_files import ModelFiles, resolve_model
-from workers.model_layout import EmbeddingRecipe, read_layout
+from workers.errors import RunAborted
 from workers.output_schema import SnapshotStamp, output_schema
 from workers.shard import Shard
 from workers.storage import Store
-from workers.tokenization import TextTokenizer
+
+__all__ = ["Planned", "Request", "ReuseRefused", "Run", "find_resumable", "plan_or_reopen"]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A configuration, resolved as far as it goes without Ray and without looking at the source."""
-
-    config: RunConfig
-    store: Store
-    model: ModelFiles
-    recipe: EmbeddingRecipe
-    settings: str  # fingerprint of everything that changes rows or vectors
-
-    @classmethod
-    def resolve(cls, config: RunConfig) -> Request:
-        """Raises: UsageError: the model cannot be used, or the output not be reached. TransientError."""
-        store = Store(config.output.uri, config.output.storage_options)
-        require_output(config.output, store)
-        require_endpoint(config.model.name, config.model.storage_options, "model.name")
-        model = resolve_model(config.model)
-        recipe = read_layout(model, config.model)
-        if recipe.dim is None:
-            raise UsageError(f"model.name={model.name}: its config.json does not tell the hidden size; use another model")
-        TextTokenizer(model.folder, recipe)  # refuses settings that leave no room for text
-        settings = settings_fingerprint(config, model.weights_digest, model.tokenizer_digest, dataclasses.asdict(recipe))
-        return cls(config, store, model, recipe, settings)
+class ReuseRefused(RunAborted):
+    """No replica works in the precision that the run took over from its base: plan it again, without reuse."""
 
 
 @dataclass(slots=True)
@@ -85,6 +68,30 @@ class Run:
     record: RunRecord | None = None
     current: bool = False  # readers of CURRENT.json see this run
     forced: Mapping[str, Any] | None = None  # who published it against its checks, by CURRENT.json
+    planned: Planned | None = None
+    predicted: dict[str, Any] = field(default_factory=dict)  # of a new run: see jobs/prediction.py
+
+    @property
+    def reuse(self) -> Reuse | None:
+        """Of a new run: what it takes from its base, if anything."""
+        return self.planned.serving if self.planned else None
+
+    @property
+    def objects(self) -> dict[str, int]:
+        """How many objects were unchanged, changed, new and deleted when the run was planned."""
+        if self.record is not None:
+            return dict(self.record.extra.get("objects", {}))
+        return self.planned.objects if self.planned else {}
+
+    @property
+    def took_precision(self) -> bool:
+        """Whether the run works in its base's precision because the configuration left it open."""
+        return self.record is not None and self.record.base is not None and self.config.model.precision is Precision.AUTO
+
+    @property
+    def embeds(self) -> bool:
+        """Whether there is more to do than to copy."""
+        return not self.shards or any(shard.carried is None for shard in self.shards)
 
     @property
     def config(self) -> RunConfig:
@@ -123,11 +130,20 @@ class Run:
             long_text=recipe.long_text,
         )
 
-    def begin(self, precision: str, int8_scale: float | None, batch_tokens: int) -> None:
+    def begin_on_base(self) -> None:
+        """Begin in the base's precision, int8 scale and token budget: its vectors stay next to those made now."""
+        if self.planned is None or self.planned.base is None:
+            raise RuntimeError("the run has no base to begin on")
+        base, budget = self.planned.base.record, self.config.model.batch_tokens
+        self.begin(base.model["precision"], base.int8_scale, base.batch_tokens if budget == "auto" else budget)
+
+    def begin(self, precision: str, int8_scale: float | None, batch_tokens: int | None) -> None:
         """Store the cut, then run.json; the settings of the first driver hold for all later ones."""
-        config = self.config
+        config, reuse = self.config, self.reuse
         stamp = dataclasses.asdict(self.stamped(precision, int8_scale))
         self.shards = save_manifest(self.store, self.paths.manifest, self.shards, self.request.settings)
+        if self.planned is not None:
+            save_memory(self.store, self.paths.objects, self.planned.corpus.objects, self.planned.corpus.columns)
         counts = [shard.rows for shard in self.shards]
         record = RunRecord(
             run_id=self.run_id,
@@ -142,9 +158,18 @@ class Run:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             int8_scale=int8_scale,
             batch_tokens=batch_tokens,
+            base=reuse.base if reuse else None,
+            extra={RECIPE: recipe_facts(self.request.recipe), "objects": self.objects}
+            | ({"predicted": self.predicted} if self.predicted else {}),
         )
         create_run(self.store, record)
         self.record = record
+
+    def discard(self, lock: DriverLock) -> None:
+        """Take a run back that nothing was embedded for: without run.json it was never begun. Raises: RunAborted."""
+        lock.check()
+        for path in (self.paths.record, *self.store.list(self.paths.root), *self.store.list(self.paths.data)):
+            self.store.delete(path)
 
     def work(self) -> Work:
         """What earlier drivers spent, as far as their last status tells; this one counts as a session more."""
@@ -165,6 +190,11 @@ class Run:
         stored = read_summary(self.store, self.run_id) or {}
         return stored | published_by_hand(self.forced) if stored and self.forced else stored
 
+    def reuse_facts(self, carried_shards: int) -> dict[str, Any]:
+        """`reuse` of summary.json."""
+        base = self.record.base if self.record else None
+        return {"base": base, "objects": self.objects, "carried_shards": carried_shards}
+
     def facts(self) -> dict[str, Any]:
         """As RunRecord.facts(); nothing before the run has begun."""
         return self.record.facts() if self.record else {}
@@ -182,20 +212,25 @@ def find_resumable(request: Request) -> Run | None:
     return _open(request, record) if record else None
 
 
-def plan_or_reopen(request: Request) -> Run:
+def plan_or_reopen(request: Request, *, reuse: bool = True) -> Run:
     """List the source; an ended run of the same settings and source, or a new one that is not yet on storage.
+
+    `reuse=False`: as if run.reuse were off.
 
     Raises:
         UsageError: the source or its columns do not fit the configuration; nothing was written.
     """
     config = request.config
-    corpus = discover(config.corpus, config.output.partition_by)
+    base = open_base(request.store) if reuse and config.run.reuse == "auto" else None
+    corpus = discover(config.corpus, config.output.partition_by, base.memory(config) if base else None)
     record = newest_run(request.store, request.settings, corpus.source_fingerprint)
     if record is not None:
         return _open(request, record)
-    shards = cut(corpus, config.run.shard_bytes, id_given=config.corpus.id is not None)
+    found = find_reuse(base, config, request.vector_facts, request.recipe, corpus) if base else None
+    shards = cut(corpus, config.run.shard_bytes, id_given=config.corpus.id is not None, reuse=found)
     run_id = new_run_id(request.settings, datetime.now(UTC))
-    run = Run(request, run_id, shards, corpus.read_plan, corpus.source_fingerprint)
+    planned = Planned(corpus, base, found)
+    run = Run(request, run_id, shards, corpus.read_plan, corpus.source_fingerprint, planned=planned)
     output_schema(run.plan, run.stamp, config.output.partition_by)  # refuses what cannot be written before anything is
     return run
 

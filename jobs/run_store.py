@@ -1,10 +1,11 @@
 """Where a run keeps its state on storage, and its small JSON documents.
 
     runs/<run_id>/run.json         what the run is: written once and last, so a run without it was never begun
-                  manifest.parquet, receipts/, staged/, quarantine/
+                  manifest.parquet, objects.parquet, receipts/, staged/, quarantine/
                   golden.npz, gate.npz   what the gate compares the next snapshot with
                   status.json      replaced while it works
                   summary.json     how it ended
+                  report.html      the same as a page
 
 A run id sorts by time; nothing but this order and the documents' own words decides which run is resumed. Secrets never get
 here: storage_options are cut out of the configuration, credentials out of URIs. Knows nothing of shards, receipts or locks.
@@ -67,6 +68,10 @@ class RunPaths:
         return f"{self.root}/manifest.parquet"
 
     @property
+    def objects(self) -> str:
+        return f"{self.root}/objects.parquet"
+
+    @property
     def receipts(self) -> str:
         return f"{self.root}/receipts"
 
@@ -85,6 +90,10 @@ class RunPaths:
     @property
     def summary(self) -> str:
         return f"{self.root}/summary.json"
+
+    @property
+    def report(self) -> str:
+        return f"{self.root}/report.html"
 
     @property
     def golden(self) -> str:

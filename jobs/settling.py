@@ -3,7 +3,7 @@
     first replica ready -> precision (what auto is there), token budget -> int8 scale of the output -> run.json
 
 All replicas are started at once, so that nobody waits for the first; the pool keeps them, and tells each how the run was
-settled before it gets a shard.
+settled before it gets a shard. A run on a base was begun in the base's precision: the first replica shows whether it holds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from jobs.cluster import ReplicaPool
 from jobs.events import Lost, Ready
 from jobs.policy import StartReplica
-from jobs.run import Run
+from jobs.run import ReuseRefused, Run
 from jobs.signals import StopFlag
 from jobs.sizing import ReplicaShape
 from workers.config import VectorType
-from workers.errors import RunAborted
+from workers.errors import PrecisionRefused, RunAborted, UsageError
 from workers.settings import Settled
 
 log = logging.getLogger("reembed")
@@ -30,13 +30,17 @@ MOST_LOST = 3  # replicas that may die while they load, before the run is given 
 _WAIT_SECONDS = 0.25
 
 
-def settle(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> None:
+def settle(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag, *, untried: bool = False) -> None:
     """Begin a run that is new; hand its decisions to the pool.
+
+    `untried`: nothing was embedded yet in a precision that `auto` took over from the base.
 
     Raises:
         UsageError: a replica says that the request cannot be carried out; nothing was written.
-        RunAborted: no replica became ready.
+        RunAborted: no replica became ready. ReuseRefused: none works in the base's precision.
     """
+    if run.record is not None and untried:
+        _try_precision(run, pool, shape, stop)
     if run.record is None:
         replica, facts = _first_ready(run, pool, shape, stop)
         scale = _calibrate(run, pool, replica) if run.config.output.vector is VectorType.INT8 else None
@@ -45,6 +49,20 @@ def settle(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> 
     if record is None:
         raise RuntimeError("the run was begun and has no record")
     pool.settle(Settled(run.stamp, record.batch_tokens or 4096))
+
+
+def _try_precision(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> None:
+    wanted = run.stamp.precision
+    try:
+        _, facts = _first_ready(run, pool, shape, stop)
+    except UsageError as error:
+        raise ReuseRefused(f"not in the published snapshot's precision {wanted}: {error}") from None
+    except RunAborted as error:
+        if PrecisionRefused.__name__ not in str(error):
+            raise
+        raise ReuseRefused(f"not in the published snapshot's precision {wanted}: {error}") from None
+    if facts["precision"] != wanted:
+        raise ReuseRefused(f"a replica works in {facts['precision']}, the published snapshot is in {wanted}")
 
 
 def _first_ready(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> tuple[int, Mapping[str, Any]]:

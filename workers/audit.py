@@ -1,6 +1,6 @@
 """Does a shard's output hold its source, every row once, undamaged? The worker's half of `reembed verify`.
 
-    audit_parts    each part: there, size, SHA-256, schema, finite, norms, rows and rows digest as its receipt says
+    audit_parts    each part: there, size, SHA-256, schema, stamp, finite, norms, rows and rows digest as its receipt says
     audit_source   the source read again: the multiset of (id, text hash) is the one in the parts and in the receipt
     compare        sampled documents embedded again: cosine to the stored vectors
 
@@ -22,13 +22,20 @@ import pyarrow.parquet as pq
 from workers.config import VectorType
 from workers.documents import ID, TEXT, ReadPlan, RowsDigest, text_hash
 from workers.errors import ObjectChanged, ObjectError, ObjectMissing
-from workers.output_schema import EMBEDDING, OutputSchema
+from workers.output_schema import EMBEDDING, PREFIX, OutputSchema
 from workers.reader import read_windows
 from workers.shard import OutputFile, Receipt, Shard
 from workers.store import Store
-from workers.vectors import as_float32, bad_rows
+from workers.vectors import as_float32, bad_rows, cosines
 
+# A part that was carried over from an earlier snapshot names the run that made it; how its vectors came about must agree.
+OF_THE_VECTORS = tuple(
+    PREFIX + name
+    for name in ("weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "vector",
+                 "int8_scale", "max_tokens", "long_text")
+)  # fmt: skip
 NORM_TOLERANCE = {VectorType.FLOAT32: 1e-3, VectorType.FLOAT16: 5e-3, VectorType.INT8: 0.1}
+_STAMPED = {name.encode() for name in (PREFIX + "run_id", *OF_THE_VECTORS)}
 Floats = npt.NDArray[np.float32]
 
 
@@ -52,7 +59,7 @@ def audit_shard(
     _audit_source(shard, receipt, plan, _quarantined_ids(store, receipt, audit), sample, audit)
     digest = RowsDigest()
     for file in receipt.files:
-        _audit_part(store, file, schema, run_id, digest, audit)
+        _audit_part(store, file, schema, None if receipt.carried_from else run_id, digest, audit)
     if not audit.findings and str(digest) != receipt.source_digest:
         audit.findings.append(
             f"shard {shard.number}: its parts do not hold the documents that were read (other ids or texts, or a row twice)"
@@ -73,16 +80,14 @@ def compare(
         if stored is None or not copies or stored.shape != fresh.shape:
             scores[key] = -1.0
             continue
-        if vector is VectorType.BINARY:
-            fresh = np.where(fresh > 0, np.float32(1), np.float32(-1))
-        norms = np.linalg.norm(stored, axis=1) * np.linalg.norm(fresh, axis=1)
-        scores[key] = float(((stored * fresh).sum(axis=1) / np.maximum(norms, 1e-30)).min())
+        scores[key] = float(cosines(stored, fresh, vector).min())
     return scores
 
 
 def _audit_part(
-    store: Store, file: OutputFile, schema: OutputSchema, run_id: str, digest: RowsDigest, audit: ShardAudit
+    store: Store, file: OutputFile, schema: OutputSchema, run_id: str | None, digest: RowsDigest, audit: ShardAudit
 ) -> None:
+    """`run_id` None: a part that was carried over, made by any run."""
     uri = store.uri_of(file.path)
     try:
         data = store.read(file.path)
@@ -98,11 +103,17 @@ def _audit_part(
     if not parquet.schema_arrow.remove_metadata().equals(schema.part.remove_metadata()):
         audit.findings.append(f"{uri}: schema is {parquet.schema_arrow.names}, the run's is {schema.part.names}")
         return
-    stamped = (parquet.metadata.metadata or {}).get(b"reembed.run_id", b"").decode()
-    if stamped != run_id:
-        audit.findings.append(f"{uri}: stamped with run {stamped or 'none'}, not {run_id}")
+    footer = {key.decode(): value.decode() for key, value in (parquet.metadata.metadata or {}).items() if key in _STAMPED}
+    stamped = footer.get(PREFIX + "run_id", "")
+    if not stamped or run_id not in (None, stamped):
+        audit.findings.append(f"{uri}: stamped with run {stamped or 'none'}, not {run_id or 'the one that made it'}")
+    wanted = schema.stamp.footer()
+    for name in OF_THE_VECTORS:
+        if footer.get(name) != wanted[name]:
+            found = footer.get(name) or "nothing"
+            audit.findings.append(f"{uri}: stamped {name}={found}, the snapshot's is {wanted[name] or 'nothing'}")
     rows, rows_digest = 0, RowsDigest()
-    chunked = "chunk" in schema.part.names
+    chunked = schema.chunked
     for batch in parquet.iter_batches(batch_size=8192):
         rows += batch.num_rows
         _audit_vectors(uri, pa.chunked_array([batch.column(EMBEDDING)]), schema, audit)

@@ -10,6 +10,7 @@ ReembedError                 every error the user may meet: one line, names the 
 │   ├── ObjectMissing
 │   └── ObjectChanged
 └── ReplicaError             this process cannot be trusted any more (CUDA context, failed self-check): replace it
+    └── PrecisionRefused     the precision asked for does not hold on this device
 """
 
 from __future__ import annotations
@@ -62,3 +63,7 @@ class ObjectChanged(ObjectError):
 
 class ReplicaError(ReembedError):
     """The process must be replaced: its device or its arithmetic is not to be trusted."""
+
+
+class PrecisionRefused(ReplicaError):
+    """The precision asked for does not reproduce the golden texts on this device; another one may."""

@@ -67,6 +67,11 @@ def cut(counts: Positions, limit: int) -> list[slice]:
     return [slice(low, high) for low, high in itertools.pairwise(borders)]
 
 
+def cut_evenly(rows: int, limit: int) -> list[slice]:
+    """As `cut` where every row holds one vector."""
+    return [slice(low, min(low + limit, rows)) for low in range(0, rows, limit)]
+
+
 def vectors_per_row(embedding: pa.Array | pa.ChunkedArray) -> Positions:
     """1, or for lists of vectors their lengths."""
     if not pa.types.is_list(embedding.type):
@@ -76,15 +81,17 @@ def vectors_per_row(embedding: pa.Array | pa.ChunkedArray) -> Positions:
 
 
 def take_rows(batches: Sequence[pa.RecordBatch], rows: Positions) -> pa.Table:
-    """Rows by ascending position. Batch by batch: pyarrow's own take would first join the whole spool in memory."""
+    """Rows by ascending position, repeated ones too. At least one.
+
+    Batch by batch: pyarrow's own take would first join the whole spool in memory. Runs are not copied.
+    """
     starts = np.cumsum([0, *(len(batch) for batch in batches)])
     borders = np.searchsorted(rows, starts)
     taken = []
-    for batch, start, low, high in zip(batches, starts, borders, borders[1:], strict=False):
-        if low < high:
-            local = rows[low:high] - start
-            dense = local[-1] - local[0] + 1 == len(local)
-            taken.append(batch.slice(local[0], len(local)) if dense else batch.take(pa.array(local)))
+    for number in np.flatnonzero(np.diff(borders)).tolist():
+        batch, local = batches[number], rows[borders[number] : borders[number + 1]] - starts[number]
+        run = local[-1] - local[0] + 1 == len(local) and (np.diff(local) == 1).all()
+        taken.append(batch.slice(local[0], len(local)) if run else batch.take(pa.array(local)))
     return pa.Table.from_batches(taken)
 
 

@@ -1,7 +1,8 @@
 """What a part file looks like: its columns and the stamp in its footer. docs/output_format.md is the reader's view of this.
 
     SnapshotStamp   what all parts of a run have in common: model, digests, settings
-    OutputSchema    `rows`, the table the replica hands to the writer; `part`, the same without the partition columns
+    OutputSchema    `rows`, all columns of a run; `part`, the same without the partition columns, as files have them;
+                    `documents` and `shelf`, the two halves in which rows wait on the local disk
 
 It knows nothing of how rows are made, grouped or stored.
 """
@@ -24,7 +25,9 @@ from workers.errors import UsageError
 from workers.vectors import column_type
 
 PREFIX = "reembed."
-EMBEDDING = "embedding"
+EMBEDDING, TEXT_HASH = "embedding", "text_hash"
+CLIPPED = "clipped"  # of shelf rows, for int8: components that had to be clipped
+PLACE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("rows", pa.int32(), nullable=False)])
 # An attempt may be finished by a later one, or by newer code; everything else in a footer must agree.
 OF_THE_ATTEMPT = frozenset({PREFIX + "epoch", PREFIX + "code_version"})
 
@@ -86,6 +89,29 @@ class OutputSchema:
         return bool(pa.types.is_list(self.part.field(EMBEDDING).type))
 
     @property
+    def chunked(self) -> bool:
+        """Whether a document has a row for each of its chunks."""
+        return self.stamp.long_text == LongText.CHUNKS
+
+    @property
+    def of_text(self) -> tuple[str, ...]:
+        """Columns that the text alone decides, under one stamp: its vectors and what goes with them."""
+        return tuple(self.rows.names[1 : self.rows.names.index(TEXT_HASH)])
+
+    @property
+    def shelf(self) -> pa.Schema:
+        """What a replica keeps of a distinct text: `of_text`, and for int8 the components that had to be clipped."""
+        fields = [self.rows.field(name) for name in self.of_text]
+        int8 = self.stamp.vector == VectorType.INT8
+        return pa.schema(fields + [pa.field(CLIPPED, pa.int32(), nullable=False)] * int8)
+
+    @property
+    def documents(self) -> pa.Schema:
+        """What a replica keeps of a document: all other columns, and in place of `embedding` where on the shelf it lies."""
+        fields = [field for field in self.rows if field.name not in self.of_text]
+        return pa.schema([*fields, pa.field(EMBEDDING, PLACE, nullable=False)])
+
+    @property
     def embedding_leaf(self) -> str:
         """Path of the vector components as Parquet names it."""
         return EMBEDDING + ".list.element" * (2 if self.lists else 1)
@@ -119,7 +145,7 @@ def output_schema(plan: ReadPlan, stamp: SnapshotStamp, partition_by: Sequence[s
     fields += [
         pa.field("num_tokens", pa.int32(), nullable=False),
         pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("text_hash", pa.binary(TEXT_HASH_BYTES), nullable=False),
+        pa.field(TEXT_HASH, pa.binary(TEXT_HASH_BYTES), nullable=False),
     ]
     _check_kept(plan.keep, [field.name for field in fields])
     for column in partition_by:

@@ -5,6 +5,7 @@
     int8      dictionary, zstd 3
     binary    byte-stream-split, zstd 3
 
+Pages carry a CRC: zstd decodes many a flipped byte without a word, and vectors are read again by later runs (seeding.py).
 Ids and hashes hardly repeat, so a dictionary would only cost time; kept columns keep theirs. Statistics are written for
 columns that someone may filter on, not for vectors and hashes. This file knows neither shards nor storage.
 """
@@ -12,7 +13,7 @@ columns that someone may filter on, not for vectors and hashes. This file knows 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,18 +39,23 @@ def vector_bytes(schema: OutputSchema) -> int:
     return int(stored.list_size * stored.value_type.bit_width // 8)
 
 
+def row_group_rows(schema: OutputSchema, rows: int, vectors: int) -> int:
+    """Rows of a row group in a part of that many rows and vectors."""
+    per_row = max(1, vectors * vector_bytes(schema) // max(1, rows))
+    return max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // per_row))
+
+
 def write_part(
     path: Path,
-    table: pa.Table,
+    groups: Iterable[pa.Table],
     schema: OutputSchema,
-    footer: Mapping[str, str],
+    footer: Callable[[], Mapping[str, str]],
     *,
-    vectors: int,
     encoding: tuple[str, int] | None = None,
 ) -> None:
-    """Write `table` (columns of schema.part, `vectors` vectors in all) with the footer entries.
+    """Write each of `groups` (columns of schema.part) as a row group, then the footer entries, asked for at the end.
 
-    `encoding` and zstd level of the vectors: as measured, unless a benchmark asks for others.
+    One group is in memory at a time. `encoding` and zstd level of the vectors are as measured, but for a benchmark's wish.
 
     Raises:
         OSError: disk full or not writable.
@@ -58,7 +64,6 @@ def write_part(
     kind, level = encoding or ENCODINGS[schema.stamp.vector]
     leaves = _leaves(schema.part)
     names = [name for name in leaves if name not in (leaf, "id", "text_hash")]
-    per_row = max(1, vectors * vector_bytes(schema) // max(1, table.num_rows))
     with pq.ParquetWriter(
         path,
         schema.part,
@@ -67,9 +72,11 @@ def write_part(
         use_dictionary=[*names, leaf] if kind == "DICTIONARY" else names,
         column_encoding=None if kind == "DICTIONARY" else {leaf: kind},
         write_statistics=["id", *names],
+        write_page_checksum=True,
     ) as writer:
-        writer.write_table(table, row_group_size=max(1, min(ROW_GROUP_ROWS, ROW_GROUP_BYTES // per_row)))
-        writer.add_key_value_metadata(dict(footer))
+        for group in groups:
+            writer.write_table(group, row_group_size=max(1, group.num_rows))
+        writer.add_key_value_metadata(dict(footer()))
 
 
 def read_footer(data: bytes) -> dict[str, str]:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.config import Precision
-from workers.documents import TEXT, DocumentWindow
+from workers.documents import TEXT
 from workers.engine.encoder import Encoder
 from workers.engine.golden import GOLDEN_TEXTS
 from workers.errors import ObjectError, ReplicaError, TransientError, UsageError
@@ -34,15 +34,15 @@ from workers.model_files import resolve_model
 from workers.model_layout import read_layout
 from workers.output_schema import OutputSchema, output_schema
 from workers.pipeline import Pipeline
+from workers.placement import Placement
 from workers.reader import read_windows
 from workers.reference import await_reference
-from workers.rows import FinishedWindow, finished_rows
 from workers.settings import ReplicaSettings, Settled
 from workers.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
-from workers.shard_job import EncodedWindow, ShardJob
+from workers.shard_job import EncodedWindow, ReadWindow, ShardJob
 from workers.spool import own_spool_folder
 from workers.storage import Store
-from workers.token_records import TokenizedTexts
+from workers.token_records import TokenizedTexts, rows_of_texts
 from workers.tokenization import TextTokenizer
 from workers.vectors import calibrate_scale
 from workers.writer import adopt
@@ -85,6 +85,7 @@ class Replica:
         )
         self._spool = own_spool_folder()
         self._in_flight: dict[int, int] = {}
+        self._documents_spared = 0  # reused or repeated texts: nothing to encode
         self._lock = threading.Lock()
         self._encoding_since: float | None = None
         self._loaded_seconds = time.monotonic() - began
@@ -124,7 +125,8 @@ class Replica:
             left = adopt(self._store, schema.stamp.run_id, shard, schema.fingerprint())
             if left is not None:
                 return left
-            job = ShardJob(assignment, self._settings.plan, schema, self._store, self._spool, self.name, self._assemble)
+            strings = self._tokenizer.strings
+            job = ShardJob(assignment, self._settings.plan, schema, self._store, self._spool, self.name, strings)
             return self._pipeline.submit(job).result()
         except Exception as error:  # noqa: BLE001 - the edge: every error leaves as a Failure with its blame
             return _failure(assignment, error)
@@ -154,7 +156,7 @@ class Replica:
         """Running totals since the model was loaded."""
         totals, since, now = dict(self._pipeline.totals), self._encoding_since, time.monotonic()
         return ReplicaStats(
-            documents=int(self._encoder.documents_done),
+            documents=int(self._encoder.documents_done) + self._documents_spared,
             tokens=self._encoder.tokens_done,
             busy_seconds=totals["encode"] + (now - since if since is not None else 0.0),
             uptime_seconds=now - self._ready_at,
@@ -163,20 +165,23 @@ class Replica:
             stage_seconds=totals,
         )
 
-    def _tokenize(self, window: DocumentWindow) -> tuple[DocumentWindow, TokenizedTexts]:
-        return window, self._tokenizer.tokenize(window.table[TEXT].to_pylist())
+    def _tokenize(self, item: ReadWindow) -> tuple[Placement, TokenizedTexts]:
+        """Texts whose vectors are on the shard's shelf are left out here, so that nobody works on them."""
+        window, placer = item
+        placement = placer.place(window)
+        tokens = self._tokenizer.tokenize(placement.texts())
+        placer.settle(placement, rows_of_texts(tokens, self._settled_schema().chunked))
+        self._documents_spared += window.table.num_rows - len(placement.new)
+        return placement, tokens
 
-    def _encode(self, item: tuple[DocumentWindow, TokenizedTexts]) -> EncodedWindow:
+    def _encode(self, item: tuple[Placement, TokenizedTexts]) -> EncodedWindow:
         """Nothing but the encoder's own work: what a GPU is paid for must not wait for Arrow."""
-        window, tokens = item
+        placement, tokens = item
         self._encoding_since = time.monotonic()
         try:
-            return window, tokens, self._encoder.encode(tokens)
+            return placement, tokens, self._encoder.encode(tokens)
         finally:
             self._encoding_since = None
-
-    def _assemble(self, item: EncodedWindow) -> FinishedWindow:
-        return finished_rows(*item, self._settled_schema(), self._tokenizer.strings)
 
     def _load(self, precision: Precision) -> Encoder:
         golden, settings = self._tokenizer.tokenize(GOLDEN_TEXTS), self._settings

@@ -1,128 +1,136 @@
-"""A window of documents, its tokens and its vectors become finished output rows.
+"""What the model made of a window becomes rows that wait on the local disk: of texts, and of documents that point at them.
 
-    documents + TokenizedTexts + EncodedTexts -> FinishedWindow: table in the run's output schema, bad vectors quarantined
+    TokenizedTexts + EncodedTexts -> TextRows        shelf rows of the texts embedded now, and which of them are bad
+    Placement + bad texts         -> DocumentRows    one row a document: id, hash, kept columns, place of its vectors
 
-A document whose vector (or the vector of any of its chunks or tokens) is not finite or all zeros is quarantined whole, never
-written. Pure; knows neither models nor files. D documents, R output rows (R = D, or the chunks).
+A text whose vector (or the vector of any of its chunks or tokens) is not finite or all zeros is bad: every document that has
+it is quarantined whole, never written. Its shelf rows are zeros that nobody reads. Pure; knows neither models nor files.
+D documents, N texts embedded now (then P that are only probed), R shelf rows (N, or their chunks), V vectors (R, or tokens).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from workers.documents import ID, KEEP, OBJECT, ROW, TEXT, DocumentWindow, QuarantinedRow, RowsDigest, text_hash
-from workers.output_schema import EMBEDDING, OutputSchema
-from workers.token_records import EncodedTexts, TokenizedTexts, ranges
-from workers.vectors import bad_rows, to_arrow, to_arrow_lists
+from workers.documents import ID, KEEP, OBJECT, ROW, DocumentWindow, QuarantinedRow, RowsDigest
+from workers.output_schema import CLIPPED, EMBEDDING, PLACE, TEXT_HASH, OutputSchema
+from workers.placement import Placement
+from workers.text_index import to_column
+from workers.token_records import EncodedTexts, TokenizedTexts, text_of_rows, text_of_vectors
+from workers.vectors import Floats, bad_rows, clipped_components, to_arrow, to_arrow_lists
 
 
 @dataclass(slots=True)
-class FinishedWindow:
-    """What the writer appends, and what the receipt counts. `documents` = embedded ones."""
+class TextRows:
+    """`table` follows OutputSchema.shelf. `bad`: text -> reason."""
+
+    table: pa.Table
+    bad: dict[int, str]
+
+
+@dataclass(slots=True)
+class DocumentRows:
+    """What the writer appends, and what the receipt counts. `table` follows OutputSchema.documents."""
 
     table: pa.Table
     quarantined: list[QuarantinedRow]
-    rows_read: int
-    documents: int
-    tokens: int
-    padded_tokens: int
-    truncated: int
-    clipped: int
+    rows: int  # output rows that the documents will have
+    reused_rows: int
+    repeated_rows: int
     source_digest: RowsDigest
 
 
-def finished_rows(
-    window: DocumentWindow,
+def text_rows(
     tokens: TokenizedTexts,
     encoded: EncodedTexts,
+    texts: int,
     schema: OutputSchema,
     token_strings: Callable[[Sequence[int]], list[str]],
-) -> FinishedWindow:
-    """Assemble one window.
+) -> TextRows:
+    """Shelf rows of the first `texts` texts; what follows them was only probed.
 
     Args:
         token_strings: ids -> strings, for pooling=tokens only.
     """
-    chunked = "chunk" in schema.rows.names
-    document_R = tokens.document.astype(np.int64) if chunked else np.arange(window.table.num_rows, dtype=np.int64)
-    bad = _bad_documents(encoded, document_R, schema)
-    hashes = [text_hash(text) for text in window.table[TEXT].to_pylist()]
-    ids = window.table[ID].to_pylist()
-    good_D = np.ones(window.table.num_rows, dtype=bool)
-    good_D[list(bad)] = False
-    rows = np.flatnonzero(good_D[document_R])
-    document = document_R[rows]
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        "id": window.table[ID].take(pa.array(document)),
-        "num_tokens": pa.array(tokens.lengths[rows] if chunked else tokens.num_tokens[document], pa.int32()),
-        "truncated": pa.array(tokens.truncated[document]),
-        "text_hash": pa.array([hashes[index] for index in document], schema.rows.field("text_hash").type),
+    text_R, text_V = text_of_rows(tokens, schema.chunked), text_of_vectors(tokens, encoded, schema.chunked)
+    rows, vectors = (int(np.searchsorted(owner, texts)) for owner in (text_R, text_V))
+    text_R, text_V = text_R[:rows], text_V[:vectors]
+    vectors_VD, bad = _without_bad(encoded.vectors[:vectors], text_V, schema)
+    columns: dict[str, pa.Array] = {
+        "num_tokens": pa.array(tokens.lengths[:rows] if schema.chunked else tokens.num_tokens[:rows], pa.int32()),
+        "truncated": pa.array(tokens.truncated[text_R]),
     }
-    if chunked:
-        columns |= _chunk_columns(tokens, rows, document)
-    columns[EMBEDDING], clipped = _vectors(encoded, rows, schema)
+    counts_R = np.ones(rows, np.int64) if encoded.offsets is None else np.diff(encoded.offsets[: rows + 1])
+    stamp = schema.stamp
     if schema.lists:
+        columns[EMBEDDING], clipped = to_arrow_lists(vectors_VD, counts_R, stamp.vector, stamp.int8_scale)
         columns["tokens"] = _token_column(tokens, rows, token_strings)
-    for name in schema.rows.names:
-        if name not in columns:
-            columns[name] = window.table[KEEP + name].take(pa.array(document))
+    else:
+        columns[EMBEDDING], clipped = to_arrow(vectors_VD, stamp.vector, stamp.int8_scale)
+    if CLIPPED in schema.shelf.names:
+        clipped_V = clipped_components(vectors_VD, stamp.int8_scale) if clipped else np.zeros(vectors)
+        clipped_R = np.bincount(np.repeat(np.arange(rows), counts_R), clipped_V, minlength=rows)
+        columns[CLIPPED] = pa.array(clipped_R.astype(np.int32))
+    if schema.chunked:
+        columns |= _chunk_columns(tokens, text_R)
+    return TextRows(pa.Table.from_arrays([columns[name] for name in schema.shelf.names], schema=schema.shelf), bad)
+
+
+def document_rows(placement: Placement, bad: Mapping[int, str], schema: OutputSchema) -> DocumentRows:
+    """`bad`: first shelf row -> reason, of all texts of the shard so far."""
+    window, row_D, count_D = placement.window, placement.row_D, placement.count_D
+    spoilt_D = np.isin(row_D, list(bad)) if bad else np.zeros(len(row_D), np.bool_)
+    good, spoilt = np.flatnonzero(~spoilt_D), np.flatnonzero(spoilt_D)
+    reasons = [bad[int(row)] for row in row_D[spoilt]]
+    table = window.table.take(pa.array(good)) if len(spoilt) else window.table
+    row_D, count_D = row_D[good], count_D[good]
+    hashes = to_column(placement.hashes[good])
+    places = [pa.array(row_D, pa.int64()), pa.array(count_D, pa.int32())]
+    columns = {"id": table[ID], TEXT_HASH: hashes, EMBEDDING: pa.StructArray.from_arrays(places, fields=list(PLACE))}
     digest = RowsDigest()
-    for index in np.flatnonzero(good_D):
-        digest.add(ids[index], hashes[index])
-    return FinishedWindow(
-        table=pa.Table.from_arrays([columns[name] for name in schema.rows.names], schema=schema.rows),
-        quarantined=window.quarantined + [_quarantined(window, index, reason) for index, reason in sorted(bad.items())],
-        rows_read=window.rows_read,
-        documents=int(good_D.sum()),
-        tokens=int(tokens.num_tokens[good_D].sum()),
-        padded_tokens=encoded.padded_tokens,
-        truncated=int(tokens.truncated[good_D].sum()),
-        clipped=clipped,
+    for identity, text_hash in zip(table[ID].to_pylist(), hashes.to_pylist(), strict=True):
+        digest.add(identity, text_hash)
+    arrays = [columns[name] if name in columns else table[KEEP + name] for name in schema.documents.names]
+    return DocumentRows(
+        table=pa.Table.from_arrays(arrays, schema=schema.documents),
+        quarantined=window.quarantined + [_quarantined(window, *one) for one in zip(spoilt.tolist(), reasons, strict=True)],
+        rows=int(count_D.sum()),
+        reused_rows=int(count_D[placement.reused_D[good]].sum()),
+        repeated_rows=int(count_D[placement.repeated_D[good]].sum()),
         source_digest=digest,
     )
 
 
-def _bad_documents(encoded: EncodedTexts, document_R: npt.NDArray[np.int64], schema: OutputSchema) -> dict[int, str]:
-    """Document -> reason; the first bad row of a document names it."""
-    reasons: dict[int, str] = {}
-    owner = document_R if encoded.offsets is None else np.repeat(document_R, np.diff(encoded.offsets))
-    for row, reason in bad_rows(encoded.vectors, schema.stamp.vector).items():
-        reasons.setdefault(int(owner[row]), reason)
-    return reasons
+def _without_bad(vectors_VD: Floats, text_V: npt.NDArray[np.integer], schema: OutputSchema) -> tuple[Floats, dict[int, str]]:
+    """The vectors with those of bad texts as zeros, and text -> reason; the first bad vector of a text names it."""
+    bad: dict[int, str] = {}
+    for vector, reason in bad_rows(vectors_VD, schema.stamp.vector).items():
+        bad.setdefault(int(text_V[vector]), reason)
+    if bad:
+        vectors_VD = np.where(np.isin(text_V, list(bad))[:, None], np.float32(0), vectors_VD)
+    return vectors_VD, bad
 
 
-def _vectors(encoded: EncodedTexts, rows: npt.NDArray[np.int64], schema: OutputSchema) -> tuple[pa.Array, int]:
-    stamp = schema.stamp
-    if encoded.offsets is None:
-        return to_arrow(encoded.vectors[rows], stamp.vector, stamp.int8_scale)
-    counts = np.diff(encoded.offsets)[rows]
-    return to_arrow_lists(encoded.vectors[ranges(encoded.offsets[rows], counts)], counts, stamp.vector, stamp.int8_scale)
-
-
-def _token_column(
-    tokens: TokenizedTexts, rows: npt.NDArray[np.int64], token_strings: Callable[[Sequence[int]], list[str]]
-) -> pa.ListArray:
-    counts = tokens.lengths[rows]
-    flat = tokens.input_ids[ranges(tokens.offsets[rows], counts)]
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+def _token_column(tokens: TokenizedTexts, rows: int, token_strings: Callable[[Sequence[int]], list[str]]) -> pa.ListArray:
+    flat = tokens.input_ids[: tokens.offsets[rows]]
+    offsets = tokens.offsets[: rows + 1].astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(token_strings(flat.tolist()), pa.string()))
 
 
-def _chunk_columns(
-    tokens: TokenizedTexts, rows: npt.NDArray[np.int64], document: npt.NDArray[np.int64]
-) -> dict[str, pa.Array]:
+def _chunk_columns(tokens: TokenizedTexts, text_R: npt.NDArray[np.integer]) -> dict[str, pa.Array]:
     if tokens.chunk_start is None or tokens.chunk_end is None:
         raise ValueError("long_text=chunks needs character offsets from the tokeniser")
-    first = np.searchsorted(tokens.document, document)  # sequences of a document are neighbours, in order
+    rows = len(text_R)
+    first_R = np.searchsorted(text_R, text_R)  # sequences of a text are neighbours, in order
     return {
-        "chunk": pa.array(rows - first, pa.int32()),
-        "chunk_start": pa.array(tokens.chunk_start[rows]),
-        "chunk_end": pa.array(tokens.chunk_end[rows]),
+        "chunk": pa.array(np.arange(rows) - first_R, pa.int32()),
+        "chunk_start": pa.array(tokens.chunk_start[:rows]),
+        "chunk_end": pa.array(tokens.chunk_end[:rows]),
     }
 
 

@@ -1,6 +1,6 @@
 """One shard on its way through the pipeline: where its windows come from, and what becomes of them.
 
-    items()    reading thread: the shard's windows
+    items()    reading thread: vectors of earlier parts to the shelf, then the shard's windows
     append()   writing thread: rows assembled and spooled, counts to the receipt
     finish()   writing thread: parts, quarantine file, the receipt
     abandon()  writing thread: nothing was published, temporary files go
@@ -12,20 +12,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from workers.documents import DocumentWindow, ReadPlan, RowsDigest
 from workers.errors import ReembedError
 from workers.output_schema import OutputSchema
+from workers.placement import Placement, TextPlacer
+from workers.probe import probe_cosine
 from workers.reader import read_windows
-from workers.rows import FinishedWindow
+from workers.rows import document_rows, text_rows
+from workers.seeding import seed_shelf
 from workers.shard import Assignment, OutputFile, Receipt
+from workers.source_rows import EMPTY
 from workers.storage import Store
 from workers.token_records import EncodedTexts, TokenizedTexts
 from workers.writer import ShardWriter
 
-EncodedWindow = tuple[DocumentWindow, TokenizedTexts, EncodedTexts]
+ReadWindow = tuple[DocumentWindow, TextPlacer]
+EncodedWindow = tuple[Placement, TokenizedTexts, EncodedTexts]
 
 
 class ShardJob:
@@ -39,34 +44,50 @@ class ShardJob:
         store: Store,
         spool: Path,
         replica: str,
-        assemble: Callable[[EncodedWindow], FinishedWindow],
+        token_strings: Callable[[Sequence[int]], list[str]],
     ) -> None:
-        self._assignment, self._plan, self._replica, self._assemble = assignment, plan, replica, assemble
+        """`token_strings`: ids -> strings, for pooling=tokens."""
+        self._assignment, self._plan, self._schema, self._store = assignment, plan, schema, store
+        self._replica, self._token_strings = replica, token_strings
         self._writer = ShardWriter(store, assignment, schema, spool)
+        self._placer = TextPlacer()
         self._began = time.monotonic()
         self._counts: Counter[str] = Counter()
         self._lost: list[str] = []
         self._digest = RowsDigest()
+        self._bad: dict[int, str] = {}  # first shelf row of a text without a usable vector -> reason
+        self._probe_cosine: float | None = None
 
-    def items(self) -> Iterator[DocumentWindow]:
-        yield from read_windows(self._assignment.shard, self._plan, dict(self._assignment.exclude))
+    def items(self) -> Iterator[ReadWindow]:
+        shard = self._assignment.shard
+        seed_shelf(self._store, shard.earlier, self._schema, self._placer, self._writer.shelf)
+        for window in read_windows(shard, self._plan, dict(self._assignment.exclude)):
+            yield window, self._placer
 
     def append(self, encoded: EncodedWindow) -> None:
-        item = self._assemble(encoded)
-        self._writer.append(item.table)
-        self._writer.quarantine(item.quarantined)
-        self._lost += [entry.object for entry in item.quarantined if entry.rows is None]
+        placement, tokens, vectors = encoded
+        texts = text_rows(tokens, vectors, len(placement.new), self._schema, self._token_strings)
+        self._bad |= {int(placement.row_D[placement.new[text]]): reason for text, reason in texts.bad.items()}
+        rows = document_rows(placement, self._bad, self._schema)
+        self._writer.append(rows.table, texts.table)
+        self._writer.quarantine(rows.quarantined)
+        self._lost += [entry.object for entry in rows.quarantined if entry.rows is None]
         self._counts.update(
-            rows_read=item.rows_read,
-            documents=item.documents,
-            rows=item.table.num_rows,
-            quarantined=sum(entry.rows or 0 for entry in item.quarantined),
-            tokens=item.tokens,
-            padded_tokens=item.padded_tokens,
-            truncated=item.truncated,
-            clipped=item.clipped,
+            rows_read=placement.window.rows_read,
+            documents=rows.table.num_rows,
+            rows=rows.rows,
+            reused=rows.reused_rows,
+            repeated=rows.repeated_rows,
+            quarantined=sum(entry.rows or 0 for entry in rows.quarantined),
+            empty=sum(entry.reason.startswith(EMPTY) for entry in placement.window.quarantined),
+            tokens=int(tokens.num_tokens.sum()),
+            padded_tokens=vectors.padded_tokens,
+            probed=len(placement.probes),
         )
-        self._digest.merge(item.source_digest)
+        if len(placement.probes):
+            with self._writer.shelf.open_seeded() as stored:
+                self._probe_cosine = round(probe_cosine(placement, tokens, vectors, stored, self._schema), 6)
+        self._digest.merge(rows.source_digest)
 
     def finish(self, stage_seconds: Mapping[str, float]) -> Receipt:
         counts = self._counts
@@ -75,8 +96,7 @@ class ShardJob:
                 f"shard {self._assignment.shard.number}: {counts['rows_read']} rows read, {counts['documents']} embedded, "
                 f"{counts['quarantined']} quarantined; this is a defect of reembed, nothing was written"
             )
-
-        distinct = self._writer.distinct_ids()
+        totals = self._writer.totals()
 
         def draft(files: tuple[OutputFile, ...], quarantine: OutputFile | None) -> Receipt:
             return Receipt(
@@ -89,16 +109,23 @@ class ShardJob:
                 lost_objects=tuple(self._lost),
                 tokens=counts["tokens"],
                 padded_tokens=counts["padded_tokens"],
-                truncated=counts["truncated"],
-                duplicate_ids=counts["documents"] - distinct,
+                truncated=totals.truncated,
+                duplicate_ids=counts["documents"] - totals.distinct_ids,
                 files=files,
                 quarantine=quarantine,
                 stage_seconds={name: round(seconds, 4) for name, seconds in stage_seconds.items()},
                 seconds=round(time.monotonic() - self._began, 4),
                 replica=self._replica,
                 source_digest=str(self._digest),
-                clipped=counts["clipped"],
+                clipped=totals.clipped,
                 excluded=tuple(uri for uri, _ in self._assignment.exclude),
+                reused_rows=counts["reused"],
+                repeated_rows=counts["repeated"],
+                empty=counts["empty"],
+                token_histogram=totals.token_histogram,
+                ended=round(time.time(), 3),
+                probed=counts["probed"],
+                probe_cosine=self._probe_cosine,
             )
 
         return self._writer.finish(draft)

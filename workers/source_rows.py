@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from workers.documents import KEEP, TEXT, QuarantinedRow, ReadPlan
 from workers.storage import object_key, redact
 
+EMPTY = "text is empty"
+
 
 @dataclass(slots=True)
 class SourceRows:
@@ -90,7 +92,7 @@ def _blame_texts(reasons: dict[int, str], text: pa.Array, longest: int) -> None:
     lengths = pc.binary_length(text)
     empty = pc.or_(pc.equal(lengths, 0), pc.utf8_is_space(text)).fill_null(False)
     if empty.true_count:
-        _blame(reasons, empty, "text is empty")
+        _blame(reasons, empty, EMPTY)
     too_long = pc.greater(lengths, longest).fill_null(False)
     for place in np.flatnonzero(too_long.to_numpy(zero_copy_only=False)).tolist() if too_long.true_count else ():
         reasons.setdefault(place, f"text is too long ({lengths[place]} bytes, corpus.max_text_bytes is {longest})")

@@ -1,11 +1,13 @@
 """A local file that tables are appended to and read back from memory-mapped: what keeps a shard out of memory.
 
-Arrow IPC stream format, so batches come back without a copy and dictionaries may differ from batch to batch.
+Arrow IPC stream format, so batches come back without a copy and dictionaries may differ from batch to batch. Mapped pages
+count as the process' memory until somebody else needs it: whoever reads much at a time calls `release` in between.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import shutil
 import tempfile
@@ -25,6 +27,7 @@ class Spool:
         self._path = path
         self._schema = schema
         self._writer: pa.RecordBatchStreamWriter | None = None
+        self._mapped: mmap.mmap | None = None
         self.rows = 0
 
     def append(self, table: pa.Table) -> None:
@@ -44,10 +47,17 @@ class Spool:
         if not self.rows:
             yield []
             return
-        with local_disk(self._path):
-            mapped = pa.memory_map(str(self._path))
-        with mapped:
-            yield pa.ipc.open_stream(mapped).read_all().to_batches()
+        with local_disk(self._path), self._path.open("rb") as file:
+            self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            yield pa.ipc.open_stream(pa.py_buffer(self._mapped)).read_all().to_batches()
+        finally:
+            self._mapped = None  # unmapped once the last array that lies in it is gone
+
+    def release(self) -> None:
+        """Let go of the pages read so far; the batches stay valid, what is read again comes from the disk's cache."""
+        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on macOS
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         if self._writer is not None:

@@ -3,6 +3,7 @@
     put             atomic: a reader sees the old object, or the new one, never a part of it
     put_if_absent   atomic create: of racing writers exactly one gets True (where the store honours If-None-Match)
     delete_many     not atomic: killed half-way, some are gone
+    copy            bytes move inside the store: server-side on S3, a hard link locally; so no file is ever changed in place
 
 Knows nothing of runs, parts or locks; callers import it from `workers.storage`.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from workers.storage_client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, 
 DELETE_BATCH = 1000  # what S3 takes in one DeleteObjects
 _NO_BATCHES = ("NotImplemented", "501", "MethodNotAllowed", "405", "InvalidRequest", "MissingContentMD5")
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NOT_ONE_COPY = ("EntityTooLarge", "InvalidRequest", "NotImplemented", "501")  # CopyObject takes 5 GB at most
 _T = TypeVar("_T")
 
 
@@ -50,7 +53,7 @@ class Store:
         return self._try(lambda: cast("bytes", self._fs.cat_file(self._at(path))), path)
 
     def open(self, path: str, *, block: int = READ_BLOCK_BYTES) -> IO[bytes]:
-        """`block`: least bytes of one request, where the store is not local."""
+        """`block`: bytes read ahead. Raises: FileNotFoundError, UsageError, TransientError."""
         return self._try(lambda: cast("IO[bytes]", self._fs.open(self._at(path), "rb", block_size=block)), path)
 
     def exists(self, path: str) -> bool:
@@ -90,6 +93,27 @@ class Store:
             return self._size(path) == len(data) and self.read(path) == data
         except FileNotFoundError:  # deleted since
             return False
+
+    def copy(self, source: str, target: str) -> None:
+        """Make `target` hold what `source` holds, atomically, replacing what was there; repeated, it changes nothing.
+
+        Object stores copy on their side. Locally the two names share one file where the file system allows that: safe as
+        long as files are replaced, never written into, and deleting one name keeps the other.
+
+        Raises:
+            FileNotFoundError: no such source. UsageError, TransientError.
+        """
+
+        def attempt() -> None:
+            self._fs.invalidate_cache()
+            if self._kind == "local":
+                _copy_local(Path(self._at(source)), Path(self._at(target)))
+            elif self._kind == "s3":
+                self._copy_s3(source, target)
+            else:
+                self._fs.cp_file(self._at(source), self._at(target))
+
+        self._try(attempt, source)
 
     def delete(self, path: str) -> None:
         """Remove; a file that is not there is fine."""
@@ -170,14 +194,21 @@ class Store:
         failed = {item["Key"] for item in answer.get("Errors", ())}
         return [path for path, (_, key, _) in zip(paths, parts, strict=True) if key in failed]
 
+    def _copy_s3(self, source: str, target: str) -> None:
+        """One CopyObject; in parts, server-side as well, what that does not take."""
+        bucket, key, _ = self._fs.split_path(self._at(source))
+        to_bucket, to_key, _ = self._fs.split_path(self._at(target))
+        try:
+            self._fs.call_s3("copy_object", Bucket=to_bucket, Key=to_key, CopySource={"Bucket": bucket, "Key": key})
+        except Exception as error:  # translated by the caller unless it is about the size
+            if error_code(error) not in _NOT_ONE_COPY:
+                raise
+            self._fs.cp_file(self._at(source), self._at(target))
+
 
 def _write_local(target: Path, data: bytes, *, create: bool) -> bool:
     """Temporary file beside the target, fsync, then link (fails if there) or rename (replaces)."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed", str(target.parent)) from None
-    temporary = target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(target)
     try:
         with temporary.open("xb") as stream:
             stream.write(data)
@@ -189,12 +220,45 @@ def _write_local(target: Path, data: bytes, *, create: bool) -> bool:
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)  # the name must survive a power cut as well, or a receipt outlives its part
+    _keep_name(target)
+    return True
+
+
+def _copy_local(source: Path, target: Path) -> None:
+    """Link, or copy where links are not to be had, under a temporary name; then rename."""
+    temporary = _temporary(target)
+    try:
+        try:
+            temporary.hardlink_to(source)
+        except OSError as error:
+            if error.errno not in (*_NO_LINKS, errno.EXDEV):
+                raise
+            with source.open("rb") as original, temporary.open("xb") as stream:
+                shutil.copyfileobj(original, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)  # renaming a link onto its own file leaves it
+    _keep_name(target)
+
+
+def _temporary(target: Path) -> Path:
+    """A name beside the target, whose folder is made if need be."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed", str(target.parent)) from None
+    return target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
+
+
+def _keep_name(target: Path) -> None:
+    """The name must survive a power cut as well, or a receipt outlives its part."""
+    folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return True
 
 
 def _link(temporary: Path, target: Path) -> bool:

@@ -40,6 +40,22 @@ class EncodedTexts:
     padded_tokens: int  # positions the device computed, padding included (never less than the tokens)
 
 
+def text_of_rows(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.integer]:
+    """[rows] the text that each row of the output is made of, ascending. `chunked`: a row is a sequence, else a text."""
+    return tokens.document if chunked else np.arange(len(tokens.num_tokens))
+
+
+def text_of_vectors(tokens: TokenizedTexts, encoded: EncodedTexts, chunked: bool) -> NDArray[np.integer]:
+    """[vectors] the text that each vector belongs to, ascending."""
+    owner = text_of_rows(tokens, chunked)
+    return owner if encoded.offsets is None else np.repeat(owner, np.diff(encoded.offsets))
+
+
+def rows_of_texts(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.int64]:
+    """[D] how many rows of the output each text becomes."""
+    return np.bincount(text_of_rows(tokens, chunked), minlength=len(tokens.num_tokens)).astype(np.int64)
+
+
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """start, start + 1, ... for each (start, length), end to end: the index that gathers slices of a flat array."""
     ends: NDArray[np.int64] = np.cumsum(lengths)

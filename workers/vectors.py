@@ -4,6 +4,7 @@
     to_arrow       [N, D] float32 -> fixed_size_list<float32|float16|int8|uint8>
     to_arrow_lists the same for `pooling: tokens`, one list of vectors a document
     as_float32     a stored column -> [N, D] float32
+    cosines        of stored vectors to fresh ones, row by row
 
 int8 is symmetric with ONE scale for the snapshot, q = clip(rint(x / scale), -127, 127), so vectors of different shards can
 be compared. binary keeps the sign of each component, eight to a byte, most significant bit first (numpy.packbits).
@@ -122,6 +123,26 @@ def as_float32(column: pa.ChunkedArray | pa.Array, vector_type: VectorType, scal
     if vector_type == VectorType.INT8:
         return cells_NW.astype(np.float32) * np.float32(_known(scale))
     return cells_NW.astype(np.float32, copy=False)
+
+
+def clipped_components(vectors_ND: Floats, scale: float | None) -> npt.NDArray[np.int64]:
+    """[N] components of each row that int8 clips.
+
+    Raises:
+        UsageError: no scale.
+    """
+    clipped: npt.NDArray[np.int64] = (np.abs(np.rint(vectors_ND / np.float32(_known(scale)))) > INT8_LEVELS).sum(axis=1)
+    return clipped
+
+
+def cosines(stored_ND: Floats, fresh_ND: Floats, vector_type: VectorType) -> Floats:
+    """[N] cosine of each stored row (by as_float32) to the fresh one; for binary of the signs; -1 where it is not finite."""
+    if vector_type == VectorType.BINARY:
+        fresh_ND = np.where(fresh_ND > 0, np.float32(1), np.float32(-1))
+    with np.errstate(invalid="ignore", over="ignore"):
+        norms = np.linalg.norm(stored_ND, axis=1) * np.linalg.norm(fresh_ND, axis=1)
+        scores: Floats = (stored_ND * fresh_ND).sum(axis=1) / np.maximum(norms, np.float32(1e-30))
+    return np.where(np.isfinite(scores), scores, np.float32(-1))
 
 
 def _cells(vectors_ND: Floats, vector_type: VectorType, scale: float | None) -> tuple[npt.NDArray[Any], int]:

@@ -1,14 +1,16 @@
-"""Finished rows of one shard become its part files, each complete and named by the shard alone.
+"""Documents and the vectors they point at become the part files of one shard, each complete and named by the shard alone.
 
-    append, quarantine   rows in source order -> local spool, nothing on the store yet
-    finish               group by partition, cut into parts -> local Parquet files -> stage and settle (commit.py) -> Receipt
+    append, quarantine   documents in source order, vectors of new texts -> local spools, nothing on the store yet
+    totals               what the receipt says of the documents, counted once all are there
+    finish               group by partition, cut into parts, join documents with their vectors -> local Parquet files
+                         -> stage and settle (commit.py) -> Receipt
     abandon              forget everything local
 
     data/<run>/[col=value/]part-<shard>[-<n>].parquet         runs/<run>/quarantine/shard-<shard>.parquet
 
 Where a part ends depends on the number of its vectors alone, so a re-run cuts the same parts. Inside a part rows keep source
-order. Memory holds one part while encoding, at most IN_FLIGHT_BYTES of files while sending; the local disk holds the shard
-twice. This file does not know how vectors are made, nor which shard is next.
+order, a document's rows side by side. Memory holds one row group while encoding, at most IN_FLIGHT_BYTES of files while
+sending; the local disk holds the shard twice. This file does not know how vectors are made or shared, nor what is next.
 """
 
 from __future__ import annotations
@@ -16,26 +18,27 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from workers.commit import LocalFile, adopt, in_parallel, settle, stage, staged_path
 from workers.documents import QuarantinedRow, RowsDigest
-from workers.grouping import Positions, cut, partition_groups, take_rows, vectors_per_row
-from workers.output_schema import EMBEDDING, PREFIX, QUARANTINE_SCHEMA, OutputSchema, part_footer
-from workers.part_file import vector_bytes, write_part
+from workers.grouping import cut, cut_evenly, partition_groups
+from workers.joining import DocumentTotals, JoinedRows, count_documents, document_places, join, joined_rows
+from workers.output_schema import PREFIX, QUARANTINE_SCHEMA, TEXT_HASH, OutputSchema, part_footer
+from workers.part_file import row_group_rows, vector_bytes, write_part
 from workers.shard import Assignment, OutputFile, Receipt
+from workers.shelf import Shelf, ShelfRows
 from workers.spool import Spool, local_disk
 from workers.storage import Store
 
 __all__ = ["PART_BYTES", "Draft", "ShardWriter", "adopt"]
 
 PART_BYTES = 128 << 20  # of vectors: a few row groups, one comfortable download
+DIGESTED_ROWS = 8192  # as Python objects at a time
 Draft = Callable[[tuple[OutputFile, ...], OutputFile | None], Receipt]
 
 
@@ -52,12 +55,17 @@ class ShardWriter:
         with local_disk(spool_dir / "x"):
             spool_dir.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=f"shard-{assignment.shard.name}-", dir=spool_dir))
-        self._rows = Spool(self._folder / "rows.arrow", schema.rows)
+        self._documents = Spool(self._folder / "documents.arrow", schema.documents)
+        self.shelf = Shelf(self._folder, schema)
         self._quarantined = Spool(self._folder / "quarantine.arrow", QUARANTINE_SCHEMA)
 
-    def append(self, table: pa.Table) -> None:
-        """Rows of one window in source order, columns as in OutputSchema.rows. Raises: TransientError: local disk full."""
-        self._rows.append(table)
+    def append(self, documents: pa.Table, vectors: pa.Table) -> None:
+        """One window: documents in source order, rows of its new texts in the order in which the shelf gave them places.
+
+        Columns as in OutputSchema.documents and OutputSchema.shelf. Raises: TransientError: local disk full.
+        """
+        self.shelf.append(vectors)
+        self._documents.append(documents)
 
     def quarantine(self, rows: Sequence[QuarantinedRow]) -> None:
         """Rows that are not embedded. Raises: TransientError: local disk full."""
@@ -75,14 +83,10 @@ class ShardWriter:
         ]
         self._quarantined.append(pa.Table.from_pylist(cells, schema=QUARANTINE_SCHEMA))
 
-    def distinct_ids(self) -> int:
-        """How many different ids the rows appended so far have. Ends appending."""
-        with self._rows.batches() as batches:
-            return int(
-                pc.count_distinct(
-                    pa.chunked_array([batch.column("id") for batch in batches], self._schema.rows.field("id").type)
-                ).as_py()
-            )
+    def totals(self) -> DocumentTotals:
+        """Counts over the documents appended so far. Ends appending."""
+        with self._documents.batches() as documents, self.shelf.open() as shelf:
+            return count_documents(documents, shelf)
 
     def finish(self, draft: Draft) -> Receipt:
         """Write everything; what stands on the store afterwards is exactly what the returned receipt lists.
@@ -111,35 +115,53 @@ class ShardWriter:
     def abandon(self) -> None:
         """Remove the temporary files; harmless when repeated."""
         try:
-            self._rows.close()
+            self._documents.close()
+            self.shelf.close()
             self._quarantined.close()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _encode_parts(self) -> Iterator[LocalFile]:
-        with self._rows.batches() as batches:
-            for number, group in enumerate(partition_groups(batches, self._schema.partition_by)):
-                pieces = self._pieces(group.rows, batches)
-                for piece, rows in enumerate(pieces):
+        with self._documents.batches() as documents, self.shelf.open() as shelf:
+            places = document_places(documents)
+            vectors_R = shelf.vectors_per_row() if self._schema.lists and documents else None
+            for number, group in enumerate(partition_groups(documents, self._schema.partition_by)):
+                rows = joined_rows(places, group.rows)
+                limit = self._vectors_per_part
+                pieces = cut_evenly(len(rows), limit) if vectors_R is None else cut(vectors_R[rows.shelf], limit)
+                for piece, run in enumerate(pieces):
                     suffix = f"-{piece}" if len(pieces) > 1 else ""
                     name = f"part-{self._assignment.shard.name}{suffix}.parquet"
                     path = "/".join(["data", self._schema.stamp.run_id, *filter(None, [group.folder]), name])
-                    table = take_rows(batches, rows).select(self._schema.part.names)
-                    yield self._encode(self._folder / f"{number}-{piece}.parquet", path, table, group.values)
+                    chosen = rows[run]
+                    vectors = len(chosen) if vectors_R is None else int(vectors_R[chosen.shelf].sum())
+                    tables = self._row_groups(documents, shelf, chosen, row_group_rows(self._schema, len(chosen), vectors))
+                    yield self._encode(self._folder / f"{number}-{piece}.parquet", path, tables, group.values)
 
-    def _pieces(self, rows: Positions, batches: Sequence[pa.RecordBatch]) -> list[Positions]:
-        counts = np.ones(len(rows), dtype=np.int64)
-        if self._schema.lists:
-            counts = np.concatenate([vectors_per_row(batch.column(EMBEDDING)) for batch in batches])[rows]
-        return [rows[piece] for piece in cut(counts, self._vectors_per_part)]
+    def _row_groups(
+        self, documents: Sequence[pa.RecordBatch], shelf: ShelfRows, rows: JoinedRows, size: int
+    ) -> Iterator[pa.Table]:
+        for run in cut_evenly(len(rows), size):
+            yield join(documents, shelf, rows[run], self._schema.part)
+            self._documents.release()
+            self.shelf.release()
 
-    def _encode(self, local: Path, path: str, table: pa.Table, values: dict[str, str | None]) -> LocalFile:
-        digest, shard = _rows_digest(table), self._assignment.shard.number
-        footer = part_footer(self._schema.stamp, shard, self._assignment.epoch, digest, values)
-        vectors = int(vectors_per_row(table.column(EMBEDDING)).sum())
+    def _encode(self, local: Path, path: str, groups: Iterable[pa.Table], values: dict[str, str | None]) -> LocalFile:
+        schema, digest, rows = self._schema, RowsDigest(), 0
+
+        def counted() -> Iterator[pa.Table]:
+            nonlocal rows
+            for group in groups:
+                _add_rows(digest, group, chunked=schema.chunked)
+                rows += group.num_rows
+                yield group
+
+        def footer() -> dict[str, str]:
+            return part_footer(schema.stamp, self._assignment.shard.number, self._assignment.epoch, str(digest), values)
+
         with local_disk(local):
-            write_part(local, table, self._schema, footer, vectors=vectors)
-        return _local_file(local, path, table.num_rows, digest, footer)
+            write_part(local, counted(), schema, footer)
+        return _local_file(local, path, rows, str(digest), footer())
 
     def _encode_quarantine(self) -> list[LocalFile]:
         """The quarantine file, or nothing."""
@@ -175,13 +197,12 @@ def _local_file(local: Path, path: str, rows: int, digest: str, footer: dict[str
     return LocalFile(local, output, footer)
 
 
-def _rows_digest(table: pa.Table) -> str:
-    """Digest over (id, text_hash, chunk or 0)."""
-    digest = RowsDigest()
-    chunks = table.column("chunk").to_pylist() if "chunk" in table.column_names else [0] * table.num_rows
-    for cells in zip(table.column("id").to_pylist(), table.column("text_hash").to_pylist(), chunks, strict=True):
-        digest.add(*cells)
-    return str(digest)
+def _add_rows(digest: RowsDigest, table: pa.Table, *, chunked: bool) -> None:
+    """(id, text_hash, chunk or 0) of each row."""
+    for batch in table.select(["id", TEXT_HASH, *(["chunk"] if chunked else [])]).to_batches(max_chunksize=DIGESTED_ROWS):
+        columns = [column.to_pylist() for column in batch.columns] + ([] if chunked else [[0] * batch.num_rows])
+        for cells in zip(*columns, strict=True):
+            digest.add(*cells)
 
 
 def _clean(text: str | None) -> str | None:

@@ -49,6 +49,10 @@ def test_current_and_summary_on_storage(made: Made) -> None:
     assert (current["run_id"], current["data"], current["rows"]) == (summary["run_id"], summary["data"], 60)
     stored = json.loads((made.output / "runs" / summary["run_id"] / "summary.json").read_text())
     assert stored == summary
+    assert summary["report"]["rows"]["embedded"] == 60
+    assert summary["report"]["timeline"]["shards"] == summary["shards"]["done"]
+    assert summary["report"]["forecasts"]["tokens"]["predicted"] > 0
+    assert "Readers see this run&#39;s 60 rows." in (made.output / summary["report"]["page"]).read_text()
 
 
 def test_the_other_commands(made: Made, cli: Cli) -> None:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.corpus import Corpus, discover
-from jobs.manifest import cut, save_manifest, target_bytes
+from jobs.cutting import cut, target_bytes
+from jobs.manifest import save_manifest
 from workers.config import CorpusConfig
 from workers.reader import read_windows
 from workers.shard import ObjectSlice, Shard
@@ -116,7 +117,7 @@ def jsonl_lines(count: int) -> bytes:
 
 def test_jsonl_with_ids_is_cut_by_bytes_without_opening_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl_lines(400))
-    monkeypatch.setattr("jobs.manifest.find_borders", None)  # a scan would fail
+    monkeypatch.setattr("jobs.cutting.find_borders", None)  # a scan would fail
     corpus, shards = plan(tmp_path, 20_000, id="id")
     assert len(shards) > 10
     assert shards[0].slices[0].first_row == 0

@@ -12,7 +12,7 @@ import pytest
 
 from jobs import footers, sampling
 from jobs.corpus import discover
-from jobs.manifest import cut
+from jobs.cutting import cut
 from jobs.schema import output_type, unify
 from tests.jobs.source_files import TEXTS, config, jsonl, parquet
 from workers.errors import ObjectError, UsageError

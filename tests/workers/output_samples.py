@@ -79,6 +79,18 @@ def rows(shape: OutputSchema, count: int, seed: int = 0, start: int = 0, **kept:
     return pa.Table.from_arrays([columns[name] for name in shape.rows.names], schema=shape.rows)
 
 
+def append(writer: ShardWriter, shape: OutputSchema, table: pa.Table) -> None:
+    """Finished rows as one window of documents, each with a text of its own."""
+    first, count = writer.shelf.rows, table.num_rows
+    places = [pa.array(range(first, first + count), pa.int64()), pa.array([1] * count, pa.int32())]
+    documents = table.select([name for name in shape.documents.names if name != "embedding"])
+    documents = documents.append_column("embedding", pa.StructArray.from_arrays(places, ["row", "rows"]))
+    vectors = table.select([name for name in shape.of_text if name in table.column_names])
+    if "clipped" in shape.shelf.names:
+        vectors = vectors.append_column("clipped", pa.array([0] * count, pa.int32()))
+    writer.append(documents.cast(shape.documents), vectors)
+
+
 def assignment(epoch: int = 1, shard: int = 3) -> Assignment:
     return Assignment(Shard(shard, (), 0), epoch, 1)
 
@@ -124,5 +136,5 @@ def write(
     task = assignment(epoch, shard)
     writer = ShardWriter(store, task, shape, spool, part_bytes=part_bytes)
     for table in tables:
-        writer.append(table)
+        append(writer, shape, table)
     return writer.finish(draft_for(task, sum(table.num_rows for table in tables)))

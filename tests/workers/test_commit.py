@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workers.output_samples import RUN, assignment, draft_for, rows, schema, write
+from tests.workers.output_samples import RUN, append, assignment, draft_for, rows, schema, write
 from workers.documents import QuarantinedRow
 from workers.errors import PartConflict
 from workers.output_schema import OutputSchema
@@ -99,7 +99,7 @@ def test_killed_between_parts_and_retried(puts: int, seed: int, root: str, shape
 def test_killed_before_the_receipt_nothing_is_computed_again(root: str, shape: OutputSchema, tmp_path: Path) -> None:
     store = Store(root, {})
     writer = ShardWriter(store, assignment(), shape, tmp_path)
-    writer.append(windows(shape)[0])
+    append(writer, shape, windows(shape)[0])
     writer.quarantine([QuarantinedRow("o", 1, "x", "text is empty")])
     receipt = writer.finish(draft_for(assignment(), COUNT))
     adopted = adopt(store, RUN, SHARD, shape.fingerprint())
@@ -112,7 +112,7 @@ def test_killed_before_the_receipt_nothing_is_computed_again(root: str, shape: O
 def test_what_is_not_whole_is_not_adopted(damage: str, shape: OutputSchema, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "out"), {})
     writer = ShardWriter(store, assignment(), shape, tmp_path)
-    writer.append(windows(shape)[0])
+    append(writer, shape, windows(shape)[0])
     writer.quarantine([QuarantinedRow("o", 1, "x", "text is empty")])
     receipt = writer.finish(draft_for(assignment(), COUNT))
     last, fingerprint = receipt.files[-1].path, shape.fingerprint()

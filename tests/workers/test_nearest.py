@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.workers.output_samples import INT8_SCALE, assignment, draft_for, rows, schema, unit_vectors
+from tests.workers.output_samples import INT8_SCALE, append, assignment, draft_for, rows, schema, unit_vectors
 from workers.config import Pooling, VectorType
 from workers.nearest import nearest
 from workers.output_schema import OutputSchema
@@ -25,7 +25,7 @@ def write(tmp_path: Path, shape: OutputSchema, count: int, **kept: list[str | No
         task = assignment(shard=shard)
         writer = ShardWriter(store, task, shape, tmp_path / "spool", part_bytes=4096)
         table = rows(shape, count, seed=shard, start=shard * 1000, **kept)
-        writer.append(table)
+        append(writer, shape, table)
         paths += [file.path for file in writer.finish(draft_for(task, count)).files]
         tables.append(table)
     return store, paths, pa.concat_tables(tables)

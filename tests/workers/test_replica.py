@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,6 +22,7 @@ from workers.replica import Replica
 from workers.settings import ReplicaSettings, Settled
 from workers.shard import Assignment, Blame, Failure, Receipt, Shard
 from workers.storage import Store
+from workers.token_records import EncodedTexts, TokenizedTexts
 
 WORDS = ["snow", "the quick brown fox", "a harbour in January"]
 
@@ -65,9 +67,25 @@ def task(settings: ReplicaSettings, tmp_path: Path) -> Assignment:
     return Assignment(Shard(0, (piece,), piece.size), 1, 1)
 
 
-def settled(settings: ReplicaSettings, precision: str, batch_tokens: int = 200) -> Settled:
+def settled(settings: ReplicaSettings, precision: str, batch_tokens: int = 200, run_id: str = "run-1") -> Settled:
     digests = {"weights_digest": settings.weights_digest, "tokenizer_digest": settings.tokenizer_digest}
-    return Settled(stamp(dim=32, precision=precision, prompt="", **digests), batch_tokens)
+    return Settled(stamp(run_id=run_id, dim=32, precision=precision, prompt="", **digests), batch_tokens)
+
+
+def embed(replica: Replica, settings: ReplicaSettings, run_id: str, texts: list[str], *earlier: str) -> Receipt:
+    """These texts as the one shard of a run."""
+    replica.settle(settled(settings, "float32", run_id=run_id))
+    source = Path(settings.plan.corpus.uri[0]) / f"{run_id}.jsonl"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text("".join(f'{{"text": "{words}"}}\n' for words in texts))
+    answer = replica.embed_shard(Assignment(Shard(0, (slice_of(source, first_row=0),), 0, earlier=earlier), 1, 1))
+    assert isinstance(answer, Receipt), answer
+    return answer
+
+
+def vectors(settings: ReplicaSettings, receipt: Receipt) -> np.ndarray:
+    table = pq.read_table(f"{settings.output.uri}/{receipt.files[0].path}", partitioning=None)
+    return np.stack(table["embedding"].to_numpy())
 
 
 def test_facts_tell_the_run_what_to_settle(replica: Replica) -> None:
@@ -121,3 +139,44 @@ def test_another_model_than_planned(settings: ReplicaSettings) -> None:
     other = dataclasses.replace(settings, weights_digest="0" * 64)
     with pytest.raises(ReplicaError, match=r"was planned with 000000000000; make the same model available"):
         Replica(other, "replica-1")
+
+
+def test_a_text_is_tokenised_and_encoded_once(replica: Replica, settings: ReplicaSettings) -> None:
+    once = embed(replica, settings, "once", WORDS)
+    often = embed(replica, settings, "often", [WORDS[number % 3] for number in range(50)])
+    assert (often.rows, often.repeated_rows, often.tokens, often.padded_tokens) == (50, 47, once.tokens, once.padded_tokens)
+    assert np.array_equal(vectors(settings, often), vectors(settings, once)[[number % 3 for number in range(50)]])
+    assert replica.stats().documents == 53
+    assert replica.stats().tokens == 2 * once.tokens
+
+
+def test_vectors_of_an_earlier_run_are_kept_to_the_bit_and_probed(replica: Replica, settings: ReplicaSettings) -> None:
+    base = embed(replica, settings, "base", [f"{words} {number}" for words in WORDS for number in range(20)])
+    texts = ["one that is new", *(f"{words} {number}" for number in range(20) for words in WORDS)]
+    alone = embed(replica, settings, "alone", texts[:1])
+    receipt = embed(replica, settings, "next", texts, base.files[0].path)
+    assert (receipt.reused_rows, receipt.repeated_rows, receipt.rows, receipt.probed) == (60, 0, 61, 16)
+    assert np.array_equal(
+        vectors(settings, receipt)[1:], vectors(settings, base).reshape(3, 20, 32).swapaxes(0, 1).reshape(60, 32)
+    )
+    np.testing.assert_allclose(vectors(settings, receipt)[0], vectors(settings, alone)[0], atol=1e-5)
+    assert receipt.probe_cosine == pytest.approx(1, abs=1e-5)
+    assert alone.tokens < receipt.tokens < base.tokens
+
+
+def test_a_device_gone_bad_shows_although_all_is_reused(
+    replica: Replica, settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = embed(replica, settings, "base", WORDS)
+    encode, generator = replica._encoder.encode, np.random.default_rng(0)
+
+    def noise(tokens: TokenizedTexts) -> EncodedTexts:
+        encoded = encode(tokens)
+        return dataclasses.replace(encoded, vectors=generator.standard_normal(encoded.vectors.shape).astype(np.float32))
+
+    monkeypatch.setattr(replica._encoder, "encode", noise)
+    receipt = embed(replica, settings, "next", WORDS, base.files[0].path)
+    assert (receipt.reused_rows, receipt.probed) == (3, 3)
+    assert receipt.probe_cosine is not None
+    assert receipt.probe_cosine < 0.6
+    assert np.array_equal(vectors(settings, receipt), vectors(settings, base))

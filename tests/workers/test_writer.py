@@ -22,6 +22,7 @@ from tests.workers.output_samples import (
     DIM,
     INT8_SCALE,
     RUN,
+    append,
     assignment,
     draft_for,
     rows,
@@ -251,7 +252,7 @@ def test_temporaries_go_on_success_abandon_and_failure(store: Store, spool: Path
     write(store, shape, [rows(shape, 5)], spool)
     assert list(spool.iterdir()) == []
     writer = ShardWriter(store, assignment(), shape, spool)
-    writer.append(rows(shape, 5))
+    append(writer, shape, rows(shape, 5))
     assert len(list(spool.iterdir())) == 1
     writer.abandon()
     writer.abandon()
@@ -271,5 +272,5 @@ def test_other_columns_than_the_schemas_are_refused(store: Store, spool: Path) -
     shape: OutputSchema = schema()
     writer = ShardWriter(store, assignment(), shape, spool)
     with pytest.raises(ValueError, match="schema"):
-        writer.append(rows(shape, 2).drop_columns(["truncated"]))
+        append(writer, shape, rows(shape, 2).drop_columns(["truncated"]))
     writer.abandon()

@@ -26,7 +26,7 @@ from workers.engine.forward import Forward, Fused, Packed, Padded, structures
 from workers.engine.golden import cosines
 from workers.engine.packing import pack
 from workers.engine.precision import candidates, strays
-from workers.errors import ReembedError, ReplicaError, UsageError
+from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError
 from workers.token_records import TokenizedTexts
 
 SAME = 1e-4  # largest difference of two float32 vectors, relative to the largest component
@@ -52,7 +52,8 @@ class Proof:
         """The precision and the way that hold.
 
         Raises:
-            ReplicaError: none holds. UsageError: int8 and nothing of this model can be quantised.
+            ReplicaError: none holds (PrecisionRefused: the one asked for does not).
+            UsageError: int8 and nothing of this model can be quantised.
         """
         reasons: list[str] = []
         cuda = self._device.type == "cuda"
@@ -71,7 +72,7 @@ class Proof:
                 return precision, forward
             reasons.append(f"{self._device}, {forward.name}: {reason}")
         hint = "; this device computes wrongly, or the model needs model.precision=float32"
-        raise ReplicaError("; ".join(reasons) + hint)
+        raise (ReplicaError if self._wanted is Precision.AUTO else PrecisionRefused)("; ".join(reasons) + hint)
 
     @functools.cached_property
     def _reference(self) -> NDArray[np.float32]:

@@ -1,0 +1,151 @@
+"""A corpus in which most texts stand several times: what embedding each text once a shard saves, against earlier code.
+
+    python -m benchmarks.duplicates CORPUS.parquet --model FOLDER|package:NAME/folder --before CHECKOUT
+                                    [--rows 2000] [--share 0.6] [--rounds 3] [--precision auto] [--threads N] [--out FILE]
+
+1. a seeded sample: (1 - share) of the rows are distinct texts, the others repeat one of those, shuffled; one Parquet file
+2. rounds: one replica in a process of its own, no Ray, with this checkout's code, then with CHECKOUT's (from before texts
+   were embedded once; `git worktree add --detach FOLDER 0be08c9` makes it); seconds inside embed_shard, warmed
+3. rows, tokens and time of both; the smallest cosine between their vectors (other batches, other last bits)
+
+One JSON object on stdout, progress on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.models import facts, say, spread, store
+from benchmarks.peers import find_model, sample
+from benchmarks.stages import IN_FLIGHT, _settings
+from jobs.config import parse_config
+from jobs.run import Request, plan_or_reopen
+from workers.replica import Replica
+from workers.settings import Settled
+from workers.shard import Assignment, Failure, Receipt
+
+
+def repeat(source: Path, target: Path, rows: int, share: float, seed: int) -> int:
+    """Write the corpus; returns its distinct texts."""
+    distinct = max(1, round(rows * (1 - share)))
+    texts = list(dict.fromkeys(sample(source, 2 * distinct, seed)["text"].to_pylist()))[:distinct]
+    generator = np.random.default_rng(seed)
+    places = np.concatenate([np.arange(len(texts)), generator.integers(0, len(texts), rows - len(texts))])
+    generator.shuffle(places)
+    ids = [f"row-{number}" for number in range(rows)]
+    pq.write_table(pa.table({"id": ids, "text": [texts[place] for place in places]}), target)
+    return len(texts)
+
+
+def embed(options: argparse.Namespace) -> dict[str, Any]:
+    """In the measured process: the whole corpus through one replica, twice, the second time by the clock."""
+    with tempfile.TemporaryDirectory(prefix="duplicates-") as place:
+        raw = {
+            "corpus": {"uri": str(options.corpus), "id": "id", "text": "text"},
+            "model": {"name": options.model, "precision": options.precision},
+            "output": {"uri": place},
+        }
+        run = plan_or_reopen(Request.resolve(parse_config(raw, "duplicates")))
+        replica = Replica(_settings(run, options.threads), "bench")
+        told = replica.facts()
+        replica.settle(Settled(run.stamped(told["precision"], None), told["batch_tokens"]))
+        for epoch in (1, 2):
+            for path in (*run.store.list("data"), *run.store.list(f"runs/{run.run_id}/staged")):
+                run.store.delete(path)  # else the second turn would adopt the first one's parts
+            began = time.perf_counter()
+            with ThreadPoolExecutor(IN_FLIGHT) as pool:
+                answers = list(pool.map(replica.embed_shard, [Assignment(shard, epoch, 1) for shard in run.shards]))
+            seconds = time.perf_counter() - began
+        receipts = [answer for answer in answers if isinstance(answer, Receipt)]
+        for answer in answers:
+            if isinstance(answer, Failure):
+                raise SystemExit(f"shard {answer.shard}: {answer.reason}")
+        parts = pa.concat_tables(
+            [pq.read_table(f"{place}/{file.path}", partitioning=None) for one in receipts for file in one.files]
+        )
+        np.save(options.vectors, np.stack(parts.sort_by("id")["embedding"].to_numpy()))
+        return {
+            "rows": parts.num_rows,
+            "tokens": sum(one.tokens for one in receipts),
+            "repeated_rows": sum(getattr(one, "repeated_rows", 0) for one in receipts),
+            "seconds": seconds,
+            "precision": told["precision"],
+        }
+
+
+def measured(checkout: Path, corpus: Path, model: Path, options: argparse.Namespace, vectors: Path) -> dict[str, Any]:
+    """`embed` with the code of a checkout."""
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    command = [sys.executable, "-P", __file__, str(corpus), "--model", str(model), "--vectors", str(vectors)]
+    command += ["--precision", options.precision, "--threads", str(options.threads)]
+    done = subprocess.run(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    here, corpus = Path(__file__).resolve().parent.parent, folder / "corpus.parquet"
+    distinct = repeat(options.corpus, corpus, options.rows, options.share, options.seed)
+    turns: dict[str, list[dict[str, Any]]] = {"once": [], "before": []}
+    for number in range(options.rounds):
+        for name, checkout in (("once", here), ("before", options.before.resolve())):
+            turns[name].append(measured(checkout, corpus, find_model(options.model), options, folder / f"{name}.npy"))
+            say(f"round {number + 1}  {name}: {turns[name][-1]}")
+    once, before = (np.load(folder / f"{name}.npy") for name in turns)
+    return {
+        **facts("duplicates"),
+        "corpus": options.corpus.name,
+        "model": options.model,
+        "rows": options.rows,
+        "distinct_texts": distinct,
+        "rounds": options.rounds,
+        "threads": options.threads,
+        "precision": turns["once"][0]["precision"],
+        "seconds": {name: spread((turn["seconds"] for turn in found), 3) for name, found in turns.items()},
+        "tokens": {name: found[0]["tokens"] for name, found in turns.items()},
+        "repeated_rows": turns["once"][0]["repeated_rows"],
+        "speed_up": spread((b["seconds"] / o["seconds"] for o, b in zip(turns["once"], turns["before"], strict=True)), 2),
+        "least_cosine": round(float((once * before).sum(axis=1).min()), 6),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--before", type=Path, help="folder of the checkout to compare with")
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--share", type=float, default=0.6, help="of rows that repeat another's text")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, default=min(len(os.sched_getaffinity(0)), 4), help="torch's, of the replica")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--vectors", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.vectors:  # the measured process
+        print(json.dumps(embed(options)))
+        return
+    if options.before is None or not 0 <= options.share < 1 or options.rounds < 1:
+        parser.error("--before is needed, --share is from 0 to below 1, --rounds at least 1")
+    with tempfile.TemporaryDirectory(prefix="duplicates-") as place:
+        result = compare(Path(place), options)
+    store(result, options.out)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What a run will take, foretold before it begins and kept with it; nothing is opened for it that the run would not open."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs import prediction
+from jobs.prediction import predict
+from jobs.run_store import read_run, write_summary
+from tests.jobs.report_samples import WORDS, planned_run
+
+
+def test_tokens_are_foretold_and_kept_with_the_run(tmp_path: Path, minilm: Path) -> None:
+    run = planned_run(tmp_path, minilm)
+    run.predicted = predict(run)
+    assert run.predicted["tokens"] == pytest.approx(400 * (4 * 9 + 2), rel=0.05)
+    assert (run.predicted["replica_hours"], run.predicted["cost_usd"]) == (None, None)
+    run.begin("float32", None, 4096)
+    record = read_run(run.store, run.run_id)
+    assert record is not None
+    assert record.extra["predicted"] == run.predicted
+
+
+def test_hours_and_cost_by_the_rate_of_the_run_before(tmp_path: Path, minilm: Path) -> None:
+    """Tokens that were embedded count; those of parts that were copied would flatter the rate."""
+    before = planned_run(tmp_path, minilm)
+    before.begin("float32", None, 4096)
+    told = {"tokens": 9_000_000, "replica_hours": 0.5, "rows": 10, "output_bytes": 10, "report": {"embedded_tokens": 1800}}
+    write_summary(before.store, before.run_id, told)
+    (tmp_path / "corpus" / "new.jsonl").write_text(json.dumps({"id": "n", "text": WORDS}) + "\n")
+    told_again = predict(planned_run(tmp_path, minilm, price=2.0))
+    assert told_again["tokens_per_second_per_replica"] == 1.0
+    assert told_again["replica_hours"] == pytest.approx(told_again["tokens"] / 3600, rel=1e-3)
+    assert told_again["cost_usd"] == pytest.approx(2 * told_again["replica_hours"], rel=1e-3)
+
+
+def test_what_is_carried_over_is_not_opened(tmp_path: Path, minilm: Path) -> None:
+    run = planned_run(tmp_path, minilm)
+    whole = predict(run)["tokens"]
+    for piece in run.shards[0].slices:
+        Path(piece.uri.removeprefix("file://")).unlink()
+    run.shards[0] = replace(run.shards[0], carried=0)
+    share = 1 - run.shards[0].text_bytes / sum(shard.text_bytes for shard in run.shards)
+    assert predict(run)["tokens"] == pytest.approx(whole * share, rel=0.05)
+    run.shards = [replace(shard, carried=0) for shard in run.shards]
+    assert predict(run)["tokens"] == 0
+
+
+def test_sampling_ends_in_time(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = planned_run(tmp_path, minilm)
+    every = predict(run)["sampled_documents"]
+    monkeypatch.setattr(prediction, "PREDICTION_SECONDS", 0.0)
+    assert 0 < predict(run)["sampled_documents"] < every
