@@ -61,12 +61,20 @@ def failed(ended: Ended) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize(("device", "expected"), [("noise", ["golden", "sample", "mean_vector"]), ("nan", ["quarantined"])])
-def test_a_device_that_fails_at_work(device: str, expected: list[str], night: Night) -> None:
-    night.change(lambda document: document | {"kind": "changed"})
+@pytest.mark.parametrize(
+    ("device", "reuse", "expected"),
+    [
+        ("noise", "off", ["golden", "sample", "mean_vector"]),
+        ("noise", "auto", ["golden", "sample"]),  # every vector is reused, and the probes tell
+        ("nan", "off", ["quarantined"]),
+    ],
+)
+def test_a_device_that_fails_at_work(device: str, reuse: str, expected: list[str], night: Night) -> None:
+    night.change(lambda document: document | {"kind": document["kind"][::-1]})  # objects of the same size, elsewhere
     env = {"REEMBED_DEVICE": device, "PYTHONPATH": f"{FAILING_DEVICE}:{ROOT}"}
-    ended = night.embed("cluster.address=local", "cluster.replicas=1", env=env)
+    ended = night.embed("cluster.address=local", "cluster.replicas=1", f"run.reuse={reuse}", env=env)
     assert set(expected) <= set(failed(ended)), ended.log
+    assert ended.summary["reused_rows"] == (60 if reuse == "auto" else 0)
     assert night.current() == night.made.ended.summary["run_id"]
     snapshot = Snapshot.read(str(night.output / "data" / night.current()))
     assert snapshot.same_bits(night.made.snapshot)
