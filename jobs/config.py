@@ -76,7 +76,7 @@ class GateConfig(Section):
     max_truncated_increase: Share = 0.1
     """By how much that share may exceed the last snapshot's. 1: by any amount."""
     max_empty: Share = 0.5
-    """Share of documents of white space only."""
+    """Share of rows whose text is empty or white space; for runs that may be published with quarantined rows."""
     min_golden_cosine: Cosine = 0.998
     """Of each golden text, between each replica's vector after its work and the one kept with the last snapshot."""
     min_sample_cosine: Cosine = 0.998

@@ -4,7 +4,7 @@
     quarantined    run.max_quarantined_rows
     row_change     documents, against the last snapshot
     truncated      share of documents that lost tokens, in itself and against the last snapshot
-    empty          share of documents of white space
+    empty          share of rows without text
     golden         golden texts, against their vectors in the last snapshot
     sample         unchanged texts embedded again, against their vectors in the last snapshot
     norms          vectors are finite, and as long as they should be
@@ -146,7 +146,7 @@ def _truncated(facts: GateFacts, gate: GateConfig) -> GateCheck:
 
 def _empty(facts: GateFacts, gate: GateConfig) -> GateCheck:
     share, limit = facts.now.empty_share, gate.max_empty
-    note = f"{share:.1%} of {facts.now.documents:,} documents are white space only"
+    note = f"{share:.1%} of {facts.now.rows_read:,} rows have no text"
     mend = f"look at the column that corpus.text names, or raise the setting {AGAIN}"
     return _check("empty", share <= limit, _round(share), limit, note, f"gate.max_empty={limit:g}", mend)
 
@@ -159,8 +159,8 @@ def _golden(facts: GateFacts, gate: GateConfig) -> GateCheck:
         return _skipped("golden", found.note)
     note = f"cosines of {found.least:.6f} and more between {found.count:,} vectors of golden texts and the last snapshot's"
     mend = (
-        "the same model gives other vectors here: look at the replicas' devices, drivers and library versions, or lower the "
-        f"setting {AGAIN}"
+        "the same model gives other vectors here: look at the replicas' devices, drivers and library versions, then "
+        f"{_afresh(facts)}, or lower the setting {AGAIN}"
     )
     ok = found.least >= limit
     return _check("golden", ok, _round(found.least), limit, note, f"gate.min_golden_cosine={limit:g}", mend)
@@ -176,8 +176,8 @@ def _sample(facts: GateFacts, gate: GateConfig) -> GateCheck:
     count = sum(item.count for item in met)
     note = f"cosines of {least:.6f} and more between {count:,} unchanged texts embedded now and in the last snapshot"
     mend = (
-        "the same texts got other vectors: look at the replicas (device, driver, versions) before anything else; delete the "
-        f"run's receipts to embed them again, or lower the setting {AGAIN}"
+        "the same texts got other vectors: look at the replicas' devices, drivers and library versions, then "
+        f"{_afresh(facts)}, or lower the setting {AGAIN}"
     )
     ok = least >= limit
     return _check("sample", ok, _round(least), limit, note, f"gate.min_sample_cosine={limit:g}", mend)
@@ -187,7 +187,7 @@ def _norms(facts: GateFacts, gate: GateConfig) -> GateCheck:
     now, limit = facts.now.vectors, gate.max_norm_change
     if now is None:
         return _skipped("norms", "no part holds a vector to look at")
-    mend = "look at the replicas and their devices; delete the run's receipts and parts to embed it again"
+    mend = f"look at the replicas and their devices, then {_afresh(facts)}"
     if now.not_finite:
         note = f"{now.not_finite:,} of {now.count:,} vectors looked at have NaN or Inf"
         return _check("norms", False, now.not_finite, 0, note, "", mend)
@@ -237,6 +237,12 @@ def _apart(facts: GateFacts) -> str:
     if facts.last is None:
         return facts.alone
     return "the model, or its use, is not the last snapshot's" if facts.now.changes(facts.last) else ""
+
+
+def _afresh(facts: GateFacts) -> str:
+    """Parts that stand there are adopted, never embedded again: they go as well."""
+    run_id = facts.now.run_id
+    return f"delete runs/{run_id} and data/{run_id} and run the same command, which embeds everything again"
 
 
 def _check(

@@ -29,6 +29,7 @@ log = logging.getLogger("reembed")
 Floats = npt.NDArray[np.float32]
 _SHOWN_CHARACTERS = 24  # of a digest or a prompt
 _WORDS = "words"
+_COUNTS = ("run_id", "rows_read", "documents", "truncated", "empty", "parts", "breaches")
 _OF_VECTORS = ("count", "not_finite", "mean_length", "spread")
 _T = TypeVar("_T")
 
@@ -74,13 +75,14 @@ class VectorFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one snapshot. Shares are of documents."""
+    """Of one snapshot."""
 
     run_id: str
     model: Mapping[str, Any]  # what decides the vector of a text
+    rows_read: int  # of the source: documents, and rows that are quarantined
     documents: int
-    truncated: int | None  # None: of a snapshot whose receipts are gone
-    empty: int
+    truncated: int | None  # documents; None: of a snapshot whose receipts are gone
+    empty: int  # rows whose text is empty or white space; they are among the quarantined ones
     vectors: VectorFigures | None  # None: nothing was looked at
     parts: str = ""  # digest of the parts they were made from
     breaches: tuple[str, ...] = ()  # parts looked at that are not what their receipts say
@@ -100,7 +102,7 @@ class Figures:
 
     @property
     def empty_share(self) -> float:
-        return self.empty / max(1, self.documents)
+        return self.empty / max(1, self.rows_read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ def load_golden(store: Store, run_id: str) -> Golden | None:
 
 def save_figures(store: Store, figures: Figures) -> None:
     """Raises: UsageError, TransientError."""
-    words = {name: getattr(figures, name) for name in ("run_id", "documents", "truncated", "empty", "parts", "breaches")}
+    words = {name: getattr(figures, name) for name in _COUNTS}
     words["model"] = dict(figures.model)
     vectors = figures.vectors
     if vectors is not None:

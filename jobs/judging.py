@@ -103,6 +103,7 @@ def _figures(store: Store, record: RunRecord, receipts: Mapping[int, Receipt]) -
     counts = Figures(
         run_id=record.run_id,
         model=identity(record),
+        rows_read=sum(receipt.rows_read for receipt in receipts.values()),
         documents=sum(receipt.documents for receipt in receipts.values()),
         truncated=sum(receipt.truncated for receipt in receipts.values()),
         empty=sum(receipt.empty for receipt in receipts.values()),
@@ -129,7 +130,7 @@ def _last(store: Store, run_id: str) -> tuple[_Snapshot | None, str]:
         log.warning("%s: missing; only what CURRENT.json tells is compared", store.uri_of(RunPaths(current.run_id).record))
         model = {name: value for name, value in current.facts.get("model", {}).items() if name in IDENTITY}
         documents = current.facts.get("documents", current.rows)
-        return _Snapshot(current, None, Figures(current.run_id, model, documents, None, 0, None), None), ""
+        return _Snapshot(current, None, Figures(current.run_id, model, documents, documents, None, 0, None), None), ""
     figures = load_figures(store, current.run_id)
     if figures is None:
         with Ledger(store, current.run_id) as ledger:

@@ -19,7 +19,7 @@ class Work:
 
     sessions: int = 1
     attempts: int = 0  # shards handed to a replica
-    documents_embedded: int = 0  # the same document counts each time it is embedded
+    documents_embedded: int = 0  # each time it goes through a replica, its vector computed or found
     seconds: float = 0.0
     busy_seconds: float = 0.0
     replica_seconds: float = 0.0  # time replicas were ready, the basis of cost
@@ -60,8 +60,7 @@ def build_summary(
     `quarantined_rows_is_minimum`: an object that could not be read hides how many more there are.
     """
     # at least: of what a killed driver embedded and did not finish, its last seconds are not known
-    needed = totals.documents - totals.reused_rows - totals.repeated_rows
-    again = max(0, work.documents_embedded - max(0, needed)) if work.documents_embedded else 0
+    again = max(0, work.documents_embedded - (totals.documents - totals.carried_documents)) if work.documents_embedded else 0
     hours = work.replica_seconds / 3600
     return {
         "run_id": run_id,

@@ -46,3 +46,9 @@ def test_quickstart_needs_nothing_but_the_clone() -> None:
     package, _, folder = config.model.name.removeprefix("package:").partition("/")
     module = __import__(package)
     assert (Path(module.__file__ or "").parent / folder / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("override", ["run.reuse=off", "run.reuse='off'"])
+def test_off_is_a_word(override: str) -> None:
+    """To YAML it is a boolean."""
+    assert load_config(ROOT / "configs" / "quickstart.yaml", [override]).run.reuse == "off"

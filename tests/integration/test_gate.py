@@ -61,25 +61,20 @@ def failed(ended: Ended) -> list[str]:
     return names
 
 
-def test_a_good_night_is_compared_in_everything(night: Night) -> None:
-    """A document more makes another run; nothing is reused, and all can be compared."""
-    (night.corpus / "part-9.jsonl").write_text('{"id": "new", "text": "one more text", "package": "p", "kind": "k"}\n')
-    ended = night.embed()
-    assert failed(ended) == [], ended.log
-    assert night.current() == ended.summary["run_id"]
-    checks = {check["name"]: check for check in ended.summary["gate"]}
-    assert [name for name, check in checks.items() if check["skipped"]] == []
-    assert checks["golden"]["measured"] > 0.99999
-    assert checks["sample"]["measured"] > 0.99999
-    assert "unchanged texts" in checks["sample"]["note"]
-
-
-@pytest.mark.parametrize(("device", "expected"), [("noise", ["golden", "sample", "mean_vector"]), ("nan", ["quarantined"])])
-def test_a_device_that_fails_at_work(device: str, expected: list[str], night: Night) -> None:
-    night.change(lambda document: document | {"kind": "changed"})
+@pytest.mark.parametrize(
+    ("device", "reuse", "expected"),
+    [
+        ("noise", "off", ["golden", "sample", "mean_vector"]),
+        ("noise", "auto", ["golden", "sample"]),  # every vector is reused, and the probes tell
+        ("nan", "off", ["quarantined"]),
+    ],
+)
+def test_a_device_that_fails_at_work(device: str, reuse: str, expected: list[str], night: Night) -> None:
+    night.change(lambda document: document | {"kind": document["kind"][::-1]})  # objects of the same size, elsewhere
     env = {"REEMBED_DEVICE": device, "PYTHONPATH": f"{FAILING_DEVICE}:{ROOT}"}
-    ended = night.embed("cluster.address=local", "cluster.replicas=1", env=env)
+    ended = night.embed("cluster.address=local", "cluster.replicas=1", f"run.reuse={reuse}", env=env)
     assert set(expected) <= set(failed(ended)), ended.log
+    assert ended.summary["reused_rows"] == (60 if reuse == "auto" else 0)
     assert night.current() == night.made.ended.summary["run_id"]
     snapshot = Snapshot.read(str(night.output / "data" / night.current()))
     assert snapshot.same_bits(night.made.snapshot)
@@ -90,6 +85,10 @@ def test_half_of_the_corpus_is_missing(night: Night, cli: Cli) -> None:
     night.change(lambda document: None if document["id"] in gone else document)
     refused = night.embed()
     assert failed(refused) == ["row_change"], refused.log
+    checks = {check["name"]: check for check in refused.summary["gate"]}
+    assert [name for name, check in checks.items() if check["skipped"]] == [], "all was compared"
+    assert checks["golden"]["measured"] > 0.99999
+    assert checks["sample"]["measured"] > 0.99999
     assert "30 documents, 60 in the last snapshot: 50.0% fewer (gate.max_row_change=0.3)" in refused.summary["reasons"][0]
     assert night.current() == night.made.ended.summary["run_id"]
 

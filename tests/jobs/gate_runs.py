@@ -70,7 +70,7 @@ class MadeRun:
         paths = RunPaths(self.record.run_id)
         total = sum(receipt.rows for receipt in self.receipts.values())
         facts = {"model": self.record.model, "documents": total}
-        self.store.put(CURRENT, Current(self.record.run_id, "", paths.data, total, "now", "0", facts).to_json())
+        self.store.put(CURRENT, Current(self.record.run_id, "", paths.data, total, "now", "0", facts=facts).to_json())
 
     def judge(self, limit: int = 0, **gate: Any) -> dict[str, GateCheck]:
         accounting = Ledger.audit(self.shards, self.receipts, ())

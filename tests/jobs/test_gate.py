@@ -39,7 +39,7 @@ def vectors(seed: int = 0, count: int = 200, length: float = 1.0, bias: float = 
 
 
 def figures(seed: int = 0, **changed: Any) -> Figures:
-    plain = Figures("run", MODEL, documents=1000, truncated=20, empty=1, vectors=vectors(seed))
+    plain = Figures("run", MODEL, rows_read=1000, documents=1000, truncated=20, empty=1, vectors=vectors(seed))
     return replace(plain, **changed)
 
 
@@ -149,9 +149,12 @@ def test_empty() -> None:
     assert check("empty", facts(now=figures(empty=500))).ok
     found = check("empty", facts(now=figures(empty=501)))
     assert not found.ok
-    assert "50.1% of 1,000 documents are white space only (gate.max_empty=0.5); look at the column" in found.reason
+    assert "50.1% of 1,000 rows have no text (gate.max_empty=0.5); look at the column" in found.reason
     assert check("empty", facts(now=figures(empty=501)), max_empty=0.6).ok
-    assert check("empty", facts(now=figures(documents=0, truncated=0, empty=0), last=None, alone="none")).measured == 0
+    assert (
+        check("empty", facts(now=figures(rows_read=0, documents=0, truncated=0, empty=0), last=None, alone="none")).measured
+        == 0
+    )
 
 
 def test_golden() -> None:
@@ -186,6 +189,7 @@ def test_sample_takes_the_worse_of_probes_and_joined_texts() -> None:
         assert (found.ok, found.measured) == (False, 0.5)
         assert "and more between" in found.note
         assert "(gate.min_sample_cosine=0.998); the same texts got other vectors" in found.reason
+        assert "delete runs/run and data/run and run the same command" in found.reason
     assert "74 unchanged texts" in check("sample", facts(joined=Comparison(10, 0.999))).note
     found = check("sample", facts(probes=Comparison(), joined=Comparison(note="no text of the sample")))
     assert (found.skipped, found.note) == (True, "no text of the sample")

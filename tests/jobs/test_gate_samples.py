@@ -128,6 +128,20 @@ def test_a_large_part_is_not_read_as_a_whole(tmp_path: Path) -> None:
     assert store.read_bytes < 5_000_000
 
 
+@pytest.mark.s3
+def test_a_part_on_an_object_store(tmp_path: Path, s3_bucket: str) -> None:
+    local, file, stored = one_part(tmp_path, 3000, dim=384)
+    store = Store(f"s3://{s3_bucket}/out", {})
+    store.put(file.path, local.read(file.path))
+    sample = sample_part(store, file, stored, 64)
+    assert sample is not None
+    assert (sample.rows_in_part, len(sample.keys)) == (3000, 64)
+    assert len(find_rows(store, file, stored, sample.keys, 100)) == 64
+    assert sample_part(store, replace(file, bytes=1), stored, 64) is None
+    store.delete(file.path)
+    assert sample_part(store, file, stored, 64) is None
+
+
 def files(run: MadeRun) -> list[OutputFile]:
     return [file for receipt in run.receipts.values() for file in receipt.files]
 
