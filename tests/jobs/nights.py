@@ -42,6 +42,9 @@ def rows(name: str, count: int, changed: int = 0) -> list[tuple[str, str]]:
     ]
 
 
+NIGHT_1: dict[str, Rows] = {name: rows(name, 20) for name in ("a", "b", "c", "d")}
+
+
 def corpus_of(uri: str | Path, objects: Mapping[str, Rows]) -> None:
     fs, root = url_to_fs(str(uri))
     fs.makedirs(root, exist_ok=True)
