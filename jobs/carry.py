@@ -101,7 +101,13 @@ class _Carrier:
     def carry(self, shard: Shard, receipt: Receipt) -> Receipt | None:
         """Copy and commit; None: a part is gone, or the driver is stopping."""
         began = time.monotonic()
-        paths = {file.path: _path(file.path, self._base, self._run_id, receipt.shard, shard) for file in _files(receipt)}
+        paths: dict[str, str] = {}
+        for file in _files(receipt):
+            source, target = file.path, _path(file.path, self._base, self._run_id, receipt.shard, shard)
+            if target is None:
+                log.warning("%s: named in a receipt it does not belong to; shard %d is embedded", source, shard.number)
+                return None
+            paths[source] = target
         for source, target in paths.items():
             if self.halt.is_set():
                 return None
@@ -130,7 +136,6 @@ def carried_receipt(receipt: Receipt, shard: Shard, base: str, paths: Mapping[st
         repeated_rows=0,
         tokens=0,
         padded_tokens=0,
-        token_histogram=(),
         stage_seconds={},
         seconds=round(seconds, 4),
         replica="driver",
@@ -141,10 +146,10 @@ def carried_receipt(receipt: Receipt, shard: Shard, base: str, paths: Mapping[st
     )
 
 
-def _path(path: str, base: str, run_id: str, number: int, shard: Shard) -> str:
+def _path(path: str, base: str, run_id: str, number: int, shard: Shard) -> str | None:
     """The same file of the new run: data/<base>/lang=de/part-<old>-1.parquet -> data/<run>/lang=de/part-<new>-1.parquet.
 
-    Raises: RunAborted: the receipt names a file that is not the base's.
+    None: it is not a file of the base's shard `number`.
     """
     old, new = RunPaths(base), RunPaths(run_id)
     folder, _, name = path.rpartition("/")
@@ -152,4 +157,4 @@ def _path(path: str, base: str, run_id: str, number: int, shard: Shard) -> str:
     for prefix, replaced, kind in ((old.data, new.data, "part-"), (old.quarantine, new.quarantine, "shard-")):
         if (folder + "/").startswith(prefix + "/") and name.startswith(kind + stem):
             return f"{replaced}{folder[len(prefix) :]}/{kind}{shard.name}{name[len(kind + stem) :]}"
-    raise RunAborted(f"{path}: a receipt of run {base} names it as of shard {number}; start the run with run.reuse=off")
+    return None

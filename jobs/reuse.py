@@ -35,6 +35,7 @@ from workers.storage import Store
 
 RECIPE = "recipe"  # name in RunRecord.extra
 _FROM_MODEL = ("weights_digest", "tokenizer_digest", "precision", "vector")
+_UNUSABLE = "nothing of the published snapshot %s is reused: %s"
 log = logging.getLogger("reembed")
 
 
@@ -128,7 +129,7 @@ def open_base(store: Store) -> Base | None:
             raise FileNotFoundError(store.uri_of(RunPaths(current.run_id).record))
         return Base(store, record, load_manifest(store, RunPaths(current.run_id).manifest)[0])
     except (FileNotFoundError, RunAborted) as error:
-        log.warning("nothing of the published snapshot %s is reused: %s", current.run_id, error)
+        log.warning(_UNUSABLE, current.run_id, error)
         return None
 
 
@@ -145,13 +146,15 @@ def find_reuse(base: Base, config: RunConfig, model: Mapping[str, Any], recipe: 
     of_base = vector_key(base.record.model, base.record.extra.get(RECIPE))
     differing = ["the version that made it"] if of_base is None else _differing(key or {}, of_base)
     receipts: Mapping[int, Receipt] = {}
-    if not differing:
+    usable = not differing
+    if usable:
         try:
             receipts = base.receipts
         except RunAborted as error:
-            differing = [str(error)]
-    if differing:
-        log.info("no vector of the published snapshot %s is reused: other %s", base.run_id, ", ".join(differing))
+            log.warning(_UNUSABLE, base.run_id, error)
+            usable = False
+    else:
+        log.info(_UNUSABLE, base.run_id, "other " + ", ".join(differing))
     rows = row_key(config_snapshot(config), plan_to_json(corpus.read_plan))
     return match(
         base.run_id,
@@ -159,7 +162,7 @@ def find_reuse(base: Base, config: RunConfig, model: Mapping[str, Any], recipe: 
         receipts,
         corpus.objects,
         same_rows=rows == row_key(base.record.config, base.record.plan),
-        same_vectors=not differing,
+        same_vectors=usable,
         ids_from_column=config.corpus.id is not None,
     )
 

@@ -22,18 +22,12 @@ import pyarrow.parquet as pq
 from workers.config import VectorType
 from workers.documents import ID, TEXT, ReadPlan, RowsDigest, text_hash
 from workers.errors import ObjectChanged, ObjectError, ObjectMissing
-from workers.output_schema import EMBEDDING, PREFIX, OutputSchema
+from workers.output_schema import EMBEDDING, OF_THE_VECTORS, PREFIX, OutputSchema
 from workers.reader import read_windows
 from workers.shard import OutputFile, Receipt, Shard
 from workers.store import Store
 from workers.vectors import as_float32, bad_rows, cosines
 
-# A part that was carried over from an earlier snapshot names the run that made it; how its vectors came about must agree.
-OF_THE_VECTORS = tuple(
-    PREFIX + name
-    for name in ("weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "vector",
-                 "int8_scale", "max_tokens", "long_text")
-)  # fmt: skip
 NORM_TOLERANCE = {VectorType.FLOAT32: 1e-3, VectorType.FLOAT16: 5e-3, VectorType.INT8: 0.1}
 _STAMPED = {name.encode() for name in (PREFIX + "run_id", *OF_THE_VECTORS)}
 Floats = npt.NDArray[np.float32]

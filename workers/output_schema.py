@@ -30,6 +30,12 @@ CLIPPED = "clipped"  # of shelf rows, for int8: components that had to be clippe
 PLACE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("rows", pa.int32(), nullable=False)])
 # An attempt may be finished by a later one, or by newer code; everything else in a footer must agree.
 OF_THE_ATTEMPT = frozenset({PREFIX + "epoch", PREFIX + "code_version"})
+# What in a footer decides the vector of a text; the rest (run, shard, attempt, the model's name, code version) may differ.
+OF_THE_VECTORS = tuple(
+    PREFIX + name
+    for name in ("weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "vector",
+                 "int8_scale", "max_tokens", "long_text")
+)  # fmt: skip
 
 QUARANTINE_SCHEMA = pa.schema(
     [

@@ -26,7 +26,7 @@ from workers.config import VectorType
 from workers.documents import WINDOW_ROWS
 from workers.errors import ObjectError
 from workers.grouping import Positions, vectors_per_row
-from workers.output_schema import EMBEDDING, PREFIX, TEXT_HASH, OutputSchema
+from workers.output_schema import EMBEDDING, OF_THE_VECTORS, TEXT_HASH, OutputSchema
 from workers.placement import TextPlacer
 from workers.shelf import Shelf
 from workers.source_stream import EXACT, LEAST_BYTES, SourceStream
@@ -37,9 +37,6 @@ from workers.vectors import as_float32, bad_rows
 
 BATCH_BYTES = 8 << 20
 BUFFER_BYTES = 4 << 20  # one range request inside a large column chunk
-# What in a footer decides the vector of a text; the rest (run, shard, attempt, the model's name, code version) may differ.
-MAKE = ("weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "vector", "int8_scale",
-        "max_tokens", "long_text")  # fmt: skip
 _NAME = re.compile(r"(.*/part-\d+)(?:-(\d+))?\.parquet")
 
 log = logging.getLogger("reembed")
@@ -130,7 +127,7 @@ def _check_make(
 ) -> None:
     """Raises: ObjectError: the part's vectors are not what this run would make of the same texts."""
     ours = schema.stamp.footer()
-    for key in (PREFIX + name for name in MAKE):
+    for key in OF_THE_VECTORS:
         theirs = footer.get(key.encode(), b"").decode()
         if theirs != ours[key]:
             raise ObjectError(uri, f"made with {key}={theirs[:80]!r} where this run has {ours[key][:80]!r}")

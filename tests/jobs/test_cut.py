@@ -196,6 +196,15 @@ def test_many_tiny_objects_are_grouped_but_not_by_the_thousand(tmp_path: Path) -
     assert shards[0].text_bytes == 256 * 14
 
 
+def test_an_object_of_some_size_stands_alone(tmp_path: Path) -> None:
+    """What is more than a quarter of a shard is not grouped: one change would spoil its neighbours."""
+    for name, size in (("a", 10), ("b", 260), ("c", 10), ("d", 249), ("e", 10), ("f", 700), ("g", 1300), ("h", 10)):
+        (tmp_path / f"{name}.jsonl").write_text("x" * size)
+    _, shards = plan(tmp_path, 1024, id="id")
+    names = ["".join(sorted({piece.uri[-7] for piece in shard.slices})) for shard in shards]
+    assert names == ["a", "b", "cde", "f", "g", "g", "h"]
+
+
 def test_the_cut_is_the_same_every_time(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(jsonl_lines(300))
     pq.write_table(pa.table({"text": ["x" * 50] * 900}), tmp_path / "b.parquet", row_group_size=30)

@@ -13,7 +13,7 @@ from jobs import settling
 from jobs.config import parse_config
 from jobs.events import Event, Lost, Ready, Stats
 from jobs.policy import Command, StartReplica
-from jobs.run import Request, Run, plan_or_reopen
+from jobs.run import Request, ReuseRefused, Run, plan_or_reopen
 from jobs.run_store import find_unfinished
 from jobs.signals import StopFlag, Stopped
 from jobs.sizing import ReplicaShape
@@ -105,6 +105,40 @@ def test_a_run_that_was_begun_is_settled_already(new_run: Callable[..., Run]) ->
     assert pool.started == []
     assert pool.settled == [Settled(run.stamp, 777)]
     assert run.stamp.precision == "float32"
+
+
+def untried(run: Run, *answers: list[Event]) -> Pool:
+    """A run on a base, begun in its precision; no replica has been seen yet."""
+    run.begin("bfloat16", None, 777)
+    pool = Pool(*answers)
+    settling.settle(run, pool, SHAPE, StopFlag(), untried=True)  # type: ignore[arg-type]
+    return pool
+
+
+def test_a_run_on_a_base_asks_its_first_replica(new_run: Callable[..., Run]) -> None:
+    run = new_run()
+    pool = untried(run, [lost(0, "PrecisionRefused: a broken device")], [Ready(1, FACTS)])
+    assert pool.started == [0, 1, 0]
+    assert pool.settled == [Settled(run.stamp, 777)], "the budget is the base's"
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([[Ready(0, FACTS | {"precision": "float16"})]], r"works in float16, the published snapshot is in bfloat16"),
+        ([[lost(0, "workers.errors.PrecisionRefused: cpu: golden texts")]] * 3, r"precision bfloat16: 3 replicas died"),
+        ([[lost(1, error=UsageError("model.precision=int8 is for CPUs"))]], r"precision bfloat16: model\.precision=int8"),
+    ],
+)
+def test_a_precision_that_no_replica_has(new_run: Callable[..., Run], answers: list[list[Event]], words: str) -> None:
+    with pytest.raises(ReuseRefused, match=words):
+        untried(new_run(), *answers)
+
+
+def test_replicas_that_die_of_something_else_are_no_reason_to_embed_everything(new_run: Callable[..., Run]) -> None:
+    with pytest.raises(RunAborted, match="out of memory") as raised:
+        untried(new_run(), *[[lost(0, "out of memory")]] * 3)
+    assert not isinstance(raised.value, ReuseRefused)
 
 
 def test_int8_vectors_are_calibrated_over_the_corpus_first(new_run: Callable[..., Run]) -> None:

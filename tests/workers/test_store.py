@@ -135,6 +135,76 @@ def test_create_keeps_what_is_there(root: str) -> None:
     assert store.put_if_absent("key", b"first"), "our own bytes are there: done"
 
 
+def test_a_copy_is_a_file_of_its_own(root: str) -> None:
+    store = Store(root, {})
+    store.put("data/a/lang=de%2F x/part.parquet", b"first")
+    store.put("data/b/other", b"in the way")
+    for _ in range(2):
+        store.copy("data/a/lang=de%2F x/part.parquet", "data/b/lang=de%2F x/part.parquet")
+        store.copy("data/a/lang=de%2F x/part.parquet", "data/b/other")
+    assert set(store.list("data/b")) == {"data/b/lang=de%2F x/part.parquet", "data/b/other"}, "no temporary file stays"
+    store.put("data/a/lang=de%2F x/part.parquet", b"another version")
+    assert store.read("data/b/lang=de%2F x/part.parquet") == store.read("data/b/other") == b"first"
+    store.copy("data/b/other", "data/c")
+    store.delete("data/b/other")
+    assert store.read("data/c") == b"first"
+    store.put("data/c", b"replaced")
+    assert store.read("data/b/lang=de%2F x/part.parquet") == b"first"
+
+
+def test_a_copy_of_nothing_changes_nothing(root: str) -> None:
+    store = Store(root, {})
+    store.put("there", b"1")
+    with pytest.raises(FileNotFoundError):
+        store.copy("gone", "there")
+    with pytest.raises(FileNotFoundError):
+        store.copy("gone", "new")
+    assert store.list("") == {"there": 1}
+
+
+def test_a_local_copy_is_a_link_where_there_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path), {})
+    store.put("a", b"1")
+    store.copy("a", "b/link")
+    assert (tmp_path / "a").samefile(tmp_path / "b/link")
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    store.copy("a", "b/link")
+    assert not (tmp_path / "a").samefile(tmp_path / "b/link")
+    assert store.read("b/link") == b"1"
+    assert store.list("b") == {"b/link": 1}
+
+
+@pytest.mark.s3
+def test_what_one_request_does_not_copy_is_copied_in_parts(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refusal that AWS gives beyond 5 GB; parts of 5 MB instead of large ones."""
+    import s3fs
+    from botocore.exceptions import ClientError
+
+    store, data = Store(f"s3://{s3_bucket}/large", {}), os.urandom(11 << 20)
+    store.put("a=b/c", data)
+    managed = s3fs.S3FileSystem._copy_managed
+
+    def refuse(method: str, **options: object) -> None:
+        assert method == "copy_object"
+        error = {"Error": {"Code": "InvalidRequest", "Message": "The specified copy source is larger than ..."}}
+        raise OSError(22, "larger") from ClientError(error, method)  # type: ignore[arg-type]
+
+    async def small(self: object, source: str, target: str, size: int, **options: object) -> None:
+        await managed(self, source, target, size, block=5 << 20, **options)
+
+    monkeypatch.setattr(s3fs.core, "MANAGED_COPY_THRESHOLD", 6 << 20)
+    monkeypatch.setattr(s3fs.S3FileSystem, "_copy_managed", small)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._fs, "call_s3", refuse)
+        store.copy("a=b/c", "a=b/d")
+    assert store._fs.info(f"{s3_bucket}/large/a=b/d")["ETag"].strip('"').endswith("-3"), "three parts"
+    assert store.read("a=b/d") == data
+
+
 @pytest.mark.parametrize("root", ["local", pytest.param("s3", marks=pytest.mark.s3)], indirect=True)
 def test_of_racing_threads_one_creates(root: str) -> None:
     store = Store(root, {})
