@@ -26,10 +26,10 @@ def test_tokens_are_foretold_and_kept_with_the_run(tmp_path: Path, minilm: Path)
 
 
 def test_hours_and_cost_by_the_rate_of_the_run_before(tmp_path: Path, minilm: Path) -> None:
-    """Tokens that were embedded count; those of parts that were copied would flatter the rate."""
+    """`tokens` of a summary are those that replicas computed: copied parts add none."""
     before = planned_run(tmp_path, minilm)
     before.begin("float32", None, 4096)
-    told = {"tokens": 9_000_000, "replica_hours": 0.5, "rows": 10, "output_bytes": 10, "report": {"embedded_tokens": 1800}}
+    told = {"tokens": 1800, "replica_hours": 0.5, "rows": 10, "output_bytes": 10}
     write_summary(before.store, before.run_id, told)
     (tmp_path / "corpus" / "new.jsonl").write_text(json.dumps({"id": "n", "text": WORDS}) + "\n")
     told_again = predict(planned_run(tmp_path, minilm, price=2.0))

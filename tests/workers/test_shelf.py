@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.workers.corpus_files import plan_of, slice_of
+from tests.workers.output_samples import rows, schema
 from tests.workers.shard_line import MAX_TOKENS, SETTINGS, Line, documents
 from workers.audit import audit_shard
-from workers.config import VectorType
+from workers.config import Pooling, VectorType
 from workers.placement import PROBE_TEXTS
 from workers.shard import TOKEN_BINS, Receipt, Shard
+from workers.shelf import Shelf
 
 TEXTS = [f"text {'and ' * (number % 12)}number {number}" for number in range(40)]  # up to 14 words, 3 chunks
 FEW_WORDS = 150  # bytes of a window: a few texts
@@ -193,3 +196,22 @@ def test_white_space_is_counted_and_quarantined(tmp_path: Path) -> None:
 def test_a_shard_without_documents(line: Line) -> None:
     receipt = line.run("run", documents([" ", ""]))
     assert (receipt.rows, receipt.documents, receipt.files, sum(receipt.token_histogram)) == (0, 0, (), 0)
+
+
+@pytest.mark.parametrize("pooling", [Pooling.MEAN, Pooling.TOKENS])
+def test_rows_in_any_order_from_both_files(pooling: Pooling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.shelf.GATHERED_ROWS", 64)  # several turns
+    shape = schema(pooling=pooling)
+    shelf, tables = Shelf(tmp_path, shape), []
+    for number, put in enumerate([shelf.seed, shelf.seed, shelf.append, shelf.append, shelf.append]):
+        tables.append(rows(shape, 50 + number, seed=number).select(list(shape.of_text)))
+        put(tables[-1])
+    everything = pa.concat_tables(tables)
+    assert shelf.rows == len(everything) == 260
+    generator = np.random.default_rng(1)
+    with shelf.open() as found:
+        for chosen in (generator.integers(0, 260, 300), np.sort(generator.integers(0, 260, 40)), np.arange(30, 230), [259]):
+            taken = found.take(np.array(chosen, np.int64))
+            shelf.release()
+            assert taken.equals(everything.take(pa.array(chosen)))
+        assert found.numbers("num_tokens").tolist() == everything["num_tokens"].to_pylist()
