@@ -31,7 +31,7 @@ from workers.storage import Store
 log = logging.getLogger("reembed")
 
 PUT_THREADS = 16  # small parts are all latency
-IN_FLIGHT_BYTES = 256 << 20  # of files held in memory at once while they are sent or checked
+IN_FLIGHT_BYTES = 128 << 20  # of files held in memory at once while they are sent or checked: one part of full size
 SETTLE_ROUNDS = 5  # each round loses to another attempt that was at the same instant at the same file
 _T = TypeVar("_T")
 _R = TypeVar("_R")

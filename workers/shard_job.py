@@ -96,6 +96,7 @@ class ShardJob:
                 f"shard {self._assignment.shard.number}: {counts['rows_read']} rows read, {counts['documents']} embedded, "
                 f"{counts['quarantined']} quarantined; this is a defect of reembed, nothing was written"
             )
+        self._placer = TextPlacer()  # the index of texts is not needed while parts are written and sent
         totals = self._writer.totals()
 
         def draft(files: tuple[OutputFile, ...], quarantine: OutputFile | None) -> Receipt:
