@@ -77,8 +77,8 @@ def joined_rows(places: Places, chosen: Positions) -> JoinedRows:
 
 def join(documents: Sequence[pa.RecordBatch], shelf: ShelfRows, rows: JoinedRows, schema: pa.Schema) -> pa.Table:
     """The rows as a table of `schema`. Runs of rows stay in the files that back them; at least one row."""
-    halves = (take_rows(documents, rows.document).drop_columns([EMBEDDING]), shelf.take(rows.shelf))
-    columns = {name: half.column(name) for half in halves for name in half.column_names}
+    halves = (shelf.take(rows.shelf), take_rows(documents, rows.document).drop_columns([EMBEDDING]))
+    columns = {name: half.column(name) for half in halves for name in half.column_names}  # a kept column may be `clipped`
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 

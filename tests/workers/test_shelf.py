@@ -175,6 +175,19 @@ def test_clipped_components_count_as_often_as_they_are_written(tmp_path: Path) -
     assert chunks.run("c2", documents(TEXTS[:20] * 2)).clipped == 2 * chunks.run("c1", documents(TEXTS[:20])).clipped > 0
 
 
+def test_kept_columns_may_have_the_names_that_the_local_disk_uses(tmp_path: Path) -> None:
+    for number, setting in enumerate(("int8", "chunks int8", "float32")):
+        line = Line(tmp_path, SETTINGS[setting])
+        names = {
+            name: [f"{name} {place}" for place in range(5)] for name in ("clipped", "row", "rows", "keep.text", "shelf")
+        }
+        base = line.run(f"base-{number}", documents(TEXTS[:5], **names))
+        receipt = line.run(f"next-{number}", documents(TEXTS[:5] * 2, **{key: cells * 2 for key, cells in names.items()}),
+                           [file.path for file in base.files])  # fmt: skip
+        for row in line.rows(receipt):
+            assert {row[name] for name in names} == {f"{name} {int(row['id'][4:]) % 5}" for name in names}
+
+
 def test_every_attempt_computes_the_same_batches(line: Line) -> None:
     base = [line.run("base", documents(TEXTS[:15])), line.run("base", documents(TEXTS[10:30]), shard=1)]
     earlier = [file.path for receipt in base for file in receipt.files]
