@@ -144,7 +144,7 @@ def test_rows_in_are_rows_out_and_rows_quarantined(sprung: Sprung) -> None:
 def test_refused_until_the_limit_is_raised(sprung: Sprung) -> None:
     refused, published = sprung.refused.summary, sprung.published.summary
     assert (refused["published"], refused["state"]) == (False, "refused")
-    pattern = r"run\.max_quarantined_rows=0; see \S+/quarantine; mend the source, which makes a new run, or raise"
+    pattern = r", see \S+/quarantine \(run\.max_quarantined_rows=0\); mend the source, which makes a new run, or raise"
     assert re.search(pattern, refused["reasons"][0])
     assert refused["reasons"][0] in sprung.refused.log
     assert (published["published"], published["reasons"], published["run_id"]) == (True, [], refused["run_id"])
