@@ -49,7 +49,7 @@ _INTERNAL = re.compile(r"^The actor died unexpectedly.*$|^\s*(class_name|actor_i
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
 CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entry point
-_MONITOR = os.path.join("autoscaler", "_private", "monitor.py")  # noqa: PTH118 - compared with the end of a path
+_IDLERS = ("autoscaler/_private/monitor.py", "_private/log_monitor.py")
 REGISTRATION_SECONDS = 20.0  # then Ray waits on its own terms
 STATS_SECONDS = 2.0  # how often each replica is asked for its running totals
 
@@ -111,9 +111,9 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             f"~/.ray/auth_token): {_first_line(error)}"
         ) from None
     try:
+        _end_idlers()
         yield
     finally:
-        _end_autoscaler()
         ray.shutdown()
 
 
@@ -144,11 +144,14 @@ def _registration_watched() -> Iterator[None]:
         services.get_node = ask
 
 
-def _end_autoscaler() -> None:
-    """The monitor of a Ray of our own has nothing to scale and does not hear SIGTERM: ray.shutdown waits a second for it."""
+def _end_idlers() -> None:
+    """Of a Ray of our own: the autoscaler's monitor has nothing to scale, the log monitor nobody to tell.
+
+    The first does not hear SIGTERM either: ray.shutdown would wait a second for it.
+    """
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):  # gone meanwhile is what we want
-            if any(part.endswith(_MONITOR) for part in child.cmdline()):
+            if any(part.endswith(_IDLERS) for part in child.cmdline()):
                 child.kill()
 
 

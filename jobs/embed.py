@@ -17,7 +17,8 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jobs.carry import carry
@@ -91,7 +92,7 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
     if run.record is None:
-        run.predicted = predict(run)
+        run.predict = _beside(predict, run)
         if run.reuse:
             run.begin_on_base()
     quarantined: Mapping[int, str] = {}
@@ -140,10 +141,18 @@ def _end(run: Run, receipts: Mapping[int, Receipt], summary: dict[str, Any]) -> 
     return summary
 
 
+def _beside(call: Callable[[Run], dict[str, Any]], run: Run) -> Callable[[], dict[str, Any]]:
+    """What `call` returns, computed while Ray starts."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(call, run)
+    pool.shutdown(wait=False)
+    return future.result
+
+
 def _reference(run: Run) -> contextlib.AbstractContextManager[ReferenceFile | None]:
     """Where Ray is about to be started here, what its replicas have to prove themselves by is computed meanwhile."""
     if starts_a_ray(run.config.cluster.address):
-        return computed_beside(run.config.model, run.request.model.weights_digest)
+        return computed_beside(run.config.model, run.request.model, run.request.recipe)
     return contextlib.nullcontext()
 
 

@@ -11,8 +11,8 @@ A run that was made before is never embedded again: it is published again, or re
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,7 +69,7 @@ class Run:
     current: bool = False  # readers of CURRENT.json see this run
     forced: Mapping[str, Any] | None = None  # who published it against its checks, by CURRENT.json
     planned: Planned | None = None
-    predicted: dict[str, Any] = field(default_factory=dict)  # of a new run: see jobs/prediction.py
+    predict: Callable[[], dict[str, Any]] = dict  # of a new run: see jobs/prediction.py
 
     @property
     def reuse(self) -> Reuse | None:
@@ -139,7 +139,7 @@ class Run:
 
     def begin(self, precision: str, int8_scale: float | None, batch_tokens: int | None) -> None:
         """Store the cut, then run.json; the settings of the first driver hold for all later ones."""
-        config, reuse = self.config, self.reuse
+        config, reuse, predicted = self.config, self.reuse, self.predict()
         stamp = dataclasses.asdict(self.stamped(precision, int8_scale))
         self.shards = save_manifest(self.store, self.paths.manifest, self.shards, self.request.settings)
         if self.planned is not None:
@@ -160,7 +160,7 @@ class Run:
             batch_tokens=batch_tokens,
             base=reuse.base if reuse else None,
             extra={RECIPE: recipe_facts(self.request.recipe), "objects": self.objects}
-            | ({"predicted": self.predicted} if self.predicted else {}),
+            | ({"predicted": predicted} if predicted else {}),
         )
         create_run(self.store, record)
         self.record = record

@@ -1,16 +1,24 @@
-"""The golden texts' reference, computed beside the start of Ray instead of after it.
+"""The golden texts' reference, computed beside the start of Ray instead of after it, and kept on this machine.
 
-A local Ray takes seconds to start and leaves the cores idle meanwhile. `computed_beside(model)` uses them: a process of its
-own loads transformers and writes the vectors that every replica must reproduce. A replica that gets them need not load
-transformers at all, where it has layers of its own for the model. One that does not (the process died, another machine)
-computes them itself.
+A local Ray takes seconds to start and leaves the cores idle meanwhile. `computed_beside` uses them: a process of its own
+loads transformers and writes the vectors that every replica must reproduce. A replica that gets them need not load
+transformers at all, where it has layers of its own for the model. One that does not get them (the process died, another
+machine) computes them itself, and so does one that cannot reproduce what it got (workers/engine/proof.py): a file that
+lies costs seconds.
+
+Kept in the user's cache folder, by everything that decides the vectors: weights, tokenizer, recipe, texts, library versions.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,10 +32,14 @@ import psutil
 from numpy.typing import NDArray
 
 from workers.config import ModelConfig
+from workers.engine.golden import GOLDEN_TEXTS
+from workers.model_files import ModelFiles
+from workers.model_layout import EmbeddingRecipe
 
 PATIENCE_SECONDS = 60.0  # a replica that has waited so long computes the reference itself
-_LOOK_SECONDS = 0.02
+LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers")
 NICENESS = 19  # behind what starts Ray, before the replicas, which wait for it
+_LOOK_SECONDS = 0.02
 log = logging.getLogger("reembed")
 
 
@@ -41,8 +53,12 @@ class ReferenceFile:
 
 
 @contextlib.contextmanager
-def computed_beside(model: ModelConfig, weights_digest: str) -> Iterator[ReferenceFile]:
-    """Start computing; at the end of the block the process and its file go."""
+def computed_beside(model: ModelConfig, files: ModelFiles, recipe: EmbeddingRecipe) -> Iterator[ReferenceFile]:
+    """The file that is kept, or else start computing one; at the end of the block the process goes."""
+    kept = kept_at(files, recipe)
+    if kept.is_file():
+        yield ReferenceFile(str(kept), os.getpid(), files.weights_digest)
+        return
     with tempfile.TemporaryDirectory(prefix="reembed-reference-") as folder:
         path = Path(folder) / "golden.npy"
         process = subprocess.Popen(
@@ -54,10 +70,33 @@ def computed_beside(model: ModelConfig, weights_digest: str) -> Iterator[Referen
                 with contextlib.suppress(BrokenPipeError):  # it could not even start: replicas find it dead, and do it
                     process.stdin.write(model.model_dump_json().encode())
                     process.stdin.close()
-            yield ReferenceFile(str(path), process.pid, weights_digest)
+            yield ReferenceFile(str(path), process.pid, files.weights_digest)
         finally:
             process.kill()
             process.wait()
+            _keep(path, kept)
+
+
+def kept_at(files: ModelFiles, recipe: EmbeddingRecipe) -> Path:
+    """Where this machine keeps the reference of a model under one recipe."""
+    versions = [importlib.metadata.version(name) for name in LIBRARIES]
+    facts = [files.weights_digest, files.tokenizer_digest, dataclasses.asdict(recipe), GOLDEN_TEXTS, versions]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return caches / "reembed" / "golden" / f"{key}.npy"
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Whole or not at all. A home that cannot be written to is nobody's fault: the next run computes it again."""
+    if not path.is_file():
+        return
+    part = kept.with_name(f"{kept.name}.{os.getpid()}")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, part)
+        part.replace(kept)
+    except OSError as error:
+        log.info("the golden texts' reference is not kept: %s", error)
 
 
 def await_reference(file: ReferenceFile | None, weights_digest: str) -> NDArray[np.float32] | None:

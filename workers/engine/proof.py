@@ -51,10 +51,23 @@ class Proof:
     def settle(self) -> tuple[Precision, Forward]:
         """The precision and the way that hold.
 
+        Where none does it may be the reference's fault, if somebody else made it: then once more with our own.
+
         Raises:
             ReplicaError: none holds (PrecisionRefused: the one asked for does not).
             UsageError: int8 and nothing of this model can be quantised.
         """
+        try:
+            return self._settle()
+        except (ReplicaError, UsageError) as error:
+            if self._awaited is None or self.__dict__.get("_reference") is None:
+                raise
+            _log.warning("%s; the reference was made elsewhere, so once more with one made here", error)
+            self._awaited = None
+            del self.__dict__["_reference"]
+            return self._settle()
+
+    def _settle(self) -> tuple[Precision, Forward]:
         reasons: list[str] = []
         cuda = self._device.type == "cuda"
         for precision in candidates(self._wanted, cuda=cuda, bfloat16_cpu=_multiplies_bfloat16()):
