@@ -17,9 +17,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, load_receipts
 from jobs.lock import DriverLock
-from jobs.reuse import load_receipts
 from jobs.run_store import RunPaths
 from jobs.signals import StopFlag
 from workers.errors import RunAborted
@@ -34,11 +33,11 @@ log = logging.getLogger("reembed")
 
 def carry(
     store: Store, run_id: str, base: str, shards: Sequence[Shard], ledger: Ledger, lock: DriverLock, stop: StopFlag
-) -> int:
+) -> dict[int, Receipt]:
     """Carry `shards` (of run `run_id`, none with a receipt, all with `carried`) over from run `base`.
 
     Returns:
-        How many were carried; the others stay pending.
+        Receipts of those that were carried; the others stay pending.
     Raises:
         RunAborted: the lock is lost, or stopped by a signal (Stopped); what is committed stays. UsageError, TransientError.
     """
@@ -66,7 +65,7 @@ def carry(
     if carried:
         rows, seconds = sum(receipt.rows for receipt in carried), time.monotonic() - began
         log.info("carried over %d shards, %d rows, of snapshot %s in %.1f s", len(carried), rows, base, seconds)
-    return len(carried)
+    return {receipt.shard: receipt for receipt in carried}
 
 
 def _left_of(store: Store, base: str) -> tuple[Mapping[int, Receipt], Mapping[str, int]]:

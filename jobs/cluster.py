@@ -235,26 +235,27 @@ class ReplicaPool:
 
     def last_stats(self, timeout: float) -> list[Stats]:
         """The totals of all ready replicas as they are now; of those that answer within `timeout` seconds."""
-        asked = {self._actors[replica].stats.remote(): replica for replica in self._ready}
-        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout) if asked else ([], [])
-        answers = [(asked[ref], _answer(ref)) for ref in done]
-        return [Stats(replica, answer) for replica, answer in answers if not isinstance(answer, RayError)]
+        return [Stats(replica, answer) for replica, answer in self._ask_all("stats", timeout)]
 
     def golden(self, timeout: float) -> list[NDArray[np.float32]]:
         """Vectors of the golden texts by every ready replica that answers in time; for when nothing is in flight.
 
         Some tens of KB each, and the only vectors that ever cross. pooling=tokens has none.
         """
-        asked = [self._actors[replica].golden.remote() for replica in sorted(self._ready)]
-        done, _ = ray.wait(asked, num_returns=len(asked), timeout=timeout) if asked else ([], [])
-        told = set(done)
-        answers = [_answer(ref) for ref in asked if ref in told]
-        return [answer for answer in answers if answer is not None and not isinstance(answer, RayError)]
+        return [answer for _, answer in self._ask_all("golden", timeout) if answer is not None]
 
     def close(self) -> None:
         """Kill every replica; what they had not committed is lost on purpose and found again by the next run."""
         for replica in list(self._actors):
             self._forget(replica)
+
+    def _ask_all(self, method: str, timeout: float) -> list[tuple[int, Any]]:
+        """(replica, answer) of the ready ones that answer within `timeout` seconds, by number."""
+        asked = {getattr(self._actors[replica], method).remote(): replica for replica in sorted(self._ready)}
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout) if asked else ([], [])
+        told = set(done)
+        answers = [(replica, _answer(ref)) for ref, replica in asked.items() if ref in told]
+        return [(replica, answer) for replica, answer in answers if not isinstance(answer, RayError)]
 
     def _ask_for_stats(self) -> None:
         now = time.monotonic()

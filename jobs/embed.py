@@ -165,13 +165,13 @@ def _carry(
         return receipts, work
     began = time.monotonic()
     try:
-        carry(run.store, run.run_id, run.record.base, shards, ledger, lock, stop)
+        carried = carry(run.store, run.run_id, run.record.base, shards, ledger, lock, stop)
     except ReembedError as error:
         if not lock.lost.is_set():
             state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
             run.write_status({"state": state.value, "reason": str(error)}, work.plus(0, time.monotonic() - began, ()))
         raise
-    return ledger.load(), work.plus(0, time.monotonic() - began, ())
+    return dict(sorted((receipts | carried).items())), work.plus(0, time.monotonic() - began, ())
 
 
 def _account(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.claims import probe_atomic_create
-from jobs.ledger import Accounting, Ledger
+from jobs.ledger import Accounting, Ledger, load_receipts
 from jobs.lock import DriverLock
 from jobs.manifest import load_manifest
 from jobs.run_store import RunPaths, RunRecord, read_run, read_summary, write_summary
@@ -50,8 +50,7 @@ class FinishedRun:
         given_up = [int(number) for number in summary.get("quarantined_shards", {})]
         try:
             shards, _ = load_manifest(store, paths.manifest, record.fingerprint)
-            with Ledger(store, run_id) as ledger:
-                receipts = ledger.load()
+            receipts = load_receipts(store, run_id)
             accounting = Ledger.account(shards, receipts, given_up)
         except (RunAborted, FileNotFoundError) as error:
             why = str(error).partition(";")[0] if isinstance(error, RunAborted) else "its manifest is gone"

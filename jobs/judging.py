@@ -21,7 +21,7 @@ from jobs.config import GateConfig
 from jobs.gate import GateCheck, GateFacts, check_run
 from jobs.gate_figures import Comparison, Figures, Golden, load_figures, load_golden, save_figures, save_golden
 from jobs.gate_samples import Side, compare_texts, measure_vectors, of_angle
-from jobs.ledger import Accounting, Ledger
+from jobs.ledger import Accounting, load_receipts
 from jobs.manifest import load_manifest
 from jobs.run_store import RunPaths, RunRecord, read_run
 from jobs.snapshot import Current, read_current
@@ -133,8 +133,7 @@ def _last(store: Store, run_id: str) -> tuple[_Snapshot | None, str]:
         return _Snapshot(current, None, Figures(current.run_id, model, documents, documents, None, 0, None), None), ""
     figures = load_figures(store, current.run_id)
     if figures is None:
-        with Ledger(store, current.run_id) as ledger:
-            figures = _figures(store, record, ledger.load())
+        figures = _figures(store, record, load_receipts(store, current.run_id))
     return _Snapshot(current, record, figures, load_golden(store, current.run_id)), ""
 
 
@@ -168,8 +167,7 @@ def _compare_texts(
         earlier, _ = load_manifest(store, paths.manifest)
     except FileNotFoundError:
         return Comparison(note="the last snapshot's manifest is gone")
-    with Ledger(store, last.record.run_id) as ledger:
-        before = Side(earlier, ledger.load(), _stored(last.record))
+    before = Side(earlier, load_receipts(store, last.record.run_id), _stored(last.record))
     return compare_texts(store, Side(shards, receipts, _stored(record)), before)
 
 

@@ -245,6 +245,12 @@ class Ledger:
         return receipt
 
 
+def load_receipts(store: Store, run_id: str) -> dict[int, Receipt]:
+    """All receipts of a run that is only looked at, by shard. Raises: RunAborted, UsageError, TransientError."""
+    with Ledger(store, run_id) as ledger:
+        return ledger.load()
+
+
 def _breaches(shard: Shard, receipt: Receipt) -> list[str]:
     name = f"shard {shard.number} ({shard.slices[0].uri}{' and others' if len(shard.slices) > 1 else ''})"
     found = []

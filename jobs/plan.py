@@ -13,9 +13,8 @@ from typing import Any
 
 from jobs.config import RunConfig
 from jobs.estimate import measured, plain_row_bytes, rows_of, sample_shards, to_embed
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, load_receipts
 from jobs.request import Request
-from jobs.reuse import load_receipts
 from jobs.run import Run, find_resumable, plan_or_reopen
 from workers.shard import Receipt, Shard
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.config import RunConfig, load_config, parse_config
-from jobs.ledger import Ledger
+from jobs.ledger import load_receipts
 from jobs.manifest import load_manifest
 from jobs.run_store import RunPaths, RunRecord, read_run
 from jobs.snapshot import Current, read_current
@@ -42,8 +42,7 @@ class Published:
 
     @cached_property
     def receipts(self) -> dict[int, Receipt]:
-        with Ledger(self.store, self.run_id) as ledger:
-            return ledger.load()
+        return load_receipts(self.store, self.run_id)
 
     @cached_property
     def shards(self) -> list[Shard]:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from jobs.lock import DriverLock
-from jobs.run_store import RunPaths, run_folders
+from jobs.run_store import RunPaths, list_runs, run_folders
 from jobs.signals import StopFlag
 from jobs.snapshot import read_current
 from jobs.snapshots import published_runs
@@ -72,13 +72,12 @@ def _superfluous(store: Store, keep: int) -> list[str]:
     current = read_current(store)
     if current is None:
         return []
-    ids, data = run_folders(store), run_folders(store, "data")
+    begun = list_runs(store)
+    rest = sorted(set(run_folders(store)) - set(begun))
     with ThreadPoolExecutor(_LOOKERS) as pool:
-        there = dict(zip(ids, pool.map(lambda run_id: store.exists(RunPaths(run_id).record), ids), strict=True))
-        begun = [run_id for run_id in ids if there[run_id]]
-        rest = [run_id for run_id in ids if not there[run_id]]
         planned = pool.map(lambda run_id: store.exists(RunPaths(run_id).manifest), rest)
-        leftovers = {run_id for run_id, found in zip(rest, planned, strict=True) if found} | (set(data) - set(begun))
+        leftovers = {run_id for run_id, found in zip(rest, planned, strict=True) if found}
+    leftovers |= set(run_folders(store, "data")) - set(begun)
     if current.run_id not in begun:
         return []  # not our output as we know it: rather keep too much
     return beyond(begun, published_runs(store, current, begun), leftovers, current.run_id, keep)

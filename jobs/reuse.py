@@ -21,7 +21,7 @@ from typing import Any
 
 from jobs.config import RunConfig
 from jobs.corpus import Corpus
-from jobs.ledger import Ledger
+from jobs.ledger import load_receipts
 from jobs.manifest import load_manifest
 from jobs.matching import KINDS, NEW, Reuse, match
 from jobs.remembered import Memory, load_memory
@@ -106,12 +106,6 @@ class Planned:
     def objects(self) -> dict[str, int]:
         """How many are of which kind; all are new where there is nothing to compare with."""
         return dict(self.reuse.objects if self.reuse else dict.fromkeys(KINDS, 0) | {NEW: len(self.corpus.objects)})
-
-
-def load_receipts(store: Store, run_id: str) -> dict[int, Receipt]:
-    """Raises: RunAborted, UsageError, TransientError."""
-    with Ledger(store, run_id) as ledger:
-        return ledger.load()
 
 
 def open_base(store: Store) -> Base | None:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, load_receipts
 from jobs.report import build_summary
 from jobs.run import Run
 from jobs.run_store import RunState
@@ -38,8 +38,7 @@ def report_abort(run: Run, abort: RunAborted) -> None:
     try:
         output = run.config.output
         store = Store(output.uri, output.storage_options, retry_seconds=ABORTED_RETRY_SECONDS)
-        with Ledger(store, run.run_id) as ledger:
-            receipts = ledger.load()
+        receipts = load_receipts(store, run.run_id)
         totals = Ledger.totals(receipts)
         summary = build_summary(
             run_id=run.run_id,

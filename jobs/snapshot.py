@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.ledger import Ledger
+from jobs.ledger import load_receipts
 from jobs.lock import DriverLock
 from jobs.run_store import RunPaths, RunState
 from workers import __version__
@@ -158,8 +158,7 @@ def published_by_hand(forced: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def snapshot_files(store: Store, run_id: str) -> list[str]:
     """URIs of a run's part files, sorted, as its receipts have them: nothing else below its folder is ever meant."""
-    with Ledger(store, run_id) as ledger:
-        receipts = ledger.load()
+    receipts = load_receipts(store, run_id)
     return sorted(store.uri_of(file.path) for receipt in receipts.values() for file in receipt.files)
 
 

@@ -11,6 +11,7 @@ weights is refused here. No torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,14 @@ def output_dim(recipe: EmbeddingRecipe, hidden_size: int) -> int:
     return recipe.truncate_dim or dim
 
 
+def first_position(model: Mapping[str, Any]) -> int:
+    """The number of a sequence's first position, by config.json: some families count from behind the padding token's id."""
+    if model.get("model_type") not in OFFSET_POSITIONS:
+        return 0
+    padding = model.get("pad_token_id")
+    return (padding if isinstance(padding, int) else 1) + 1
+
+
 def _through(modules: tuple[ModuleSpec, ...], dim: int, recipe: EmbeddingRecipe) -> int:
     for module in modules:
         if module.in_dim is not None and module.in_dim != dim:
@@ -167,9 +176,8 @@ def _transformer_settings(transformer: Path, shown: str) -> dict[str, Any]:
 def _max_tokens(transformer: Path, model: dict[str, Any], settings: dict[str, Any], config: ModelConfig, shown: str) -> int:
     positions = model.get("max_position_embeddings")
     limit = positions if isinstance(positions, int) and positions > 0 else None
-    if limit is not None and model.get("model_type") in OFFSET_POSITIONS:
-        padding = model.get("pad_token_id")
-        limit -= (padding if isinstance(padding, int) else 1) + 1
+    if limit is not None:
+        limit -= first_position(model)
     if config.max_tokens != "auto":
         if limit is not None and config.max_tokens > limit:
             raise UsageError(f"model.max_tokens={config.max_tokens}: {shown} takes at most {limit} tokens; lower it")

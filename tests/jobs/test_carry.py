@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +16,13 @@ from jobs.ledger import Ledger
 from jobs.lock import DriverLock
 from jobs.signals import StopFlag, Stopped
 from tests.jobs.ledger_samples import RUN, receipt, shard
+from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted
 from workers.shard import OutputFile, Receipt, Shard
 from workers.storage import Store
 
 NEW = "20261121T100312Z-5e6f7a8b"
 SHARDS = 6
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 class Frail(Store):
@@ -86,13 +82,6 @@ def expected(number: int) -> dict[str, bytes]:
     return found
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "s3":
-        return f"s3://{request.getfixturevalue('s3_bucket')}/{uuid.uuid4().hex[:8]}"
-    return str(tmp_path / "out")
-
-
 @pytest.fixture
 def todo(uri: str) -> list[Shard]:
     return base_at(uri)
@@ -125,7 +114,7 @@ def lock(uri: str) -> Iterator[DriverLock]:
 def go(store: Store, todo: list[Shard], lock: DriverLock, stop: StopFlag | None = None) -> int:
     with Ledger(store, NEW, guard=lock.guard) as ledger:
         missing = ledger.pending(todo, ledger.load())
-        return carry(store, NEW, RUN, missing, ledger, lock, stop or StopFlag())
+        return len(carry(store, NEW, RUN, missing, ledger, lock, stop or StopFlag()))
 
 
 def files_of(store: Store, run_id: str = NEW) -> dict[str, bytes]:

@@ -23,12 +23,9 @@ from jobs.run_store import list_runs, new_run_id
 from jobs.snapshot import read_current
 from jobs.verify import verify_snapshot
 from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, rows_of, settings
+from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted, UsageError
 from workers.storage import Store
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +40,6 @@ def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From now on whoever starts replicas fails."""
     return lambda: monkeypatch.setitem(sys.modules, "jobs.embedding", None)
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "s3":
-        return f"s3://{request.getfixturevalue('s3_bucket')}/{uuid.uuid4().hex[:8]}"
-    return str(tmp_path)
 
 
 def delete(folder: str, name: str) -> None:

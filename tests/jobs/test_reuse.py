@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import uuid
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -30,13 +29,6 @@ def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     days = itertools.count()
     monkeypatch.setattr(jobs.embedding, "embed_pending", by_hand)
     monkeypatch.setattr(jobs.run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days))))
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "s3":
-        return f"s3://{request.getfixturevalue('s3_bucket')}/{uuid.uuid4().hex[:8]}"
-    return str(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from jobs.ledger import Ledger
 from jobs.lock import DriverLock
 from jobs.snapshot import CURRENT, Current, publish, read_current, snapshot_files
 from tests.jobs.ledger_samples import RUN, part, receipt
+from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted
 from workers.shard import OutputFile
 from workers.storage import Store
@@ -22,10 +22,6 @@ FACTS = {"documents": 50, "dim": 384, "model": {"name": "m"}, "rows": "not this"
 DATA = {number: b"x" * (number + 1) for number in range(5)}
 FILES = [part(number, 10, data) for number, data in DATA.items()]
 OTHER_RUN = f"data/{RUN}x/part-0000000.parquet"
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 class Frail(Store):
@@ -49,13 +45,6 @@ class Frail(Store):
             change()
         if dies:
             raise Killed
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "s3":
-        return f"s3://{request.getfixturevalue('s3_bucket')}/{uuid.uuid4().hex[:8]}"
-    return str(tmp_path / "out")
 
 
 def _fill(store: Store) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.attention import SCORE_UNIT
-from workers.model_layout import OFFSET_POSITIONS
+from workers.model_layout import OFFSET_POSITIONS, first_position
 
 _BERT = {
     "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
@@ -115,13 +115,10 @@ def facts_of(config: Mapping[str, Any]) -> BertFacts | None:
     plain = config.get("position_embedding_type") in (None, "absolute") and not config.get("is_decoder")
     if family not in _FAMILIES or not plain or None in (*found, eps) or str(found[2]) not in _ACTIVATIONS:
         return None
-    first = 0
-    if family in OFFSET_POSITIONS:  # these families count positions from behind the padding token's id
-        padding = config.get("pad_token_id")
-        if not isinstance(padding, int):
-            return None
-        first = padding + 1
-    return BertFacts(family, int(str(found[0])), int(str(found[1])), _ACTIVATIONS[str(found[2])], float(str(eps)), first)
+    if family in OFFSET_POSITIONS and not isinstance(config.get("pad_token_id"), int):
+        return None
+    activation, first = _ACTIVATIONS[str(found[2])], first_position(config)
+    return BertFacts(family, int(str(found[0])), int(str(found[1])), activation, float(str(eps)), first)
 
 
 def read_weights(state: State, facts: BertFacts) -> BertWeights:

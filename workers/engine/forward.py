@@ -24,7 +24,7 @@ from workers.engine.bert_weights import BertWeights
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.fused_bert import Embeddings, Layer, dense_layers, quantized_layers
 from workers.engine.packing import PackedBatch
-from workers.model_layout import OFFSET_POSITIONS
+from workers.model_layout import first_position
 
 KEPT_LAYERS = 4  # what the last4 poolings need
 
@@ -75,8 +75,9 @@ class Packed:
 
     def __init__(self, model: Any) -> None:
         attention.register()
+        facts = {name: getattr(model.config, name, None) for name in ("model_type", "pad_token_id")}
         model.set_attn_implementation(attention.IMPLEMENTATION)
-        self._model, self._segments, self._first = model, _takes(model, "token_type_ids"), _first_position(model)
+        self._model, self._segments, self._first = model, _takes(model, "token_type_ids"), first_position(facts)
 
     def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
         ids_1T = batch.ids_T.unsqueeze(0)
@@ -136,11 +137,3 @@ def _fuses_bfloat16() -> bool:
 
 def _takes(model: Any, argument: str) -> bool:
     return argument in inspect.signature(model.forward).parameters
-
-
-def _first_position(model: Any) -> int:
-    """The number that a sequence's first position has: RoBERTa's count behind the padding token's id."""
-    if model.config.model_type not in OFFSET_POSITIONS:
-        return 0
-    padding = model.config.pad_token_id
-    return (padding if isinstance(padding, int) else 1) + 1
