@@ -22,6 +22,7 @@ from jobs.policy import Policy
 from jobs.progress import Progress
 from jobs.report import Work
 from jobs.run import Run
+from jobs.run_report import get_ready
 from jobs.run_store import RunState
 from jobs.scheduler import Scheduler
 from jobs.settling import settle
@@ -104,6 +105,7 @@ class _Session:
         try:
             self._store_status(self.progress.snapshot(self._began))
             dispatch(self.scheduler, self._pool, self._ledger, self.progress, self._check)
+            get_ready()
             self._ledger.drain()
             self._hear_last_stats(LAST_WORDS_SECONDS)
             self._keep_golden()
