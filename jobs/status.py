@@ -36,6 +36,7 @@ def run_status(target: str) -> dict[str, Any]:
         "quarantined_rows": told.get("quarantined_rows", 0),
         "tokens_per_second": told.get("tokens_per_second", 0.0),
         "eta_seconds": None if ended else status.get("eta_seconds"),
+        "replicas_alive": 0 if ended else status.get("replicas_alive", 0),
         "replicas": [] if ended else [view for view in status.get("replicas", []) if view["alive"]],
         "reason": status.get("reason") or "; ".join(told.get("reasons", [])) or None,
         "published_run": current.run_id if current else None,
@@ -56,6 +57,8 @@ def status_text(report: dict[str, Any]) -> str:
         f"  replica {view['replica']}   {view.get('node', '')} {view.get('device', '')} busy {view['busy']:.0%}"
         for view in report["replicas"]
     ]
+    if report["replicas_alive"] > len(report["replicas"]):
+        lines.append(f"  …           and {report['replicas_alive'] - len(report['replicas'])} replicas more")
     if report["reason"]:
         lines.append(f"  reason      {report['reason']}")
     lines.append(f"  published   {report['published_run'] or 'nothing yet'}")
