@@ -101,6 +101,12 @@ def read_receipts(store: Store, run_id: str, unlogged: Callable[[int, bytes], No
     return read
 
 
+def count_receipts(store: Store, run_id: str) -> int:
+    """How many shards are done, by the listing alone. Raises: as read_receipts()."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return sum(PER_FOLDER - sizes.count(-1) for sizes in _listed(store, run_id, pool).values())
+
+
 def _listed(store: Store, run_id: str, pool: ThreadPoolExecutor) -> dict[int, array[int]]:
     """Folder -> [PER_FOLDER] bytes of its receipts, -1: none. Costs a request a folder, and one for the folders."""
     root = RunPaths(run_id).receipts

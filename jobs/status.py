@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from jobs.ledger_log import count_receipts
 from jobs.published import open_store
-from jobs.run_store import RunPaths, newest_run, read_status, read_summary
+from jobs.run_store import newest_run, read_status, read_summary
 from jobs.snapshot import read_current
 from workers.errors import UsageError
 from workers.storage import redact
@@ -22,7 +23,7 @@ def run_status(target: str) -> dict[str, Any]:
         raise UsageError(f"{redact(store.uri)}: no run was ever begun there; run `reembed embed` first, or correct the uri")
     status = read_status(store, record.run_id) or {}
     summary = read_summary(store, record.run_id)
-    done = sum(path.endswith(".json") for path in store.list(RunPaths(record.run_id).receipts))
+    done = count_receipts(store, record.run_id)
     current = read_current(store)
     ended = summary is not None and summary.get("sessions", 0) >= status.get("work", {}).get("sessions", 0)
     told = summary if summary is not None and ended else status
