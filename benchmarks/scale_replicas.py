@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.agenda import Agenda
 from benchmarks.scale_weather import Weather
-from jobs.cluster import stats_seconds
+from jobs.cluster import GATHER_SECONDS, GATHER_SECONDS_A_CALL, stats_seconds
 from jobs.events import Event, Finished, Lost, Ready, Stats
 from jobs.policy import Command, Dispatch, StartReplica, StopReplica
 from workers.settings import Settled
@@ -93,6 +93,11 @@ class FakeReplicas:
         until = self._agenda.now + timeout
         while not self._events and self._agenda.step(until):
             pass
+        if self._events:  # ReplicaPool lets what ends together gather
+            calls = 2 * len(self._live) * GATHER_SECONDS_A_CALL
+            until = self._agenda.now + min(calls, GATHER_SECONDS)
+            while self._agenda.step(until):
+                pass
         events, self._events = self._events, []
         self.cpu_seconds += time.thread_time() - began
         return events
