@@ -18,11 +18,10 @@ from unittest import mock
 
 from benchmarks.agenda import Agenda
 from benchmarks.scale_replicas import FakeReplicas, make_receipt
-from benchmarks.scale_run import ROWS, RUN_ID, CountingStore, make_request, make_run, simulated
+from benchmarks.scale_run import ROWS, RUN_ID, CountingStore, held_lock, make_request, make_run, simulated
 from benchmarks.scale_weather import SCENARIOS
 from jobs import embed
 from jobs.ledger import SEGMENT_RECEIPTS, Ledger, load_receipts
-from jobs.lock import DriverLock
 from jobs.policy import Command, Dispatch
 from jobs.run import find_resumable
 from jobs.run_store import RunPaths
@@ -120,7 +119,7 @@ def resume(uri: str, shards: int, done: int, asked: float) -> dict[str, Any]:
                 loads.append(time.perf_counter() - began)
 
         try:
-            with simulated(pool, agenda), mock.patch.object(Ledger, "load", timed), DriverLock(store) as lock:
+            with simulated(pool, agenda), mock.patch.object(Ledger, "load", timed), held_lock(store) as lock:
                 embed._work(run, lock, StopFlag())
         except _Reached:
             first = time.time() - asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import receipts as module
@@ -15,6 +15,7 @@ from tests.jobs.ledger_samples import receipt
 numbers = st.integers(0, 5000) | st.integers(0, 10**9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(numbers, st.integers(0, 9)), max_size=60), st.integers(0, 20_000))
 def test_it_holds_what_was_added_last(added: list[tuple[int, int]], loose: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
