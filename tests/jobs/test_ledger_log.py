@@ -106,8 +106,24 @@ def test_a_receipt_that_was_dropped_is_never_taken_from_the_log(store: Counting)
         assert ledger.load().keys() == set(range(20)) - {4, 13}
         ledger.record(receipt(4, replica="q"))  # of the very same size
         assert ledger.load()[4].replica == "q"
+        before = store.list(LOG)
+        assert 13 not in ledger.load()
+        assert store.list(LOG) == before, "what was withdrawn is withdrawn again and again"
     assert store.loads()[4].replica == "q"
     assert store.loads()[5].replica == "r"
+
+
+def test_what_is_dropped_before_it_was_logged_is_not_logged_later(store: Counting) -> None:
+    with Ledger(store, RUN, generation=1, segment=10) as ledger:
+        for number in range(9):
+            ledger.record(receipt(number))
+        ledger.drop([4])
+        ledger.record(receipt(9))
+        ledger.record(receipt(10))
+    assert len(store.list(LOG)) == 2  # what was withdrawn, and ten receipts
+    with Ledger(store, RUN, generation=2) as ledger:
+        ledger.record(receipt(4, replica="q"))
+    assert store.loads()[4].replica == "q"
 
 
 def test_a_receipt_deleted_by_hand_is_pending_and_its_successor_counts(store: Counting) -> None:
