@@ -10,22 +10,38 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.scale_weather import SCENARIOS
 from benchmarks.tables import RESULTS, ROOT, markdown, replaced, where
 
 PAGE = ROOT / "docs" / "scaling.md"
 
 
-def simulations(result: Mapping[str, Any]) -> str:
+Results = Sequence[tuple[Mapping[str, Any], str]]  # each with the name of its file
+
+
+def simulations(results: Results) -> str:
+    """One table a size; of each the scenarios, and where the driver's time went in the last."""
+    sizes: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for result, _ in results:
+        for name, found in result["scenarios"].items():
+            shards, replicas = found["shards"]["planned"], found["replicas"]
+            size = f"{shards:,} shards, {replicas:,} replicas, {found['shard_seconds']:g} s a shard"
+            sizes.setdefault(size, {})[name] = found
+    return "\n\n".join(f"{size}:\n\n{_scenarios(found)}\n\n{_steps(found)}" for size, found in sizes.items())
+
+
+def _scenarios(scenarios: Mapping[str, Mapping[str, Any]]) -> str:
     header = (
         "", "hours", "efficiency", "of the replicas wanted", "attempts", "preempted", "failed", "longest attempt, s",
         "tail, s", "driver CPU, ms a shard", "peak memory, MiB", "requests a shard",
     )  # fmt: skip
     rows = []
-    for name, found in result["scenarios"].items():
+    for name in sorted(scenarios, key=list(SCENARIOS).index):
+        found = scenarios[name]
         happened, attempt = found["happened"], found["attempt_seconds"]
         rows.append(
             (
@@ -43,72 +59,88 @@ def simulations(result: Mapping[str, Any]) -> str:
                 f"{found['requests_a_shard']:.2f}",
             )
         )
-    some = next(iter(result["scenarios"].values()))
-    return (
-        f"{some['shards']['planned']:,} shards, {some['replicas']:,} replicas, {some['shard_seconds']:g} s a shard in the "
-        f"median:\n\n{markdown(header, rows)}\n\n{steps(result)}"
+    return markdown(header, rows)
+
+
+def _steps(scenarios: Mapping[str, Mapping[str, Any]]) -> str:
+    name = max(scenarios, key=list(SCENARIOS).index)
+    found = scenarios[name]
+    count = found["shards"]["planned"]
+    rows = []
+    for step, took in found["steps"].items():
+        cpu, peak = took["cpu_seconds"], took["peak_rss_bytes_until_then"] / 2**20
+        rows.append((STEPS[step], f"{cpu:,.1f}", f"{cpu / count * 1e6:,.0f}", f"{peak:,.0f}"))
+    return f"The driver in the {name}:\n\n" + markdown(
+        ("", "CPU, s", "CPU, µs a shard", "peak memory until then, MiB"), rows
     )
 
 
-def steps(result: Mapping[str, Any]) -> str:
-    """Where the driver's processor time goes, of the last scenario."""
-    name, found = list(result["scenarios"].items())[-1]
-    count = found["shards"]["planned"]
-    rows = [
-        (step, f"{took['cpu_seconds']:,.1f}", f"{took['cpu_seconds'] / count * 1e6:,.0f}", f"{took['wall_seconds']:,.1f}")
-        for step, took in found["steps"].items()
-    ]
-    return f"Of which, in the {name}:\n\n" + markdown(("step", "CPU, s", "CPU, µs a shard", "wall, s"), rows)
+STEPS = {
+    "dispatch": "embedding: dispatch, receipts, status",
+    "load": "receipts found again, at start and end",
+    "account": "account and gate",
+    "publish": "publishing",
+    "add_report": "report",
+}
 
 
-def storage(result: Mapping[str, Any]) -> str:
-    header = ("", "receipts", "wall, s", "CPU, µs each", "peak memory, MiB", "requests")
+def storage(results: Results) -> str:
+    header = ("", "items", "wall, s", "CPU, µs an item", "peak memory, MiB", "requests")
     rows = []
-    for name, found in result.items():
-        if isinstance(found, dict) and "cpu_us_an_item" in found:
-            asked = ", ".join(f"{count:,} {what}" for what, count in found["requests"].items() if count > 2)
-            rows.append(
-                (
-                    name.replace("_", " "),
-                    f"{found.get('done', found['items']):,}",
-                    f"{found.get('first_dispatch_seconds', found['wall_seconds']):,.1f}",
-                    f"{found['cpu_us_an_item']:,.0f}",
-                    f"{found['peak_rss_bytes'] / 2**20:,.0f}",
-                    asked,
+    for result, _ in results:
+        place = "S3 server" if result["options"].get("store") == "s3" else "local folder"
+        for name, found in result.items():
+            if isinstance(found, dict) and "cpu_us_an_item" in found:
+                asked = ", ".join(f"{count:,} {what}" for what, count in found["requests"].items() if count > 2)
+                rows.append(
+                    (
+                        f"{STORED[name]}, {place}",
+                        f"{found['items']:,}",
+                        f"{found.get('first_dispatch_seconds', found['wall_seconds']):,.1f}",
+                        f"{found['cpu_us_an_item']:,.0f}",
+                        f"{found['peak_rss_bytes'] / 2**20:,.0f}",
+                        asked,
+                    )
                 )
-            )
-    place = "the S3 server" if result["options"].get("store") == "s3" else "a local folder"
-    return f"{result['section']}, {place}:\n\n{markdown(header, rows)}"
+    return f"State on storage:\n\n{markdown(header, rows)}"
 
 
-def asking_ray(result: Mapping[str, Any]) -> str:
+STORED = {
+    "begin": "shards cut and stored as a manifest",
+    "write": "receipts written",
+    "load": "receipts loaded",
+    "load_one_by_one": "receipts loaded without the log",
+    "resume": "a run resumed, to its first dispatch",
+}
+
+
+def asking_ray(results: Results) -> str:
     header = ("calls in flight", "CPU, ms a look", "wall, ms a look", "CPU, µs a short call")
-    rows = [
-        (
-            f"{int(count):,}",
-            f"{found['cpu_ms_a_look']:.1f}",
-            f"{found['wall_ms_a_look']:.1f}",
-            f"{found['cpu_us_a_call']:.0f}",
-        )
-        for count, found in result["ray"].items()
-    ]
+    rows = []
+    for result, _ in results:
+        for count, found in result["ray"].items():
+            figures = f"{found['cpu_ms_a_look']:.1f}", f"{found['wall_ms_a_look']:.1f}", f"{found['cpu_us_a_call']:.0f}"
+            rows.append((f"{int(count):,}", *figures))
     return f"Asking a real Ray which of so many calls have ended:\n\n{markdown(header, rows)}"
 
 
-SECTIONS = {"simulate": simulations, "receipts": storage, "resume": storage, "ray": asking_ray}
+SECTIONS = (
+    (("simulate",), simulations),
+    (("receipts", "resume"), storage),
+    (("ray",), asking_ray),
+)
 
 
 def render(folder: Path) -> str:
-    """All tables, by section, then by file name."""
-    return "\n\n".join(_rendered(folder))
-
-
-def _rendered(folder: Path) -> Iterator[str]:
+    """All tables, each with its sources."""
     found = [(json.loads(path.read_text()), path.name) for path in sorted(folder.glob("scale_*.json"))]
-    for section, make in SECTIONS.items():
-        for result, name in found:
-            if result["section"] == section:
-                yield f"{make(result)}\n\n{where(result)} ([{name}](../benchmarks/results/{name}))."
+    blocks = []
+    for sections, make in SECTIONS:
+        results = [(result, name) for result, name in found if result["section"] in sections]
+        if results:
+            links = ", ".join(f"[{name}](../benchmarks/results/{name})" for _, name in results)
+            blocks.append(f"{make(results)}\n\n{'; '.join(dict.fromkeys(where(result) for result, _ in results))}: {links}.")
+    return "\n\n".join(blocks)
 
 
 def main() -> None:
