@@ -66,7 +66,15 @@ def simulate(options: argparse.Namespace) -> dict[str, Any]:
     found = {}
     for name in options.scenario:
         say(f"{name}: {options.shards:,} shards on {options.replicas:,} replicas")
-        arguments = name, options.shards, options.replicas, options.seed, options.shard_seconds, options.scratch
+        arguments = (
+            name,
+            options.shards,
+            options.replicas,
+            options.seed,
+            options.shard_seconds,
+            options.scratch,
+            options.dispatch_only,
+        )
         found[name] = apart(scale_run.run, *arguments)
         keys = ("driver_cpu_ms_a_shard", "efficiency", "peak_rss_bytes", "requests_a_shard", "wall_seconds")
         say(f"{name}: " + ", ".join(f"{key} {found[name][key]}" for key in keys))
@@ -123,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
     simulating.add_argument("--shards", type=int, default=1_000_000)
     simulating.add_argument("--replicas", type=int, default=1000)
     simulating.add_argument("--shard-seconds", type=float, default=60.0, help="median of a shard's time on a replica")
+    simulating.add_argument("--dispatch-only", action="store_true", help="store no receipts: efficiency alone, sooner")
     simulating.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     on_receipts = sections.add_parser("receipts", parents=[shared, on_store])
     on_receipts.add_argument("--receipts", type=int, default=1_000_000)

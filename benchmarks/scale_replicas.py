@@ -70,6 +70,7 @@ class FakeReplicas:
         self.happened = dict.fromkeys(("started", "preempted", "failed", "hiccups"), 0)
         self.idle_since: float | None = None  # since when there has always been a ready replica with nothing to do
         self.ended = 0.0
+        self.dispatched = 0
         self.cpu_seconds = 0.0
         self._poll()
 
@@ -81,6 +82,7 @@ class FakeReplicas:
             case StartReplica(replica):
                 self._start(replica)
             case Dispatch(replica, assignment):
+                self.dispatched += 1
                 fake = self._live[replica]
                 fake.queue.append(assignment)
                 self._work(fake)

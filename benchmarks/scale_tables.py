@@ -31,7 +31,8 @@ def simulations(results: Results) -> str:
             shards, replicas = found["shards"]["planned"], found["replicas"]
             size = f"{shards:,} shards, {replicas:,} replicas, {found['shard_seconds']:g} s a shard"
             sizes.setdefault(size, {})[name] = found
-    return "\n\n".join(f"{size}:\n\n{_scenarios(found)}\n\n{_steps(found)}" for size, found in sizes.items())
+    tables = [(f"{size}:", _scenarios(found), _steps(found)) for size, found in sizes.items()]
+    return "\n\n".join(block for blocks in tables for block in blocks if block)
 
 
 def _scenarios(scenarios: Mapping[str, Mapping[str, Any]]) -> str:
@@ -54,16 +55,23 @@ def _scenarios(scenarios: Mapping[str, Mapping[str, Any]]) -> str:
                 f"{happened['failed']:,}",
                 f"{attempt['max']:,.0f}",
                 f"{found['tail_seconds']:,.0f}",
-                f"{found['driver_cpu_ms_a_shard']:.3f}",
-                f"{found['peak_rss_bytes'] / 2**20:,.0f}",
-                f"{found['requests_a_shard']:.2f}",
+                *_driver(found),
             )
         )
     return markdown(header, rows)
 
 
+def _driver(found: Mapping[str, Any]) -> tuple[str, str, str]:
+    if not found["published"]:  # receipts were not stored: only what replicas did with their time was looked at
+        return "", "", ""
+    memory = f"{found['peak_rss_bytes'] / 2**20:,.0f}"
+    return f"{found['driver_cpu_ms_a_shard']:.3f}", memory, f"{found['requests_a_shard']:.2f}"
+
+
 def _steps(scenarios: Mapping[str, Mapping[str, Any]]) -> str:
-    name = max(scenarios, key=list(SCENARIOS).index)
+    name = max((name for name, found in scenarios.items() if found["published"]), key=list(SCENARIOS).index, default="")
+    if not name:
+        return ""
     found = scenarios[name]
     count = found["shards"]["planned"]
     rows = []

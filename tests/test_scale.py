@@ -47,6 +47,14 @@ def test_the_job_on_fake_replicas_ends_with_every_shard_published(tmp_path: Path
     assert storm["attempts"] >= 1500 + storm["happened"]["hiccups"]
 
 
+def test_efficiency_can_be_looked_at_alone(tmp_path: Path) -> None:
+    options = ("--shards", 1500, "--replicas", 25, "--scenario", "quiet", "--dispatch-only")
+    found = scale(tmp_path, "simulate", *options)["scenarios"]["quiet"]
+    assert (found["state"], found["published"], found["attempts"]) == ("not stored", False, 1500)
+    assert found["efficiency"] > 0.93
+    assert "PUT receipts" not in found["requests"]
+
+
 def test_receipts_are_found_again_without_being_read_one_by_one(tmp_path: Path) -> None:
     found = scale(tmp_path, "receipts", "--receipts", 5000)
     assert found["write"]["requests"] == {"PUT ledger": 2, "PUT receipts": 5000}
@@ -68,10 +76,11 @@ RESULTS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glo
 @pytest.mark.parametrize("name", [name for name, result in RESULTS.items() if result["section"] == "simulate"])
 def test_the_committed_simulation_holds_what_is_claimed(name: str) -> None:
     for scenario, found in RESULTS[name]["scenarios"].items():
-        assert found["published"]
-        assert found["driver_cpu_ms_a_shard"] <= 1.0
-        assert found["peak_rss_bytes"] <= 2 << 30
         assert found["efficiency"] >= (0.97 if scenario == "quiet" else 0.93)
+        if found["state"] != "not stored":
+            assert found["published"]
+            assert found["driver_cpu_ms_a_shard"] <= 1.0
+            assert found["peak_rss_bytes"] <= 2 << 30
 
 
 @pytest.mark.parametrize("name", [name for name, result in RESULTS.items() if result["section"] == "resume"])
