@@ -16,9 +16,11 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from itertools import islice
 
 from jobs.ledger import Ledger, load_receipts
 from jobs.lock import DriverLock
+from jobs.receipts import Receipts
 from jobs.run_store import RunPaths
 from jobs.signals import StopFlag
 from workers.errors import RunAborted
@@ -26,6 +28,7 @@ from workers.shard import OutputFile, Receipt, Shard
 from workers.storage import Store
 
 THREADS = 32  # copies are all latency
+MOST_WAITING = 4 * THREADS  # handed to threads at a time: of a million shards not all at once
 WAKE_SECONDS = 0.25  # how soon a signal or a lost lock is noticed
 LOG_SECONDS = 10.0
 log = logging.getLogger("reembed")
@@ -33,7 +36,7 @@ log = logging.getLogger("reembed")
 
 def carry(
     store: Store, run_id: str, base: str, shards: Sequence[Shard], ledger: Ledger, lock: DriverLock, stop: StopFlag
-) -> dict[int, Receipt]:
+) -> Receipts:
     """Carry `shards` (of run `run_id`, none with a receipt, all with `carried`) over from run `base`.
 
     Returns:
@@ -43,29 +46,37 @@ def carry(
     """
     began = logged = time.monotonic()
     receipts, sizes = _left_of(store, base)
-    todo = [(shard, receipt) for shard in shards if (receipt := _carriable(shard, receipts, sizes)) is not None]
-    if len(todo) < len(shards):
-        log.warning("parts of %d shards are gone from snapshot %s: these are embedded", len(shards) - len(todo), base)
     carrier = _Carrier(store, run_id, base, ledger, lock)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="carry")
-    carried: list[Receipt] = []
+    carried, rows, begun = Receipts(), 0, 0
+    waiting: set[Future[Receipt | None]] = set()
+    todo = ((shard, receipt) for shard in shards if (receipt := _carriable(shard, receipts, sizes)) is not None)
     try:
-        waiting: set[Future[Receipt | None]] = {pool.submit(carrier.carry, *item) for item in todo}
-        while waiting:
+        while True:
+            for item in islice(todo, MOST_WAITING - len(waiting)):
+                waiting.add(pool.submit(carrier.carry, *item))
+                begun += 1
+            if not waiting:
+                break
             stop.check()
             lock.raise_if_lost()
             done, waiting = wait(waiting, WAKE_SECONDS, FIRST_COMPLETED)
-            carried += [receipt for future in done if (receipt := future.result()) is not None]
+            for future in done:
+                if (receipt := future.result()) is not None:
+                    carried.add(receipt)
+                    rows += receipt.rows
             if time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()
-                log.info("carrying over snapshot %s: %d of %d shards", base, len(carried), len(todo))
+                log.info("carrying over snapshot %s: %d of %d shards", base, len(carried), len(shards))
     finally:
         carrier.halt.set()
         pool.shutdown(wait=True, cancel_futures=True)
+    if begun < len(shards):
+        log.warning("parts of %d shards are gone from snapshot %s: these are embedded", len(shards) - begun, base)
     if carried:
-        rows, seconds = sum(receipt.rows for receipt in carried), time.monotonic() - began
+        seconds = time.monotonic() - began
         log.info("carried over %d shards, %d rows, of snapshot %s in %.1f s", len(carried), rows, base, seconds)
-    return {receipt.shard: receipt for receipt in carried}
+    return carried
 
 
 def _left_of(store: Store, base: str) -> tuple[Mapping[int, Receipt], Mapping[str, int]]:

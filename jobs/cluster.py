@@ -15,6 +15,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,12 @@ _INTERNAL = re.compile(r"^The actor died unexpectedly.*$|^\s*(class_name|actor_i
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
 CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entry point
-STATS_SECONDS = 2.0  # how often each replica is asked for its running totals
+STATS_SECONDS = 2.0  # how often each replica is asked for its running totals …
+STATS_A_SECOND = 25.0  # … where they are few: a call costs the driver 0.2 ms, so of a thousand each is asked every 40 s
+# To look at n calls in flight costs about n times 1 µs: of thousands, what ends within so long is heard together. A replica
+# has its next shard already, so that none waits for it.
+GATHER_SECONDS_A_CALL = 1e-4
+GATHER_SECONDS = 0.25  # at most
 
 
 class _ReplicaActor:
@@ -149,7 +155,7 @@ class ReplicaPool:
         self._actors: dict[int, Any] = {}
         self._ready: set[int] = set()
         self._owed: dict[Any, tuple[str, int]] = {}  # ref -> (what was asked, replica)
-        self._asked: dict[int, float] = {}  # replica -> when its stats were asked last
+        self._told: dict[int, float] = {}  # replica -> when it told its stats; in order of time; without those being asked
 
     def execute(self, command: Command) -> None:
         """Carry out one command of the scheduler; returns at once."""
@@ -169,6 +175,7 @@ class ReplicaPool:
         self._settled = settled
         self._owed.clear()
         self._ready.clear()
+        self._told.clear()
 
     def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> float:
         """Ask a ready replica for the largest vector component it sees in a sample of these shards."""
@@ -188,6 +195,7 @@ class ReplicaPool:
         refs = list(self._owed)
         done, _ = ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=True)
         if done:
+            time.sleep(min(len(refs) * GATHER_SECONDS_A_CALL, GATHER_SECONDS))
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         # answers before deaths: a replica that dies after its answer must not take the answer with it
         heard = sorted(((ref, _answer(ref)) for ref in done), key=lambda pair: isinstance(pair[1], RayError))
@@ -218,11 +226,10 @@ class ReplicaPool:
         return [(replica, answer) for replica, answer in answers if not isinstance(answer, RayError)]
 
     def _ask_for_stats(self) -> None:
-        now = time.monotonic()
-        for replica in self._ready:
-            if now - self._asked.get(replica, 0.0) >= STATS_SECONDS:
-                self._asked[replica] = float("inf")  # until it has answered
-                self._owed[self._actors[replica].stats.remote()] = ("stats", replica)
+        due = time.monotonic() - stats_seconds(len(self._ready))
+        for replica in list(takewhile(lambda replica: self._told[replica] <= due, self._told)):
+            del self._told[replica]  # until it has answered
+            self._owed[self._actors[replica].stats.remote()] = ("stats", replica)
 
     def _hear(self, ref: Any, answer: Any) -> Iterator[Event]:
         if ref not in self._owed:  # its replica was found dead a moment ago
@@ -242,9 +249,10 @@ class ReplicaPool:
                 yield Lost(replica, f"{type(answer).__name__}: {_last_line(answer)}", charged=True, starting=starting)
             case _ if what == "ready":
                 self._ready.add(replica)
+                self._told[replica] = time.monotonic()
                 yield Ready(replica, answer)
             case _ if what == "stats":
-                self._asked[replica] = time.monotonic()
+                self._told[replica] = time.monotonic()
                 yield Stats(replica, answer)
             case _:
                 yield Finished(replica, answer)
@@ -252,11 +260,16 @@ class ReplicaPool:
     def _forget(self, replica: int) -> None:
         actor = self._actors.pop(replica, None)
         self._ready.discard(replica)
-        self._asked.pop(replica, None)
+        self._told.pop(replica, None)
         self._owed = {ref: owed for ref, owed in self._owed.items() if owed[1] != replica}
         if actor is not None:
             with contextlib.suppress(RayError):  # already gone is what we want
                 ray.kill(actor, no_restart=True)
+
+
+def stats_seconds(replicas: int) -> float:
+    """How often each of so many replicas is asked for its totals."""
+    return max(STATS_SECONDS, replicas / STATS_A_SECOND)
 
 
 def _answer(ref: Any) -> Any:

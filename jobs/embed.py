@@ -30,6 +30,7 @@ from jobs.lock import DriverLock, probe_atomic_create
 from jobs.prediction import predict
 from jobs.preflight import require_cluster, starts_a_ray
 from jobs.quarantine import settle_quarantine
+from jobs.receipts import Files, Receipts
 from jobs.report import Work, build_summary
 from jobs.retention import retain
 from jobs.run import Request, ReuseRefused, Run, find_resumable, plan_or_reopen
@@ -72,7 +73,7 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
-    with Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
+    with Ledger(run.store, run.run_id, guard=lock.guard, generation=lock.generation) as ledger:
         try:
             return _finish(run, lock, ledger, stop)
         except RunAborted as abort:
@@ -88,7 +89,7 @@ def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
 def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[str, Any]:
     if run.record and (reason := why_not_again(run.store, run.run_id)):
         return _refuse(run, ledger, reason)
-    receipts = ledger.load() if run.record else {}
+    receipts = ledger.load() if run.record else Receipts()
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
     if run.record is None:
@@ -110,8 +111,8 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
         if summary["reasons"]:
             break
         stop.check()
-        files = [file for receipt in receipts.values() for file in receipt.files]
-        damaged = publish(run.store, run.run_id, files, run.facts() | {"documents": summary["documents"]}, lock)
+        facts = run.facts() | {"documents": summary["documents"]}
+        damaged = publish(run.store, run.run_id, Files(receipts), facts, lock)
         if damaged is None:
             summary |= {"published": True, "state": RunState.COMPLETE.value}
             summary["deleted_snapshots"] = retain(run.store, lock, run.config.output.keep_snapshots, stop)
@@ -120,7 +121,7 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
         ledger.drop(damaged.shards)
         for path in damaged.files:
             run.store.delete(path)
-        receipts = {number: receipt for number, receipt in receipts.items() if number not in damaged.shards}
+        receipts = ledger.load()
     return _end(run, receipts, summary)
 
 
@@ -157,8 +158,8 @@ def _reference(run: Run) -> contextlib.AbstractContextManager[ReferenceFile | No
 
 
 def _carry(
-    run: Run, lock: DriverLock, ledger: Ledger, receipts: dict[int, Receipt], work: Work, stop: StopFlag
-) -> tuple[dict[int, Receipt], Work]:
+    run: Run, lock: DriverLock, ledger: Ledger, receipts: Receipts, work: Work, stop: StopFlag
+) -> tuple[Receipts, Work]:
     """Copy once, before anything is embedded: parts that turn out damaged later are embedded, not copied again."""
     shards = [shard for shard in ledger.pending(run.shards, receipts) if shard.carried is not None]
     if not shards or run.record is None or run.record.base is None:
@@ -171,7 +172,9 @@ def _carry(
             state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
             run.write_status({"state": state.value, "reason": str(error)}, work.plus(0, time.monotonic() - began, ()))
         raise
-    return dict(sorted((receipts | carried).items())), work.plus(0, time.monotonic() - began, ())
+    for receipt in carried.values():
+        receipts.add(receipt)
+    return receipts, work.plus(0, time.monotonic() - began, ())
 
 
 def _account(

@@ -135,7 +135,7 @@ class _Session:
         """A killed driver's last seconds are in no status; what it finished it embedded all the same."""
         known = max(self._work.documents_embedded, self.progress.documents_before)
         work = dataclasses.replace(self._work, documents_embedded=known)
-        return work.plus(self.scheduler.attempts, time.monotonic() - self._began, self.progress.replicas.values())
+        return work.plus(self.scheduler.attempts, time.monotonic() - self._began, self.progress.stats)
 
     def _store_status(self, snapshot: Mapping[str, Any], state: RunState = RunState.RUNNING) -> None:
         try:

@@ -20,6 +20,7 @@ from jobs.claims import probe_atomic_create
 from jobs.ledger import Accounting, Ledger, load_receipts
 from jobs.lock import DriverLock
 from jobs.manifest import load_manifest
+from jobs.receipts import Files
 from jobs.run_store import RunPaths, RunRecord, read_run, read_summary, write_summary
 from jobs.snapshot import CURRENT, Current, publish, published_by_hand, read_current
 from workers.errors import RunAborted, UsageError
@@ -73,9 +74,8 @@ class FinishedRun:
             UsageError: a part is gone or altered; nothing was changed. RunAborted: the lock is lost. TransientError.
         """
         forced = forced or self.summary.get("forced")
-        files = [file for receipt in self.receipts.values() for file in receipt.files]
         facts = self.record.facts() | {"documents": self.accounting.documents}
-        damaged = publish(self.store, self.run_id, files, facts, lock, by_hand=True, forced=forced)
+        damaged = publish(self.store, self.run_id, Files(self.receipts), facts, lock, by_hand=True, forced=forced)
         current = read_current(self.store)
         if damaged is not None or current is None:
             gone = damaged.files if damaged else (CURRENT,)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -29,6 +29,7 @@ MOST_PARTS = 64  # more parts and fewer rows of each: neighbours in a corpus are
 MOST_VECTORS = 4096
 SEARCHED_VECTORS = 8192  # of one earlier part: rows inserted before a text move it down
 MOST_EARLIER = 4  # parts looked at for the texts of one
+LOOKED_THROUGH = 1024  # shards, evenly spread, among which parts with a counterpart are looked for
 THREADS = 16
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -52,16 +53,18 @@ class _Pair:
 
 
 def measure_vectors(
-    store: Store, files: Sequence[OutputFile], stored: Stored
+    store: Store, files: Iterable[OutputFile], stored: Stored
 ) -> tuple[VectorFigures | None, tuple[str, ...]]:
     """Figures of a sample of these parts' vectors (None: no vectors), and which of those parts are not what they should be.
 
-    A part that is gone or of another size is left out: publishing looks for those among all parts.
+    A part that is gone or of another size is left out: publishing looks for those among all parts. `files` is gone through
+    twice, and not kept.
 
     Raises:
         UsageError, TransientError.
     """
-    chosen = spread([file for file in files if file.rows], MOST_PARTS)
+    places = set(spread(range(sum(file.rows > 0 for file in files)), MOST_PARTS))
+    chosen = [file for place, file in enumerate(file for file in files if file.rows) if place in places]
     share = MOST_VECTORS // max(1, len(chosen))
 
     def look(file: OutputFile) -> PartSample | str | None:
@@ -134,16 +137,19 @@ def spread(items: Sequence[_T], most: int) -> list[_T]:
 
 
 def _pairs(now: Side, last: Side) -> list[_Pair]:
-    """Each part of a shard that was embedded, with the parts of the same partition of earlier shards that overlap it.
+    """Each part of some shards that were embedded, with the parts of the same partition of earlier shards that overlap it.
 
     Where none does, perhaps because the corpus has another name now, of the earlier shard in the same place.
     """
+    looked = [(place, now.shards[place]) for place in spread(range(len(now.shards)), LOOKED_THROUGH)]
+    wanted = {piece.uri for _, shard in looked for piece in shard.slices}
     where: dict[str, list[tuple[int, int, int]]] = {}
     for shard in last.shards:
         for piece in shard.slices:
-            where.setdefault(piece.uri, []).append((piece.start, piece.stop, shard.number))
+            if piece.uri in wanted:
+                where.setdefault(piece.uri, []).append((piece.start, piece.stop, shard.number))
     pairs = []
-    for place, shard in enumerate(now.shards):
+    for place, shard in looked:
         receipt = now.receipts.get(shard.number)
         if receipt is None or receipt.carried_from is not None:
             continue

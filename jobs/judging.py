@@ -21,8 +21,9 @@ from jobs.config import GateConfig
 from jobs.gate import GateCheck, GateFacts, check_run
 from jobs.gate_figures import Comparison, Figures, Golden, load_figures, load_golden, save_figures, save_golden
 from jobs.gate_samples import Side, compare_texts, measure_vectors, of_angle
-from jobs.ledger import Accounting, load_receipts
+from jobs.ledger import Accounting, Ledger, load_receipts
 from jobs.manifest import load_manifest
+from jobs.receipts import Files
 from jobs.run_store import RunPaths, RunRecord, read_run
 from jobs.snapshot import Current, read_current
 from workers.config import LongText, VectorType
@@ -95,18 +96,19 @@ def identity(record: RunRecord) -> dict[str, Any]:
 
 def _figures(store: Store, record: RunRecord, receipts: Mapping[int, Receipt]) -> Figures:
     """As they were kept, where they were made from these very parts."""
-    files = [file for receipt in receipts.values() for file in receipt.files]
+    files = Files(receipts)
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.path} {file.rows} {file.bytes} {file.sha256}\n".encode())
+    sums = Ledger.totals(receipts)
     kept = load_figures(store, record.run_id)
     counts = Figures(
         run_id=record.run_id,
         model=identity(record),
-        rows_read=sum(receipt.rows_read for receipt in receipts.values()),
-        documents=sum(receipt.documents for receipt in receipts.values()),
-        truncated=sum(receipt.truncated for receipt in receipts.values()),
-        empty=sum(receipt.empty for receipt in receipts.values()),
+        rows_read=sums.rows_read,
+        documents=sums.documents,
+        truncated=sums.truncated,
+        empty=sums.empty,
         vectors=None,
         parts=digest.hexdigest(),
     )
@@ -149,9 +151,12 @@ def _compare_golden(record: RunRecord, golden: Golden | None, last: _Snapshot | 
 
 def _probes(receipts: Mapping[int, Receipt], stored: Stored) -> Comparison:
     """What replicas found when they embedded some of the reused texts again: of binary vectors, cosines of signs."""
-    met = [receipt for receipt in receipts.values() if receipt.probed and receipt.probe_cosine is not None]
-    each = [of_angle(receipt.probe_cosine, stored.vector) for receipt in met if receipt.probe_cosine is not None]
-    return Comparison(sum(receipt.probed for receipt in met), Comparison.of(each, "").least)
+    probed, each = 0, []
+    for receipt in receipts.values():
+        if receipt.probed and receipt.probe_cosine is not None:
+            probed += receipt.probed
+            each.append(of_angle(receipt.probe_cosine, stored.vector))
+    return Comparison(probed, Comparison.of(each, "").least)
 
 
 def _compare_texts(

@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from rich.console import Console, Group
@@ -21,6 +22,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from jobs.stored_shards import text_bytes_of, total_text_bytes
 from workers.shard import Receipt, ReplicaStats, Shard
 
 log = logging.getLogger("reembed")
@@ -29,13 +31,14 @@ LOG_SECONDS = 10.0
 STORE_SECONDS = 3.0  # what a killed driver did since is not in the summary's work
 DRAW_SECONDS = 0.5
 RATE_WINDOW_SECONDS = 60.0
+SHOWN_REPLICAS = 64  # in the status, the longest-lived first: a thousand would be the dearest thing the driver does
+DRAWN_REPLICAS = 16
 
 
 @dataclass(slots=True)
 class _ReplicaView:
     facts: Mapping[str, Any] = field(default_factory=dict)
     stats: ReplicaStats = field(default_factory=ReplicaStats)
-    alive: bool = True
 
     @property
     def busy(self) -> float:
@@ -59,19 +62,18 @@ class Progress:
         now: float,
         first_epoch: int = 0,
     ) -> None:
-        self._bytes = {shard.number: shard.text_bytes for shard in shards}
-        self._total_bytes = sum(self._bytes.values())
+        self._bytes = text_bytes_of(shards)
+        self._total_bytes = total_text_bytes(shards)
         self._shards = len(shards)
-        self._done_bytes = sum(self._bytes[number] for number in done)
-        self._resumed_bytes = self._done_bytes
-        self._done = len(done)
-        self._documents = sum(receipt.documents for receipt in done.values())
-        self._quarantined_rows = sum(receipt.quarantined_rows for receipt in done.values())
-        # embedded by earlier drivers, for all we know
-        self.documents_before = sum(_embedded(receipt) for receipt in done.values())
+        self._done = self._done_bytes = self._documents = self._quarantined_rows = 0
+        self.documents_before = 0  # embedded by earlier drivers, for all we know
         self._first_epoch = first_epoch
+        for receipt in done.values():
+            self.receipt(receipt, before=True)
+        self._resumed_bytes = self._done_bytes
         self.quarantined_shards = 0
-        self._replicas: dict[int, _ReplicaView] = {}
+        self._replicas: dict[int, _ReplicaView] = {}  # that live
+        self._lost = ReplicaStats()  # of those that do not: sums, and the largest peak
         self._samples: deque[tuple[float, int]] = deque()
         self._store_status = store_status
         self._began = self._logged = self._drawn = self._stored = now
@@ -83,24 +85,27 @@ class Progress:
         self._replicas[replica] = _ReplicaView(facts)
 
     def replica_lost(self, replica: int) -> None:
-        if replica in self._replicas:
-            self._replicas[replica].alive = False
+        """What it did stays in the sums; of a thousand that came and went no list is kept."""
+        if view := self._replicas.pop(replica, None):
+            self._lost = _together(self._lost, view.stats)
 
     def replica_stats(self, replica: int, stats: ReplicaStats) -> None:
         if replica in self._replicas:
             self._replicas[replica].stats = stats
 
-    def receipt(self, receipt: Receipt) -> None:
+    def receipt(self, receipt: Receipt, *, before: bool = False) -> None:
+        """A shard is done; `before`: it was when this driver came."""
         self._done += 1
-        self._done_bytes += self._bytes[receipt.shard]
+        self._done_bytes += self._bytes(receipt.shard)
         self._documents += receipt.documents
-        self.documents_before += _embedded(receipt) if receipt.epoch < self._first_epoch else 0
+        self.documents_before += _embedded(receipt) if before or receipt.epoch < self._first_epoch else 0
         self._quarantined_rows += receipt.quarantined_rows
 
     @property
-    def replicas(self) -> Mapping[int, ReplicaStats]:
-        """Last known totals of every replica that was ever ready."""
-        return {number: view.stats for number, view in self._replicas.items()}
+    def stats(self) -> Iterator[ReplicaStats]:
+        """Last known totals: of each replica that lives, then of all others that were ever ready together."""
+        yield from (view.stats for view in self._replicas.values())
+        yield self._lost
 
     def facts(self) -> list[Mapping[str, Any]]:
         return [view.facts for view in self._replicas.values()]
@@ -124,7 +129,7 @@ class Progress:
 
     def snapshot(self, now: float) -> dict[str, Any]:
         """Figures as of now; `tokens` counts what replicas embedded since this driver started."""
-        tokens = sum(view.stats.tokens for view in self._replicas.values())
+        tokens = sum(stats.tokens for stats in self.stats)
         self._samples.append((now, tokens))
         while self._samples and now - self._samples[0][0] > RATE_WINDOW_SECONDS:
             self._samples.popleft()
@@ -141,22 +146,27 @@ class Progress:
             "seconds": round(now - self._began, 1),
             "eta_seconds": round((now - self._began) * left / embedded) if embedded else None,
             "done_share": round(self._done_bytes / self._total_bytes, 4) if self._total_bytes else 1.0,
+            "replicas_alive": len(self._replicas),
+            "replicas_busy": round(self._busy(), 4),
             "replicas": [
                 {
                     "replica": number,
-                    "alive": view.alive,
+                    "alive": True,
                     "busy": round(view.busy, 3),
                     "documents": view.stats.documents,
                     "tokens": view.stats.tokens,
                     **{key: view.facts[key] for key in ("node", "device") if key in view.facts},
                 }
-                for number, view in sorted(self._replicas.items())
+                for number, view in islice(self._replicas.items(), SHOWN_REPLICAS)
             ],
         }
 
+    def _busy(self) -> float:
+        return sum(view.busy for view in self._replicas.values()) / len(self._replicas) if self._replicas else 0.0
+
     def _picture(self, snapshot: Mapping[str, Any]) -> Group:
         table = Table.grid(padding=(0, 2))
-        for replica in [view for view in snapshot["replicas"] if view["alive"]][:16]:
+        for replica in snapshot["replicas"][:DRAWN_REPLICAS]:
             table.add_row(
                 f"replica {replica['replica']}",
                 f"{replica.get('node', '')} {replica.get('device', '')}",
@@ -171,13 +181,22 @@ def _embedded(receipt: Receipt) -> int:
     return max(0, receipt.documents - receipt.reused_rows - receipt.repeated_rows)
 
 
+def _together(one: ReplicaStats, other: ReplicaStats) -> ReplicaStats:
+    return ReplicaStats(
+        documents=one.documents + other.documents,
+        tokens=one.tokens + other.tokens,
+        busy_seconds=one.busy_seconds + other.busy_seconds,
+        uptime_seconds=one.uptime_seconds + other.uptime_seconds,
+        peak_memory_bytes=max(one.peak_memory_bytes, other.peak_memory_bytes),
+    )
+
+
 def _line(snapshot: Mapping[str, Any]) -> str:
     shards = snapshot["shards"]
-    alive = [view for view in snapshot["replicas"] if view["alive"]]
-    busy = sum(view["busy"] for view in alive) / len(alive) if alive else 0.0
     eta = f"{snapshot['eta_seconds']} s" if snapshot["eta_seconds"] is not None else "unknown"
     return (
         f"shards {shards['done']}/{shards['planned']}, {snapshot['documents']:,} documents committed, "
-        f"{snapshot['tokens_per_second']:,.0f} tokens/s, {len(alive)} replicas {busy:.0%} busy, ETA {eta}, "
+        f"{snapshot['tokens_per_second']:,.0f} tokens/s, {snapshot['replicas_alive']} replicas "
+        f"{snapshot['replicas_busy']:.0%} busy, ETA {eta}, "
         f"quarantined {snapshot['quarantined_rows']:,} rows {shards['quarantined']} shards"
     )

@@ -6,6 +6,7 @@ snapshot was made of and with is read from the run itself, so a configuration ed
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import TYPE_CHECKING
 from jobs.config import RunConfig, load_config, parse_config
 from jobs.ledger import load_receipts
 from jobs.manifest import load_manifest
+from jobs.receipts import Receipts
 from jobs.run_store import RunPaths, RunRecord, read_run
 from jobs.snapshot import Current, read_current
 from workers.config import LongText, VectorType
 from workers.documents import ReadPlan
 from workers.errors import UsageError
 from workers.output_schema import OutputSchema, SnapshotStamp, output_schema
-from workers.shard import OutputFile, Receipt, Shard
+from workers.shard import OutputFile, Shard
 from workers.storage import Store, redact
 
 if TYPE_CHECKING:
@@ -41,11 +43,11 @@ class Published:
         return self.current.run_id
 
     @cached_property
-    def receipts(self) -> dict[int, Receipt]:
+    def receipts(self) -> Receipts:
         return load_receipts(self.store, self.run_id)
 
     @cached_property
-    def shards(self) -> list[Shard]:
+    def shards(self) -> Sequence[Shard]:
         return load_manifest(self.store, RunPaths(self.run_id).manifest, self.record.fingerprint)[0]
 
     @property

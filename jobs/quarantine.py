@@ -28,7 +28,7 @@ def settle_quarantine(
     Raises: UsageError, TransientError.
     """
     valid = {receipt.quarantine.path for receipt in receipts.values() if receipt.quarantine}
-    for shard in shards:
+    for shard in shards if reasons else ():
         if shard.number not in reasons:
             continue
         rows = [

@@ -8,8 +8,8 @@ Nothing is guessed: what receipts of an earlier version do not tell (times, hist
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from jobs.quarantine_reasons import Reasons
@@ -161,56 +161,78 @@ def gather_facts(
     predicted: Mapping[str, Any],
 ) -> ReportFacts:
     """`summary` is the run's (jobs/report.py); `predicted` what was foretold when it was planned, empty if nothing was."""
-    met = list(receipts.values())
-    made = [item for item in met if item.carried_from is None]
-    work = WorkingTime.of(made)
-    tokens, padded = sum(item.tokens for item in made), sum(item.padded_tokens for item in made)
-    documents = sum(item.documents for item in met)
+    sums = _Sums()
+    work = WorkingTime.of(sums.adding(receipts.values()))
+    tokens, padded = sums.tokens, sums.padded
     seconds = summary["seconds"]
     actual = {"tokens": tokens, "replica_hours": summary["replica_hours"], "cost_usd": summary["cost_usd"]}
     return ReportFacts(
-        origins=_origins(shards, met, summary["quarantined_rows"]),
+        origins=_origins(shards, sums, summary["quarantined_rows"]),
         embedded_tokens=tokens,
         tokens_per_second=tokens / seconds if seconds else 0.0,
         padding_share=(padded - tokens) / padded if padded > tokens else 0.0,
-        truncated_share=sum(item.truncated for item in met) / documents if documents else 0.0,
-        stages=_stages(made),
-        lengths=_lengths(met),
+        truncated_share=sums.truncated / sums.documents if sums.documents else 0.0,
+        stages=Stages(sums.stages),
+        lengths=Lengths(tuple(sums.lengths)),
         throughput=throughput(work),
         timeline=timeline(work),
         pauses=work.pauses,
-        untimed_shards=len(made) - len(work.ends),
+        untimed_shards=sums.made - len(work.ends),
         reasons=reasons,
         forecasts=tuple(Forecast(name, predicted.get(name), value) for name, value in actual.items()),
     )
 
 
-def _origins(shards: Sequence[Shard], receipts: Sequence[Receipt], quarantined: int) -> RowOrigins:
-    counts = [shard.rows for shard in shards]
-    carried = sum(item.rows for item in receipts if item.carried_from is not None)
-    made = [item for item in receipts if item.carried_from is None]
-    reused, repeated = sum(item.reused_rows for item in made), sum(item.repeated_rows for item in made)
+@dataclass(slots=True)
+class _Sums:
+    """Over receipts; those of parts that were copied apart, which no replica of this run made."""
+
+    documents: int = 0
+    truncated: int = 0
+    carried_rows: int = 0
+    made: int = 0  # receipts of replicas; what follows is theirs
+    rows: int = 0
+    tokens: int = 0
+    padded: int = 0
+    reused: int = 0
+    repeated: int = 0
+    stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    lengths: list[int] = field(default_factory=lambda: [0] * (len(TOKEN_BINS) + 1))  # of all
+
+    def adding(self, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+        """Those of replicas, handed on while they are added: a million are gone through once."""
+        for receipt in receipts:
+            self.documents += receipt.documents
+            self.truncated += receipt.truncated
+            for place, count in enumerate(receipt.token_histogram[: len(self.lengths)]):
+                self.lengths[place] += count
+            if receipt.carried_from is not None:
+                self.carried_rows += receipt.rows
+                continue
+            self.made += 1
+            self.rows += receipt.rows
+            self.tokens += receipt.tokens
+            self.padded += receipt.padded_tokens
+            self.reused += receipt.reused_rows
+            self.repeated += receipt.repeated_rows
+            for name, value in receipt.stage_seconds.items():
+                self.stages[name] = self.stages.get(name, 0.0) + value
+            yield receipt
+
+
+def _origins(shards: Sequence[Shard], sums: _Sums, quarantined: int) -> RowOrigins:
+    planned: int | None = 0
+    for shard in shards:
+        rows = shard.rows
+        if rows is None or planned is None:
+            planned = None
+            break
+        planned += rows
     return RowOrigins(
-        planned=None if None in counts else sum(count for count in counts if count is not None),
-        carried=carried,
-        reused=reused,
-        repeated=repeated,
-        embedded=max(0, sum(item.rows for item in made) - reused - repeated),
+        planned=planned,
+        carried=sums.carried_rows,
+        reused=sums.reused,
+        repeated=sums.repeated,
+        embedded=max(0, sums.rows - sums.reused - sums.repeated),
         quarantined=quarantined,
     )
-
-
-def _stages(receipts: Iterable[Receipt]) -> Stages:
-    seconds = dict.fromkeys(STAGES, 0.0)
-    for receipt in receipts:
-        for name, value in receipt.stage_seconds.items():
-            seconds[name] = seconds.get(name, 0.0) + value
-    return Stages(seconds)
-
-
-def _lengths(receipts: Iterable[Receipt]) -> Lengths:
-    counts = [0] * (len(TOKEN_BINS) + 1)
-    for receipt in receipts:
-        for place, count in enumerate(receipt.token_histogram[: len(counts)]):
-            counts[place] += count
-    return Lengths(tuple(counts))

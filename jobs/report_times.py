@@ -11,6 +11,7 @@ the one before, not when reading began. A shard's work is spread evenly over its
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -58,15 +59,21 @@ class WorkingTime:
     @classmethod
     def of(cls, receipts: Iterable[Receipt]) -> WorkingTime:
         """Of the receipts that tell when they ended; parts that were copied were no replica's work."""
-        met = [item for item in receipts if item.ended > 0 and item.carried_from is None]
-        names = tuple(sorted({item.replica for item in met}, key=_natural))
-        index = {name: number for number, name in enumerate(names)}
-        replica = np.array([index[item.replica] for item in met], np.int64)
-        ends = np.array([item.ended for item in met], np.float64)
+        met: dict[str, int] = {}  # replicas, as they are met
+        told, figures = array("q"), array("d")
+        for item in receipts:
+            if item.ended > 0 and item.carried_from is None:
+                told.append(met.setdefault(item.replica, len(met)))
+                figures.extend((item.ended, item.seconds, item.documents, item.tokens))
+        names = tuple(sorted(met, key=_natural))
+        place = np.zeros(len(met), np.int64)
+        place[[met[name] for name in names]] = np.arange(len(names))
+        replica = place[np.array(told, np.int64)]
+        ends, seconds, documents, tokens = np.array(figures, np.float64).reshape(-1, 4).T
         order = np.lexsort((ends, replica))
         replica, ends = replica[order], ends[order]
-        starts = ends - np.array([item.seconds for item in met], np.float64)[order]
-        if len(met):
+        starts = ends - seconds[order]
+        if len(ends):
             follows = replica[1:] == replica[:-1]
             starts[1:] = np.where(follows, np.maximum(starts[1:], ends[:-1]), starts[1:])
         starts = np.minimum(starts, ends - SHORTEST_STRETCH_SECONDS)
@@ -76,8 +83,8 @@ class WorkingTime:
             replica=replica,
             starts=starts,
             ends=ends,
-            documents=np.array([item.documents for item in met], np.float64)[order],
-            tokens=np.array([item.tokens for item in met], np.float64)[order],
+            documents=documents[order],
+            tokens=tokens[order],
             began=began,
             pauses=pauses,
         )

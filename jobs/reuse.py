@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from jobs.corpus import Corpus
 from jobs.ledger import load_receipts
 from jobs.manifest import load_manifest
 from jobs.matching import KINDS, NEW, Reuse, match
+from jobs.receipts import Receipts
 from jobs.remembered import Memory, load_memory
 from jobs.run_store import RunPaths, RunRecord, config_snapshot, plan_to_json, read_run
 from jobs.snapshot import read_current
@@ -72,14 +73,14 @@ class Base:
 
     store: Store
     record: RunRecord
-    shards: list[Shard]
+    shards: Sequence[Shard]
 
     @property
     def run_id(self) -> str:
         return self.record.run_id
 
     @cached_property
-    def receipts(self) -> dict[int, Receipt]:
+    def receipts(self) -> Receipts:
         """Raises: RunAborted, UsageError, TransientError."""
         return load_receipts(self.store, self.run_id)
 

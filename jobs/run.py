@@ -11,7 +11,7 @@ A run that was made before is never embedded again: it is published again, or re
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -62,7 +62,7 @@ class Run:
 
     request: Request
     run_id: str
-    shards: list[Shard]
+    shards: Sequence[Shard]
     plan: ReadPlan
     source_fingerprint: str
     record: RunRecord | None = None

@@ -1,7 +1,7 @@
 """Where a run keeps its state on storage, and its small JSON documents.
 
     runs/<run_id>/run.json         what the run is: written once and last, so a run without it was never begun
-                  manifest.parquet, objects.parquet, receipts/, staged/, quarantine/
+                  manifest.parquet, objects.parquet, receipts/, ledger/, staged/, quarantine/
                   golden.npz, gate.npz   what the gate compares the next snapshot with
                   status.json      replaced while it works
                   summary.json     how it ended
@@ -74,6 +74,10 @@ class RunPaths:
     @property
     def receipts(self) -> str:
         return f"{self.root}/receipts"
+
+    @property
+    def ledger(self) -> str:
+        return f"{self.root}/ledger"
 
     @property
     def staged(self) -> str:

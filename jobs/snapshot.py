@@ -22,6 +22,7 @@ from typing import Any
 
 from jobs.ledger import load_receipts
 from jobs.lock import DriverLock
+from jobs.receipts import Files
 from jobs.run_store import RunPaths, RunState
 from workers import __version__
 from workers.errors import RunAborted
@@ -100,13 +101,16 @@ def publish(
         RunAborted: the lock is lost. UsageError, TransientError.
     """
     paths = RunPaths(run_id)
-    described = {file.path: file for file in files}
-    there = store.list(paths.data)
-    damaged = [file for file in described.values() if there.get(file.path) != file.bytes]
+    left = store.list(paths.data)  # and not met yet
+    damaged, rows = [], 0
+    for file in files:
+        rows += file.rows
+        if left.pop(file.path, None) != file.bytes:
+            damaged.append(file)
     if damaged:
         return DamagedParts(tuple(sorted({_shard(file) for file in damaged})), tuple(sorted(file.path for file in damaged)))
     lock.check()
-    _sweep(store, paths, [path for path in there if path not in described])
+    _sweep(store, paths, list(left))
     before = read_current(store)
     history = _history(store, before, run_id)
     known = {publication.run_id for publication in history}
@@ -114,7 +118,7 @@ def publish(
         run_id=run_id,
         data=redact(store.uri_of(paths.data)),
         data_path=paths.data,
-        rows=sum(file.rows for file in described.values()),
+        rows=rows,
         published_at=datetime.now(UTC).isoformat(timespec="seconds"),
         reembed=__version__,
         history=history,
@@ -158,8 +162,7 @@ def published_by_hand(forced: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def snapshot_files(store: Store, run_id: str) -> list[str]:
     """URIs of a run's part files, sorted, as its receipts have them: nothing else below its folder is ever meant."""
-    receipts = load_receipts(store, run_id)
-    return sorted(store.uri_of(file.path) for receipt in receipts.values() for file in receipt.files)
+    return sorted(store.uri_of(file.path) for file in Files(load_receipts(store, run_id)))
 
 
 def _history(store: Store, before: Current | None, run_id: str) -> tuple[Publication, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from jobs.ledger_log import count_receipts
 from jobs.published import open_store
-from jobs.run_store import RunPaths, newest_run, read_status, read_summary
+from jobs.run_store import newest_run, read_status, read_summary
 from jobs.snapshot import read_current
 from workers.errors import UsageError
 from workers.storage import redact
@@ -22,7 +23,7 @@ def run_status(target: str) -> dict[str, Any]:
         raise UsageError(f"{redact(store.uri)}: no run was ever begun there; run `reembed embed` first, or correct the uri")
     status = read_status(store, record.run_id) or {}
     summary = read_summary(store, record.run_id)
-    done = sum(path.endswith(".json") for path in store.list(RunPaths(record.run_id).receipts))
+    done = count_receipts(store, record.run_id)
     current = read_current(store)
     ended = summary is not None and summary.get("sessions", 0) >= status.get("work", {}).get("sessions", 0)
     told = summary if summary is not None and ended else status
@@ -36,6 +37,7 @@ def run_status(target: str) -> dict[str, Any]:
         "quarantined_rows": told.get("quarantined_rows", 0),
         "tokens_per_second": told.get("tokens_per_second", 0.0),
         "eta_seconds": None if ended else status.get("eta_seconds"),
+        "replicas_alive": 0 if ended else status.get("replicas_alive", 0),
         "replicas": [] if ended else [view for view in status.get("replicas", []) if view["alive"]],
         "reason": status.get("reason") or "; ".join(told.get("reasons", [])) or None,
         "published_run": current.run_id if current else None,
@@ -56,6 +58,8 @@ def status_text(report: dict[str, Any]) -> str:
         f"  replica {view['replica']}   {view.get('node', '')} {view.get('device', '')} busy {view['busy']:.0%}"
         for view in report["replicas"]
     ]
+    if report["replicas_alive"] > len(report["replicas"]):
+        lines.append(f"  …           and {report['replicas_alive'] - len(report['replicas'])} replicas more")
     if report["reason"]:
         lines.append(f"  reason      {report['reason']}")
     lines.append(f"  published   {report['published_run'] or 'nothing yet'}")

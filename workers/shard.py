@@ -6,7 +6,7 @@ Small, frozen, JSON-able. Text, tokens and vectors never travel in them.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -112,7 +112,10 @@ class Receipt:
     probe_cosine: float | None = None  # the smallest cosine among them
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True).encode()
+        raw = _plain(self)  # not asdict(), which copies every value deeply: the driver does this once a shard
+        raw["files"] = [_plain(file) for file in self.files]
+        raw["quarantine"] = _plain(self.quarantine) if self.quarantine else None
+        return json.dumps(raw, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Receipt:
@@ -123,6 +126,10 @@ class Receipt:
         raw["excluded"] = tuple(raw.get("excluded", ()))
         raw["token_histogram"] = tuple(raw.get("token_histogram", ()))
         return cls(**raw)
+
+
+def _plain(record: OutputFile | Receipt) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 class Blame(StrEnum):

@@ -14,7 +14,8 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any, TypeVar, cast
 
 import tenacity
 from fsspec.core import url_to_fs
@@ -78,7 +79,28 @@ def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETR
         raise UsageError(f"{redact(uri)}: cannot be opened: {error}; check the scheme and storage_options") from None
     if s3:
         fs.retries = 1 if brief else 2
+        _list_quickly(fs)
     return fs, path
+
+
+def _list_quickly(fs: Any) -> None:
+    """Half of what a page of a listing costs is its dates, which nobody here looks at: botocore tries every format there is.
+
+    A session that the client makes anew, when it has to log in again, reads them slowly as before.
+    """
+    from aiobotocore.session import AioSession  # s3fs has loaded both
+    from botocore.utils import parse_timestamp
+
+    def moment(text: Any) -> datetime:
+        try:
+            return datetime.fromisoformat(text)  # what listings have; other answers have other formats
+        except (ValueError, TypeError):
+            return cast("datetime", parse_timestamp(text))
+
+    if fs.session is None:
+        with contextlib.suppress(TypeError):  # options that it does not take: the first request will say so
+            fs.session = AioSession(**fs.kwargs)
+            fs.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
 
 
 def patiently(call: Callable[[], _T], uri: str, seconds: float = RETRY_SECONDS) -> _T:

@@ -170,7 +170,9 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(tmp_path: Path, survive:
         assert set(ledger.load()) == {shard.number for shard in todo}
 
 
-def test_what_is_gone_or_of_another_size_stays_pending(uri: str, todo: list[Shard], lock: DriverLock) -> None:
+def test_what_is_gone_or_of_another_size_stays_pending(
+    uri: str, todo: list[Shard], lock: DriverLock, caplog: pytest.LogCaptureFixture
+) -> None:
     store = Store(uri, {})
     store.delete(of_base(0).files[1].path)
     store.put(of_base(1).files[0].path, b"cut")
@@ -180,6 +182,7 @@ def test_what_is_gone_or_of_another_size_stays_pending(uri: str, todo: list[Shar
     with Ledger(store, RUN) as ledger:
         ledger.drop([4])
     assert go(store, todo, lock) == 2
+    assert f"parts of {len(todo) - 2} shards are gone" in caplog.text
     with Ledger(store, NEW) as ledger:
         assert sorted(ledger.load()) == [102, 105]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.progress import STORE_SECONDS, Progress
+from jobs.progress import SHOWN_REPLICAS, STORE_SECONDS, Progress
 from jobs.report import Work, build_summary, summary_text
 from tests.jobs.ledger_samples import receipt
 from workers.shard import ReplicaStats, Shard
@@ -69,7 +69,23 @@ def test_a_lost_replica_keeps_its_work() -> None:
     watched.progress.replica_lost(0)
     seen = watched.progress.snapshot(110.0)
     assert seen["tokens"] == 500
-    assert seen["replicas"][0]["alive"] is False
+    assert seen["replicas"] == []
+    assert sum(stats.busy_seconds for stats in watched.progress.stats) == 5.0
+
+
+def test_a_thousand_replicas_are_counted_and_not_listed() -> None:
+    """However many come and go: the status is written every few seconds."""
+    watched = Watched()
+    for number in range(1, 3000):
+        watched.progress.replica_ready(number, {"node": "n1"})
+        watched.progress.replica_stats(number, ReplicaStats(tokens=10, busy_seconds=1.0, uptime_seconds=2.0))
+        if number >= 1000:
+            watched.progress.replica_lost(number - 999)
+    seen = watched.progress.snapshot(110.0)
+    assert (seen["replicas_alive"], len(seen["replicas"]), seen["tokens"]) == (1000, SHOWN_REPLICAS, 29_990)
+    assert seen["replicas_busy"] == pytest.approx(0.4995)  # the first has not told anything
+    assert len(list(watched.progress.stats)) == 1001
+    assert Work().plus(0, 0.0, watched.progress.stats).replica_seconds == 2 * 2999
 
 
 def test_work_adds_up_over_drivers() -> None:

@@ -8,13 +8,12 @@ run that never ends.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from benchmarks.agenda import Agenda
 from jobs.scheduler import Command, Dispatch, Policy, Scheduler, StartReplica, StopReplica
 from tests.jobs.hand_driver import make_receipt, make_shard
 from tests.jobs.scenario import BROKEN, CORRUPT, FLAKY, HEALTHY, HUNG, POISON, Scenario
@@ -48,8 +47,7 @@ class VirtualCluster:
         }
         self.scheduler = Scheduler(self.shards, policy, scenario.replicas, FIRST_EPOCH)
         self.target = scenario.replicas
-        self.now, self._tie = 0.0, itertools.count()
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._agenda = Agenda()
         self.replicas: dict[int, FakeReplica] = {}
         # the driver's view
         self.ready: set[int] = set()
@@ -75,15 +73,15 @@ class VirtualCluster:
             if due is None:
                 return self
             assert due > self.now, "a deadline that the decision has dealt with would be a busy loop"
-            if self._agenda and self._agenda[0][0] <= due:
-                self.now, _, happen = heapq.heappop(self._agenda)
-                happen()
-            else:
-                self.now = due
+            self._agenda.step(until=due)
         raise AssertionError("the run does not end")
 
+    @property
+    def now(self) -> float:
+        return self._agenda.now
+
     def _at(self, delay: float, happen: Callable[[], None]) -> None:
-        heapq.heappush(self._agenda, (self.now + delay, next(self._tie), happen))
+        self._agenda.at(delay, happen)
 
     def _report(self, replica: FakeReplica, event: Callable[[], None]) -> None:
         replica.reported = max(replica.reported, self.now + self.random.uniform(0, 0.5))

@@ -11,7 +11,7 @@ import pytest
 
 from workers.errors import TransientError, UsageError
 from workers.storage import Store, list_objects, redact, stat_object, translated
-from workers.storage_client import patiently
+from workers.storage_client import filesystem, patiently
 
 SECRET = "PLANTED-SECRET"
 
@@ -128,3 +128,20 @@ def test_a_missing_bucket_is_named(s3_server: object) -> None:
     for call in (list_objects, stat_object):
         with pytest.raises(UsageError, match="s3://no-such-bucket-here/x: the bucket does not exist; create it"):
             call("s3://no-such-bucket-here/x", {})
+
+
+@pytest.mark.s3
+def test_dates_of_listings_are_read_at_once_and_all_others_as_before(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import botocore.parsers
+
+    def slow(text: Any) -> Any:
+        raise AssertionError(f"botocore's own reader was asked about {text!r}")
+
+    root = f"s3://{s3_bucket}/dates"
+    Store(root, {}).put("a/b", b"1")
+    fs, path = filesystem(root, {"skip_instance_cache": True})
+    monkeypatch.setattr(botocore.parsers, "DEFAULT_TIMESTAMP_PARSER", slow)
+    (listed,) = fs.find(path, detail=True).values()
+    assert fs.info(f"{path}/a/b")["LastModified"].replace(microsecond=0) == listed["LastModified"].replace(microsecond=0)

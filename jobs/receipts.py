@@ -1,0 +1,103 @@
+"""The receipts of a run in memory: a mapping by shard, in order of number, about a tenth of what the objects would take.
+
+    add(), add_json()   kept as the bytes they were stored as
+    receipts[number]    parsed when it is asked for; reading on in order of number costs one unpacking for a thousand
+
+Receipts of a thousand neighbours lie together; once many are held, they are packed (zstd). A million take some 100 MB, where
+as many Receipt objects take well over a gigabyte. Knows nothing of storage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+import pyarrow as pa
+
+from workers.shard import OutputFile, Receipt
+
+NEIGHBOURS = 1000  # receipts that are packed together
+LOOSE_BYTES = 32 << 20  # held unpacked before all of it is packed
+_CODEC = "zstd"
+_Lines = dict[int, bytes]  # shard -> its receipt as JSON
+
+
+class Files:
+    """The data files of receipts, in order of shards; can be gone through again and again."""
+
+    def __init__(self, receipts: Mapping[int, Receipt]) -> None:
+        self._receipts = receipts
+
+    def __iter__(self) -> Iterator[OutputFile]:
+        for receipt in self._receipts.values():
+            yield from receipt.files
+
+
+class Receipts(Mapping[int, Receipt]):
+    """Shard number -> Receipt. Only ever added to; a number added again replaces what was there."""
+
+    def __init__(self, receipts: Iterable[Receipt] = ()) -> None:
+        self._known: dict[int, int] = {}  # group -> bits, one a number
+        self._count = 0
+        self._loose: dict[int, _Lines] = {}  # by group
+        self._loose_bytes = 0
+        self._packed: dict[int, list[tuple[int, bytes]]] = {}  # group -> (bytes unpacked, packed lines), the oldest first
+        self._unpacked: tuple[int, _Lines] = (-1, {})  # the group that was read last
+        for receipt in receipts:
+            self.add(receipt)
+
+    def add(self, receipt: Receipt) -> None:
+        self.add_json(receipt.shard, receipt.to_json())
+
+    def add_json(self, number: int, data: bytes) -> None:
+        """`data`: the receipt as it was stored. Not looked into: what is no receipt fails when it is asked for."""
+        group, place = divmod(number, NEIGHBOURS)
+        known = self._known.get(group, 0)
+        if not known >> place & 1:
+            self._known[group] = known | 1 << place
+            self._count += 1
+        self._loose.setdefault(group, {})[number] = data if b"\n" not in data else json.dumps(json.loads(data)).encode()
+        self._loose_bytes += len(data)
+        if self._unpacked[0] == group:
+            self._unpacked = (-1, {})
+        if self._loose_bytes > LOOSE_BYTES:
+            self._pack()
+
+    def __getitem__(self, number: int) -> Receipt:
+        if number not in self:
+            raise KeyError(number)
+        return Receipt.from_json(self._group(number // NEIGHBOURS)[number])
+
+    def __contains__(self, number: object) -> bool:
+        if not isinstance(number, int) or number < 0:
+            return False
+        group, place = divmod(number, NEIGHBOURS)
+        return bool(self._known.get(group, 0) >> place & 1)
+
+    def __iter__(self) -> Iterator[int]:
+        for group in sorted(self._known):
+            known = self._known[group]
+            yield from (group * NEIGHBOURS + place for place in range(NEIGHBOURS) if known >> place & 1)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _group(self, group: int) -> _Lines:
+        if self._unpacked[0] != group:
+            lines: _Lines = {}
+            for size, packed in self._packed.get(group, ()):
+                lines |= _lines_of(pa.decompress(packed, size, _CODEC, asbytes=True))
+            self._unpacked = (group, lines | self._loose.get(group, {}))
+        return self._unpacked[1]
+
+    def _pack(self) -> None:
+        for group, lines in self._loose.items():
+            data = b"".join(b"%d\t%b\n" % item for item in lines.items())
+            self._packed.setdefault(group, []).append((len(data), pa.compress(data, _CODEC, asbytes=True)))
+        self._loose, self._loose_bytes = {}, 0
+
+
+def _lines_of(data: bytes) -> _Lines:
+    """Of `number TAB receipt LINEFEED` each."""
+    pairs = (line.split(b"\t", 1) for line in data.split(b"\n")[:-1])
+    return {int(number): receipt for number, receipt in pairs}

@@ -1,0 +1,93 @@
+"""benchmarks/scale.py at a size of seconds: the real job on fake replicas, and its state on storage found again.
+
+The claims at full size, and the results they are read from, are in docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.scale_tables import PAGE, render
+from benchmarks.tables import replaced
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def scale(scratch: Path, *arguments: object) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.scale", *map(str, arguments), "--scratch", str(scratch)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(scratch.iterdir()) == [], "something was left behind"
+    return dict(json.loads(done.stdout))
+
+
+def test_the_job_on_fake_replicas_ends_with_every_shard_published(tmp_path: Path) -> None:
+    options = ("--shards", 1500, "--replicas", 25, "--scenario", "quiet", "storm")
+    found = scale(tmp_path, "simulate", *options)["scenarios"]
+    for result in found.values():
+        assert result["shards"] == {"planned": 1500, "done": 1500, "quarantined": 0}
+        assert (result["state"], result["published"], result["reasons"]) == ("complete", True, [])
+        assert result["requests"]["PUT receipts"] == 1500
+        assert result["requests"].get("GET receipts", 0) < 64, "receipts were read one by one"
+        assert result["requests"]["PUT CURRENT.json"] == 1
+        times = result["replica_hours"]
+        assert times["held"] == pytest.approx(sum(times.values()) - times["held"], abs=0.05)
+    quiet, storm = found["quiet"], found["storm"]
+    assert quiet["attempts"] == 1500
+    assert quiet["efficiency"] > 0.93, "loading, and the last shard of each, weigh more in so short a run"
+    assert storm["happened"]["preempted"] > 0
+    assert storm["attempts"] >= 1500 + storm["happened"]["hiccups"]
+
+
+def test_efficiency_can_be_looked_at_alone(tmp_path: Path) -> None:
+    options = ("--shards", 1500, "--replicas", 25, "--scenario", "quiet", "--dispatch-only")
+    found = scale(tmp_path, "simulate", *options)["scenarios"]["quiet"]
+    assert (found["state"], found["published"], found["attempts"]) == ("not stored", False, 1500)
+    assert found["efficiency"] > 0.93
+    assert "PUT receipts" not in found["requests"]
+
+
+def test_receipts_are_found_again_without_being_read_one_by_one(tmp_path: Path) -> None:
+    found = scale(tmp_path, "receipts", "--receipts", 5000)
+    assert found["write"]["requests"] == {"PUT ledger": 2, "PUT receipts": 5000}
+    assert found["load"]["requests"] == {"GET ledger": 2, "GET receipts": 1000, "LIST ledger": 1, "LIST receipts": 6}
+    assert found["load_one_by_one"]["requests"]["GET receipts"] == 250
+
+
+def test_a_run_nearly_done_goes_on_at_once(tmp_path: Path) -> None:
+    found = scale(tmp_path, "resume", "--shards", 5000, "--done", 4500)["resume"]
+    assert found["requests"]["GET receipts"] == 500
+    assert found["requests"]["GET ledger"] == 2
+    assert found["first_dispatch_seconds"] < 30
+
+
+FOLDER = ROOT / "benchmarks" / "results"
+RESULTS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("scale_*.json"))}
+
+
+@pytest.mark.parametrize("name", [name for name, result in RESULTS.items() if result["section"] == "simulate"])
+def test_the_committed_simulation_holds_what_is_claimed(name: str) -> None:
+    for scenario, found in RESULTS[name]["scenarios"].items():
+        assert found["efficiency"] >= (0.97 if scenario == "quiet" else 0.93)
+        if found["state"] != "not stored":
+            assert found["published"]
+            assert found["driver_cpu_ms_a_shard"] <= 1.0
+            assert found["peak_rss_bytes"] <= 2 << 30
+
+
+@pytest.mark.parametrize("name", [name for name, result in RESULTS.items() if result["section"] == "resume"])
+def test_the_committed_resume_holds_what_is_claimed(name: str) -> None:
+    assert RESULTS[name]["resume"]["first_dispatch_seconds"] <= 60
+    assert RESULTS[name]["resume"]["peak_rss_bytes"] <= 2 << 30
+
+
+def test_the_page_says_what_the_results_say() -> None:
+    assert replaced(PAGE.read_text(), render(FOLDER)) == PAGE.read_text(), "run: python -m benchmarks.scale_tables"
