@@ -2,6 +2,7 @@
 
     connected()     the cluster this process belongs to, or a local Ray of its own
     ReplicaPool     execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
+    recorder()      where a figure of jobs/metrics.py goes
 
 Ray itself restarts and retries nothing (max_restarts=0, max_task_retries=0): an actor's death arrives here as one Lost event
 with its cause, and jobs/scheduler.py decides. Text, tokens and vectors never cross, but for those of the golden texts.
@@ -14,9 +15,9 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -26,6 +27,7 @@ import jobs
 import workers
 from jobs.config import ClusterConfig
 from jobs.events import Event, Finished, Lost, Ready, Stats
+from jobs.metrics import Kind, Metric
 from jobs.policy import Command, Dispatch, StartReplica, StopReplica
 from jobs.signals import deadline, handlers_kept
 from jobs.sizing import ReplicaShape
@@ -41,6 +43,7 @@ if any(map(os.environ.get, _TOKENS)) or Path("~/.ray/auth_token").expanduser().e
 
 import ray  # noqa: E402 - see above
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError  # noqa: E402
+from ray.util.metrics import Counter, Gauge, Histogram  # noqa: E402
 
 log = logging.getLogger("reembed")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -174,6 +177,22 @@ def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> None:
 def cluster_resources() -> dict[str, float]:
     """What the cluster has now, busy or not: CPU, GPU, memory in bytes, ..."""
     return dict(ray.cluster_resources())
+
+
+def recorder(metric: Metric) -> Callable[[float, dict[str, str]], None]:
+    """Open a metric for this driver; what it is called with reaches Prometheus within some ten seconds, or as Ray is left.
+
+    A ray:// client exports nothing: the calls are for nothing there.
+    """
+    tags = tuple(metric.tags)
+    match metric.kind:
+        case Kind.COUNTER:
+            record = Counter(metric.name, metric.help, tags).inc
+        case Kind.GAUGE:
+            record = Gauge(metric.name, metric.help, tags).set
+        case Kind.HISTOGRAM:
+            record = Histogram(metric.name, metric.help, list(metric.boundaries), tags).observe
+    return cast("Callable[[float, dict[str, str]], None]", record)
 
 
 class ReplicaPool:
