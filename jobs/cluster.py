@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,6 +55,7 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entr
 _IDLERS = ("autoscaler/_private/monitor.py", "_private/log_monitor.py")
 REGISTRATION_SECONDS = 20.0  # then Ray waits on its own terms
 STATS_SECONDS = 2.0  # how often each replica is asked for its running totals
+_NODE_ID = "node_id"
 
 
 class _ReplicaActor:
@@ -68,7 +69,7 @@ class _ReplicaActor:
     def ready(self, settled: Settled | None) -> dict[str, Any]:
         if settled is not None:
             self._replica.settle(settled)
-        return self._replica.facts()
+        return self._replica.facts() | {_NODE_ID: ray.get_runtime_context().get_node_id()}
 
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
         return self._replica.embed_shard(assignment)
@@ -207,6 +208,7 @@ class ReplicaPool:
         )
         self._actors: dict[int, Any] = {}
         self._ready: set[int] = set()
+        self._nodes: dict[int, str] = {}  # replica -> Ray's id of its node, once it is ready
         self._owed: dict[Any, tuple[str, int]] = {}  # ref -> (what was asked, replica)
         self._asked: dict[int, float] = {}  # replica -> when its stats were asked last
 
@@ -294,13 +296,14 @@ class ReplicaPool:
                 self._forget(replica)
                 yield Lost(replica, f"unreachable: {_first_line(answer)}", charged=False, starting=starting)
             case RayActorError():
+                yield _lost(replica, answer, starting, leaving=_leaving(self._nodes.get(replica)))
                 self._forget(replica)
-                yield _lost(replica, answer, starting)
             case RayError():
                 self._forget(replica)
                 yield Lost(replica, f"{type(answer).__name__}: {_last_line(answer)}", charged=True, starting=starting)
             case _ if what == "ready":
                 self._ready.add(replica)
+                self._nodes[replica] = answer.pop(_NODE_ID)
                 yield Ready(replica, answer)
             case _ if what == "stats":
                 self._asked[replica] = time.monotonic()
@@ -311,6 +314,7 @@ class ReplicaPool:
     def _forget(self, replica: int) -> None:
         actor = self._actors.pop(replica, None)
         self._ready.discard(replica)
+        self._nodes.pop(replica, None)
         self._asked.pop(replica, None)
         self._owed = {ref: owed for ref, owed in self._owed.items() if owed[1] != replica}
         if actor is not None:
@@ -326,10 +330,30 @@ def _answer(ref: Any) -> Any:
         return error
 
 
-def _lost(replica: int, error: RayActorError, starting: bool) -> Lost:
+def _leaving(node: str | None) -> bool:
+    """Whether a node is gone, or has had notice that it soon will be: a preempted one loses its processes before itself.
+
+    Ray calls the notice draining: its autoscaler gives it, and `ray start --block` on the SIGTERM that ends a pod.
+    """
+    if node is None:
+        return False
+    there = any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
+    return not there or node in _draining()
+
+
+def _draining() -> Mapping[str, int]:
+    """Nodes that have had notice, by id. Of Ray's private parts (Ray Train asks the same); empty where they have changed."""
+    ask = getattr(getattr(ray._private.state, "state", None), "get_draining_nodes", None)
+    with contextlib.suppress(RayError):  # a ray:// client is told what is public, and no more
+        return dict(ask()) if ask is not None else {}
+    return {}
+
+
+def _lost(replica: int, error: RayActorError, starting: bool, *, leaving: bool) -> Lost:
     text = _COLOURS.sub("", str(error))
     usage = next((line for line in text.splitlines() if "UsageError:" in line), None) if starting else None
-    away = bool(getattr(error, "preempted", False)) or "node has died" in text or "node was terminated" in text.lower()
+    preempted = leaving or bool(getattr(error, "preempted", False))
+    away = preempted or "node has died" in text or "node was terminated" in text.lower()
     failed_in_start = bool(getattr(error, "actor_init_failed", False))
     reason = _last_line(error) if failed_in_start else _death(text)  # of a traceback the last line tells
     refusal = UsageError(usage.partition("UsageError:")[2].strip()) if usage else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -80,6 +81,10 @@ class RayNode:
             except OSError:
                 time.sleep(0.2)
         raise TimeoutError(f"no dashboard at {self.dashboard}:\n{self._log.read_text()[-2000:]}")
+
+    def terminate(self) -> None:
+        """SIGTERM to `ray start --block`, as Kubernetes ends a pod: the node drains for half a minute, then ends."""
+        os.kill(self._session.process.pid, signal.SIGTERM)
 
     def metrics(self) -> str:
         """What Prometheus would be given by this node now."""
