@@ -77,18 +77,17 @@ def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
     with contextlib.ExitStack() as connection, Ledger(run.store, run.run_id, guard=lock.guard) as ledger:
         try:
             summary = _finish(run, lock, ledger, stop, metrics, connection)
-            metrics.ended(Outcome.PUBLISHED if summary["published"] else Outcome.REFUSED)
-            return summary
-        except RunAborted as abort:
-            metrics.ended(Outcome.STOPPED if isinstance(abort, Stopped) else Outcome.ABORTED)
-            if not isinstance(abort, Stopped | ReuseRefused) and not lock.lost.is_set():
-                report_abort(run, abort)
+        except ReuseRefused:
             raise
-        except UsageError as error:
-            metrics.ended(Outcome.ABORTED)
-            if run.record is None:
-                raise
-            raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
+        except ReembedError as error:
+            metrics.ended(Outcome.STOPPED if isinstance(error, Stopped) else Outcome.ABORTED)
+            if isinstance(error, RunAborted) and not isinstance(error, Stopped) and not lock.lost.is_set():
+                report_abort(run, error)
+            if isinstance(error, UsageError) and run.record is not None:
+                raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
+            raise
+        metrics.ended(Outcome.PUBLISHED if summary["published"] else Outcome.REFUSED)
+        return summary
 
 
 def _finish(

@@ -152,6 +152,9 @@ class RunMetrics:
     def stage(self, stage: Stage) -> None:
         """What the driver does from now on."""
         self._stage = stage
+        if stage is Stage.STARTING:  # replicas are numbered from 0 again
+            for known in (self._known, self._memory, self._slots):
+                known.clear()
         self._tell_stage()
 
     def ended(self, outcome: Outcome) -> None:
@@ -195,6 +198,7 @@ class RunMetrics:
             self._set("reembed_shards", count, state=state)
         for state, count in standing.replicas.items():
             self._set("reembed_replicas", count, state=state)
+        self._set("reembed_replica_peak_memory_bytes", max(self._memory.values(), default=0))
         self._set("reembed_documents", figures["documents"])
         self._set("reembed_quarantined_rows", figures["quarantined_rows"])
         self._set("reembed_done_share", figures["done_share"])
@@ -226,7 +230,6 @@ class RunMetrics:
         slot = self._slots.get(replica)
         if slot is not None and stats.uptime_seconds:
             self._set("reembed_replica_busy_share", stats.busy_seconds / stats.uptime_seconds, replica=str(slot))
-        self._set("reembed_replica_peak_memory_bytes", max(self._memory.values()))
 
     def _commit(self, receipt: Receipt) -> None:
         embedded = receipt.rows - receipt.reused_rows - receipt.repeated_rows

@@ -81,7 +81,18 @@ def test_totals_become_increments_also_after_a_replica_was_replaced(sink: Sink) 
     assert sink("reembed_replica_seconds") == 10
     assert sink("reembed_stage_seconds", stage="read") == pytest.approx(3.5)
     assert sink("reembed_storage_retries", side="replica") == 2
+    sink.metrics.look(1.0, standing := _Standing(), standing, 0)
     assert sink("reembed_replica_peak_memory_bytes") == 1 << 30
+
+
+def test_a_second_fleet_is_numbered_from_0_again(sink: Sink) -> None:
+    """Parts that turn out damaged are embedded once more, by new replicas, before the same driver publishes."""
+    for _ in range(2):
+        sink.metrics.stage(Stage.STARTING)
+        sink.metrics.hear(Ready(0, {}))
+        sink.metrics.hear(Stats(0, ReplicaStats(1, 100, 1.0, 2.0)))
+    assert (sink("reembed_tokens"), sink("reembed_replica_seconds")) == (200, 4)
+    assert sink("reembed_replica_busy_share", replica="0") == 0.5
 
 
 def test_losses_and_failures_by_their_reason(sink: Sink) -> None:
