@@ -2,6 +2,7 @@
 
     connected()     the cluster this process belongs to, or a local Ray of its own
     ReplicaPool     execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
+    recorder()      where a figure of jobs/metrics.py goes
 
 Ray itself restarts and retries nothing (max_restarts=0, max_task_retries=0): an actor's death arrives here as one Lost event
 with its cause, and jobs/scheduler.py decides. Text, tokens and vectors never cross, but for those of the golden texts.
@@ -14,10 +15,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ import jobs
 import workers
 from jobs.config import ClusterConfig
 from jobs.events import Event, Finished, Lost, Ready, Stats
+from jobs.metrics import Kind, Metric
 from jobs.policy import Command, Dispatch, StartReplica, StopReplica
 from jobs.signals import deadline, handlers_kept
 from jobs.sizing import ReplicaShape
@@ -41,6 +43,7 @@ if any(map(os.environ.get, _TOKENS)) or Path("~/.ray/auth_token").expanduser().e
 
 import ray  # noqa: E402 - see above
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError  # noqa: E402
+from ray.util.metrics import Counter, Gauge, Histogram  # noqa: E402
 
 from jobs.local_ray import lean_start  # noqa: E402
 
@@ -57,6 +60,7 @@ STATS_A_SECOND = 25.0  # … where they are few: a call costs the driver 0.2 ms,
 # has its next shard already, so that none waits for it.
 GATHER_SECONDS_A_CALL = 1e-4
 GATHER_SECONDS = 0.25  # at most
+_NODE_ID = "node_id"
 
 
 class _ReplicaActor:
@@ -70,7 +74,7 @@ class _ReplicaActor:
     def ready(self, settled: Settled | None) -> dict[str, Any]:
         if settled is not None:
             self._replica.settle(settled)
-        return self._replica.facts()
+        return self._replica.facts() | {_NODE_ID: ray.get_runtime_context().get_node_id()}
 
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
         return self._replica.embed_shard(assignment)
@@ -142,6 +146,22 @@ def cluster_resources() -> dict[str, float]:
     return dict(ray.cluster_resources())
 
 
+def recorder(metric: Metric) -> Callable[[float, dict[str, str]], None]:
+    """Open a metric for this driver; what it is called with reaches Prometheus within some ten seconds, or as Ray is left.
+
+    A ray:// client exports nothing: the calls are for nothing there.
+    """
+    tags = tuple(metric.tags)
+    match metric.kind:
+        case Kind.COUNTER:
+            record = Counter(metric.name, metric.help, tags).inc
+        case Kind.GAUGE:
+            record = Gauge(metric.name, metric.help, tags).set
+        case Kind.HISTOGRAM:
+            record = Histogram(metric.name, metric.help, list(metric.boundaries), tags).observe
+    return cast("Callable[[float, dict[str, str]], None]", record)
+
+
 class ReplicaPool:
     """Replica actors by number, and everything they owe an answer to."""
 
@@ -154,6 +174,7 @@ class ReplicaPool:
         )
         self._actors: dict[int, Any] = {}
         self._ready: set[int] = set()
+        self._nodes: dict[int, str] = {}  # replica -> Ray's id of its node, once it is ready
         self._owed: dict[Any, tuple[str, int]] = {}  # ref -> (what was asked, replica)
         self._told: dict[int, float] = {}  # replica -> when it told its stats; in order of time; without those being asked
 
@@ -242,14 +263,15 @@ class ReplicaPool:
                 self._forget(replica)
                 yield Lost(replica, f"unreachable: {_first_line(answer)}", charged=False, starting=starting)
             case RayActorError():
+                yield _lost(replica, answer, starting, leaving=_leaving(self._nodes.get(replica)))
                 self._forget(replica)
-                yield _lost(replica, answer, starting)
             case RayError():
                 self._forget(replica)
                 yield Lost(replica, f"{type(answer).__name__}: {_last_line(answer)}", charged=True, starting=starting)
             case _ if what == "ready":
                 self._ready.add(replica)
                 self._told[replica] = time.monotonic()
+                self._nodes[replica] = answer.pop(_NODE_ID)
                 yield Ready(replica, answer)
             case _ if what == "stats":
                 self._told[replica] = time.monotonic()
@@ -261,6 +283,7 @@ class ReplicaPool:
         actor = self._actors.pop(replica, None)
         self._ready.discard(replica)
         self._told.pop(replica, None)
+        self._nodes.pop(replica, None)
         self._owed = {ref: owed for ref, owed in self._owed.items() if owed[1] != replica}
         if actor is not None:
             with contextlib.suppress(RayError):  # already gone is what we want
@@ -280,10 +303,30 @@ def _answer(ref: Any) -> Any:
         return error
 
 
-def _lost(replica: int, error: RayActorError, starting: bool) -> Lost:
+def _leaving(node: str | None) -> bool:
+    """Whether a node is gone, or has had notice that it soon will be: a preempted one loses its processes before itself.
+
+    Ray calls the notice draining: its autoscaler gives it, and `ray start --block` on the SIGTERM that ends a pod.
+    """
+    if node is None:
+        return False
+    there = any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
+    return not there or node in _draining()
+
+
+def _draining() -> Mapping[str, int]:
+    """Nodes that have had notice, by id. Of Ray's private parts (Ray Train asks the same); empty where they have changed."""
+    ask = getattr(getattr(ray._private.state, "state", None), "get_draining_nodes", None)
+    with contextlib.suppress(RayError):  # a ray:// client is told what is public, and no more
+        return dict(ask()) if ask is not None else {}
+    return {}
+
+
+def _lost(replica: int, error: RayActorError, starting: bool, *, leaving: bool) -> Lost:
     text = _COLOURS.sub("", str(error))
     usage = next((line for line in text.splitlines() if "UsageError:" in line), None) if starting else None
-    away = bool(getattr(error, "preempted", False)) or "node has died" in text or "node was terminated" in text.lower()
+    preempted = leaving or bool(getattr(error, "preempted", False))
+    away = preempted or "node has died" in text or "node was terminated" in text.lower()
     failed_in_start = bool(getattr(error, "actor_init_failed", False))
     reason = _last_line(error) if failed_in_start else _death(text)  # of a traceback the last line tells
     refusal = UsageError(usage.partition("UsageError:")[2].strip()) if usage else None

@@ -2,7 +2,7 @@
 
     until every shard is done or quarantined:
         commands = scheduler.decide(now)  -> pool.execute
-        events   = pool.wait              -> scheduler, ledger, progress
+        events   = pool.wait              -> scheduler, ledger, progress, metrics
 
 No text, no tensor, no decision of its own. Ends early by raising: Stopped (signal), RunAborted (scheduler, lock, ledger).
 """
@@ -16,10 +16,12 @@ from typing import Protocol
 
 from jobs.events import Event, Finished, Lost, Ready, Stats
 from jobs.ledger import Ledger
+from jobs.metrics import Cause, RunMetrics
 from jobs.progress import Progress
-from jobs.scheduler import Command, Scheduler
+from jobs.scheduler import Command, Scheduler, StopReplica
 from workers.errors import RunAborted
 from workers.shard import Failure, Receipt
+from workers.storage_client import retries
 
 log = logging.getLogger("reembed")
 
@@ -33,7 +35,9 @@ class Pool(Protocol):
     def wait(self, timeout: float) -> list[Event]: ...
 
 
-def dispatch(scheduler: Scheduler, pool: Pool, ledger: Ledger, progress: Progress, check: Callable[[], None]) -> None:
+def dispatch(
+    scheduler: Scheduler, pool: Pool, ledger: Ledger, progress: Progress, metrics: RunMetrics, check: Callable[[], None]
+) -> None:
     """Run the loop until the scheduler has nothing left; `check` raises when the driver must stop.
 
     Raises:
@@ -43,16 +47,22 @@ def dispatch(scheduler: Scheduler, pool: Pool, ledger: Ledger, progress: Progres
         check()
         for command in scheduler.decide(time.monotonic()):
             pool.execute(command)
+            if isinstance(command, StopReplica):
+                metrics.lost(command.replica, Cause.STOPPED)
         if scheduler.abort_reason:
             raise RunAborted(f"{scheduler.abort_reason}; what is committed stays, run the same command again to resume")
         for event in pool.wait(WAKE_SECONDS):
-            _hear(event, scheduler, ledger, progress)
+            _hear(event, scheduler, ledger, progress, metrics)
         progress.quarantined_shards = len(scheduler.quarantined)
-        progress.tick(time.monotonic())
+        now = time.monotonic()
+        progress.tick(now)
+        metrics.look(now, scheduler, progress, retries())
 
 
-def _hear(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress) -> None:
+def _hear(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress, metrics: RunMetrics) -> None:
     now = time.monotonic()
+    if not isinstance(event, Finished):
+        metrics.hear(event)
     match event:
         case Ready(replica, facts):
             log.info("replica %d ready: %s", replica, ", ".join(f"{key} {value}" for key, value in facts.items()))
@@ -71,7 +81,9 @@ def _hear(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress
             if scheduler.on_receipt(replica, receipt, now):
                 ledger.record_async(receipt)
                 progress.receipt(receipt)
+                metrics.hear(event)
         case Finished(replica, Failure() as failure):
             named = f"{failure.object_uri}: {failure.reason}" if failure.object_uri else failure.reason
             log.warning("shard %d failed on replica %d (%s): %s", failure.shard, replica, failure.blame.value, named)
-            scheduler.on_failure(replica, failure, now)
+            if scheduler.on_failure(replica, failure, now):
+                metrics.hear(event)

@@ -27,6 +27,7 @@ from jobs.gate import failed
 from jobs.judging import judge
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock, probe_atomic_create
+from jobs.metrics import Outcome, RunMetrics, Stage
 from jobs.prediction import predict
 from jobs.preflight import require_cluster, starts_a_ray
 from jobs.quarantine import settle_quarantine
@@ -73,20 +74,27 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
 
 
 def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
-    with Ledger(run.store, run.run_id, guard=lock.guard, generation=lock.generation) as ledger:
+    metrics = RunMetrics()
+    guarded = Ledger(run.store, run.run_id, guard=lock.guard, generation=lock.generation)
+    with contextlib.ExitStack() as connection, guarded as ledger:
         try:
-            return _finish(run, lock, ledger, stop)
-        except RunAborted as abort:
-            if not isinstance(abort, Stopped | ReuseRefused) and not lock.lost.is_set():
-                report_abort(run, abort)
+            summary = _finish(run, lock, ledger, stop, metrics, connection)
+        except ReuseRefused:
             raise
-        except UsageError as error:
-            if run.record is None:
-                raise
-            raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
+        except ReembedError as error:
+            metrics.ended(Outcome.STOPPED if isinstance(error, Stopped) else Outcome.ABORTED)
+            if isinstance(error, RunAborted) and not isinstance(error, Stopped) and not lock.lost.is_set():
+                report_abort(run, error)
+            if isinstance(error, UsageError) and run.record is not None:
+                raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
+            raise
+        metrics.ended(Outcome.PUBLISHED if summary["published"] else Outcome.REFUSED)
+        return summary
 
 
-def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[str, Any]:
+def _finish(
+    run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag, metrics: RunMetrics, connection: contextlib.ExitStack
+) -> dict[str, Any]:
     if run.record and (reason := why_not_again(run.store, run.run_id)):
         return _refuse(run, ledger, reason)
     receipts = ledger.load() if run.record else Receipts()
@@ -104,13 +112,15 @@ def _finish(run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag) -> dict[
             with _reference(run) as reference:
                 from jobs.embedding import embed_pending  # ray is loaded only when there is something to embed
 
-                quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop, reference)
+                quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop, reference, metrics, connection)
+            metrics.stage(Stage.JUDGING)
             receipts = ledger.load()
             settle_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
         summary = _account(run, ledger, receipts, quarantined, work)
         if summary["reasons"]:
             break
         stop.check()
+        metrics.stage(Stage.PUBLISHING)
         facts = run.facts() | {"documents": summary["documents"]}
         damaged = publish(run.store, run.run_id, Files(receipts), facts, lock)
         if damaged is None:

@@ -2,6 +2,8 @@
 
     connect -> replicas -> (a new run: settle what only they can tell, begin) -> dispatch loop -> stop replicas
 
+The connection outlasts the replicas, so that the metrics also tell how the run ended.
+
 What a killed driver leaves is whole: receipts and status on storage, replicas that end with their owner.
 """
 
@@ -11,13 +13,15 @@ import dataclasses
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
-from jobs.cluster import ReplicaPool, cluster_resources, connected
+from jobs.cluster import ReplicaPool, cluster_resources, connected, recorder
 from jobs.dispatch import dispatch
 from jobs.gate_figures import Golden, save_golden
 from jobs.ledger import Ledger
 from jobs.lock import DriverLock
+from jobs.metrics import RunMetrics, Stage
 from jobs.policy import Policy
 from jobs.progress import Progress
 from jobs.report import Work
@@ -34,6 +38,7 @@ from workers.errors import ReembedError, TransientError
 from workers.reference import ReferenceFile
 from workers.settings import ReplicaSettings
 from workers.shard import Receipt
+from workers.storage_client import retries
 
 log = logging.getLogger("reembed")
 
@@ -46,28 +51,32 @@ LAST_WORDS_SECONDS_STOPPED = 0.3  # of the three seconds that a stopped job has
 
 def embed_pending(
     run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag,
-    reference: ReferenceFile | None,
+    reference: ReferenceFile | None, metrics: RunMetrics, connection: ExitStack,
 ) -> tuple[Mapping[int, str], Work]:  # fmt: skip
     """Embed every shard without a receipt; returns the shards given up, with reasons, and the work it took.
 
-    `reference`: of the golden texts, for replicas that run on this machine.
+    `reference`: of the golden texts, for replicas that run on this machine. `connection` holds the one to Ray from the
+    first call on.
 
     Raises:
         UsageError: no cluster there, or it cannot hold a replica. RunAborted: stopped early, resumable.
         ReuseRefused: no replica works in the base's precision, and nothing was embedded yet.
     """
-    with connected(run.config.cluster):
-        stop.install()
-        stop.check()
-        shape = replica_shape(run.config.cluster, cluster_resources())
-        pool = ReplicaPool(shape, _settings(run, shape, reference))
-        try:
-            settle(run, pool, shape, stop, untried=run.took_precision and all(map(_carried, receipts.values())))
-            session = _Session(run, lock, ledger, receipts, work, shape, pool, stop)
-            session.embed()
-        finally:
-            pool.close()
-        return dict(session.scheduler.quarantined), session.spent()
+    if not metrics.connected:
+        connection.enter_context(connected(run.config.cluster))
+        metrics.connect(recorder)
+    stop.install()
+    stop.check()
+    metrics.stage(Stage.STARTING)
+    shape = replica_shape(run.config.cluster, cluster_resources())
+    pool = ReplicaPool(shape, _settings(run, shape, reference))
+    try:
+        settle(run, pool, shape, stop, untried=run.took_precision and all(map(_carried, receipts.values())))
+        session = _Session(run, lock, ledger, receipts, work, shape, pool, stop, metrics)
+        session.embed()
+    finally:
+        pool.close()
+    return dict(session.scheduler.quarantined), session.spent()
 
 
 class _Session:
@@ -75,9 +84,10 @@ class _Session:
 
     def __init__(
         self, run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, shape: ReplicaShape,
-        pool: ReplicaPool, stop: StopFlag,
+        pool: ReplicaPool, stop: StopFlag, metrics: RunMetrics,
     ) -> None:  # fmt: skip
         self._run, self._lock, self._ledger, self._work, self._stop = run, lock, ledger, work, stop
+        self._metrics = metrics
         self._began = self._resized = time.monotonic()
         config = run.config
         pending = ledger.pending(run.shards, receipts)
@@ -104,7 +114,8 @@ class _Session:
         """Raises: RunAborted, and Stopped among it; the state on storage then says so."""
         try:
             self._store_status(self.progress.snapshot(self._began))
-            dispatch(self.scheduler, self._pool, self._ledger, self.progress, self._check)
+            self._metrics.stage(Stage.EMBEDDING)
+            dispatch(self.scheduler, self._pool, self._ledger, self.progress, self._metrics, self._check)
             get_ready()
             self._ledger.drain()
             self._hear_last_stats(LAST_WORDS_SECONDS)
@@ -124,6 +135,8 @@ class _Session:
         """Replicas are asked every few seconds only: without this a short run would seem to have done nothing."""
         for event in self._pool.last_stats(timeout):
             self.progress.replica_stats(event.replica, event.stats)
+            self._metrics.hear(event)
+        self._metrics.look(time.monotonic(), self.scheduler, self.progress, retries(), last=True)
 
     def _keep_golden(self) -> None:
         """What replicas make of the golden texts after all their work; the gate compares it with the last snapshot's."""

@@ -65,6 +65,12 @@ class Scheduler:
         return self._remaining - self._fleet.running
 
     @property
+    def replicas(self) -> Mapping[str, int]:
+        """How many are wanted (no more than there are shards left), ready, and starting."""
+        fleet = self._fleet
+        return {"wanted": max(self._wanted, 0), "ready": fleet.ready_count, "starting": len(fleet.starting)}
+
+    @property
     def finished(self) -> bool:
         """Every shard is done or quarantined."""
         return self._remaining == 0

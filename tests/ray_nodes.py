@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -36,7 +37,9 @@ class RayNode:
         self.address: str = head.address if head else f"127.0.0.1:{gcs}"
         self.dashboard: str = head.dashboard if head else f"http://127.0.0.1:{dashboard}"
         options: dict[str, object] = {"num-cpus": cpus, "num-gpus": 0, "object-store-memory": 100_000_000}
-        options |= dict(zip(AGENT_PORTS, agents, strict=True))
+        ports = dict(zip(AGENT_PORTS, agents, strict=True))
+        self.metrics_url = f"http://127.0.0.1:{ports['metrics-export-port']}/metrics"
+        options |= ports
         if head:
             options |= {"address": head.address}
         else:
@@ -78,6 +81,16 @@ class RayNode:
             except OSError:
                 time.sleep(0.2)
         raise TimeoutError(f"no dashboard at {self.dashboard}:\n{self._log.read_text()[-2000:]}")
+
+    def terminate(self) -> None:
+        """SIGTERM to `ray start --block`, as Kubernetes ends a pod: the node drains for half a minute, then ends."""
+        os.kill(self._session.process.pid, signal.SIGTERM)
+
+    def metrics(self) -> str:
+        """What Prometheus would be given by this node now."""
+        with urllib.request.urlopen(self.metrics_url, timeout=10) as answer:
+            text: str = answer.read().decode()
+        return text
 
     def kill(self) -> None:
         """SIGKILL to everything of this node: what a power cut does."""

@@ -42,6 +42,7 @@ from workers.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Sha
 from workers.shard_job import EncodedWindow, ReadWindow, ShardJob
 from workers.spool import own_spool_folder
 from workers.storage import Store
+from workers.storage_client import retries
 from workers.token_records import TokenizedTexts, rows_of_texts
 from workers.tokenization import TextTokenizer
 from workers.vectors import calibrate_scale
@@ -163,6 +164,8 @@ class Replica:
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
             shards=tuple(self._in_flight),
             stage_seconds=totals,
+            batches=self._encoder.batches_done,
+            storage_retries=retries(),
         )
 
     def _tokenize(self, item: ReadWindow) -> tuple[Placement, TokenizedTexts]:

@@ -164,3 +164,5 @@ class ReplicaStats:
     peak_memory_bytes: int = 0
     shards: tuple[int, ...] = ()  # in flight
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    batches: int = 0  # through the encoder
+    storage_retries: int = 0  # calls tried again

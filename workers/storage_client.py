@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, cast
@@ -39,6 +40,21 @@ _SECRET = re.compile(r"""(?ix) (authorization|access|secret|token|password|passw
                          \s*[=:]\s* (?: (?:basic|bearer|aws4-\S+)\s+ )? ["']? [^\s"'&,;]+""")
 _USERINFO = re.compile(r"//[^/\s@]+@")
 _T = TypeVar("_T")
+
+
+class _Count:
+    """How often something happened in this process, whichever thread it was in."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = threading.Lock()
+
+    def note(self, _state: tenacity.RetryCallState) -> None:
+        with self._lock:
+            self.total += 1
+
+
+_retried = _Count()
 
 
 def redact(uri: str) -> str:
@@ -115,12 +131,18 @@ def patiently(call: Callable[[], _T], uri: str, seconds: float = RETRY_SECONDS) 
             return call()
 
     retrying = tenacity.Retrying(
+        before_sleep=_retried.note,
         retry=tenacity.retry_if_exception_type(TransientError),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=8),
         stop=tenacity.stop_before_delay(seconds),
         reraise=True,
     )
     return retrying(attempt)
+
+
+def retries() -> int:
+    """Storage calls that this process tried again since its start; what botocore repeats by itself is not counted."""
+    return _retried.total
 
 
 @contextlib.contextmanager

@@ -97,6 +97,7 @@ class Encoder:
             )
         self.tokens_done = 0  # running totals for progress, counted batch by batch
         self.documents_done = 0.0
+        self.batches_done = 0
         folder, with_pooler = files.folder / recipe.transformer, needs_pooler(recipe.pooling)
         self._checkpoint = checkpoint = Checkpoint(folder, files.name, with_pooler=with_pooler)
         if needs_layers(recipe.pooling) and checkpoint.layers is not None and checkpoint.layers < 4:
@@ -131,6 +132,7 @@ class Encoder:
         for batch, vectors in self._embedded(tokens, batches):
             computed += positions(lengths_N[batch], packed=packed)
             self.tokens_done += int(lengths_N[batch].sum())
+            self.batches_done += 1
             self.documents_done += len(batch) * len(tokens.num_tokens) / len(rows)
             if by_token:
                 out[ranges(tokens.offsets[batch], lengths_N[batch])] = self._finish(vectors).cpu().numpy()
@@ -178,7 +180,7 @@ class Encoder:
         try:
             return self.encode(golden).vectors
         finally:
-            self.device, self.tokens_done, self.documents_done = here, 0, 0.0
+            self.device, self.tokens_done, self.documents_done, self.batches_done = here, 0, 0.0, 0
 
     def _check_ids(self, tokens: TokenizedTexts) -> None:
         if len(tokens.input_ids) and int(tokens.input_ids.max()) >= self._vocabulary:
