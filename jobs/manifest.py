@@ -62,7 +62,7 @@ def load_manifest(store: Store, path: str, expected: str | None = None) -> tuple
     """
     data = store.read(path)
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         found = (table.schema.metadata or {})[_FINGERPRINT].decode()
         for name in _OF_REUSE:
             if name not in table.schema.names:
@@ -94,7 +94,7 @@ def _encode(shards: Sequence[Shard], fingerprint: str) -> bytes:
     }
     schema = _SCHEMA.with_metadata({_FINGERPRINT: fingerprint.encode()})
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
+    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
