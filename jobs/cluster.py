@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ import jobs
 import workers
 from jobs.config import ClusterConfig
 from jobs.events import Event, Finished, Lost, Ready, Stats
+from jobs.last_words import death, first_line, last_line, plain, refusal
 from jobs.metrics import Kind, Metric
 from jobs.policy import Command, Dispatch, StartReplica, StopReplica
 from jobs.signals import deadline, handlers_kept
@@ -34,6 +35,9 @@ from jobs.sizing import ReplicaShape
 from workers.errors import ReembedError, RunAborted, UsageError
 from workers.settings import ReplicaSettings, Settled
 from workers.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
+
+if TYPE_CHECKING:
+    from workers.replica import Replica
 
 # Ray settles when it is imported whether it presents a token. One that is at hand is presented: a cluster without
 # authentication does not look at it, one with it would leave us waiting for 20 s and then call itself unreachable.
@@ -48,8 +52,6 @@ from ray.util.metrics import Counter, Gauge, Histogram  # noqa: E402
 from jobs.local_ray import lean_start  # noqa: E402
 
 log = logging.getLogger("reembed")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_INTERNAL = re.compile(r"^The actor died unexpectedly.*$|^\s*(class_name|actor_id|namespace): .*$", re.MULTILINE)
 
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
 CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
@@ -64,17 +66,29 @@ _NODE_ID = "node_id"
 
 
 class _ReplicaActor:
-    """The remote edge: holds a workers.replica.Replica, which is imported (torch with it) on the worker's side only."""
+    """The remote edge: holds a workers.replica.Replica, which is imported (torch with it) on the worker's side only.
 
-    def __init__(self, settings: ReplicaSettings, name: str) -> None:
+    It is told its settings by a call: what a constructor is given Ray keeps in its own records, and they hold credentials.
+    """
+
+    def __init__(self) -> None:
+        self._loading = threading.Lock()  # calls run in threads: the next one waits for the model
+        self._loaded: Replica | None = None
+
+    def ready(self, settings: ReplicaSettings, name: str, settled: Settled | None) -> dict[str, Any]:
         from workers.replica import Replica
 
-        self._replica = Replica(settings, name)
-
-    def ready(self, settled: Settled | None) -> dict[str, Any]:
+        with self._loading:
+            self._loaded = self._loaded or Replica(settings, name)
         if settled is not None:
             self._replica.settle(settled)
         return self._replica.facts() | {_NODE_ID: ray.get_runtime_context().get_node_id()}
+
+    @property
+    def _replica(self) -> Replica:
+        if self._loaded is None:
+            raise RuntimeError("asked for something before it was told its settings")
+        return self._loaded
 
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
         return self._replica.embed_shard(assignment)
@@ -117,7 +131,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             raise
         raise UsageError(
             f"cluster.address={config.address}: no Ray cluster there, or it wants another token than ours (RAY_AUTH_TOKEN, "
-            f"~/.ray/auth_token): {_first_line(error)}"
+            f"~/.ray/auth_token): {first_line(error)}"
         ) from None
     try:
         yield
@@ -183,8 +197,9 @@ class ReplicaPool:
         match command:
             case StartReplica(replica):
                 if replica not in self._actors:  # it may have been started before the run was settled
-                    self._actors[replica] = self._actor_class.remote(self._settings, f"replica-{replica}")
-                self._owed[self._actors[replica].ready.remote(self._settled)] = ("ready", replica)
+                    self._actors[replica] = self._actor_class.remote()
+                asked = self._actors[replica].ready.remote(self._settings, f"replica-{replica}", self._settled)
+                self._owed[asked] = ("ready", replica)
             case Dispatch(replica, assignment):
                 self._owed[self._actors[replica].embed_shard.remote(assignment)] = ("shard", replica)
             case StopReplica(replica, reason):
@@ -204,7 +219,7 @@ class ReplicaPool:
             return float(ray.get(self._actors[replica].calibrate.remote(list(shards)), timeout=timeout))
         except RayError as error:
             raise RunAborted(
-                f"calibration of output.vector=int8 failed: {_first_line(error)}; run the command again"
+                f"calibration of output.vector=int8 failed: {first_line(error)}; run the command again"
             ) from None
 
     def wait(self, timeout: float) -> list[Event]:
@@ -261,13 +276,15 @@ class ReplicaPool:
             case ActorUnavailableError():
                 # nobody knows whether the call runs: only a dead replica settles it
                 self._forget(replica)
-                yield Lost(replica, f"unreachable: {_first_line(answer)}", charged=False, starting=starting)
+                yield Lost(replica, f"unreachable: {first_line(answer)}", charged=False, starting=starting)
             case RayActorError():
                 yield _lost(replica, answer, starting, leaving=_leaving(self._nodes.get(replica)))
                 self._forget(replica)
             case RayError():
                 self._forget(replica)
-                yield Lost(replica, f"{type(answer).__name__}: {_last_line(answer)}", charged=True, starting=starting)
+                reason = last_line(answer) if starting else f"{type(answer).__name__}: {last_line(answer)}"
+                said = refusal(plain(answer)) if starting else None
+                yield Lost(replica, reason, charged=True, starting=starting, error=said)
             case _ if what == "ready":
                 self._ready.add(replica)
                 self._told[replica] = time.monotonic()
@@ -323,28 +340,9 @@ def _draining() -> Mapping[str, int]:
 
 
 def _lost(replica: int, error: RayActorError, starting: bool, *, leaving: bool) -> Lost:
-    text = _COLOURS.sub("", str(error))
-    usage = next((line for line in text.splitlines() if "UsageError:" in line), None) if starting else None
+    text = plain(error)
     preempted = leaving or bool(getattr(error, "preempted", False))
     away = preempted or "node has died" in text or "node was terminated" in text.lower()
     failed_in_start = bool(getattr(error, "actor_init_failed", False))
-    reason = _last_line(error) if failed_in_start else _death(text)  # of a traceback the last line tells
-    refusal = UsageError(usage.partition("UsageError:")[2].strip()) if usage else None
-    return Lost(replica, reason, charged=not away, starting=starting, error=refusal)
-
-
-def _death(text: str) -> str:
-    """Ray's story of a death: which process, how it ended; without internal names and general advice."""
-    story = text.partition("Some common causes include")
-    hint = "; killed, out of memory, or crashed: the node's Ray and kernel logs tell" if story[1] else ""
-    return (" ".join(_INTERNAL.sub("", story[0]).split()).rstrip(".") + hint)[-600:]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    reason = last_line(error) if failed_in_start else death(text)  # of a traceback the last line tells
+    return Lost(replica, reason, charged=not away, starting=starting, error=refusal(text) if starting else None)

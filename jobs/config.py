@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section
 from workers.errors import UsageError
 
+MOST_CLAUSES = 20  # of what is wrong, in one message
 MAX_CONFIG_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
 
@@ -106,6 +108,7 @@ class RunConfig(Section):
     cost: CostConfig = Field(default_factory=lambda: CostConfig())
 
 
+_USERINFO = re.compile(r"//[^/\s@]+@")
 _TYPES = ("bool", "int", "float", "str")  # how pydantic names the branches of a setting that takes several types
 
 
@@ -145,7 +148,9 @@ def parse_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(dict(raw))
     except ValidationError as error:
-        raise UsageError(f"{origin}: " + "; ".join(_explain(error.errors()))) from None
+        clauses = _explain(error.errors())
+        more = f"; and {len(clauses) - MOST_CLAUSES} more" if len(clauses) > MOST_CLAUSES else ""
+        raise UsageError(f"{origin}: " + "; ".join(clauses[:MOST_CLAUSES]) + more) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -178,7 +183,8 @@ def _parse(data: bytes | str, origin: str) -> Any:
 def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UsageError(f"override {override!r}: write it as section.key=value")
+        shown = override.partition(":")[0]
+        raise UsageError(f"override {shown!r}{'' if shown == override else '…'}: write it as section.key=value")
     shown = f"override {key}=…"  # the value may be a secret
     node = raw
     *parents, leaf = key.split(".")
@@ -198,7 +204,7 @@ def _explain(errors: Iterable[Any]) -> list[str]:
         path = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "function-", "constrained"))]
         if path[-1] in _TYPES:
             path.pop()
-        name = ".".join(path)
+        name = _cut(".".join(path), 200)
         if error["type"] == "extra_forbidden":
             known = _fields_at(path[:-1])
             near = difflib.get_close_matches(path[-1], known, n=1)
@@ -227,5 +233,13 @@ def _fields_at(path: list[str]) -> list[str]:
 
 
 def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    """What was given, where that tells no secret: a section may hold storage_options, a URI a password."""
+    if isinstance(value, Mapping | list):
+        return f"a {'section' if isinstance(value, Mapping) else 'list'}"
+    if isinstance(value, int) and value.bit_length() > 200:  # too long for Python to write as text, or for us to read
+        return "a huge number"
+    return _cut(_USERINFO.sub("//***@", repr(value)), 60)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

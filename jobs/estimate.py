@@ -10,6 +10,7 @@ or changed lies anywhere. Of carried shards nothing is opened. Nothing is writte
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,24 +20,24 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.drawing import HEAD_BYTES, draw
 from jobs.run import Run
 from jobs.run_store import list_runs, read_summary
+from workers.aside import Aside
 from workers.config import LongText, Pooling, SourceFormat
-from workers.documents import TEXT, text_hash
-from workers.errors import ObjectError
+from workers.documents import text_hash
 from workers.formats import format_of
 from workers.output_schema import output_schema
 from workers.part_file import vector_bytes
-from workers.reader import read_windows
 from workers.shard import ObjectSlice, Shard
-from workers.storage import Store, open_object
+from workers.storage import Store
 from workers.tokenization import TextTokenizer
 
 SAMPLED_SHARDS = 8
 SAMPLED_DOCUMENTS = 256  # of each sampled shard
 SPOTS = 3  # places of a shard that are looked at
-HEAD_BYTES = 256 << 10  # read of a line object to see how long its records are
 ROW_OVERHEAD_BYTES = 48  # id, hash and counts of a row, compressed: measured on the Parquet files of short ids
+log = logging.getLogger("reembed")
 
 
 @dataclass(slots=True)
@@ -68,27 +69,25 @@ def sample_shards(run: Run, shards: Sequence[Shard], seconds: float = math.inf) 
     Raises: UsageError, TransientError.
     """
     tokenizer = TextTokenizer(run.request.model.folder, run.request.recipe)
-    sample, began = Sample(), time.monotonic()
-    for shard in _some([shard for shard in shards if not shard.earlier]) + _some([item for item in shards if item.earlier]):
-        if sample.documents and time.monotonic() - began > seconds:
-            break
-        known = _hashes(run.store, shard) if shard.earlier else set()
-        for spot in _spots(shard, run):
-            try:
-                texts = _texts(spot, run, SAMPLED_DOCUMENTS // SPOTS)
-                size = round(len(texts) * _record_bytes(spot.slices[0], run, texts)) if texts else 0
-            except ObjectError:  # it will be quarantined, or mended before the run; the other samples tell enough
-                continue
-            if not texts:
-                continue
-            tokens = tokenizer.tokenize(texts)
-            sample.documents += len(texts)
-            sample.bytes += size
-            sample.tokens += int(tokens.offsets[-1])
-            sample.rows += len(tokens.document)
-            if shard.earlier:
-                sample.compared += len(texts)
-                sample.found += sum(text_hash(text) in known for text in texts)
+    sample, until = Sample(), math.inf
+    with Aside() as aside:
+        for shard in _some([item for item in shards if not item.earlier]) + _some([item for item in shards if item.earlier]):
+            if time.monotonic() > until:
+                break
+            known = _hashes(run.store, shard) if shard.earlier else set()
+            for spot in _spots(shard, run):
+                texts, size = draw(spot, run.plan, SAMPLED_DOCUMENTS // SPOTS, aside)
+                if not texts:
+                    continue
+                tokens = tokenizer.tokenize(texts)
+                sample.documents += len(texts)
+                sample.bytes += size
+                sample.tokens += int(tokens.offsets[-1])
+                sample.rows += len(tokens.document)
+                if shard.earlier:
+                    sample.compared += len(texts)
+                    sample.found += sum(text_hash(text) in known for text in texts)
+                until = min(until, time.monotonic() + seconds)  # from the first texts on: before that a process is started
     return sample
 
 
@@ -161,34 +160,8 @@ def _places(piece: ObjectSlice, run: Run) -> list[ObjectSlice]:
     return [piece]
 
 
-def _texts(shard: Shard, run: Run, count: int) -> list[str]:
-    """Texts of the shard's first window, spread over it."""
-    window = next(iter(read_windows(shard, run.plan, {})), None)
-    if window is None or not window.table.num_rows:
-        return []
-    column, rows = window.table.column(TEXT), window.table.num_rows
-    count = min(count, rows)
-    texts: list[str] = column.take(pa.array([at * rows // count for at in range(count)])).to_pylist()
-    return texts
-
-
-def _record_bytes(piece: ObjectSlice, run: Run, texts: Sequence[str]) -> float:
-    """Source bytes behind one document: of a line format the record's, keys and other columns included, else the text's.
-
-    Compressed lines count as the text's: their size is itself an estimate.
-    """
-    corpus = run.config.corpus
-    kind, compression = format_of(piece.uri, corpus.format)
-    if kind is SourceFormat.PARQUET or compression or corpus.text_unit == "file":
-        return sum(len(text.encode()) for text in texts) / len(texts)
-    with open_object(piece.uri, piece.size, piece.etag, corpus.storage_options, block=HEAD_BYTES) as stream:
-        stream.seek(piece.start)
-        head = stream.read(HEAD_BYTES)
-    return len(head) / max(1, head.count(b"\n"))
-
-
 def _hashes(store: Store, shard: Shard) -> set[bytes]:
-    """Text hashes of the shard's earlier parts, that column alone; a part that is gone holds none."""
+    """Text hashes of the shard's earlier parts, that column alone; a part that is gone or damaged holds none."""
     found: set[bytes] = set()
     for path in shard.earlier:
         try:
@@ -196,4 +169,8 @@ def _hashes(store: Store, shard: Shard) -> set[bytes]:
                 found.update(pq.ParquetFile(stream).read(columns=["text_hash"]).column("text_hash").to_pylist())
         except FileNotFoundError:
             continue
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            log.warning(
+                "%s: not readable (%s); estimated without it", store.uri_of(path), " ".join(str(error).split())[:200]
+            )
     return found

@@ -1,7 +1,8 @@
 """Parquet footers of many objects, in parallel: one suffix request each (two for a footer beyond 64 KiB), never a data page.
 
 The tail alone is a valid Parquet file to a metadata parser: it looks for the footer from the end and the footer's offsets
-into the data are not followed. This file does not know which column is wanted for what; jobs/schema.py does.
+into the data are not followed. It is parsed in a process aside (jobs/footer_bytes.py), for some corrupt footers end the
+process that parses them. This file does not know which column is wanted for what; jobs/schema.py does.
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from jobs.footer_bytes import FooterTold, parse_footers
 from jobs.listing import RowGroup, SourceObject
+from workers.aside import Aside, ProcessEnded
 from workers.config import CorpusConfig
 from workers.storage_client import filesystem, patiently, redact
 
 FOOTER_THREADS = 48  # requests in flight: a footer is one round trip, and round trips are all that planning waits for
+BATCH = 16  # footers parsed by one call: a call each would cost the driver more than the parsing
 TAIL_BYTES = 64 << 10
 MAX_FOOTER_BYTES = 512 << 20  # beyond this it is no footer but damage
 _TRAILER = 8  # four bytes of length, then PAR1
@@ -45,9 +49,11 @@ def read_footers(objects: Sequence[SourceObject], config: CorpusConfig) -> list[
     """
     if not objects:
         return []
+    batch = max(1, min(BATCH, len(objects) // FOOTER_THREADS))
+    batches = [objects[start : start + batch] for start in range(0, len(objects), batch)]
     names: _Names = {}
-    with ThreadPoolExecutor(max_workers=min(FOOTER_THREADS, len(objects))) as pool:
-        return list(pool.map(lambda source: _read_footer(source, config, names), objects))
+    with Aside() as aside, ThreadPoolExecutor(max_workers=min(FOOTER_THREADS, len(batches))) as pool:
+        return list(chain.from_iterable(pool.map(lambda some: _read_batch(some, config, names, aside), batches)))
 
 
 def read_range(uri: str, start: int, stop: int, options: Mapping[str, Any]) -> bytes:
@@ -60,41 +66,57 @@ def read_range(uri: str, start: int, stop: int, options: Mapping[str, Any]) -> b
     return bytes(patiently(lambda: fs.cat_file(path, start=start, end=stop), uri))
 
 
-def _read_footer(source: SourceObject, config: CorpusConfig, names: _Names) -> Footer:
+def _read_batch(objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, aside: Aside) -> list[Footer]:
+    """A problem is believed when it is met twice: bytes of a part of an object cannot be checked on their way."""
+    return [
+        footer if footer.problem is None else _look([source], config, names, aside)[0]
+        for source, footer in zip(objects, _look(objects, config, names, aside), strict=True)
+    ]
+
+
+def _look(objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, aside: Aside) -> list[Footer]:
+    """Fetched one by one, parsed in one call."""
+    tails = [_fetch(source, config) for source in objects]
+    others = [*config.keep, *([config.id] if config.id else [])]
+    fetched = [(tail, source.info.size) for tail, source in zip(tails, objects, strict=True) if isinstance(tail, bytes)]
+    parsed = iter(_parse(fetched, config.text, others, aside))
+    found = []
+    for tail in tails:
+        told = tail if isinstance(tail, str) else next(parsed)
+        if isinstance(told, str):
+            found.append(Footer(None, {}, problem=told))
+        else:
+            groups = tuple(RowGroup(rows, text_bytes) for rows, text_bytes in told.groups)
+            found.append(Footer(groups, told.types, names.setdefault(told.names, told.names)))
+    return found
+
+
+def _fetch(source: SourceObject, config: CorpusConfig) -> bytes | str:
+    """The object from its footer's first byte on, or the problem with it."""
     uri, size = source.info.uri, source.info.size
     if size < _TRAILER + 4:
-        return _broken("too small for a Parquet file" if size else "zero bytes, not a Parquet file")
+        return "too small for a Parquet file" if size else "zero bytes, not a Parquet file"
     try:
         tail = read_range(uri, max(0, size - TAIL_BYTES), size, config.storage_options)
         if tail[-4:] != b"PAR1":
-            what = "its footer is encrypted" if tail[-4:] == b"PARE" else "it does not end as a Parquet file does (cut off?)"
-            return _broken(what)
+            return "its footer is encrypted" if tail[-4:] == b"PARE" else "it does not end as a Parquet file does (cut off?)"
         needed = int.from_bytes(tail[-_TRAILER:-4], "little") + _TRAILER
         if needed > min(size, MAX_FOOTER_BYTES):
-            return _broken(f"its footer claims {needed} bytes of {size}")
+            return f"its footer claims {needed} bytes of {size}"
         if needed > len(tail):
             tail = read_range(uri, size - needed, size, config.storage_options)
     except FileNotFoundError:
-        return _broken(f"{redact(uri)} was deleted while it was listed")
+        return f"{redact(uri)} was deleted while it was listed"
+    return tail[-needed:]
+
+
+def _parse(
+    footers: Sequence[tuple[bytes, int]], text: Sequence[str], others: Sequence[str], aside: Aside
+) -> list[FooterTold | str]:
+    """One by one when the process aside does not survive them together: so the one that ends it is found."""
     try:
-        return _parse(pq.read_metadata(pa.BufferReader(tail[-needed:])), config, names)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        return _broken(f"its footer cannot be parsed: {' '.join(str(error).split())[:200]}")
-
-
-def _parse(metadata: Any, config: CorpusConfig, names: _Names) -> Footer:
-    text = set(config.text)
-    leaves = [at for at in range(metadata.num_columns) if metadata.schema.column(at).path.partition(".")[0] in text]
-    groups = []
-    for number in range(metadata.num_row_groups):
-        group = metadata.row_group(number)
-        groups.append(RowGroup(group.num_rows, sum(group.column(at).total_uncompressed_size for at in leaves)))
-    schema = metadata.schema.to_arrow_schema()
-    wanted = text | set(config.keep) | {config.id}
-    here = tuple(schema.names)
-    types = {field.name: field.type for field in schema if field.name in wanted}
-    return Footer(tuple(groups), types, names.setdefault(here, here))
-
-
-def _broken(problem: str) -> Footer:
-    return Footer(None, {}, problem=problem)
+        return aside.call(parse_footers, footers, text, others) if footers else []
+    except ProcessEnded as error:
+        if len(footers) == 1:
+            return [f"its footer is corrupt: parsing it {error}"]
+        return [told for footer in footers for told in _parse([footer], text, others, aside)]

@@ -33,7 +33,7 @@ def save_manifest(store: Store, path: str, shards: Sequence[Shard], fingerprint:
     stored = StoredShards(columns_of(shards))
     sink = io.BytesIO()
     marked = stored.table.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
-    pq.write_table(marked, sink, compression="zstd")
+    pq.write_table(marked, sink, compression="zstd", write_page_checksum=True)
     if store.put_if_absent(path, sink.getvalue()):
         return stored
     return load_manifest(store, path, fingerprint)[0]
@@ -47,7 +47,7 @@ def load_manifest(store: Store, path: str, expected: str | None = None) -> tuple
     """
     data = store.read(path)
     try:
-        table = pq.read_table(pa.BufferReader(data))
+        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
         found = (table.schema.metadata or {})[_FINGERPRINT].decode()
         for name in _OF_REUSE:
             if name not in table.schema.names:

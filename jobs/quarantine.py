@@ -43,7 +43,9 @@ def settle_quarantine(
             for piece in shard.slices
         ]
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), sink, compression="zstd")
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), sink, compression="zstd", write_page_checksum=True
+        )
         path = f"{RunPaths(run_id).quarantine}/shard-{shard.name}-whole.parquet"  # apart from the replicas' files
         store.put(path, sink.getvalue())
         valid.add(path)

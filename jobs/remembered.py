@@ -108,14 +108,14 @@ def save_memory(store: Store, path: str, objects: Sequence[SourceObject], column
     cells = zip(*rows, strict=True) if rows else [()] * len(_SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(cells, _SCHEMA, strict=True)]
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), sink, compression="zstd")
+    pq.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA), sink, compression="zstd", write_page_checksum=True)
     store.put(path, sink.getvalue())
 
 
 def load_memory(store: Store, path: str) -> Memory | None:
     """None when there is none, or it is not readable: everything is looked into then. Raises: UsageError, TransientError."""
     try:
-        table = pq.read_table(pa.BufferReader(store.read(path))).cast(_SCHEMA)
+        table = pq.read_table(pa.BufferReader(store.read(path)), page_checksum_verification=True).cast(_SCHEMA)
         columns = [table.column(name).to_pylist() for name in _SCHEMA.names]
         unpacked = {packed: _unpack(packed) for packed in set(columns[-1]) if packed is not None}
     except FileNotFoundError:

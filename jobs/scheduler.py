@@ -219,7 +219,7 @@ class Scheduler:
         history.dispatches += 1
         self.attempts += 1
         self._fleet.assign(replica, history, now)
-        assignment = Assignment(history.shard, history.epoch, history.dispatches, history.exclude)
+        assignment = Assignment(history.shard, history.epoch, history.dispatches, history.exclude, wary=history.suspect)
         self._outbox.append(Dispatch(replica.id, assignment))
 
     def _stop(self, replica: Replica, reason: str) -> list[History]:

@@ -5,13 +5,14 @@
 
 Memory: one batch plus one read buffer per column, or one page where a page is larger. Text columns are read as dictionaries,
 so that a long text repeated a million times costs its length once; batches are halved until their decoded size is bounded.
+pyarrow cannot do that with texts in delta encodings (version 2 of several writers): from there on they are read plain.
 Page checksums are verified where the writer left them. What goes wrong with the whole object raises ObjectError; what is
 wrong with a row is named in SourceRows.reasons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +28,7 @@ from workers.source_rows import SourceRows
 from workers.source_stream import SourceStream
 
 BUFFER_BYTES = 4 << 20  # one range request inside a large column chunk
+_NO_DICTIONARIES = "Not yet implemented: DecodeArrow of DictAccumulator"  # of an encoding, in pyarrow's words
 
 
 def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
@@ -43,15 +45,17 @@ def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan) -> It
     groups = probe.metadata.num_row_groups
     if piece.stop > groups:
         raise ObjectError(stream.uri, f"has {groups} row groups where {piece.stop} were planned; start a new run")
-    with stream.decoding("Parquet", 0):
-        file = pq.ParquetFile(
+
+    def opened(dictionaries: list[str]) -> Any:
+        return pq.ParquetFile(
             stream,
             metadata=probe.metadata,
             pre_buffer=False,
             buffer_size=BUFFER_BYTES,
-            read_dictionary=layout.texts_in_file,
+            read_dictionary=dictionaries,
             page_checksum_verification=True,
         )
+
     with stream.decoding("Parquet", 0):
         # Of row groups, only the totals: pyarrow's accessors of their columns end the process on some corrupt footers
         group_of = probe.metadata.row_group
@@ -62,7 +66,7 @@ def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan) -> It
         sizes = [(group_of(number).total_byte_size, group_of(number).num_rows) for number in numbers]
     row_bytes = max((size // max(1, rows) for size, rows in sizes), default=0)
     done = 0
-    for batch in _batches(stream, file, numbers, row_bytes, layout.fetched):
+    for batch in _batches(stream, opened, layout, numbers, row_bytes):
         for part in _halved(batch):
             yield layout.rows(part, first + done)
             done += part.num_rows
@@ -142,22 +146,41 @@ class _Layout:
 
 
 def _batches(
-    stream: SourceStream, file: Any, groups: list[int], row_bytes: int, columns: list[str]
+    stream: SourceStream, opened: Callable[[list[str]], Any], layout: _Layout, groups: list[int], row_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     """Batches of about one window."""
     count = max(1, min(WINDOW_ROWS, WINDOW_BYTES // max(1, row_bytes)))
+
+    def begin(dictionaries: list[str]) -> Iterator[pa.RecordBatch]:
+        file = opened(dictionaries)
+        return iter(file.iter_batches(count, row_groups=groups, columns=layout.fetched, use_threads=False))
+
     done = 0
     with stream.decoding("Parquet", 0):
-        batches = iter(file.iter_batches(count, row_groups=groups, columns=columns, use_threads=False))
+        batches, plain = begin(layout.texts_in_file), not layout.texts_in_file
     while True:
         with stream.decoding("Parquet", done):
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except OSError as error:
+                if plain or _NO_DICTIONARIES not in str(error):
+                    raise
+                batches, plain = _after(begin([]), done), True
+                continue
             for column in batch.columns if batch is not None else ():
                 _check_indices(column)
         if batch is None:
             return
         yield batch
         done += batch.num_rows
+
+
+def _after(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """What comes after so many rows."""
+    for batch in batches:
+        if rows < batch.num_rows:
+            yield batch.slice(rows)
+        rows = max(0, rows - batch.num_rows)
 
 
 def _check_indices(column: pa.Array) -> None:

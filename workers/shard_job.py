@@ -27,6 +27,7 @@ from workers.shard import Assignment, OutputFile, Receipt
 from workers.source_rows import EMPTY
 from workers.storage import Store
 from workers.token_records import EncodedTexts, TokenizedTexts
+from workers.trial import try_objects
 from workers.writer import ShardWriter
 
 ReadWindow = tuple[DocumentWindow, TextPlacer]
@@ -59,9 +60,11 @@ class ShardJob:
         self._probe_cosine: float | None = None
 
     def items(self) -> Iterator[ReadWindow]:
-        shard = self._assignment.shard
+        shard, exclude = self._assignment.shard, dict(self._assignment.exclude)
+        if self._assignment.wary:
+            try_objects(shard, self._plan, exclude)
         seed_shelf(self._store, shard.earlier, self._schema, self._placer, self._writer.shelf)
-        for window in read_windows(shard, self._plan, dict(self._assignment.exclude)):
+        for window in read_windows(shard, self._plan, exclude):
             yield window, self._placer
 
     def append(self, encoded: EncodedWindow) -> None:

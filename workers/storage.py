@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any, cast
 
-from workers.errors import ObjectChanged, ObjectMissing
+from workers.errors import ObjectChanged, ObjectMissing, UsageError
 from workers.storage_client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, no_bucket, patiently, redact, translated
 from workers.store import Store
 
@@ -73,7 +73,9 @@ def list_objects(uri: str, options: Mapping[str, Any], *, retry_seconds: float =
             continue
         if details.get("islink"):
             details = patiently(lambda name=name: fs.info(name), uri, retry_seconds)  # type: ignore[misc]
-        if details["type"] == "file" and not name.endswith("/"):  # a key that ends with / is a console's folder marker
+        if details.get("type", "file") == "file" and not name.endswith(
+            "/"
+        ):  # a key that ends with / is a console's folder marker
             objects.append(_object_info(fs, details))
     if not objects:
         raise FileNotFoundError(f"{redact(uri)}: no objects there")
@@ -150,7 +152,10 @@ def _object_info(fs: Any, details: dict[str, Any]) -> ObjectInfo:
         changed = details.get("mtime") or details.get("LastModified") or details.get("updated") or details.get("created")
         changed = changed.timestamp() if isinstance(changed, datetime) else changed  # some list a number and stat a date
         etag = f"{changed}-{details['size']}" + (f"-{details['ino']}" if "ino" in details else "")
-    return ObjectInfo(uri=fs.unstrip_protocol(details["name"]), size=int(details["size"]), etag=str(etag).strip('"'))
+    uri = fs.unstrip_protocol(details["name"])
+    if details["size"] is None:  # a web server that sends no Content-Length
+        raise UsageError(f"{redact(uri)}: its store does not tell how large it is; copy it to one that does")
+    return ObjectInfo(uri=uri, size=int(details["size"]), etag=str(etag).strip('"'))
 
 
 def _hidden(relative: str) -> bool:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, cast
+from urllib.parse import parse_qsl
 
 import tenacity
 from fsspec.core import url_to_fs
@@ -35,7 +36,9 @@ _REQUEST = ("InvalidBucketName", "Invalid bucket name", "Invalid endpoint", "Per
 _CLOCK = "RequestTimeTooSkewed"
 _FOLDER = (errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
 _CLIENTS = ("botocore", "aiohttp", "aiobotocore")
-_LITERAL_KEYS = ("s3", "s3a", "gs", "gcs", "file", "local", "memory")  # `@` and `?` are plain characters of their keys
+_PLACES = ("file", "local", "memory")  # of these a URI has no host, and so no user
+_LITERAL_KEYS = ("s3", "s3a", "gs", "gcs")  # `@` and `?` are plain characters of their keys
+_SIGNATURE = re.compile(r"(?i)sig|secret|token|passw|pwd|credential|key|auth")
 _SECRET = re.compile(r"""(?ix) (authorization|access|secret|token|password|passwd|signature|credential) [\w-]* ["']?
                          \s*[=:]\s* (?: (?:basic|bearer|aws4-\S+)\s+ )? ["']? [^\s"'&,;]+""")
 _USERINFO = re.compile(r"//[^/\s@]+@")
@@ -60,17 +63,39 @@ _retried = _Count()
 def redact(uri: str) -> str:
     """The URI without user, password and query: safe for logs and errors."""
     scheme, separator, rest = uri.partition("://")
-    if not separator or scheme in _LITERAL_KEYS:
+    inner = scheme.rpartition("::")[2]
+    if not separator or inner in _PLACES:
         return uri
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+    place, slash, key = (rest if inner in _LITERAL_KEYS else rest.partition("?")[0]).partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{key}"
+
+
+def refuse_secrets(uri: str) -> None:
+    """A URI names objects: it is listed, logged and stored with the run. What opens them must not stand in it.
+
+    Raises:
+        UsageError: it holds a password, or a signature in its query.
+    """
+    scheme, separator, rest = uri.partition("://")
+    inner = scheme.rpartition("::")[2]
+    if not separator or inner in _PLACES:
+        return
+    user, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    names = [] if inner in _LITERAL_KEYS else [name for name, _ in parse_qsl(rest.partition("?")[2], keep_blank_values=True)]
+    if (at and (":" in user or inner in _LITERAL_KEYS)) or any(map(_SIGNATURE.search, names)):
+        raise UsageError(
+            f"{redact(uri)}: holds a password, key or signature, and would be written down wherever an object is named; "
+            "give credentials by storage_options or the environment"
+        )
 
 
 def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETRY_SECONDS) -> tuple[Any, str]:
     """The fsspec filesystem of a URI and the path within it. A short budget also shortens the client's own timeouts.
 
     Raises:
-        UsageError: unknown scheme, or options its filesystem does not take.
+        UsageError: unknown scheme, options its filesystem does not take, or a URI with a password.
     """
+    refuse_secrets(uri)
     settings = dict(options)
     s3 = uri.startswith(("s3://", "s3a://"))
     brief = retry_seconds < RETRY_SECONDS

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 
 from jobs import footers, preflight
 from jobs.corpus import Corpus, check_partitions, discover
+from tests.fuzz.originals import ROWS, originals
 from tests.jobs.source_files import TEXTS, config, jsonl, parquet
 from workers.config import SourceFormat
 from workers.errors import UsageError
@@ -100,6 +104,71 @@ def test_unreadable_footer_is_kept_as_a_problem_and_named(
     (message,) = [record.message for record in caplog.records]
     assert "b.parquet" in message
     assert "write the object again" in message
+
+
+def deadly(data: bytes) -> bytes:
+    """A footer that pyarrow parses, and whose columns end the process that asks for them: no longer nullable, says the
+    schema, while the counts of nulls and values stand there."""
+    footer = data[-8 - int.from_bytes(data[-8:-4], "little") :]
+    nullable = footer.rindex(b"\x25\x02", 0, footer.index(b"text"))
+    return data[: -len(footer)] + footer[: nullable + 1] + b"\x00" + footer[nullable + 2 :]
+
+
+def test_a_footer_that_ends_the_process_is_named_and_its_neighbours_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(40):
+        parquet(tmp_path / f"{number:02d}.parquet", {"text": TEXTS})
+    for number in (3, 17):
+        path = tmp_path / f"{number:02d}.parquet"
+        path.write_bytes(deadly(path.read_bytes()))
+    done = subprocess.run(
+        [sys.executable, "-c", TOUCH, str(tmp_path / "03.parquet")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGABRT, "a footer that is not deadly proves nothing"
+    corpus = discover(config(tmp_path))
+    problems = {number: source.problem for number, source in enumerate(corpus.objects) if source.problem}
+    assert problems == dict.fromkeys((3, 17), "its footer is corrupt: parsing it ended the process by SIGABRT")
+    assert sum(source.rows or 0 for source in corpus.objects) == 38 * 3
+    assert [message.partition(".parquet")[0][-2:] for message in caplog.messages] == ["03", "17"]
+
+
+TOUCH = "import sys, pyarrow.parquet as pq; pq.read_metadata(sys.argv[1]).row_group(0).column(0)"
+
+
+def number_of(rows: int, at: bytes) -> Callable[[bytes], bytes]:
+    """Another number of rows where `at` follows it: 0x16 begins a 64-bit number, of which 2 n is written."""
+
+    def lie(data: bytes) -> bytes:
+        return data.replace(bytes([0x16, 2 * len(TEXTS)]) + at, bytes([0x16, 2 * rows]) + at)
+
+    return lie
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        (number_of(5, b"\x19"), "promises 5 rows, and 3 in its row groups"),
+        (number_of(2, b"\x26"), "has 2 rows, its column 'text' 3 values"),
+        (lambda data: data[:4] + data[-8 - int.from_bytes(data[-8:-4], "little") :], "lies outside of the object's data"),
+    ],
+)
+def test_a_footer_that_does_not_agree_with_itself(tmp_path: Path, lie: Callable[[bytes], bytes], words: str) -> None:
+    path = parquet(tmp_path / "a.parquet", {"text": TEXTS})
+    path.write_bytes(lie(path.read_bytes()))
+    corpus = discover(config(tmp_path))
+    assert corpus.objects[0].problem is not None
+    assert words in corpus.objects[0].problem
+
+
+def test_footers_of_other_writers_agree_with_themselves(tmp_path: Path) -> None:
+    for name, original in originals().items():
+        if original.is_parquet:
+            (tmp_path / f"{name}.parquet").write_bytes(original.data)
+    corpus = discover(config(tmp_path, id="id", keep=["lang", "n"]))
+    assert {source.problem for source in corpus.objects} == {None}
+    assert {source.rows for source in corpus.objects} == {ROWS}
+    assert len(corpus.objects) >= 12
 
 
 def test_empty_line_objects_have_no_rows_and_no_say(tmp_path: Path) -> None:

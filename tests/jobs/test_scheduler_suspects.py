@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.scheduler import StartReplica, StopReplica
+from jobs.scheduler import Dispatch, StartReplica, StopReplica
 from tests.jobs.hand_driver import Driver, make_shard
 from workers.shard import Blame
 
@@ -79,3 +79,16 @@ def test_a_replica_is_emptied_for_suspects_only_if_it_may_run_one_and_another_wh
     driver.step(10)
     driver.receipt(2)
     assert len(driver.shards(2)) == 2, "the suspect left waits for another replica: nothing is gained by an empty one"
+
+
+def test_only_a_shard_that_was_in_flight_at_a_death_is_tried_warily() -> None:
+    driver = Driver(shards=2, replicas=2, slots=1)
+    driver.ready(0, 1)
+    driver.fail(0, Blame.SHARD)
+    driver.lose(1)
+    driver.step(5)
+    driver.ready(2)
+    driver.receipt(0)
+    driver.step(5)
+    given = [command.assignment for command in driver.log if isinstance(command, Dispatch)]
+    assert sorted((item.shard.number, item.wary) for item in given) == [(0, False), (0, False), (1, False), (1, True)]

@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from tests.workers.corpus_files import bad_utf8, plan_of, put_parquet, read, slice_of
 from workers import source_stream
 from workers.errors import ObjectError
+from workers.parquet_reader import _after
 from workers.reader import read_windows
 from workers.shard import Shard
 
@@ -155,6 +157,40 @@ def test_joined_texts_and_dotted_names(tmp_path: Path) -> None:
     assert found.texts == ["x\nt", "t"]
     assert found.kept("a") == [{"b": 1, "c": 2}] * 2
     assert found.reasons == {2: "text is null"}
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY", "PLAIN"])
+def test_texts_in_every_encoding(tmp_path: Path, encoding: str) -> None:
+    texts = [f"text {number % 50} of {number}" for number in range(3000)]
+    path = put_parquet(
+        tmp_path / "a.parquet", {"id": range(3000), "text": texts}, use_dictionary=False, row_group_size=1000,
+        column_encoding={"text": encoding, "id": "DELTA_BINARY_PACKED"},
+    )  # fmt: skip
+    found = read(path, plan_of(id="id"))
+    assert found.texts == texts
+    assert [int(identity) for identity in found.ids] == list(range(3000))
+    assert read(slice_of(path, 1, 3), plan_of(id="id")).texts == texts[1000:]
+
+
+def test_an_encoding_that_changes_midway_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """DuckDB's version 2: a dictionary as long as texts repeat, delta encoding where they do not."""
+    path = tmp_path / "a.parquet"
+    text = "CASE WHEN n < 4096 THEN 'text ' || n % 7 ELSE 'a text of its own ' || n * 7919 END"
+    rows = f"SELECT {text} AS text FROM range(8192) r(n)"
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.sql(f"COPY ({rows}) TO '{path}' (FORMAT parquet, PARQUET_VERSION V2, ROW_GROUP_SIZE 4096)")
+    groups = pq.read_metadata(path)
+    met = [groups.row_group(number).column(0).encodings for number in range(groups.num_row_groups)]
+    assert ["DELTA_LENGTH_BYTE_ARRAY" in encodings for encodings in met] == [False, True], met
+    expected = [f"text {n % 7}" if n < 4096 else f"a text of its own {n * 7919}" for n in range(8192)]
+    assert read(path, plan_of()).texts == expected
+
+
+def test_what_comes_after_so_many_rows() -> None:
+    batches = [pa.RecordBatch.from_pydict({"n": list(range(start, start + 10))}) for start in (0, 10, 20)]
+    for done in (0, 5, 10, 25, 30):
+        left = [value for batch in _after(iter(batches), done) for value in batch.column(0).to_pylist()]
+        assert left == list(range(done, 30))
 
 
 def test_row_groups_tile_the_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

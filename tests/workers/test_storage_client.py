@@ -11,7 +11,7 @@ import pytest
 
 from workers.errors import TransientError, UsageError
 from workers.storage import Store, list_objects, redact, stat_object, translated
-from workers.storage_client import filesystem, patiently
+from workers.storage_client import filesystem, patiently, refuse_secrets
 
 SECRET = "PLANTED-SECRET"
 
@@ -29,10 +29,42 @@ def silent_port() -> Iterator[int]:
         ("https://me:pw@host/a.jsonl?sig=1", "https://host/a.jsonl"),
         ("s3://bucket/what?@x", "s3://bucket/what?@x"),
         ("/local/a@b?c", "/local/a@b?c"),
+        ("file:///local/a@b?c", "file:///local/a@b?c"),
+        ("s3://key:pw@bucket/a@b?c", "s3://bucket/a@b?c"),
+        ("simplecache::s3://bucket/a@b", "simplecache::s3://bucket/a@b"),
+        ("https://host/a@b.jsonl?sig=1", "https://host/a@b.jsonl"),
+        ("https://host?sig=1/2", "https://host"),
     ],
 )
 def test_redact(uri: str, shown: str) -> None:
     assert redact(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"s3://key:{SECRET}@bucket/corpus/",
+        f"s3://{SECRET}@bucket/corpus/",
+        f"simplecache::s3://key:{SECRET}@bucket/corpus/",
+        f"https://me:{SECRET}@host/a.jsonl",
+        f"https://host/a.jsonl?X-Amz-Signature={SECRET}",
+        f"https://host/a.jsonl?x=1&sig={SECRET}",
+        f"sftp://me:{SECRET}@host/corpus/",
+        f"gs://me:{SECRET}@bucket/corpus/",
+    ],
+)
+def test_a_uri_with_a_secret_is_refused_without_telling_it(uri: str) -> None:
+    for call in (lambda: list_objects(uri, {}), lambda: Store(uri, {})):
+        with pytest.raises(UsageError, match=r"holds a password.*storage_options") as caught:
+            call()
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/a@b:c?sig=1", "/local/me:x@y", "https://host/a?download=true", "sftp://me@host/a", "file:///a:b@c"]
+)
+def test_a_uri_without_a_secret_is_not_refused(uri: str) -> None:
+    refuse_secrets(uri)
 
 
 @pytest.mark.parametrize(

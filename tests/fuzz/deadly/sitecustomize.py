@@ -1,0 +1,28 @@
+"""Put on PYTHONPATH: a process that reads the rows of a Parquet object named $REEMBED_DEADLY ends by SIGABRT.
+
+It stands for what pyarrow's C++ does on bytes that nobody has found yet. Python imports this file at start; it acts only
+where workers.parquet_reader is imported, and leaves every other object alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+from tests.after_import import after_import
+
+
+def _make_deadly(module: ModuleType) -> None:
+    read_parquet, deadly = module.read_parquet, os.environ["REEMBED_DEADLY"]
+
+    def read(stream: object, piece: object, plan: object) -> Iterator[object]:
+        if str(piece.uri).endswith(deadly):  # type: ignore[attr-defined]
+            os.abort()
+        yield from read_parquet(stream, piece, plan)
+
+    module.read_parquet = read  # type: ignore[attr-defined]
+
+
+if os.environ.get("REEMBED_DEADLY"):
+    after_import("workers.parquet_reader", _make_deadly)

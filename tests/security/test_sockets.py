@@ -1,0 +1,106 @@
+"""While a job works nothing of ours listens: its processes have the sockets that a bare Ray of the same kind has, no more.
+
+Ray's own processes must talk to each other. What they listen on is theirs to choose; that it is not more with us than
+without is what is compared, process kind by process kind.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.drivers import Driver, configure, docstrings_corpus
+from tests.sessions import ROOT
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+BARE = """
+import ray, sys, time
+ray.init(address="local", include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+class Bare:
+    def ready(self):
+        return True
+actors = [ray.remote(Bare).options(num_cpus=1, max_concurrency=4).remote() for _ in range(2)]
+ray.get([actor.ready.remote() for actor in actors])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def kind_of(process: psutil.Process, driver: int) -> str:
+    """What a process is to Ray: its driver, a worker, or one of its servers by the program's name."""
+    if process.pid == driver:
+        return "driver"
+    line = process.cmdline()
+    if line and line[0].startswith("ray::"):
+        return "worker" if "IDLE" not in line[0] else "idle worker"
+    scripts = [Path(part).name for part in line if part.endswith(".py")]
+    return scripts[0] if scripts else Path(line[0]).name if line else process.name()
+
+
+def listening(driver: int, family: list[psutil.Process]) -> dict[str, Counter[int]]:
+    """Kind -> how many processes of it listen on how many TCP or UDP sockets."""
+    found: dict[str, Counter[int]] = {}
+    for process in family:
+        try:
+            sockets = [
+                each for each in process.net_connections("inet") if each.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
+            ]
+            found.setdefault(kind_of(process, driver), Counter())[len(sockets)] += 1
+        except psutil.Error:
+            continue
+    return found
+
+
+def addresses(family: list[psutil.Process]) -> set[str]:
+    return {
+        each.laddr.ip for process in family for each in process.net_connections("inet") if each.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.fixture(scope="module")
+def bare(isolated_home: Path) -> dict[str, Counter[int]]:
+    """A Ray with two actors that do nothing."""
+    with subprocess.Popen([sys.executable, "-c", BARE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        me = psutil.Process(process.pid)
+        found = listening(process.pid, [me, *me.children(recursive=True)])
+        process.communicate("")
+    return found
+
+
+def test_no_socket_beyond_rays_own(bare: dict[str, Counter[int]], tmp_path: Path, minilm: Path) -> None:
+    docstrings_corpus(tmp_path / "corpus", 320)
+    config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, shard_bytes="4KiB")
+    with Driver(config) as driver:
+        driver.until(lambda: list((tmp_path / "out").glob("runs/*/receipts/*.json")))
+        family = [psutil.Process(driver.pid), *driver.family()]
+        ours, where = listening(driver.pid, family), addresses(family)
+        replicas = [process for process in family if re.match(r"ray::.*Replica", " ".join(process.cmdline()))]
+        ended = driver.end()
+    assert ended.rc == 0, ended.log
+    assert len(replicas) == 2
+    assert max(bare["driver"]) >= max(ours["driver"]), (bare, ours)
+    for kind, counts in ours.items():
+        most = max(bare.get(kind, Counter({0: 1})))
+        assert max(counts) <= most, f"{kind} listens on {max(counts)} sockets, in a bare Ray on {most}"
+    assert where <= {"127.0.0.1", "::1"}, f"a Ray of our own is reachable from elsewhere: {where}"
+
+
+def test_the_comparison_would_notice(tmp_path: Path) -> None:
+    code = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print('ready', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = listening(0, [psutil.Process(process.pid)])
+        process.communicate("")
+    assert [max(counts) for counts in found.values()] == [1]
