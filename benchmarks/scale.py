@@ -97,8 +97,9 @@ def receipts(options: argparse.Namespace) -> dict[str, Any]:
 def resume(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with place(options) as uri:
-        found["begin"] = apart(scale_storage.begin, uri, options.shards)
-        told("write", apart(scale_storage.write, uri, options.done, options.seed, SEGMENT_RECEIPTS, False))
+        if not options.ready:
+            found["begin"] = apart(scale_storage.begin, uri, options.shards)
+            told("write", apart(scale_storage.write, uri, options.done, options.seed, SEGMENT_RECEIPTS, False))
         found["resume"] = told("resume", apart(scale_storage.resume, uri, options.shards, options.done, time.time()))
     return found
 
@@ -138,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     resuming = sections.add_parser("resume", parents=[shared, on_store])
     resuming.add_argument("--shards", type=int, default=1_000_000)
     resuming.add_argument("--done", type=int, default=900_000)
+    resuming.add_argument("--ready", action="store_true", help="an earlier call has left all that in --store")
     waiting = sections.add_parser("ray", parents=[shared])
     waiting.add_argument("--calls", type=int, nargs="+", default=[300, 3000, 30_000])
     return made
