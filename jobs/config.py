@@ -15,6 +15,8 @@ from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputCon
 from workers.errors import UsageError
 
 MOST_CLAUSES = 20  # of what is wrong, in one message
+MAX_VALUES = 20_000  # names and values in it: a list of that many URIs is still read within a second
+MAX_DIGITS = 100
 MAX_CONFIG_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
 
 
@@ -113,13 +115,23 @@ _TYPES = ("bool", "int", "float", "str")  # how pydantic names the branches of a
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (no bombs) and without duplicate keys (no silent last-one-wins)."""
+    """Safe YAML without aliases (no bombs), without duplicate keys (no silent last-one-wins), and of a bounded size."""
+
+    values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES} names and values; this is no configuration")
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", event.start_mark)
         return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > MAX_DIGITS:  # 59:59:… is a number to YAML, and takes quadratic time
+            raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
+        return super().construct_yaml_int(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -129,6 +141,9 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -184,14 +199,14 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         shown = override.partition(":")[0]
-        raise UsageError(f"override {shown!r}{'' if shown == override else '…'}: write it as section.key=value")
-    shown = f"override {key}=…"  # the value may be a secret
+        raise UsageError(f"override {_cut(shown, 60)!r}{'' if shown == override else '…'}: write it as section.key=value")
+    shown = f"override {_cut(key, 200)}=…"  # the value may be a secret
     node = raw
     *parents, leaf = key.split(".")
     for name in parents:
         child = node.setdefault(name, {})
         if not isinstance(child, dict):
-            raise UsageError(f"{shown}: {name} is not a section")
+            raise UsageError(f"{shown}: {_cut(name, 60)} is not a section")
         node = child
     node[leaf] = _parse(text, shown) if text else ""
 
@@ -242,4 +257,6 @@ def _shorten(value: object) -> str:
 
 
 def _cut(text: str, most: int) -> str:
+    """On one line, and not longer than that: names in a file may be anything."""
+    text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 3] + "..."

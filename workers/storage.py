@@ -142,7 +142,15 @@ def _find_local(fs: Any, path: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for folder, below, names in os.walk(path, onerror=fail):
         below[:] = [name for name in below if not _hidden(name)]
-        found |= {f"{folder.rstrip('/')}/{name}": fs.info(f"{folder}/{name}") for name in names if not _hidden(name)}
+        for name in names:
+            at = f"{folder.rstrip('/')}/{name}"
+            try:
+                found |= {} if _hidden(name) else {at: fs.info(at)}
+            except OSError:
+                if os.path.islink(at):  # noqa: PTH114 - as above
+                    raise UsageError(f"{at}: a link that leads nowhere; remove it, or restore what it leads to") from None
+                if os.path.lexists(at):
+                    raise
     return found
 
 

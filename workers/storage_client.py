@@ -38,6 +38,7 @@ _FOLDER = (errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
 _CLIENTS = ("botocore", "aiohttp", "aiobotocore")
 _PLACES = ("file", "local", "memory")  # of these a URI has no host, and so no user
 _LITERAL_KEYS = ("s3", "s3a", "gs", "gcs")  # `@` and `?` are plain characters of their keys
+_HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*):\d*")
 _SIGNATURE = re.compile(r"(?i)sig|secret|token|passw|pwd|credential|key|auth")
 _SECRET = re.compile(r"""(?ix) (authorization|access|secret|token|password|passwd|signature|credential) [\w-]* ["']?
                          \s*[=:]\s* (?: (?:basic|bearer|aws4-\S+)\s+ )? ["']? [^\s"'&,;]+""")
@@ -66,8 +67,17 @@ def redact(uri: str) -> str:
     inner = scheme.rpartition("::")[2]
     if not separator or inner in _PLACES:
         return uri
-    place, slash, key = (rest if inner in _LITERAL_KEYS else rest.partition("?")[0]).partition("/")
-    return f"{scheme}://{place.rpartition('@')[2]}{slash}{key}"
+    public = rest[len(_user(rest)) :]
+    return f"{scheme}://{public if inner in _LITERAL_KEYS else public.partition('?')[0]}"
+
+
+def _user(rest: str) -> str:
+    """`user:password@` at the beginning of what follows `://`, or "". A key that nobody encoded may hold slashes."""
+    place = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in place:
+        return place[: place.rindex("@") + 1]
+    odd = ":" in place and not place.startswith("arn:") and not _HOST_AND_PORT.fullmatch(place)
+    return rest[: rest.rindex("@") + 1] if odd and "@" in rest else ""
 
 
 def refuse_secrets(uri: str) -> None:
@@ -80,9 +90,9 @@ def refuse_secrets(uri: str) -> None:
     inner = scheme.rpartition("::")[2]
     if not separator or inner in _PLACES:
         return
-    user, at, _ = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")
+    user = _user(rest)
     names = [] if inner in _LITERAL_KEYS else [name for name, _ in parse_qsl(rest.partition("?")[2], keep_blank_values=True)]
-    if (at and (":" in user or inner in _LITERAL_KEYS)) or any(map(_SIGNATURE.search, names)):
+    if ":" in user or (user and inner in _LITERAL_KEYS) or any(map(_SIGNATURE.search, names)):
         raise UsageError(
             f"{redact(uri)}: holds a password, key or signature, and would be written down wherever an object is named; "
             "give credentials by storage_options or the environment"

@@ -32,7 +32,9 @@ def spend(call):
         said = str(error)
     return {"seconds": time.process_time() - began, "bytes": peak() - before, "said": said}
 spend(lambda: load_config(sys.argv[1]))
-print(json.dumps(spend(lambda: load_config(sys.argv[2], sys.argv[3:]))))
+told = spend(lambda: load_config(sys.argv[2], sys.argv[3:]))
+again = spend(lambda: load_config(sys.argv[2], sys.argv[3:]))  # two hyperthreads on one core count each other's time
+print(json.dumps(told | {"seconds": min(told["seconds"], again["seconds"])}))
 """
 
 

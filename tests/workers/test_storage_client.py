@@ -45,6 +45,8 @@ def test_redact(uri: str, shown: str) -> None:
     [
         f"s3://key:{SECRET}@bucket/corpus/",
         f"s3://{SECRET}@bucket/corpus/",
+        f"s3://key:{SECRET}/with/slashes@bucket/corpus/",
+        f"https://me:x/{SECRET}@host/corpus/",
         f"simplecache::s3://key:{SECRET}@bucket/corpus/",
         f"https://me:{SECRET}@host/a.jsonl",
         f"https://host/a.jsonl?X-Amz-Signature={SECRET}",
@@ -61,7 +63,17 @@ def test_a_uri_with_a_secret_is_refused_without_telling_it(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://bucket/a@b:c?sig=1", "/local/me:x@y", "https://host/a?download=true", "sftp://me@host/a", "file:///a:b@c"]
+    "uri",
+    [
+        "s3://bucket/a@b:c?sig=1",
+        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/mine/a@b",
+        "/local/me:x@y",
+        "file:///a:b@c",
+        "https://host/a?download=true",
+        "https://host:9000/a@b",
+        "https://[::1]:80/a@b",
+        "sftp://me@host/a",
+    ],
 )
 def test_a_uri_without_a_secret_is_not_refused(uri: str) -> None:
     refuse_secrets(uri)
