@@ -65,7 +65,7 @@ class Striker:
         if strike.receipts is not None:
             wanted = self._shards if strike.receipts < 0 else min(strike.receipts, self._shards - 1)
             while driver.running and self.receipts() < wanted and time.monotonic() < end:
-                time.sleep(0.1 if self._place.server else 0.005)
+                time.sleep(0.1 if self._place.server else 0.02)
         until = time.monotonic() + strike.seconds
         while driver.running and time.monotonic() < until:
             time.sleep(0.005)
