@@ -14,7 +14,7 @@ from tests.conftest import Cli
 from tests.drivers import Driver, Snapshot, committed, configure, docstrings_corpus, embed
 from tests.faults.conftest import LONG
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, LONG, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, LONG, pytest.mark.timeout(900)]
 
 
 def rewrite(path: Path) -> None:

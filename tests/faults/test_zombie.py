@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -19,9 +20,9 @@ from jobs.verify import verify_snapshot
 from tests.drivers import Driver, committed, embed
 from tests.faults.conftest import LONG, Calm
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, LONG, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, LONG, pytest.mark.timeout(900)]
 
-AT_WORK_SECONDS = 0.4  # after both are ready: in the middle of their first shards
+AT_WORK_SECONDS = 0.3  # after a replica is ready: in the middle of its shard
 ZOMBIE_SECONDS = 60.0  # many times what a shard takes
 
 
@@ -29,6 +30,11 @@ def standing(output: Path) -> dict[str, tuple[bytes, int]]:
     """What was put, by path, with its inode: a file replaced by the same bytes shows. Without announcements."""
     files = [path for path in output.rglob("*.*") if path.is_file() and path.parent.name != "staged"]
     return {str(path.relative_to(output)): (path.read_bytes(), path.stat().st_ino) for path in files}
+
+
+def ready(log: str) -> list[int]:
+    """pids of the replicas that were ready so far, in this order."""
+    return [int(pid) for pid in re.findall(r"replica \d+ ready: .*\bpid (\d+)", log)]
 
 
 def long_shards(source: Path, target: Path) -> Path:
@@ -45,12 +51,16 @@ def test_a_thawed_replica_changes_nothing(calm: Calm, tmp_path: Path) -> None:
     output = tmp_path / "out"
     config = calm.configure(tmp_path, corpus=long_shards(calm.corpus, tmp_path / "corpus"))
     with Driver(config, "run.shard_bytes=192KiB") as first:
-        replicas = [first.replica(number) for number in (0, 1)]
-        time.sleep(AT_WORK_SECONDS)
-        family = [process.pid for process in first.family() if process.pid not in replicas]
-        for pid in [*replicas, *family]:
+        replicas: list[int] = []
+        while (
+            len(replicas) < 2
+        ):  # each is frozen a moment after it got its only shard, however long the other takes to start
+            replicas.append(first.until(lambda: next((pid for pid in ready(first.log) if pid not in replicas), None)))
+            time.sleep(AT_WORK_SECONDS)
+            os.kill(replicas[-1], signal.SIGSTOP)
+        for process in first.family():
             with contextlib.suppress(ProcessLookupError):  # Ray has some that do not stay
-                os.kill(pid, signal.SIGSTOP)
+                os.kill(process.pid, signal.SIGSTOP)
         os.kill(first.pid, signal.SIGKILL)
         assert committed(output) == {}, "both are in the middle of a shard"
         ended = embed(config, "run.shard_bytes=192KiB")  # by a Ray of its own
