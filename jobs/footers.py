@@ -18,6 +18,7 @@ import pyarrow as pa
 from jobs.footer_bytes import FooterTold, parse_footers
 from jobs.listing import RowGroup, SourceObject
 from workers.aside import Aside, ProcessEnded
+from workers.checked_read import checked, fetch_s3
 from workers.config import CorpusConfig
 from workers.storage_client import filesystem, patiently, redact
 
@@ -57,12 +58,14 @@ def read_footers(objects: Sequence[SourceObject], config: CorpusConfig) -> list[
 
 
 def read_range(uri: str, start: int, stop: int, options: Mapping[str, Any]) -> bytes:
-    """Bytes `start` to `stop` of an object in one request.
+    """Bytes `start` to `stop` of an object in one request; on S3 compared with its checksum where they are all of it.
 
     Raises:
         FileNotFoundError, UsageError, TransientError.
     """
     fs, path = filesystem(uri, options)
+    if "s3" in fs.protocol:
+        return patiently(lambda: checked(lambda: fetch_s3(fs, path, (start, stop)), redact(uri)).data, uri)
     return bytes(patiently(lambda: fs.cat_file(path, start=start, end=stop), uri))
 
 

@@ -65,6 +65,10 @@ class RayNode:
         return self._session.holds(pid)
 
     @property
+    def running(self) -> bool:
+        return self._session.process.poll() is None
+
+    @property
     def folder(self) -> Path:
         """Where Ray keeps this head's files."""
         return self._folder
