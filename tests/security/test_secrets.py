@@ -146,7 +146,7 @@ def test_a_run_that_loses_a_replica_and_is_published(vault: Vault) -> None:
         victim = driver.replica(0)
         driver.until(lambda: vault.receipts(output))
         family = [psutil.Process(driver.pid), *driver.family()]
-        assert len(hunt.processes(family)) > 5
+        assert len(hunt.processes(family)) > 3
         address, servers = _gcs(family)
         assert hunt.ray_metadata(address) > 5_000
         assert set(servers) == set(RAY_SERVERS)
