@@ -20,6 +20,7 @@ import argparse
 import json
 import logging
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -153,7 +154,8 @@ def main() -> None:
     if "store" in shown:
         shown["store"] = "s3" if str(shown["store"]).startswith("s3://") else "local"
     result = {"benchmark": "scale", "section": options.section, "options": shown} | sections[options.section](options)
-    result |= {"seconds": round(time.perf_counter() - began, 1), "hardware": hardware()} | commit()
+    result |= {"seconds": round(time.perf_counter() - began, 1), "load_average": round(os.getloadavg()[1], 1)}
+    result |= {"hardware": hardware()} | commit()
     text = json.dumps(result, indent=1)
     print(text)
     if options.output:
