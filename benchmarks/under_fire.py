@@ -75,7 +75,7 @@ class Haul:
 
     def replicas(self) -> dict[int, int]:
         """Number -> pid of those that live, the oldest first."""
-        ready = re.findall(r"replica (\d+) ready: .*\bpid (\d+)", self._log.read_text(errors="replace"))
+        ready = re.findall(r"replica (\d+) ready: .*\bpid (\d+)", self.log())
         return {int(number): int(pid) for number, pid in ready if psutil.pid_exists(int(pid))}
 
     def sample(self) -> None:
@@ -115,6 +115,10 @@ class Haul:
                 self.sample()
             time.sleep(0.2)
         return time.monotonic() - self.began
+
+    def log(self) -> str:
+        """Of the last driver."""
+        return self._log.read_text(errors="replace")
 
     def summary(self) -> dict[str, Any]:
         return dict(json.loads(self._answer.read_text()))

