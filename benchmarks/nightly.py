@@ -5,7 +5,8 @@
 night 1   the corpus (columns id, text, section) in twelve uneven objects is embedded
 night 2   1% of the rows changed in three objects, deleted and added rows, one object renamed  (acceptance C1)
 night 3   nothing changed  (acceptance C2)
-night 4   one object deleted: everything is copied, no replica is started
+night 4   the last object deleted: nothing is embedded. Small neighbours share a shard, whose parts hold rows of both: the
+          one that stays is read again, its vectors are reused; no other object is opened
 afresh    the corpus of night 2 with run.reuse=off into another output: compared with night 2 row for row
 
 Objects opened are counted by an HTTP proxy between the program and the S3 server (endpoint and keys by environment); a local
@@ -40,6 +41,7 @@ from benchmarks.counting_proxy import CountingProxy
 
 SHARES = (23, 17, 13, 11, 9, 7, 6, 5, 4, 3, 1.5, 0.5)  # percent of rows in each object
 CHANGED_OBJECTS, RENAMED_OBJECT = (1, 4, 7), 9
+NEIGHBOUR = "objects-10.parquet"  # shares a shard with the last one
 ROW_GROUP_ROWS = 2000
 MOST_SHARE, MOST_SECONDS, LEAST_COSINE = 0.15, 15.0, 0.99999  # of acceptance C1 and C2
 COLUMNS = ["id", "section", "embedding"]
@@ -212,8 +214,9 @@ def failed(report: Mapping[str, Any], counts: bool, *, strict: bool) -> list[str
         "each new text embedded once, no other": second["embedded"] == report["done"]["distinct_new_texts"] or not strict,
         "no unchanged object opened": not counts or set(second["objects_opened"]) <= may_open,
         "night 3 does nothing": third["unchanged"] and not third["replicas"] and third["wall_seconds"] < MOST_SECONDS,
-        "night 4 starts no replica": not fourth["replicas"] and fourth["embedded"] == 0,
-        "nights 3 and 4 open no object": not counts or not (third["objects_opened"] or fourth["objects_opened"]),
+        "night 3 opens no object": not counts or not third["objects_opened"],
+        "night 4 embeds nothing": fourth["embedded"] == 0,
+        "night 4 opens the lost object's neighbour at most": not counts or set(fourth["objects_opened"]) <= {NEIGHBOUR},
     }
     return [name for name, met in demands.items() if not met]
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 import jobs
@@ -45,6 +44,8 @@ import ray  # noqa: E402 - see above
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError  # noqa: E402
 from ray.util.metrics import Counter, Gauge, Histogram  # noqa: E402
 
+from jobs.local_ray import lean_start  # noqa: E402
+
 log = logging.getLogger("reembed")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _INTERNAL = re.compile(r"^The actor died unexpectedly.*$|^\s*(class_name|actor_id|namespace): .*$", re.MULTILINE)
@@ -52,8 +53,6 @@ _INTERNAL = re.compile(r"^The actor died unexpectedly.*$|^\s*(class_name|actor_i
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
 CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entry point
-_IDLERS = ("autoscaler/_private/monitor.py", "_private/log_monitor.py")
-REGISTRATION_SECONDS = 20.0  # then Ray waits on its own terms
 STATS_SECONDS = 2.0  # how often each replica is asked for its running totals
 _NODE_ID = "node_id"
 
@@ -85,8 +84,8 @@ class _ReplicaActor:
 
 
 @contextlib.contextmanager
-def connected(config: ClusterConfig) -> Iterator[None]:
-    """Connect to Ray for the length of the block.
+def connected(config: ClusterConfig) -> Iterator[bool]:
+    """Connect to Ray for the length of the block; whether a cluster was joined, which was there and stays.
 
     Raises:
         UsageError: there is no cluster at the address.
@@ -98,15 +97,16 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     joining = arguments | ({} if os.environ.get(IN_A_JOB) else {"runtime_env": {"py_modules": _code()}})
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     try:
-        with deadline(CONNECT_SECONDS), handlers_kept(), _registration_watched():
-            if config.address == "local":
+        with deadline(CONNECT_SECONDS), handlers_kept(), lean_start():
+            joined = config.address != "local"
+            if not joined:
                 ray.init(address="local", **own, **arguments)
             elif config.address != "auto":
                 ray.init(address=config.address, **joining)
             elif os.environ.get("RAY_ADDRESS"):
                 ray.init(**joining)
             else:
-                _join_or_start(own | arguments, joining)
+                joined = _join_or_start(own | arguments, joining)
     except Exception as error:
         if isinstance(error, ReembedError):
             raise
@@ -115,48 +115,9 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             f"~/.ray/auth_token): {_first_line(error)}"
         ) from None
     try:
-        _end_idlers()
-        yield
+        yield joined
     finally:
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _registration_watched() -> Iterator[None]:
-    """Ray looks once a second whether the raylet that it has just started is registered; here, as soon as it is.
-
-    Of Ray's private parts, and left alone where they are not what they were: then half a second is lost, on average.
-    """
-    services, table = ray._private.services, getattr(ray._private.state.GlobalState, "node_table", None)
-    ask, options = getattr(services, "get_node", None), getattr(services, "_get_gcs_client_options", None)
-    if ask is None or options is None or table is None:
-        yield
-        return
-
-    def watch(gcs_address: str, node_id: str) -> Any:
-        known = ray._private.state.GlobalState()
-        known._initialize_global_state(options(gcs_address))
-        until = time.monotonic() + REGISTRATION_SECONDS
-        while time.monotonic() < until and not any(node.get("NodeID") == node_id for node in known.node_table()):
-            time.sleep(0.02)
-        return ask(gcs_address, node_id)
-
-    services.get_node = watch
-    try:
-        yield
-    finally:
-        services.get_node = ask
-
-
-def _end_idlers() -> None:
-    """Of a Ray of our own: the autoscaler's monitor has nothing to scale, the log monitor nobody to tell.
-
-    The first does not hear SIGTERM either: ray.shutdown would wait a second for it.
-    """
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):  # gone meanwhile is what we want
-            if any(part.endswith(_IDLERS) for part in child.cmdline()):
-                child.kill()
 
 
 def _code() -> list[str]:
@@ -164,8 +125,8 @@ def _code() -> list[str]:
     return [str(Path(module.__file__ or "").parent) for module in (jobs, workers)]
 
 
-def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> None:
-    """Join the cluster that `ray start` made on this machine; where there is none, start a Ray of our own.
+def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> bool:
+    """Join the cluster that `ray start` made on this machine, if there is one (True); else start a Ray of our own.
 
     Not address="auto": that would also join the private Ray of any other process here, and end with it.
     """
@@ -173,6 +134,8 @@ def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> None:
         ray.init(**start)
     except ValueError:  # Ray refuses our sizes before it connects: there is a cluster, which has its own
         ray.init(**join)
+        return True
+    return False
 
 
 def cluster_resources() -> dict[str, float]:

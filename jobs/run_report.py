@@ -5,7 +5,9 @@ A report never decides about a run: whatever goes wrong here is a warning in the
 
 from __future__ import annotations
 
+import importlib
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +21,22 @@ from workers.storage import Store
 
 log = logging.getLogger("reembed")
 
+DRAWING_LIBRARIES = ("jinja2", "matplotlib.figure", "matplotlib.backends.backend_svg")
 ABORTED_SHARDS = 20_000  # with more of them a run that aborted gets no report: reading its receipts takes too long
 ABORTED_RETRY_SECONDS = 5.0  # the store may be why it aborted
+
+
+def get_ready() -> None:
+    """Load the drawing libraries, half a second of work, in a thread: called while this process waits for Ray to end."""
+    threading.Thread(target=_load_libraries, name="report-libraries", daemon=True).start()
+
+
+def _load_libraries() -> None:
+    try:
+        for name in DRAWING_LIBRARIES:
+            importlib.import_module(name)
+    except Exception as error:  # noqa: BLE001 - said again, with the run, by who draws
+        log.debug("report: %s", error)
 
 
 def add_report(run: Run, receipts: Mapping[int, Receipt], summary: dict[str, Any]) -> None:

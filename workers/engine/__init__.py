@@ -7,3 +7,13 @@ fused_bert     BERT-like models on a CPU     linear      its matrix products: fl
 checkpoint     the weights, read once        bert_weights   those of BERT-like models under one set of names
 pooling heads  hidden states -> vectors      golden      what a replica must reproduce before its first shard
 """
+
+from __future__ import annotations
+
+import os
+
+# oneDNN makes a kernel for each shape, torch keeps 1,024 of them a thread and oneDNN as many again: a replica grew by 400 MB
+# over an hour's varied batches. What one window of documents needs stays; read by both at their first product.
+KEPT_KERNELS = "128"
+os.environ.setdefault("LRU_CACHE_CAPACITY", KEPT_KERNELS)
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_KERNELS)
