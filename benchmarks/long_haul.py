@@ -109,7 +109,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         raise SystemExit(f"the run ended with {run.driver.returncode} after {seconds:.0f} s:\n{run.log()[-3000:]}")
     summary = run.summary()
     window = min(END_SECONDS, seconds / 3)
-    block, warm = (60.0, 120.0) if options.minutes >= 20 else (10.0, 30.0)
+    block = 60.0 if options.minutes >= 20 else 10.0
+    warm = options.warm if options.warm is not None else 5 * block
     slopes = {
         f"{kind}_{name}": pooled_slope((life for (what, _), life in run.lives[name].items() if what == kind), block, warm)
         for kind in ("driver", "replica") for name in FIGURES
@@ -125,6 +126,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "tokens_per_second": speeds(folder / "haul-out", window),
         "block_seconds": block, "warm_seconds": warm,
         "slopes_an_hour": {name: found.to_json() for name, found in slopes.items()},
+        "series": run.series(block),
     }  # fmt: skip
 
 
@@ -161,6 +163,7 @@ def main() -> None:
     )
     parser.add_argument("--kill-every", type=float, default=60, help="seconds between two kills, on average")
     parser.add_argument("--drivers", type=int, default=3, help="of the kills, so many meet the driver")
+    parser.add_argument("--warm", type=float, help="seconds of each process that are left out; 300, below 20 minutes 50")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where corpus and output lie meanwhile (some 2 GB an hour)")
     parser.add_argument("--out", type=Path)

@@ -31,7 +31,7 @@ from benchmarks.slopes import Life
 EMBED = [sys.executable, "-m", "jobs.cli", "embed"]
 MARK = "REEMBED_LONG_HAUL"
 SAMPLE_SECONDS = 5.0
-YOUNGEST = 0.85  # share of replica kills that meet the youngest one, so that another grows old
+YOUNGEST = 0.95  # share of replica kills that meet the youngest one, so that another grows old
 FIGURES = ("rss_bytes", "pss_bytes", "anonymous_bytes", "descriptors")
 _MEMORY = re.compile(r"^(Rss|Pss|Anonymous):\s+(\d+) kB", re.MULTILINE)
 
@@ -79,7 +79,9 @@ class Haul:
         return {int(number): int(pid) for number, pid in ready if psutil.pid_exists(int(pid))}
 
     def sample(self) -> None:
-        for kind, pid in [("driver", self.driver.pid), *(("replica", pid) for pid in self.replicas().values())]:
+        """Of the driver only while replicas live: at the end it imports what draws the report, which is no growth."""
+        replicas = [("replica", pid) for pid in self.replicas().values()]
+        for kind, pid in [("driver", self.driver.pid), *replicas] if replicas else []:
             figures = measured(pid)
             for name, value in (figures or {}).items():
                 life = self.lives[name].setdefault((kind, pid), Life())
@@ -115,6 +117,15 @@ class Haul:
                 self.sample()
             time.sleep(0.2)
         return time.monotonic() - self.began
+
+    def series(self, block: float) -> list[dict[str, Any]]:
+        """Of each process that lived for two blocks or more: the means of its figures, block by block."""
+        found = []
+        for kind, pid in self.lives[FIGURES[0]]:
+            means = {name: self.lives[name][kind, pid].blocks(block, 0.0)[1].round().tolist() for name in FIGURES}
+            if len(means[FIGURES[0]]) >= 2:
+                found.append({"what": kind, "from_second": round(self._first[pid] - self.began, 1), **means})
+        return found
 
     def log(self) -> str:
         """Of the last driver."""

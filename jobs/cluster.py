@@ -104,8 +104,8 @@ class _ReplicaActor:
 
 
 @contextlib.contextmanager
-def connected(config: ClusterConfig) -> Iterator[None]:
-    """Connect to Ray for the length of the block.
+def connected(config: ClusterConfig) -> Iterator[bool]:
+    """Connect to Ray for the length of the block; whether a cluster was joined, which was there and stays.
 
     Raises:
         UsageError: there is no cluster at the address.
@@ -118,14 +118,15 @@ def connected(config: ClusterConfig) -> Iterator[None]:
     own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     try:
         with deadline(CONNECT_SECONDS), handlers_kept(), lean_start():
-            if config.address == "local":
+            joined = config.address != "local"
+            if not joined:
                 ray.init(address="local", **own, **arguments)
             elif config.address != "auto":
                 ray.init(address=config.address, **joining)
             elif os.environ.get("RAY_ADDRESS"):
                 ray.init(**joining)
             else:
-                _join_or_start(own | arguments, joining)
+                joined = _join_or_start(own | arguments, joining)
     except Exception as error:
         if isinstance(error, ReembedError):
             raise
@@ -134,7 +135,7 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             f"~/.ray/auth_token): {first_line(error)}"
         ) from None
     try:
-        yield
+        yield joined
     finally:
         ray.shutdown()
 
@@ -144,8 +145,8 @@ def _code() -> list[str]:
     return [str(Path(module.__file__ or "").parent) for module in (jobs, workers)]
 
 
-def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> None:
-    """Join the cluster that `ray start` made on this machine; where there is none, start a Ray of our own.
+def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> bool:
+    """Join the cluster that `ray start` made on this machine, if there is one (True); else start a Ray of our own.
 
     Not address="auto": that would also join the private Ray of any other process here, and end with it.
     """
@@ -153,6 +154,8 @@ def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> None:
         ray.init(**start)
     except ValueError:  # Ray refuses our sizes before it connects: there is a cluster, which has its own
         ray.init(**join)
+        return True
+    return False
 
 
 def cluster_resources() -> dict[str, float]:

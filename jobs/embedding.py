@@ -2,7 +2,8 @@
 
     connect -> replicas -> (a new run: settle what only they can tell, begin) -> dispatch loop -> stop replicas
 
-The connection outlasts the replicas, so that the metrics also tell how the run ended.
+A cluster that was joined is left only when the run has ended, so that its metrics tell how. A Ray of our own ends with the
+replicas, and is told nothing: nobody scrapes it.
 
 What a killed driver leaves is whole: receipts and status on storage, replicas that end with their owner.
 """
@@ -55,15 +56,14 @@ def embed_pending(
 ) -> tuple[Mapping[int, str], Work]:  # fmt: skip
     """Embed every shard without a receipt; returns the shards given up, with reasons, and the work it took.
 
-    `reference`: of the golden texts, for replicas that run on this machine. `connection` holds the one to Ray from the
-    first call on.
+    `reference`: of the golden texts, for replicas that run on this machine. `connection` holds the one to a
+    cluster that was joined.
 
     Raises:
         UsageError: no cluster there, or it cannot hold a replica. RunAborted: stopped early, resumable.
         ReuseRefused: no replica works in the base's precision, and nothing was embedded yet.
     """
-    if not metrics.connected:
-        connection.enter_context(connected(run.config.cluster))
+    if not metrics.connected and connection.enter_context(connected(run.config.cluster)):
         metrics.connect(recorder)
     stop.install()
     stop.check()
@@ -76,6 +76,8 @@ def embed_pending(
         session.embed()
     finally:
         pool.close()
+        if not metrics.connected:
+            connection.close()
     return dict(session.scheduler.quarantined), session.spent()
 
 

@@ -5,7 +5,7 @@
 
 Fed by the driver's loop; decides nothing. Tag values come from short lists, never from a corpus: no object, shard or run is
 a tag. Ray exports each as ray_<name> (counters with _total) on the metrics port of the driver's node. What to make of them
-is in docs/operations.md. Until `connect`, and in runs that need no Ray, nothing here does anything. Does not know Ray.
+is in docs/operations.md. Until `connect`, and in runs that join no cluster, nothing here does anything. Does not know Ray.
 """
 
 from __future__ import annotations
