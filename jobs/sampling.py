@@ -26,6 +26,7 @@ from workers.line_splitter import BOM
 
 SAMPLE_OBJECTS = 16
 SAMPLE_BYTES = 256 << 10  # of compressed bytes fetched and of decompressed records looked at, for each sampled object
+MOST_LEVELS = 32  # of a kept value's nesting; what is nested deeper is kept as text
 TEXT_COLUMN = "text"  # the one column of a plain-text corpus
 log = logging.getLogger("reembed")
 
@@ -119,8 +120,9 @@ def _pooled_types(records: Sequence[dict[str, Any]], keep: Sequence[str]) -> tup
         if found is None:
             kinds = [kind for kind, _ in Counter(map(type, values)).most_common()]
             found = _inferred([value for value in values if type(value) is kinds[0]]) or pa.string()
+            why = f"of several kinds ({', '.join(kind.__name__ for kind in kinds)})" if len(kinds) > 1 else "of no one type"
             remarks.append(
-                f"corpus.keep: JSON values of {name} are of several kinds ({', '.join(kind.__name__ for kind in kinds)}); "
+                f"corpus.keep: JSON values of {name} are {why}; "
                 f"taken as {found}, rows that do not fit will be quarantined: write one kind, or leave it out of keep"
             )
         types[name] = found
@@ -129,18 +131,24 @@ def _pooled_types(records: Sequence[dict[str, Any]], keep: Sequence[str]) -> tup
 
 def _inferred(values: list[Any]) -> pa.DataType | None:
     try:
-        return _storable(pa.array(values).type)
-    except (pa.ArrowException, OverflowError, ValueError, TypeError):
+        return _storable(pa.array(values).type, MOST_LEVELS)
+    except (pa.ArrowException, OverflowError, ValueError, TypeError, RecursionError):
         return None
 
 
-def _storable(inferred: pa.DataType) -> pa.DataType:
-    """Empty lists and objects carry no type, and Parquet holds no empty struct: strings stand in."""
+def _storable(inferred: pa.DataType, levels: int) -> pa.DataType:
+    """Empty lists and objects carry no type, and Parquet holds no empty struct: strings stand in.
+
+    Raises:
+        ValueError: nested deeper than `levels`.
+    """
+    if not levels:
+        raise ValueError("nested too deeply")
     if pa.types.is_null(inferred):
         return pa.string()
     if pa.types.is_list(inferred):
-        return pa.list_(_storable(inferred.value_type))
+        return pa.list_(_storable(inferred.value_type, levels - 1))
     if pa.types.is_struct(inferred):
         fields = [inferred.field(at) for at in range(inferred.num_fields)]
-        return pa.struct([field.with_type(_storable(field.type)) for field in fields]) if fields else pa.string()
+        return pa.struct([field.with_type(_storable(field.type, levels - 1)) for field in fields]) if fields else pa.string()
     return inferred

@@ -46,7 +46,7 @@ class Aside:
         """What `function` returns there, or raises: an exception that is made of its `args`.
 
         Raises:
-            ProcessEnded: the bytes are to blame. OSError, EOFError: no process can be started.
+            ProcessEnded: the bytes are to blame. OSError, RuntimeError: no process can be started.
         """
         with self._lock:
             for last in (False, True):
@@ -89,7 +89,13 @@ class Aside:
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         self._line = Connection(ours.detach())
-        self._line.recv()  # it stands: what ends it from here on is what it was asked to do
+        try:
+            self._line.recv()  # it stands: what ends it from here on is what it was asked to do
+        except EOFError:
+            self._end()
+            raise RuntimeError(
+                f"{sys.executable} could not be started as a process aside; see what it says by itself"
+            ) from None
         return self._line
 
     def _how_it_ended(self, error: Exception) -> str:

@@ -26,7 +26,8 @@ from workers.shard import ObjectSlice
 from workers.source_rows import SourceRows
 from workers.source_stream import SourceStream
 
-_MISFITS = (pa.ArrowException, OverflowError, TypeError, ValueError)  # what pa.array raises for a value of another kind
+# What pa.array raises for a value of another kind, and json.dumps for one that is nested as deeply as json.loads allows
+_MISFITS = (pa.ArrowException, OverflowError, RecursionError, TypeError, ValueError)
 _SURROGATE = " is not valid Unicode (half of a surrogate pair)"
 _KINDS = {"str": "string", "dict": "object", "list": "array", "NoneType": "null", "bool": "boolean", "float": "number"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import re
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,24 @@ def test_drift_is_what_the_readers_refuse(tmp_path: Path) -> None:
     assert refused == list(corpus.drifted)
     assert [uri[-9] for uri in refused] == ["b", "d", "e", "f"]
     assert any("c.parquet: column n (corpus.keep) is string, elsewhere int64" in remark for remark in corpus.warnings)
+
+
+@pytest.mark.parametrize("levels", [40, 480, 900, 990])  # of the last Python's own parser says that it is too deep
+def test_values_nested_without_end_are_kept_as_text(tmp_path: Path, levels: int) -> None:
+    """JSON may nest deeper than Parquet's readers follow, and than Python does: neither driver nor replica falls over it."""
+    deep = '{"a":' * levels + "1" + "}" * levels
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "x", "tags": {deep}}}\n{{"text": "y", "tags": {{"a": 1}}}}\n')
+    corpus = discover(config(tmp_path, keep=["tags"]))
+    kind = corpus.read_plan.keep.field("tags").type
+    if levels < 950:
+        assert kind == pa.string()
+        assert "JSON values of tags are of no one type" in corpus.warnings[0]
+    windows = [
+        window for shard in cut(corpus, 1 << 20, id_given=False) for window in read_windows(shard, corpus.read_plan, {})
+    ]
+    kept = [value for window in windows for value in window.table.column("keep.tags").to_pylist()]
+    assert kept[-1] == ('{"a": 1}' if kind == pa.string() else {"a": 1})
+    lost = [row.reason for window in windows for row in window.quarantined]
+    assert len(kept) + len(lost) == 2
+    assert kept[0].replace(" ", "") == deep if not lost else re.search("kept column tags|nested too deeply", lost[0])
