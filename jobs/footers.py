@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.listing import RowGroup, SourceObject
+from workers.checked_read import checked, fetch_s3
 from workers.config import CorpusConfig
 from workers.storage_client import filesystem, patiently, redact
 
@@ -51,16 +52,24 @@ def read_footers(objects: Sequence[SourceObject], config: CorpusConfig) -> list[
 
 
 def read_range(uri: str, start: int, stop: int, options: Mapping[str, Any]) -> bytes:
-    """Bytes `start` to `stop` of an object in one request.
+    """Bytes `start` to `stop` of an object in one request; on S3 compared with its checksum where they are all of it.
 
     Raises:
         FileNotFoundError, UsageError, TransientError.
     """
     fs, path = filesystem(uri, options)
+    if "s3" in fs.protocol:
+        return patiently(lambda: checked(lambda: fetch_s3(fs, path, (start, stop)), redact(uri)).data, uri)
     return bytes(patiently(lambda: fs.cat_file(path, start=start, end=stop), uri))
 
 
 def _read_footer(source: SourceObject, config: CorpusConfig, names: _Names) -> Footer:
+    """A problem is believed when it is met twice: bytes of a part of an object cannot be checked on their way."""
+    footer = _look_at_footer(source, config, names)
+    return footer if footer.problem is None else _look_at_footer(source, config, names)
+
+
+def _look_at_footer(source: SourceObject, config: CorpusConfig, names: _Names) -> Footer:
     uri, size = source.info.uri, source.info.size
     if size < _TRAILER + 4:
         return _broken("too small for a Parquet file" if size else "zero bytes, not a Parquet file")

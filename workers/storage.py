@@ -10,12 +10,14 @@ This file knows nothing of documents, shards or Parquet.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any, cast
 
+from workers.checked_read import can_check, checked, fetch_s3
 from workers.errors import ObjectChanged, ObjectMissing
 from workers.storage_client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, no_bucket, patiently, redact, translated
 from workers.store import Store
@@ -94,7 +96,8 @@ def stat_object(uri: str, options: Mapping[str, Any], *, retry_seconds: float = 
 def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, block: int = READ_BLOCK_BYTES) -> IO[bytes]:
     """Open a source object for reading, provided that it still is what the manifest recorded.
 
-    What is looked at is the very version that was opened: s3fs reads on with If-Match, a local file stays open.
+    What is looked at is the very version that was opened: s3fs reads on with If-Match, a local file stays open. Small
+    objects on S3 are fetched whole and compared with their checksum (workers/checked_read.py).
 
     Raises:
         ObjectMissing, ObjectChanged: named with the mend. TransientError: the store did not answer.
@@ -102,6 +105,9 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
     fs, path = filesystem(uri, options)
 
     def look() -> tuple[IO[bytes], ObjectInfo]:
+        if "s3" in fs.protocol and can_check(size, etag):
+            found = checked(lambda: fetch_s3(fs, path), redact(uri))
+            return io.BytesIO(found.data), ObjectInfo(uri, len(found.data), found.etag)
         fs.invalidate_cache()
         stream = fs.open(path, "rb", block_size=block, cache_type="readahead")
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import uuid
@@ -19,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
+from workers.checked_read import can_check, checked, fetch_s3
 from workers.storage_client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_bucket, patiently
 
 DELETE_BATCH = 1000  # what S3 takes in one DeleteObjects
@@ -49,12 +51,27 @@ class Store:
         return f"{self.uri}{path}" if self.uri.endswith("://") else f"{self.uri}/{path}"
 
     def read(self, path: str) -> bytes:
-        """Raises: FileNotFoundError, UsageError, TransientError."""
+        """All of a file; on S3 compared with its checksum. Raises: FileNotFoundError, UsageError, TransientError."""
+        if self._kind == "s3":
+            return self._try(lambda: checked(lambda: fetch_s3(self._fs, self._at(path)), self.uri_of(path)).data, path)
         return self._try(lambda: cast("bytes", self._fs.cat_file(self._at(path))), path)
 
     def open(self, path: str, *, block: int = READ_BLOCK_BYTES) -> IO[bytes]:
-        """`block`: bytes read ahead. Raises: FileNotFoundError, UsageError, TransientError."""
-        return self._try(lambda: cast("IO[bytes]", self._fs.open(self._at(path), "rb", block_size=block)), path)
+        """`block`: bytes read ahead; a small file on S3 is fetched whole and compared with its checksum.
+
+        Raises:
+            FileNotFoundError, UsageError, TransientError.
+        """
+
+        def look() -> IO[bytes]:
+            stream = cast("IO[bytes]", self._fs.open(self._at(path), "rb", block_size=block))
+            details = getattr(stream, "details", {}) if self._kind == "s3" else {}
+            if not can_check(int(details.get("size") or 0), str(details.get("ETag", "")).strip('"')):
+                return stream
+            stream.close()
+            return io.BytesIO(checked(lambda: fetch_s3(self._fs, self._at(path)), self.uri_of(path)).data)
+
+        return self._try(look, path)
 
     def exists(self, path: str) -> bool:
         return self._size(path) is not None

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from workers.checked_read import WHOLE_BYTES
 from workers.errors import ObjectChanged, ObjectMissing, TransientError, UsageError
 from workers.storage import ObjectInfo, Store, list_objects, object_key, open_object, stat_object, translated
 
+LARGE = WHOLE_BYTES + 1  # smaller objects are read in one piece
 BACKENDS = ["local", "memory", pytest.param("s3", marks=pytest.mark.s3)]
 
 
@@ -101,11 +103,11 @@ def test_a_replaced_object_is_named_with_the_mend(corpus: str) -> None:
 @pytest.mark.s3
 def test_an_object_replaced_while_it_is_read_is_never_read_mixed(s3_bucket: str) -> None:
     store = Store(f"s3://{s3_bucket}/mixed", {})
-    store.put("big", b"a" * 400_000)
+    store.put("big", b"a" * LARGE)
     item = stat_object(store.uri_of("big"), {})
     with open_object(item.uri, item.size, item.etag, {}, block=64_000) as stream:
         assert stream.read(1000) == b"a" * 1000
-        store.put("big", b"b" * 400_000)
+        store.put("big", b"b" * LARGE)
         with pytest.raises(TransientError, match=r"mixed/big.*PreconditionFailed"), translated(item.uri):
             stream.read()
     with pytest.raises(ObjectChanged):  # what the next attempt meets
