@@ -68,6 +68,7 @@ class DriverLock:
         self._generation = 0
         self._beat = 0
         self._why = ""
+        self._trouble = ""  # what storage said last, while beats failed
         self._presumed_dead: tuple[int, int] | None = None  # (generation, beat) that stood still for long enough
         self._beaten = 0.0  # monotonic: when the last beat that reached storage began
         self._stop = threading.Event()
@@ -210,15 +211,16 @@ class DriverLock:
                 if self._look() and not self._stop.is_set():
                     self._beat += 1
                     self._claims.replace(self._generation, self._claim(LockState.HELD))
-                    self._beaten = began
+                    self._beaten, self._trouble = began, ""
             except (ReembedError, FileNotFoundError) as error:
+                self._trouble = f"; last: {error}"
                 _log.warning("a heartbeat of the lock failed, trying again: %s", error)
 
     def _watching(self) -> None:
         """Apart from the beat, which may hang inside a storage call."""
         while not self._stop.wait(min(1.0, self._beat_seconds / 3)) and not self.lost.is_set():
             if time.monotonic() - self._beaten > self._give_up_seconds:
-                self._lose(f"storage could not be reached for {self._give_up_seconds:.0f} s")
+                self._lose(f"storage could not be reached for {self._give_up_seconds:.0f} s{self._trouble}")
 
     def _look(self) -> bool:
         """Whether this driver still is the highest generation."""
