@@ -1,6 +1,8 @@
 # make demo        install into .venv, gather a real corpus, embed it on a local Ray, answer three searches
 # make test        the whole test suite (what needs an S3 server or a GPU that is not there is left out, and named)
 # make test-fast   without slow, Ray and S3 tests
+# make faults      all of tests/faults, each case as often as docs/reliability.md says: about half an hour
+# make soak        runs under fire (tests/faults) for as long as told: make soak ARGS='--minutes 60'; prints what was injected
 # make lint        formatting, lint, types, import contracts
 # make bench       the measured claims in benchmarks/: lists them; BENCH=… ARGS=… runs one
 #
@@ -8,7 +10,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast lint bench clean
+.PHONY: help demo test test-fast faults soak lint bench clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,6 +29,13 @@ test: $(VENV)/.stamp-dev
 
 test-fast: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m 'not slow and not ray and not s3' $(ARGS)
+
+faults: $(VENV)/.stamp-dev
+	REEMBED_FAULTS=all REEMBED_REPLICA_KILLS=20 REEMBED_DRIVER_KILLS=20 REEMBED_NIGHT_KILLS=20 REEMBED_RACES=20 \
+	  REEMBED_FREEZE_SECONDS=30 $(BIN)/python -m pytest tests/faults tests/test_s3_server.py $(ARGS)
+
+soak: $(VENV)/.stamp-dev
+	$(BIN)/python -m tests.faults.soak $(ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

@@ -58,7 +58,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     left_out = [
         str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ()) if isinstance(report.longrepr, tuple)
     ]
-    for kind in ("s3", "gpu"):
+    for kind in ("s3", "gpu", "faults"):
         reasons = [text for text in left_out if text.startswith(f"Skipped: {kind}: ")]
         if reasons:
             terminalreporter.write_line(

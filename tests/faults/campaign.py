@@ -82,6 +82,7 @@ def under_fire(place: Place, script: Script, ray: Ray) -> dict[str, Any]:
         "place": place.name,
         "night": script.night,
         "cluster": script.cluster,
+        "shards": place.calm(script.night).shards,
         "script": [str(start) for start in script.starts],
         "injected": dict(sorted(injected.items())),
         "starts": ends,

@@ -66,7 +66,7 @@ class FaultyProxy:
         self.rates: Mapping[Wire, float] = {}
         self.only = ""  # requests whose path holds this
         self.injected: Counter[Wire] = Counter()
-        self.requests: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()  # by method; and `multipart`: uploads begun in parts
         self._seen: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -111,7 +111,7 @@ class FaultyProxy:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             reader, writer = cast(BinaryIO, client.makefile("rb")), cast(BinaryIO, client.makefile("wb"))
             while (request := read_request(reader, writer)) is not None:
-                fault = self._decide(request)
+                fault, salt = self._decide(request)
                 if fault is not None and fault not in OF_GETS + OF_CHANGES:
                     if not self._refuse(client, fault):
                         return
@@ -123,7 +123,7 @@ class FaultyProxy:
                     answers = cast(BinaryIO, server.makefile("rb"))
                 server.sendall(self.change(request).bytes())
                 answer = read_answer(answers, request.method)
-                if not self._answer(client, answer, fault):
+                if not self._answer(client, answer, fault, salt):
                     return
         except (OSError, ValueError):
             pass  # a side that ended: the other one is told by its connection's end
@@ -134,22 +134,25 @@ class FaultyProxy:
                         self._open.discard(one)
                     one.close()
 
-    def _decide(self, request: Message) -> Wire | None:
+    def _decide(self, request: Message) -> tuple[Wire | None, int]:
+        """What is done to it, and a number for where."""
         what = f"{request.method} {request.target}"
         with self._lock:
             self._seen[what] += 1
             self.requests[request.method] += 1
+            self.requests["multipart"] += request.method == "POST" and "uploads" in request.target.partition("?")[2]
             draw = hashlib.sha256(f"{self.seed} {what} {request.header('Range')} {self._seen[what]}".encode()).digest()
+        salt = int.from_bytes(draw[8:16], "big")
         if self.only not in request.path:
-            return None
+            return None, salt
         at = int.from_bytes(draw[:8], "big") / 2**64
         for fault, rate in self.rates.items():
             if not _applies(fault, request):
                 continue
             if at < rate:
-                return fault
+                return fault, salt
             at -= rate
-        return None
+        return None, salt
 
     def _count(self, fault: Wire) -> None:
         with self._lock:
@@ -169,7 +172,7 @@ class FaultyProxy:
         _reset(client)
         return False
 
-    def _answer(self, client: socket.socket, answer: Message, fault: Wire | None) -> bool:
+    def _answer(self, client: socket.socket, answer: Message, fault: Wire | None, salt: int) -> bool:
         """Hand an answer on, or spoil it; whether the connection goes on."""
         if fault is None or (fault in OF_GETS and (answer.status >= 300 or len(answer.body) < 2)):
             client.sendall(answer.bytes())
@@ -187,8 +190,7 @@ class FaultyProxy:
             return False
         if fault is Wire.FLIPPED:
             spoilt = bytearray(body)
-            place = int.from_bytes(hashlib.sha256(f"{self.seed} {len(body)}".encode()).digest()[:8], "big") % len(body)
-            spoilt[place] ^= 1 << (place % 7)
+            spoilt[salt % len(body)] ^= 1 << (salt % 7)
             body = bytes(spoilt)
         client.sendall(answer.head)
         pieces = DRIP_PIECES if fault is Wire.DRIP else 1

@@ -33,7 +33,6 @@ from jobs.docstrings import gather
 from tests.drivers import embed
 from tests.faults.proxy import FaultyProxy
 from tests.s3_server.ceph import CephServer
-from tests.workers.families import FAMILIES, save_family
 
 OBJECTS, ROWS = 10, 16
 SHARD_BYTES = 4096
@@ -114,17 +113,21 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Ray's folder has sockets in it, whose paths must be short; it must not fill our small disk either."""
-        return {"TMPDIR": str(self.disk / "tmp"), "RAY_TMPDIR": "/tmp"}
+        """Ray's folder has sockets in it, whose paths must be short; it must not fill our small disk either.
+
+        Ray waits a minute for a GCS that has gone before it ends its driver; here ten seconds.
+        """
+        patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
+        return {"TMPDIR": str(self.disk / "tmp"), "RAY_TMPDIR": "/tmp"} | patience
 
     def output(self, run: str) -> str:
         return f"{self.root}/out-{run}"
 
     def configure(self, run: str, *, night: int = 1, replicas: int = 2, address: str = "local") -> Path:
-        """A configuration file of its own; on S3 through the proxy, by a client that waits three seconds for an answer."""
+        """A configuration file of its own; on S3 through the proxy, by a client that waits two seconds for an answer."""
         options: dict[str, Any] = {}
         if self.proxy:
-            client = {"read_timeout": 3, "connect_timeout": 3}
+            client = {"read_timeout": 2, "connect_timeout": 2, "retries": {"max_attempts": 1, "mode": "standard"}}
             options = {"storage_options": {"endpoint_url": self.proxy.endpoint, "config_kwargs": client}}
         sections = {
             "corpus": {"uri": f"{self.scheme}{self.root}/corpus-{night}/", "id": "id", "keep": ["section"]} | options,
@@ -134,7 +137,7 @@ class Place:
             "run": {"shard_bytes": SHARD_BYTES},
         }
         path = self.folder / f"{self.name}-{run}.yaml"
-        path.write_text(yaml.safe_dump(sections))
+        path.write_text(yaml.safe_dump(json.loads(json.dumps(sections))))  # the same options twice, not an alias)
         return path
 
     def calm(self, night: int) -> Calm:
@@ -217,6 +220,8 @@ def documents(count: int, corpus: Path | None = None) -> list[Row]:
 @contextmanager
 def scene(folder: Path, minilm: Path, server: CephServer | None, corpus: Path | None = None) -> Iterator[dict[str, Place]]:
     """The places by name: `local`, and `s3` where there is a server. What was mounted is unmounted at the end."""
+    from tests.workers.families import FAMILIES, save_family  # torch: for the runs alone
+
     model = save_family(minilm, folder / "model", FAMILIES["Bert"])
     objects = rows_of(documents(OBJECTS * ROWS, corpus))
     with ExitStack() as stack:

@@ -82,7 +82,7 @@ class Start:
 class Script:
     """`night`: 1 on an empty output, 2 on what an earlier night has published, with a corpus that has changed since."""
 
-    seed: int
+    seed: int | str
     number: int
     place: str
     night: int
@@ -117,7 +117,8 @@ def _start(chance: random.Random, allowed: Collection[Kind | Wire], shards: int,
     weights = [2 if kind in OF_THE_SERVER else 1 for kind in passing]
     chosen = list(dict.fromkeys(chance.choices(passing, weights, k=chance.choice((0, 1, 1, 2))))) if passing else []
     ending = [kind for kind in ENDING if kind in allowed]
-    if ending and chance.random() < 0.6:
+    idle = not chosen and not few  # something happens in every start
+    if ending and (chance.random() < 0.6 or idle):
         chosen.append(chance.choice(ending))
     strikes = sorted((_strike(chance, kind, shards) for kind in chosen), key=lambda strike: _order(strike, shards))
     last = next((place for place, strike in enumerate(strikes) if strike.kind in ENDING), len(strikes))

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -149,6 +150,8 @@ def main() -> int:
         print(table(records))
         return 0
     options.out = options.out.resolve()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored: what was mounted is unmounted
+        signal.signal(number, signal.default_int_handler)
     print(f"seed {options.seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="soak-", dir="/tmp"))
     records = soak(options, folder)

@@ -65,7 +65,7 @@ class Striker:
         if strike.receipts is not None:
             wanted = self._shards if strike.receipts < 0 else min(strike.receipts, self._shards - 1)
             while driver.running and self.receipts() < wanted and time.monotonic() < end:
-                time.sleep(0.1 if self._place.server else 0.005)
+                time.sleep(0.1 if self._place.server else 0.02)
         until = time.monotonic() + strike.seconds
         while driver.running and time.monotonic() < until:
             time.sleep(0.005)
@@ -122,10 +122,7 @@ class Striker:
     def _of_ray(self, driver: Driver, program: str) -> bool:
         found = [one for one in driver.family() if _name(one) == program]
         self.kills += 2 * len(found)
-        done = _send(found, signal.SIGKILL)
-        if done:
-            self._ends(driver, program)
-        return done
+        return _send(found, signal.SIGKILL)
 
     def _node_lost(self, driver: Driver, strike: Strike) -> bool:
         if self.node is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -14,9 +15,11 @@ import s3fs
 from tests.drivers import Driver, Snapshot, committed, embed
 from tests.faults.conftest import Calm
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
-
 SEED = 20260117
+KILLS = int(os.environ.get("REEMBED_DRIVER_KILLS", "3"))  # 20 for as many as the promise names
+REACH = 0.6 if KILLS < 10 else 0.85  # how far into the run, so that there is something left for the end
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600 + 100 * KILLS)]
 
 
 def _places(calm: Calm, folder: Path, bucket: str | None) -> Path:
@@ -34,7 +37,7 @@ def test_killed_at_random_and_resumed(place: str, calm: Calm, tmp_path: Path, re
     output = f"s3://{bucket}/out" if bucket else str(tmp_path / "out")
     chance = random.Random(f"{SEED} {place}")
     # one moment while everything still starts, the others at work: at so many receipts and a little later
-    moments = [0, *sorted(chance.sample(range(1, calm.shards * 3 // 5), 2))]
+    moments = [0, *sorted(chance.sample(range(1, int(calm.shards * REACH)), KILLS - 1))]
     print(f"seed {SEED} {place}: killed at receipts {moments}")
     standing: dict[str, bytes] = {}
     for moment in moments:

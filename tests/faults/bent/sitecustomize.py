@@ -1,6 +1,6 @@
 """Put on PYTHONPATH: processes whose clock is off, or whose patience with storage is short.
 
-$REEMBED_CLOCK_SHIFT   seconds that `time.time()` and `datetime.now()` are off by; monotonic clocks are not
+$REEMBED_CLOCK_SHIFT   seconds that the wall clock of this program and of its S3 client is off by; monotonic clocks are not
 $REEMBED_HASTE         what the budgets for an absent store are multiplied by: retries of a call, the lock's give-up
 
 Python imports this file at start; without these variables it does nothing.
@@ -17,21 +17,25 @@ from tests.after_import import after_import
 
 
 def _shift(seconds: float) -> None:
-    now, plain = time.time, datetime.datetime
+    """Not the class `datetime` itself: compiled modules rest on its size."""
+    off, now = datetime.timedelta(seconds=seconds), time.time
 
-    class Shifted(plain):  # type: ignore[misc, valid-type]
+    class Shifted(datetime.datetime):
         @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
-            return plain.now(tz) + datetime.timedelta(seconds=seconds)
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
+            return datetime.datetime.now(tz) + off
 
-        @classmethod
-        def utcnow(cls) -> datetime.datetime:
-            return plain.now(datetime.UTC).replace(tzinfo=None) + datetime.timedelta(seconds=seconds)
+    def program(module: ModuleType) -> None:
+        module.datetime = Shifted  # type: ignore[attr-defined]
 
-    Shifted.__name__, Shifted.__qualname__ = plain.__name__, plain.__qualname__
-    Shifted.__module__ = plain.__module__
+    def signatures(module: ModuleType) -> None:
+        plain = module.get_current_datetime
+        module.get_current_datetime = lambda *given, **named: plain(*given, **named) + off  # type: ignore[attr-defined]
+
     time.time = lambda: now() + seconds
-    datetime.datetime = Shifted  # type: ignore[misc]
+    for name in ("jobs.lock", "jobs.run", "jobs.snapshot", "jobs.publish_run"):
+        after_import(name, program)
+    after_import("botocore.compat", signatures)
 
 
 def _hurry(factor: float) -> None:
