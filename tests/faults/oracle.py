@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,13 +187,3 @@ def _pending_uploads(place: Place, run: str, verdict: Verdict) -> None:
     mine = [upload["Key"] for upload in uploads if upload["Key"].startswith(prefix)]
     if mine:
         verdict.findings.append(f"{len(mine)} uploads were begun and neither completed nor aborted, e.g. {mine[0]}")
-
-
-def wait_until(what: Any, seconds: float, pause: float) -> bool:
-    """Whether it came true in time."""
-    end = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > end:
-            return False
-        time.sleep(pause)
-    return True

@@ -113,8 +113,12 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Ray's folder has sockets in it, whose paths must be short; it must not fill our small disk either."""
-        return {"TMPDIR": str(self.disk / "tmp"), "RAY_TMPDIR": "/tmp"}
+        """Ray's folder has sockets in it, whose paths must be short; it must not fill our small disk either.
+
+        Ray waits a minute for a GCS that has gone before it ends its driver; here ten seconds.
+        """
+        patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
+        return {"TMPDIR": str(self.disk / "tmp"), "RAY_TMPDIR": "/tmp"} | patience
 
     def output(self, run: str) -> str:
         return f"{self.root}/out-{run}"

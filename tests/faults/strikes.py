@@ -122,10 +122,7 @@ class Striker:
     def _of_ray(self, driver: Driver, program: str) -> bool:
         found = [one for one in driver.family() if _name(one) == program]
         self.kills += 2 * len(found)
-        done = _send(found, signal.SIGKILL)
-        if done:
-            self._ends(driver, program)
-        return done
+        return _send(found, signal.SIGKILL)
 
     def _node_lost(self, driver: Driver, strike: Strike) -> bool:
         if self.node is None:

@@ -79,6 +79,9 @@ def frozen(place: Place) -> Iterator[None]:
         yield
     finally:
         _server(place).thaw("osd")
+        deadline = time.monotonic() + BOUND_SECONDS  # what has piled up comes first
+        while not _answers(place) and time.monotonic() < deadline:
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -94,6 +97,13 @@ def removed(remove: Callable[[], None]) -> Iterator[None]:
     """For good."""
     remove()
     yield
+
+
+def _answers(place: Place) -> bool:
+    try:
+        return bool(place.fs.call_s3("list_objects_v2", Bucket=place.root, MaxKeys=1))
+    except OSError:
+        return False
 
 
 def _server(place: Place) -> CephServer:
