@@ -34,7 +34,7 @@ from tests.security.hunting import Hunt, Secret
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.s3, pytest.mark.timeout(600)]
 
-RAY_SERVERS = ("/gcs_server", "/raylet")
+RAY_SERVERS = ("gcs_server", "raylet/raylet")
 IN_THE_ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "DATABASE_PASSWORD", "AZURE_STORAGE_KEY")
 
 
@@ -132,9 +132,7 @@ def _gcs(family: list[psutil.Process]) -> tuple[str, dict[str, int]]:
     """The address of the cluster's records, and the pids of Ray's servers."""
     lines = {process.pid: " ".join(process.cmdline()) for process in family}
     addresses = [found[1] for line in lines.values() if (found := re.search(r"--gcs-address=(\S+)", line))]
-    servers = {
-        name: pid for pid, line in lines.items() for name in ("gcs_server", "raylet/raylet") if name in line.split(" ")[0]
-    }
+    servers = {name: pid for pid, line in lines.items() for name in RAY_SERVERS if name in line.split(" ")[0]}
     return addresses[0], servers
 
 
