@@ -28,8 +28,8 @@ def dump(gcs_address: str) -> None:
     out = sys.stdout.buffer
     state = GlobalState()
     state._initialize_global_state(_get_gcs_client_options(gcs_address))
-    for ask in (state.job_table, state.node_table, state.workers, state.get_system_config):
-        out.write(f"{ask.__name__}: {ask()!r}\n".encode())
+    for ask in (state.job_table, lambda: state.actor_table(None), state.node_table, state.workers, state.get_system_config):
+        out.write(f"{ask()!r}\n".encode())
     accessor: Any = state._connect_and_get_accessor()
     for name, arguments in _TABLES.items():
         for record in getattr(accessor, name)(**arguments):
