@@ -145,8 +145,8 @@ def test_a_run_that_loses_a_replica_and_is_published(vault: Vault) -> None:
         driver.until(lambda: vault.receipts(output))
         family = [psutil.Process(driver.pid), *driver.family()]
         assert len(hunt.processes(family)) > 5
-        os.kill(victim, signal.SIGKILL)  # before the search, which takes longer than the rest of the run
         address, servers = _gcs(family)
+        os.kill(victim, signal.SIGKILL)  # before the search, which takes longer than the rest of the run
         assert hunt.ray_metadata(address) > 5_000
         assert set(servers) == set(RAY_SERVERS)
         for name, pid in servers.items():
