@@ -69,7 +69,13 @@ def settings(folder: str | Path, name: Path, **sections: Mapping[str, Any]) -> R
 
 
 def by_hand(
-    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag, _: Any = None
+    run: Run,
+    lock: DriverLock,
+    ledger: Ledger,
+    receipts: Mapping[int, Receipt],
+    work: Work,
+    stop: StopFlag,
+    *_: Any,
 ) -> tuple[Mapping[int, str], Work]:
     if run.record is None:
         run.begin("float32", 0.01 if run.config.output.vector == "int8" else None, 1000)
