@@ -5,11 +5,14 @@ The driver and its replicas run with a shifted clock (tests/faults/bent); monoto
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.drivers import embed
+from jobs.verify import verify_snapshot
+from tests.drivers import Driver, Snapshot, committed, embed
 from tests.faults.campaign import BENT
-from tests.faults.conftest import LONG
+from tests.faults.conftest import LONG, Calm
 from tests.faults.scene import Place
 from tests.faults.script import SHIFT_SECONDS
 from tests.sessions import ROOT
@@ -33,3 +36,32 @@ def test_the_store_refuses_and_is_quoted(seconds: int, s3_place: Place) -> None:
     assert "the server refuses this machine's clock (RequestTimeTooSkewed); set the clock (NTP)" in ended.log
     s3_place.fs.invalidate_cache()
     assert not s3_place.fs.exists(s3_place.output(run))
+
+
+@LONG
+def test_a_night_after_one_with_a_clock_ahead(calm: Calm, tmp_path: Path) -> None:
+    """The second night's run has an earlier name than the first's; killed and resumed, it is the snapshot all the same."""
+    corpus, output = tmp_path / "corpus", tmp_path / "out"
+    corpus.mkdir()
+    for path in calm.corpus.iterdir():
+        (corpus / path.name).write_bytes(path.read_bytes())
+    last = sorted(corpus.iterdir())[-1]
+    tail = last.read_text().splitlines(keepends=True)
+    last.write_text("".join(tail[:-60]))
+    config = calm.configure(tmp_path, corpus=corpus)
+    first = embed(config, "run.reuse=off", env=shifted(SHIFT_SECONDS))
+    assert first.rc == 0, first.log
+    last.write_text("".join(tail))
+    standing = len(committed(output))
+    with Driver(config, "run.reuse=off") as driver:
+        driver.until(lambda: len(committed(output)) > standing + 3)
+        driver.kill()
+    second = embed(config, "run.reuse=off", env=shifted(-SHIFT_SECONDS))
+    assert second.rc == 0, second.log
+    assert second.summary["run_id"] < first.summary["run_id"], "named by a clock that was set back"
+    assert "resuming" in second.log
+    assert Snapshot.read(second.summary["data"]).same_bits(calm.snapshot)
+    assert verify_snapshot(str(config), 0)["findings"] == []
+    again = embed(config, "run.reuse=off")
+    assert (again.rc, again.summary["run_id"]) == (0, second.summary["run_id"]), "nothing to do"
+    assert again.summary["unchanged"] is True

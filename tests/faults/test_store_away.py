@@ -153,6 +153,7 @@ def resumed(place: Place, run: str, config: Path) -> dict[str, Any]:
         pytest.param("expired", expired, ["ExpiredToken", "check credentials"], marks=LONG),
         pytest.param("all-fails", failing, ["SlowDown"], marks=LONG),
         pytest.param("quota", over_quota, ["QuotaExceeded"], marks=LONG),
+        pytest.param("frozen", frozen, [], marks=LONG),
     ],
 )
 def test_a_clear_end_in_time_and_then_resumed(
@@ -207,3 +208,19 @@ def test_the_disk_of_the_output_is_full(local_place: Place) -> None:
     standing = committed(output)
     resumed(local_place, "full", config)
     assert standing.items() <= committed(output).items()
+
+
+@LONG
+@pytest.mark.s3
+def test_a_frozen_store_is_waited_for(s3_place: Place) -> None:
+    """Longer than clients wait for one answer, shorter than the budget of a call: nobody but the clock notices."""
+    s3_place.prepare("thawed", 1)
+    config = s3_place.configure("thawed")
+    fs = reader_of(s3_place)
+    with Driver(config, env=s3_place.environment) as driver:
+        driver.until(lambda: [path for path in fs.find(f"{s3_place.output('thawed')}/runs") if "/receipts/" in path])
+        with frozen(s3_place):
+            time.sleep(FREEZE_SECONDS)
+        ended = driver.end()
+    assert ended.rc == 0, ended.log
+    assert judge(s3_place, "thawed", 1, config, ended.summary, kills=0).findings == []
