@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section
 from workers.errors import UsageError
+from workers.storage_client import hide_users
 
 MOST_CLAUSES = 20  # of what is wrong, in one message
 MAX_VALUES = 20_000  # names and values in it: a list of that many URIs is still read within a second
@@ -110,7 +110,6 @@ class RunConfig(Section):
     cost: CostConfig = Field(default_factory=lambda: CostConfig())
 
 
-_USERINFO = re.compile(r"//[^/\s@]+@")
 _TYPES = ("bool", "int", "float", "str")  # how pydantic names the branches of a setting that takes several types
 
 
@@ -253,7 +252,7 @@ def _shorten(value: object) -> str:
         return f"a {'section' if isinstance(value, Mapping) else 'list'}"
     if isinstance(value, int) and value.bit_length() > 200:  # too long for Python to write as text, or for us to read
         return "a huge number"
-    return _cut(_USERINFO.sub("//***@", repr(value)), 60)
+    return _cut(hide_users(repr(value)), 60)
 
 
 def _cut(text: str, most: int) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from jobs.footer_bytes import FooterTold, parse_footers
 from jobs.listing import RowGroup, SourceObject
 from workers.aside import Aside, ProcessEnded
-from workers.checked_read import checked, fetch_s3
+from workers.checked_read import fetch_checked
 from workers.config import CorpusConfig
 from workers.storage_client import filesystem, patiently, redact
 
@@ -65,7 +65,7 @@ def read_range(uri: str, start: int, stop: int, options: Mapping[str, Any]) -> b
     """
     fs, path = filesystem(uri, options)
     if "s3" in fs.protocol:
-        return patiently(lambda: checked(lambda: fetch_s3(fs, path, (start, stop)), redact(uri)).data, uri)
+        return patiently(lambda: fetch_checked(fs, path, redact(uri), (start, stop)).data, uri)
     return bytes(patiently(lambda: fs.cat_file(path, start=start, end=stop), uri))
 
 

@@ -29,10 +29,13 @@ def death(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in plain(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return _lines(error)[0]
 
 
 def last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in plain(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    """At least one."""
+    return [line.strip() for line in plain(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from jobs.receipts import Receipts
+from jobs.receipts import Receipts, from_lines, to_lines
 from jobs.run_store import RunPaths
 from workers.errors import RunAborted
 from workers.shard import Receipt
@@ -58,7 +58,7 @@ def segment_path(run_id: str, generation: int, sequence: int) -> str:
 
 def encode_segment(entries: Mapping[int, bytes]) -> bytes:
     """`entries`: shard -> its receipt as stored, or WITHDRAWN."""
-    lines = b"".join(b"%d\t%b\n" % item for item in entries.items())
+    lines = to_lines(entries)
     data = hashlib.sha256(lines).hexdigest().encode() + b"\n" + lines
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as stream:
@@ -75,8 +75,7 @@ def decode_segment(data: bytes) -> list[tuple[int, bytes]]:
         raise ValueError(str(error)) from None
     if hashlib.sha256(lines).hexdigest().encode() != digest:
         raise ValueError("its digest is another")
-    pairs = (line.split(b"\t", 1) for line in lines.split(b"\n")[:-1])
-    return [(int(number), receipt) for number, receipt in pairs]
+    return list(from_lines(lines))
 
 
 def read_receipts(store: Store, run_id: str, unlogged: Callable[[int, bytes], None] | None = None) -> Read:

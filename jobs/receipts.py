@@ -86,18 +86,23 @@ class Receipts(Mapping[int, Receipt]):
         if self._unpacked[0] != group:
             lines: _Lines = {}
             for size, packed in self._packed.get(group, ()):
-                lines |= _lines_of(pa.decompress(packed, size, _CODEC, asbytes=True))
+                lines |= from_lines(pa.decompress(packed, size, _CODEC, asbytes=True))
             self._unpacked = (group, lines | self._loose.get(group, {}))
         return self._unpacked[1]
 
     def _pack(self) -> None:
         for group, lines in self._loose.items():
-            data = b"".join(b"%d\t%b\n" % item for item in lines.items())
+            data = to_lines(lines)
             self._packed.setdefault(group, []).append((len(data), pa.compress(data, _CODEC, asbytes=True)))
         self._loose, self._loose_bytes = {}, 0
 
 
-def _lines_of(data: bytes) -> _Lines:
-    """Of `number TAB receipt LINEFEED` each."""
+def to_lines(receipts: Mapping[int, bytes]) -> bytes:
+    """`number TAB receipt LINEFEED` for each shard; a receipt holds no line feed."""
+    return b"".join(b"%d\t%b\n" % item for item in receipts.items())
+
+
+def from_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """What to_lines() was given. Raises: ValueError: not such lines."""
     pairs = (line.split(b"\t", 1) for line in data.split(b"\n")[:-1])
-    return {int(number): receipt for number, receipt in pairs}
+    return ((int(number), receipt) for number, receipt in pairs)

@@ -84,5 +84,10 @@ def checked(fetch: Callable[[], Fetched], uri: str) -> Fetched:
     raise TransientError(f"{uri}: its bytes arrive damaged, differently each time; look at the network before the store")
 
 
+def fetch_checked(fs: Any, path: str, uri: str, span: tuple[int, int] | None = None) -> Fetched:
+    """fetch_s3() whose bytes are known to be intact; `uri` is what errors call the object. Raises: as both."""
+    return checked(lambda: fetch_s3(fs, path, span), uri)
+
+
 def _md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, Any, cast
 
-from workers.checked_read import can_check, checked, fetch_s3
+from workers.checked_read import can_check, fetch_checked
 from workers.errors import ObjectChanged, ObjectMissing, UsageError
 from workers.storage_client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, no_bucket, patiently, redact, translated
 from workers.store import Store
@@ -75,9 +75,8 @@ def list_objects(uri: str, options: Mapping[str, Any], *, retry_seconds: float =
             continue
         if details.get("islink"):
             details = patiently(lambda name=name: fs.info(name), uri, retry_seconds)  # type: ignore[misc]
-        if details.get("type", "file") == "file" and not name.endswith(
-            "/"
-        ):  # a key that ends with / is a console's folder marker
+        marker = name.endswith("/")  # a console's, of a folder
+        if details.get("type", "file") == "file" and not marker:
             objects.append(_object_info(fs, details))
     if not objects:
         raise FileNotFoundError(f"{redact(uri)}: no objects there")
@@ -108,7 +107,7 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
 
     def look() -> tuple[IO[bytes], ObjectInfo]:
         if "s3" in fs.protocol and can_check(size, etag):
-            found = checked(lambda: fetch_s3(fs, path), redact(uri))
+            found = fetch_checked(fs, path, redact(uri))
             return io.BytesIO(found.data), ObjectInfo(uri, len(found.data), found.etag)
         fs.invalidate_cache()
         stream = fs.open(path, "rb", block_size=block, cache_type="readahead")

@@ -80,6 +80,11 @@ def _user(rest: str) -> str:
     return rest[: rest.rindex("@") + 1] if odd and "@" in rest else ""
 
 
+def hide_users(text: str) -> str:
+    """Any text, with stars for users and passwords of the URIs in it."""
+    return _USERINFO.sub("//***@", text)
+
+
 def refuse_secrets(uri: str) -> None:
     """A URI names objects: it is listed, logged and stored with the run. What opens them must not stand in it.
 
@@ -249,5 +254,5 @@ def _plain(error: BaseException) -> str:
         text = error_code(error)
     if text in ("", "None") or text.endswith("] None"):  # servers that send a code only
         text = error_code(error) or type(error).__name__
-    text = _USERINFO.sub("//***@", _SECRET.sub(r"\1=***", text))
+    text = hide_users(_SECRET.sub(r"\1=***", text))
     return re.sub(r"(https?://[^\s?\"']+)\?[^\s\"']*", r"\1", text)[:300]

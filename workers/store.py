@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-from workers.checked_read import can_check, checked, fetch_s3
+from workers.checked_read import can_check, fetch_checked
 from workers.storage_client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_bucket, patiently
 
 DELETE_BATCH = 1000  # what S3 takes in one DeleteObjects
@@ -53,7 +53,7 @@ class Store:
     def read(self, path: str) -> bytes:
         """All of a file; on S3 compared with its checksum. Raises: FileNotFoundError, UsageError, TransientError."""
         if self._kind == "s3":
-            return self._try(lambda: checked(lambda: fetch_s3(self._fs, self._at(path)), self.uri_of(path)).data, path)
+            return self._try(lambda: fetch_checked(self._fs, self._at(path), self.uri_of(path)).data, path)
         return self._try(lambda: cast("bytes", self._fs.cat_file(self._at(path))), path)
 
     def open(self, path: str, *, block: int = READ_BLOCK_BYTES) -> IO[bytes]:
@@ -69,7 +69,7 @@ class Store:
             if not can_check(int(details.get("size") or 0), str(details.get("ETag", "")).strip('"')):
                 return stream
             stream.close()
-            return io.BytesIO(checked(lambda: fetch_s3(self._fs, self._at(path)), self.uri_of(path)).data)
+            return io.BytesIO(fetch_checked(self._fs, self._at(path), self.uri_of(path)).data)
 
         return self._try(look, path)
 

@@ -28,16 +28,15 @@ def try_objects(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> Non
     """
     with Aside(PATIENCE_SECONDS) as aside:
         for piece in shard.slices:
-            if piece.uri not in exclude and redact(piece.uri) not in exclude:
-                try:
-                    aside.call(_read, replace(shard, slices=(piece,)), plan)
-                except ProcessEnded as error:
-                    raise ObjectError(redact(piece.uri), f"{_where(piece)}reading it {error}; upload it again") from None
+            try:
+                aside.call(_read, replace(shard, slices=(piece,)), plan, exclude)
+            except ProcessEnded as error:
+                raise ObjectError(redact(piece.uri), f"{_where(piece)}reading it {error}; upload it again") from None
 
 
-def _read(shard: Shard, plan: ReadPlan) -> None:
+def _read(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> None:
     try:
-        for _ in read_windows(shard, plan, {}):
+        for _ in read_windows(shard, plan, exclude):
             pass
     except ReembedError:
         return  # the replica will meet it
