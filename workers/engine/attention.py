@@ -3,7 +3,7 @@
     register()      makes `IMPLEMENTATION` known to transformers; a model set to it takes `packed=PackedBatch` in its forward
     varlen          CUDA, half precision: one kernel over the cumulative lengths
     by_runs         any device and precision: sequences of equal length as one dense block, no mask
-    softmax_free    CPU, bfloat16: similar lengths as one dense block, and no softmax
+    softmax_free    CPU, bfloat16, without the kernel of compiled_attention.py: similar lengths as a dense block, no softmax
 
 Shapes: T tokens, H heads, d size of a head; n sequences of L tokens in a run. Knows nothing of models.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from workers.engine import compiled_attention
 from workers.engine.packing import PackedBatch
 
 IMPLEMENTATION = "reembed_packed"  # absent from transformers' registry of masks, so that none is made
@@ -122,7 +123,10 @@ def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
 def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
     """[T, H d] from a fused projection whose scores are in SCORE_UNITs, on a CPU; T may exceed the batch's tokens."""
     if qkv_T3Hd.dtype is torch.bfloat16:
-        return softmax_free(qkv_T3Hd, packed)
+        compiled = compiled_attention.attend(qkv_T3Hd.shape[-1])
+        if compiled is None:
+            return softmax_free(qkv_T3Hd, packed)
+        return compiled(qkv_T3Hd, packed.offsets_B1, torch.get_num_threads())
     return _all_by_runs(qkv_T3Hd, packed, qkv_T3Hd.new_zeros(len(qkv_T3Hd), qkv_T3Hd[0, 0].numel()))
 
 
