@@ -165,22 +165,24 @@ def told(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {name: summary[name] for name in names} | {"embedded": embedded, "unchanged": summary.get("unchanged", False)}
 
 
+def configuration(folder: Path, prefix: str, options: argparse.Namespace) -> Path:
+    path = folder / "run.yaml"
+    sections = {
+        "corpus": {"uri": f"{prefix}/corpus/", "id": "id", "keep": ["section"]},
+        "model": {"name": options.model},
+        "output": {"uri": f"{prefix}/nightly"},
+        "cluster": {"address": "local"},
+        "run": {"shard_bytes": options.shard_bytes},
+    }
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
 def nights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     prefix = options.prefix.rstrip("/")
     table = pq.read_table(options.corpus, columns=["id", "text", "section"]).slice(0, options.rows)
     corpus = Corpus(table, f"{prefix}/corpus")
-    config = folder / "run.yaml"
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "corpus": {"uri": f"{prefix}/corpus/", "id": "id", "keep": ["section"]},
-                "model": {"name": options.model},
-                "output": {"uri": f"{prefix}/nightly"},
-                "cluster": {"address": "local"},
-                "run": {"shard_bytes": options.shard_bytes},
-            }
-        )
-    )
+    config = configuration(folder, prefix, options)
     report: dict[str, Any] = {"rows": table.num_rows, "objects": len(SHARES)}
     with CountingProxy.between(prefix) as proxy:
         first = embed(config, proxy.environment)

@@ -1,4 +1,4 @@
-"""The only file that imports ray: connect, start replicas, hand out shards, hear what became of them, stop replicas.
+"""Where Ray is met: connect, start replicas, hand out shards, hear what became of them, stop replicas.
 
     connected()     the cluster this process belongs to, or a local Ray of its own
     ReplicaPool     execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
@@ -13,12 +13,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +26,14 @@ import jobs
 import workers
 from jobs.config import ClusterConfig
 from jobs.events import Event, Finished, Lost, Ready, Stats
-from jobs.last_words import death, first_line, last_line, plain, refusal
+from jobs.last_words import first_line, last_line, plain, refusal
 from jobs.metrics import Kind, Metric
 from jobs.policy import Command, Dispatch, StartReplica, StopReplica
 from jobs.signals import deadline, handlers_kept
 from jobs.sizing import ReplicaShape
 from workers.errors import ReembedError, RunAborted, UsageError
 from workers.settings import ReplicaSettings, Settled
-from workers.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
-
-if TYPE_CHECKING:
-    from workers.replica import Replica
+from workers.shard import Shard
 
 # Ray settles when it is imported whether it presents a token. One that is at hand is presented: a cluster without
 # authentication does not look at it, one with it would leave us waiting for 20 s and then call itself unreachable.
@@ -49,7 +45,9 @@ import ray  # noqa: E402 - see above
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError  # noqa: E402
 from ray.util.metrics import Counter, Gauge, Histogram  # noqa: E402
 
+from jobs.deaths import lost  # noqa: E402
 from jobs.local_ray import lean_start  # noqa: E402
+from jobs.replica_actor import NODE_ID, ReplicaActor  # noqa: E402
 
 log = logging.getLogger("reembed")
 
@@ -62,45 +60,6 @@ STATS_A_SECOND = 25.0  # … where they are few: a call costs the driver 0.2 ms,
 # has its next shard already, so that none waits for it.
 GATHER_SECONDS_A_CALL = 1e-4
 GATHER_SECONDS = 0.25  # at most
-_NODE_ID = "node_id"
-
-
-class _ReplicaActor:
-    """The remote edge: holds a workers.replica.Replica, which is imported (torch with it) on the worker's side only.
-
-    It is told its settings by a call: what a constructor is given Ray keeps in its own records, and they hold credentials.
-    """
-
-    def __init__(self) -> None:
-        self._loading = threading.Lock()  # calls run in threads: the next one waits for the model
-        self._loaded: Replica | None = None
-
-    def ready(self, settings: ReplicaSettings, name: str, settled: Settled | None) -> dict[str, Any]:
-        from workers.replica import Replica
-
-        with self._loading:
-            self._loaded = self._loaded or Replica(settings, name)
-        if settled is not None:
-            self._replica.settle(settled)
-        return self._replica.facts() | {_NODE_ID: ray.get_runtime_context().get_node_id()}
-
-    @property
-    def _replica(self) -> Replica:
-        if self._loaded is None:
-            raise RuntimeError("asked for something before it was told its settings")
-        return self._loaded
-
-    def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
-        return self._replica.embed_shard(assignment)
-
-    def calibrate(self, shards: Sequence[Shard]) -> float:
-        return self._replica.calibrate(shards)
-
-    def golden(self) -> NDArray[np.float32] | None:
-        return self._replica.golden()
-
-    def stats(self) -> ReplicaStats:
-        return self._replica.stats()
 
 
 @contextlib.contextmanager
@@ -186,7 +145,7 @@ class ReplicaPool:
         self._settings = settings
         self._settled: Settled | None = None  # None: replicas may load, and tell what they can do, but get no shard
         # two calls in flight (one embeds, the next is read) and a third thread that answers `stats` meanwhile
-        self._actor_class = ray.remote(_ReplicaActor).options(
+        self._actor_class = ray.remote(ReplicaActor).options(
             num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0, max_task_retries=0, max_concurrency=4
         )
         self._actors: dict[int, Any] = {}
@@ -281,7 +240,7 @@ class ReplicaPool:
                 self._forget(replica)
                 yield Lost(replica, f"unreachable: {first_line(answer)}", charged=False, starting=starting)
             case RayActorError():
-                yield _lost(replica, answer, starting, leaving=_leaving(self._nodes.get(replica)))
+                yield lost(replica, answer, self._nodes.get(replica), starting=starting)
                 self._forget(replica)
             case RayError():
                 self._forget(replica)
@@ -291,7 +250,7 @@ class ReplicaPool:
             case _ if what == "ready":
                 self._ready.add(replica)
                 self._told[replica] = time.monotonic()
-                self._nodes[replica] = answer.pop(_NODE_ID)
+                self._nodes[replica] = answer.pop(NODE_ID)
                 yield Ready(replica, answer)
             case _ if what == "stats":
                 self._told[replica] = time.monotonic()
@@ -321,31 +280,3 @@ def _answer(ref: Any) -> Any:
         return ray.get(ref)
     except RayError as error:
         return error
-
-
-def _leaving(node: str | None) -> bool:
-    """Whether a node is gone, or has had notice that it soon will be: a preempted one loses its processes before itself.
-
-    Ray calls the notice draining: its autoscaler gives it, and `ray start --block` on the SIGTERM that ends a pod.
-    """
-    if node is None:
-        return False
-    there = any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
-    return not there or node in _draining()
-
-
-def _draining() -> Mapping[str, int]:
-    """Nodes that have had notice, by id. Of Ray's private parts (Ray Train asks the same); empty where they have changed."""
-    ask = getattr(getattr(ray._private.state, "state", None), "get_draining_nodes", None)
-    with contextlib.suppress(RayError):  # a ray:// client is told what is public, and no more
-        return dict(ask()) if ask is not None else {}
-    return {}
-
-
-def _lost(replica: int, error: RayActorError, starting: bool, *, leaving: bool) -> Lost:
-    text = plain(error)
-    preempted = leaving or bool(getattr(error, "preempted", False))
-    away = preempted or "node has died" in text or "node was terminated" in text.lower()
-    failed_in_start = bool(getattr(error, "actor_init_failed", False))
-    reason = last_line(error) if failed_in_start else death(text)  # of a traceback the last line tells
-    return Lost(replica, reason, charged=not away, starting=starting, error=refusal(text) if starting else None)

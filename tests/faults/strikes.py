@@ -110,7 +110,7 @@ class Striker:
 
     def _replicas(self, driver: Driver, strike: Strike) -> list[psutil.Process]:
         """One of the driver's replicas: a worker of its local Ray, by its title."""
-        workers = [one for one in driver.family() if "_ReplicaActor" in " ".join(_words(one))]
+        workers = [one for one in driver.family() if "ReplicaActor" in " ".join(_words(one))]
         return workers[strike.number % len(workers) :][:1] if workers else []
 
     def _raylet_killed(self, driver: Driver, strike: Strike) -> bool:

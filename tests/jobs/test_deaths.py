@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("ray")
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 
-from jobs import cluster
+from jobs import cluster, deaths
 from jobs.events import Lost, Ready
 from jobs.sizing import ReplicaShape
 
@@ -19,8 +19,8 @@ ALIVE = [{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": True}]
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> cluster.ReplicaPool:
     """Replica 0 is ready on node a, replica 1 starts; no Ray runs."""
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: ALIVE)
-    monkeypatch.setattr(cluster, "_draining", dict)
+    monkeypatch.setattr(deaths.ray, "nodes", lambda: ALIVE)
+    monkeypatch.setattr(deaths, "_draining", dict)
     settings: Any = None  # they are only handed on, to a replica that is never started
     made = cluster.ReplicaPool(ReplicaShape(2, 0.0, 1), settings)
     made._owed["hello"] = ("ready", 0)
@@ -43,12 +43,12 @@ def test_a_death_out_of_the_blue_is_charged(pool: cluster.ReplicaPool) -> None:
 
 def test_on_a_node_that_has_had_notice_it_is_not(pool: cluster.ReplicaPool, monkeypatch: pytest.MonkeyPatch) -> None:
     """`ray start --block` drains for half a minute on SIGTERM, and kills the node's processes before the node is gone."""
-    monkeypatch.setattr(cluster, "_draining", lambda: {"a": 0})
+    monkeypatch.setattr(deaths, "_draining", lambda: {"a": 0})
     assert not _lost(pool, ActorDiedError()).charged
 
 
 def test_notice_to_another_node_changes_nothing(pool: cluster.ReplicaPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "_draining", lambda: {"b": 0})
+    monkeypatch.setattr(deaths, "_draining", lambda: {"b": 0})
     assert _lost(pool, ActorDiedError()).charged
 
 
@@ -57,7 +57,7 @@ def test_on_a_node_that_is_gone_it_is_not(
     pool: cluster.ReplicaPool, monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, Any]]
 ) -> None:
     """Ray may tell of the process first, and of its node a moment later."""
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(deaths.ray, "nodes", lambda: nodes)
     assert not _lost(pool, ActorDiedError()).charged
 
 
@@ -74,7 +74,7 @@ def test_where_ray_cannot_tell_there_is_no_notice(monkeypatch: pytest.MonkeyPatc
             raise found
         return {"a": 5}
 
-    monkeypatch.setattr(cluster.ray._private.state.state, "get_draining_nodes", ask)
-    assert cluster._draining() == ({} if found else {"a": 5})
-    monkeypatch.setattr(cluster.ray._private.state, "state", None)
-    assert cluster._draining() == {}
+    monkeypatch.setattr(deaths.ray._private.state.state, "get_draining_nodes", ask)
+    assert deaths._draining() == ({} if found else {"a": 5})
+    monkeypatch.setattr(deaths.ray._private.state, "state", None)
+    assert deaths._draining() == {}

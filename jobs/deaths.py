@@ -1,0 +1,44 @@
+"""A replica has died: was it its own fault (and its shard's), or did the node go away under it?
+
+lost(replica, error, node)   the event that jobs/scheduler.py decides by: charged, or not
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from jobs.events import Lost
+from jobs.last_words import death, last_line, plain, refusal
+
+
+def lost(replica: int, error: RayActorError, node: str | None, *, starting: bool) -> Lost:
+    """The event of that death; `node` is where the replica was, once it was ready."""
+    text = plain(error)
+    preempted = _leaving(node) or bool(getattr(error, "preempted", False))
+    away = preempted or "node has died" in text or "node was terminated" in text.lower()
+    failed_in_start = bool(getattr(error, "actor_init_failed", False))
+    reason = last_line(error) if failed_in_start else death(text)  # of a traceback the last line tells
+    return Lost(replica, reason, charged=not away, starting=starting, error=refusal(text) if starting else None)
+
+
+def _leaving(node: str | None) -> bool:
+    """Whether a node is gone, or has had notice that it soon will be: a preempted one loses its processes before itself.
+
+    Ray calls the notice draining: its autoscaler gives it, and `ray start --block` on the SIGTERM that ends a pod.
+    """
+    if node is None:
+        return False
+    there = any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
+    return not there or node in _draining()
+
+
+def _draining() -> Mapping[str, int]:
+    """Nodes that have had notice, by id. Of Ray's private parts (Ray Train asks the same); empty where they have changed."""
+    ask = getattr(getattr(ray._private.state, "state", None), "get_draining_nodes", None)
+    with contextlib.suppress(RayError):  # a ray:// client is told what is public, and no more
+        return dict(ask()) if ask is not None else {}
+    return {}
