@@ -10,7 +10,7 @@ Knows neither parts nor storage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +82,11 @@ def join(documents: Sequence[pa.RecordBatch], shelf: ShelfRows, rows: JoinedRows
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def count_documents(documents: Sequence[pa.RecordBatch], shelf: ShelfRows) -> DocumentTotals:
-    """One pass over the documents; of the shelf only the columns of numbers are read."""
+def count_documents(documents: Sequence[pa.RecordBatch], shelf: ShelfRows, release: Callable[[], None]) -> DocumentTotals:
+    """Two passes over the documents; of the shelf only the columns of numbers are read.
+
+    `release` lets go of the pages read so far: it is called after each batch.
+    """
     if not documents:
         return DocumentTotals()
     tokens_R, truncated_R = shelf.numbers("num_tokens"), shelf.numbers("truncated")
@@ -97,10 +100,12 @@ def count_documents(documents: Sequence[pa.RecordBatch], shelf: ShelfRows) -> Do
         bins += np.bincount(np.searchsorted(TOKEN_BINS, tokens_D), minlength=len(bins))
         truncated += int(np.logical_or.reduceat(truncated_R[rows], starts).sum())
         clipped += 0 if clipped_R is None else int(clipped_R[rows].sum())
-    return DocumentTotals(_distinct(documents, "id"), truncated, clipped, tuple(bins.tolist()))
+        release()
+    del tokens_R, truncated_R, clipped_R  # before as much again is needed for the ids
+    return DocumentTotals(_distinct(documents, "id", release), truncated, clipped, tuple(bins.tolist()))
 
 
-def _distinct(documents: Sequence[pa.RecordBatch], name: str) -> int:
+def _distinct(documents: Sequence[pa.RecordBatch], name: str, release: Callable[[], None]) -> int:
     """Different values of a column of strings or integers. Sorted in place: pyarrow's count takes 80 bytes a value."""
     seen: npt.NDArray[Any] | None = None
     total, done = sum(len(batch) for batch in documents), 0
@@ -110,6 +115,7 @@ def _distinct(documents: Sequence[pa.RecordBatch], name: str) -> int:
         seen = np.empty(total, cells.dtype) if seen is None else seen
         seen[done : done + len(cells)] = cells
         done += len(cells)
+        release()
     if seen is None:
         return 0
     seen.sort()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from workers.documents import DocumentWindow, ReadPlan, RowsDigest
 from workers.errors import ReembedError
+from workers.heap import trim
 from workers.output_schema import OutputSchema
 from workers.placement import Placement, TextPlacer
 from workers.probe import probe_cosine
@@ -30,6 +31,7 @@ from workers.token_records import EncodedTexts, TokenizedTexts
 from workers.trial import try_objects
 from workers.writer import ShardWriter
 
+LARGE = 1 << 18  # documents of a shard after which the heap has holes that are worth giving back
 ReadWindow = tuple[DocumentWindow, TextPlacer]
 EncodedWindow = tuple[Placement, TokenizedTexts, EncodedTexts]
 
@@ -100,6 +102,8 @@ class ShardJob:
                 f"{counts['quarantined']} quarantined; this is a defect of reembed, nothing was written"
             )
         self._placer = TextPlacer()  # the index of texts is not needed while parts are written and sent
+        if counts["documents"] > LARGE:
+            trim()
         totals = self._writer.totals()
 
         def draft(files: tuple[OutputFile, ...], quarantine: OutputFile | None) -> Receipt:

@@ -86,7 +86,7 @@ class ShardWriter:
     def totals(self) -> DocumentTotals:
         """Counts over the documents appended so far. Ends appending."""
         with self._documents.batches() as documents, self.shelf.open() as shelf:
-            return count_documents(documents, shelf)
+            return count_documents(documents, shelf, self._release)
 
     def finish(self, draft: Draft) -> Receipt:
         """Write everything; what stands on the store afterwards is exactly what the returned receipt lists.
@@ -124,8 +124,10 @@ class ShardWriter:
     def _encode_parts(self) -> Iterator[LocalFile]:
         with self._documents.batches() as documents, self.shelf.open() as shelf:
             places = document_places(documents)
+            self._release()
             vectors_R = shelf.vectors_per_row() if self._schema.lists and documents else None
             for number, group in enumerate(partition_groups(documents, self._schema.partition_by)):
+                self._release()  # the pages that were read to find the group
                 rows = joined_rows(places, group.rows)
                 limit = self._vectors_per_part
                 pieces = cut_evenly(len(rows), limit) if vectors_R is None else cut(vectors_R[rows.shelf], limit)
@@ -143,8 +145,11 @@ class ShardWriter:
     ) -> Iterator[pa.Table]:
         for run in cut_evenly(len(rows), size):
             yield join(documents, shelf, rows[run], self._schema.part)
-            self._documents.release()
-            self.shelf.release()
+            self._release()
+
+    def _release(self) -> None:
+        self._documents.release()
+        self.shelf.release()
 
     def _encode(self, local: Path, path: str, groups: Iterable[pa.Table], values: dict[str, str | None]) -> LocalFile:
         schema, digest, rows = self._schema, RowsDigest(), 0
