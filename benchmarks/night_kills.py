@@ -39,6 +39,7 @@ from jobs.verify import verify_snapshot
 
 EMBED = [sys.executable, "-m", "jobs.cli", "embed"]
 LOOK_SECONDS = 0.05
+PUBLISHING_SECONDS = 2.5  # from the last receipt over gate, CURRENT.json and report to the end, about
 
 
 class Output:
@@ -117,7 +118,7 @@ def moment(
             number = chance.randint(1, carried)
             return f"copying, {number} of {carried} receipts", at(number, chance.uniform(0, 0.05))
         case 1:
-            pause = chance.uniform(0, 0.6)
+            pause = chance.uniform(0, PUBLISHING_SECONDS)
             return f"publishing, {pause:.2f} s after the last receipt", at(planned, pause)
         case 2:
             number = chance.randint(carried, planned - 1)
