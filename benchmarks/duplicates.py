@@ -1,11 +1,11 @@
-"""A corpus in which most texts stand several times: what embedding each text once a shard saves, against earlier code.
+"""A corpus in which most texts stand several times: what embedding each text once a shard saves.
 
-    python -m benchmarks.duplicates CORPUS.parquet --model FOLDER|package:NAME/folder --before CHECKOUT
+    python -m benchmarks.duplicates CORPUS.parquet --model FOLDER|package:NAME/folder
                                     [--rows 2000] [--share 0.6] [--rounds 3] [--precision auto] [--threads N] [--out FILE]
 
 1. a seeded sample: (1 - share) of the rows are distinct texts, the others repeat one of those, shuffled; one Parquet file
-2. rounds: one replica in a process of its own, no Ray, with this checkout's code, then with CHECKOUT's (from before texts
-   were embedded once; `git worktree add --detach FOLDER 0be08c9` makes it); seconds inside embed_shard, warmed
+2. rounds: one replica in a process of its own, no Ray, as it is, then with every text taken for a new one (its hash is
+   replaced by a number, and nothing else is changed); seconds inside embed_shard, warmed
 3. rows, tokens and time of both; the smallest cosine between their vectors (other batches, other last bits)
 
 One JSON object on stdout, progress on stderr.
@@ -14,6 +14,7 @@ One JSON object on stdout, progress on stderr.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -30,12 +31,16 @@ import pyarrow.parquet as pq
 
 from benchmarks.models import facts, say, spread, store
 from benchmarks.peers import find_model, sample
-from benchmarks.stages import IN_FLIGHT, _settings
+from benchmarks.stages import IN_FLIGHT, replica_settings
 from jobs.config import parse_config
 from jobs.run import Request, plan_or_reopen
+from workers import placement
+from workers.documents import TEXT_HASH_BYTES
 from workers.replica import Replica
 from workers.settings import Settled
 from workers.shard import Assignment, Failure, Receipt
+
+NUMBERS = itertools.count(1)  # 0 would be an empty string to NumPy
 
 
 def repeat(source: Path, target: Path, rows: int, share: float, seed: int) -> int:
@@ -52,6 +57,8 @@ def repeat(source: Path, target: Path, rows: int, share: float, seed: int) -> in
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
     """In the measured process: the whole corpus through one replica, twice, the second time by the clock."""
+    if options.each:
+        placement.hash_texts = all_new
     with tempfile.TemporaryDirectory(prefix="duplicates-") as place:
         raw = {
             "corpus": {"uri": str(options.corpus), "id": "id", "text": "text"},
@@ -59,7 +66,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
             "output": {"uri": place},
         }
         run = plan_or_reopen(Request.resolve(parse_config(raw, "duplicates")))
-        replica = Replica(_settings(run, options.threads), "bench")
+        replica = Replica(replica_settings(run, options.threads), "bench")
         told = replica.facts()
         replica.settle(Settled(run.stamped(told["precision"], None), told["batch_tokens"]))
         for epoch in (1, 2):
@@ -86,25 +93,30 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def measured(checkout: Path, corpus: Path, model: Path, options: argparse.Namespace, vectors: Path) -> dict[str, Any]:
-    """`embed` with the code of a checkout."""
-    environment = os.environ | {"PYTHONPATH": str(checkout)}
-    command = [sys.executable, "-P", __file__, str(corpus), "--model", str(model), "--vectors", str(vectors)]
-    command += ["--precision", options.precision, "--threads", str(options.threads)]
-    done = subprocess.run(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, check=True)
+def all_new(texts: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """In place of text_index.hash_texts: no two texts are alike."""
+    return np.array([next(NUMBERS).to_bytes(TEXT_HASH_BYTES, "big") for _ in range(len(texts))], f"S{TEXT_HASH_BYTES}")
+
+
+def measured(corpus: Path, model: Path, options: argparse.Namespace, vectors: Path, *, each: bool) -> dict[str, Any]:
+    """`embed` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.duplicates", str(corpus), "--model", str(model), "--vectors", str(vectors)]
+    command += ["--precision", options.precision, "--threads", str(options.threads), *(["--each"] if each else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
 def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    here, corpus = Path(__file__).resolve().parent.parent, folder / "corpus.parquet"
+    corpus = folder / "corpus.parquet"
     distinct = repeat(options.corpus, corpus, options.rows, options.share, options.seed)
-    turns: dict[str, list[dict[str, Any]]] = {"once": [], "before": []}
+    turns: dict[str, list[dict[str, Any]]] = {"once": [], "each": []}
     for number in range(options.rounds):
-        for name, checkout in (("once", here), ("before", options.before.resolve())):
-            turns[name].append(measured(checkout, corpus, find_model(options.model), options, folder / f"{name}.npy"))
+        for name, found in turns.items():
+            vectors = folder / f"{name}.npy"
+            found.append(measured(corpus, find_model(options.model), options, vectors, each=name == "each"))
             say(f"round {number + 1}  {name}: {turns[name][-1]}")
-    once, before = (np.load(folder / f"{name}.npy") for name in turns)
+    once, each = (np.load(folder / f"{name}.npy") for name in turns)
     return {
         **facts("duplicates"),
         "corpus": options.corpus.name,
@@ -117,8 +129,8 @@ def compare(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "seconds": {name: spread((turn["seconds"] for turn in found), 3) for name, found in turns.items()},
         "tokens": {name: found[0]["tokens"] for name, found in turns.items()},
         "repeated_rows": turns["once"][0]["repeated_rows"],
-        "speed_up": spread((b["seconds"] / o["seconds"] for o, b in zip(turns["once"], turns["before"], strict=True)), 2),
-        "least_cosine": round(float((once * before).sum(axis=1).min()), 6),
+        "speed_up": spread((e["seconds"] / o["seconds"] for o, e in zip(turns["once"], turns["each"], strict=True)), 2),
+        "least_cosine": round(float((once * each).sum(axis=1).min()), 6),
     }
 
 
@@ -126,7 +138,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--before", type=Path, help="folder of the checkout to compare with")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--share", type=float, default=0.6, help="of rows that repeat another's text")
     parser.add_argument("--rounds", type=int, default=3)
@@ -135,12 +146,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--vectors", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--each", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.vectors:  # the measured process
         print(json.dumps(embed(options)))
         return
-    if options.before is None or not 0 <= options.share < 1 or options.rounds < 1:
-        parser.error("--before is needed, --share is from 0 to below 1, --rounds at least 1")
+    if not 0 <= options.share < 1 or options.rounds < 1:
+        parser.error("--share is from 0 to below 1, --rounds at least 1")
     with tempfile.TemporaryDirectory(prefix="duplicates-") as place:
         result = compare(Path(place), options)
     store(result, options.out)

@@ -87,3 +87,10 @@ def test_tests_never_kill_by_name() -> None:
     here = Path(__file__).resolve()
     found = [_name(path) for path in ALL_SOURCES if path != here and by_name.search(path.read_text())]
     assert found == []
+
+
+def test_every_benchmark_still_finds_what_it_imports() -> None:
+    """They are run rarely, and their figures are quoted: a name that moved must not be found out months later."""
+    names = [f"benchmarks.{path.stem}" for path in sorted((ROOT / "benchmarks").glob("*.py"))]
+    done = _run("-c", f"import importlib; [importlib.import_module(name) for name in {names}]")
+    assert done.returncode == 0, done.stderr
