@@ -1,6 +1,6 @@
 """Nights 2 and 3 of a corpus of twelve objects: what is embedded, how long it takes, which objects are opened.
 
-    python -m benchmarks.nightly CORPUS.parquet s3://bucket/prefix|FOLDER [--rows 30000] [--strict]
+    python -m benchmarks.nightly CORPUS.parquet s3://bucket/prefix|FOLDER [--rows 30000] [--strict] [--out FILE]
 
 night 1   the corpus (columns id, text, section) in twelve uneven objects is embedded
 night 2   1% of the rows changed in three objects, deleted and added rows, one object renamed  (acceptance C1)
@@ -38,6 +38,7 @@ import yaml
 from fsspec.core import url_to_fs
 
 from benchmarks.counting_proxy import CountingProxy
+from benchmarks.models import facts, store
 
 SHARES = (23, 17, 13, 11, 9, 7, 6, 5, 4, 3, 1.5, 0.5)  # percent of rows in each object
 CHANGED_OBJECTS, RENAMED_OBJECT = (1, 4, 7), 9
@@ -84,22 +85,23 @@ class Corpus:
         """Of 30,000 rows 300 changed, 100 deleted, 200 added, one object under another name; returns what was done."""
         before, rows = self.texts(), sum(table.num_rows for table in self.tables.values())
         names = [f"objects-{number:02d}.parquet" for number in CHANGED_OBJECTS]
-        changed, deleted, added = (max(3, rows * part // 30_000) // 3 for part in (300, 100, 200))
-        for name in names:
+        totals = [max(3, rows * part // 30_000) for part in (300, 100, 200)]
+        for number, name in enumerate(names):
+            changed, deleted, added = ((total + number) // len(names) for total in totals)
             found = self.tables[name].to_pylist()
             for at in chance.sample(range(len(found)), changed):
                 found[at]["text"] = f"{found[at]['text']} Changed in the second night, {chance.random()}."
             for at in sorted(chance.sample(range(len(found)), deleted), reverse=True):
                 del found[at]
-            for number in range(added):
+            for new in range(added):
                 text = f"A document of the second night: {chance.random()} in {name}."
-                found.insert(chance.randrange(len(found)), {"id": f"added-{name}-{number}", "text": text, "section": "new"})
+                found.insert(chance.randrange(len(found)), {"id": f"added-{name}-{new}", "text": text, "section": "new"})
             self.tables[name] = pa.Table.from_pylist(found, schema=self.tables[name].schema)
         self.changed = names
         self.write()
         self.rename(f"objects-{RENAMED_OBJECT:02d}.parquet", "renamed-09.parquet")
         return {
-            "changed": 3 * changed, "deleted": 3 * deleted, "added": 3 * added,
+            **dict(zip(("changed", "deleted", "added"), totals, strict=True)),
             "distinct_new_texts": len(self.texts() - before),
         }  # fmt: skip
 
@@ -183,7 +185,8 @@ def nights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     table = pq.read_table(options.corpus, columns=["id", "text", "section"]).slice(0, options.rows)
     corpus = Corpus(table, f"{prefix}/corpus")
     config = configuration(folder, prefix, options)
-    report: dict[str, Any] = {"rows": table.num_rows, "objects": len(SHARES)}
+    report: dict[str, Any] = {**facts("nightly"), "corpus": Path(options.corpus).name}
+    report |= {"rows": table.num_rows, "objects": len(SHARES), "seed": options.seed}
     with CountingProxy.between(prefix) as proxy:
         first = embed(config, proxy.environment)
         report["night_1"] = told(first)
@@ -232,9 +235,11 @@ def main() -> None:
     parser.add_argument("--shard-bytes", default="64MiB")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--strict", action="store_true")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = nights(options, Path(folder))
+    store(report, options.out)
     print(json.dumps(report, indent=1))
     sys.exit(1 if report["failed"] else 0)
 
