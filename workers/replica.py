@@ -174,7 +174,8 @@ class Replica:
         placement = placer.place(window)
         tokens = self._tokenizer.tokenize(placement.texts())
         placer.settle(placement, rows_of_texts(tokens, self._settled_schema().chunked))
-        self._documents_spared += window.table.num_rows - len(placement.new)
+        # probes are embedded as well, and are no documents of their own
+        self._documents_spared += window.table.num_rows - len(placement.new) - len(placement.probes)
         return placement, tokens
 
     def _encode(self, item: tuple[Placement, TokenizedTexts]) -> EncodedWindow:

@@ -78,6 +78,7 @@ def test_three_nights(config: Path) -> None:
     new = {text for rows in after.values() for _, text in rows} - {text for rows in before.values() for _, text in rows}
     assert len(new) == 9
     assert embedded(second.summary) == len(new), "each once, and no other"
+    assert second.summary["reembedded_rows"] == 0, "texts embedded again for the gate are not lost documents"
 
     afresh = embed(config, f"output.uri={config.parent / 'afresh'}", "run.reuse=off")
     assert afresh.rc == 0, afresh.log
