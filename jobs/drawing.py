@@ -1,48 +1,79 @@
-"""A few texts of one place of the source, for the estimate (jobs/estimate.py).
+"""A few texts of one place of the source, drawn and tokenised for the estimate (jobs/estimate.py).
 
-Pages of Parquet are decoded by C++ that trusts them more than it should: they are drawn in a process aside, so that a
-corrupt object costs the estimate one sample, and the driver nothing.
+Pages of Parquet are decoded by C++ that trusts them more than it should, and a tokenizer is native code as well. Both work
+in a process aside, so that a corrupt object or a deadly text costs the estimate one sample, and the driver nothing.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from workers.aside import Aside, ProcessEnded
 from workers.config import SourceFormat
-from workers.documents import TEXT, ReadPlan
-from workers.errors import ObjectError
+from workers.documents import TEXT, ReadPlan, text_hash
+from workers.errors import ObjectError, TransientError, UsageError
 from workers.formats import format_of
+from workers.model_layout import EmbeddingRecipe
 from workers.reader import read_windows
 from workers.shard import ObjectSlice, Shard
 from workers.storage import open_object
+from workers.tokenization import TextTokenizer
 
 HEAD_BYTES = 256 << 10  # read of a line object to see how long its records are
 
-Drawn = tuple[list[str], int]
-"""Texts, and the source bytes behind them."""
+log = logging.getLogger("reembed")
 
 
-def draw(spot: Shard, plan: ReadPlan, count: int, aside: Aside) -> Drawn:
-    """Up to `count` texts of the spot's first window, spread over it; none where the object cannot be read.
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The texts' hashes, the source bytes behind them, their tokens and output rows."""
+
+    hashes: tuple[bytes, ...] = ()
+    bytes: int = 0
+    tokens: int = 0
+    rows: int = 0
+
+
+def draw(spot: Shard, plan: ReadPlan, count: int, model: Path, recipe: EmbeddingRecipe, aside: Aside) -> Drawn:
+    """Up to `count` texts of the spot's first window, spread over it; none where they cannot be read or tokenised.
 
     Raises: UsageError, TransientError.
     """
-    kind, _ = format_of(spot.slices[0].uri, plan.corpus.format)
     try:
-        return aside.call(_draw, spot, plan, count) if kind is SourceFormat.PARQUET else _draw(spot, plan, count)
-    except ProcessEnded:  # its replicas will find out, and name it
-        return [], 0
+        return aside.call(_draw, spot, plan, count, model, recipe)
+    except (UsageError, TransientError):
+        raise
+    except ObjectError as error:  # it will be quarantined, or mended before the run; the other samples tell enough
+        log.info("%s: estimated without it: %s", spot.slices[0].uri, error)
+    except ProcessEnded as ended:  # its replicas will find out, and name it
+        log.warning("%s: drawing a sample of its texts %s; estimated without it", spot.slices[0].uri, ended)
+    except Exception as error:  # noqa: BLE001 - likewise: an estimate is not worth a run, whatever a tokenizer may raise
+        log.warning(
+            "%s: drawing a sample of its texts failed (%s: %s); estimated without it",
+            spot.slices[0].uri, type(error).__name__, error,
+        )  # fmt: skip
+    return Drawn()
 
 
-def _draw(spot: Shard, plan: ReadPlan, count: int) -> Drawn:
-    try:
-        texts = _texts(spot, plan, count)
-        return texts, round(len(texts) * _record_bytes(spot.slices[0], plan, texts)) if texts else 0
-    except ObjectError:  # it will be quarantined, or mended before the run; the other samples tell enough
-        return [], 0
+def _draw(spot: Shard, plan: ReadPlan, count: int, model: Path, recipe: EmbeddingRecipe) -> Drawn:
+    texts = _texts(spot, plan, count)
+    if not texts:
+        return Drawn()
+    tokens = _tokenizer(model, recipe).tokenize(texts)
+    size = round(len(texts) * _record_bytes(spot.slices[0], plan, texts))
+    return Drawn(tuple(map(text_hash, texts)), size, int(tokens.offsets[-1]), len(tokens.document))
+
+
+@functools.lru_cache(1)
+def _tokenizer(model: Path, recipe: EmbeddingRecipe) -> TextTokenizer:
+    """Of the process aside."""
+    return TextTokenizer(model, recipe)
 
 
 def _texts(spot: Shard, plan: ReadPlan, count: int) -> list[str]:

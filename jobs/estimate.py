@@ -25,13 +25,11 @@ from jobs.run import Run
 from jobs.run_store import list_runs, read_summary
 from workers.aside import Aside
 from workers.config import LongText, Pooling, SourceFormat
-from workers.documents import text_hash
 from workers.formats import format_of
 from workers.output_schema import output_schema
 from workers.part_file import vector_bytes
 from workers.shard import ObjectSlice, Shard
 from workers.storage import Store
-from workers.tokenization import TextTokenizer
 
 SAMPLED_SHARDS = 8
 SAMPLED_DOCUMENTS = 256  # of each sampled shard
@@ -68,7 +66,7 @@ def sample_shards(run: Run, shards: Sequence[Shard], seconds: float = math.inf) 
 
     Raises: UsageError, TransientError.
     """
-    tokenizer = TextTokenizer(run.request.model.folder, run.request.recipe)
+    model, recipe = run.request.model.folder, run.request.recipe
     sample, until = Sample(), math.inf
     with Aside() as aside:
         for shard in _some([item for item in shards if not item.earlier]) + _some([item for item in shards if item.earlier]):
@@ -76,17 +74,16 @@ def sample_shards(run: Run, shards: Sequence[Shard], seconds: float = math.inf) 
                 break
             known = _hashes(run.store, shard) if shard.earlier else set()
             for spot in _spots(shard, run):
-                texts, size = draw(spot, run.plan, SAMPLED_DOCUMENTS // SPOTS, aside)
-                if not texts:
+                drawn = draw(spot, run.plan, SAMPLED_DOCUMENTS // SPOTS, model, recipe, aside)
+                if not drawn.hashes:
                     continue
-                tokens = tokenizer.tokenize(texts)
-                sample.documents += len(texts)
-                sample.bytes += size
-                sample.tokens += int(tokens.offsets[-1])
-                sample.rows += len(tokens.document)
+                sample.documents += len(drawn.hashes)
+                sample.bytes += drawn.bytes
+                sample.tokens += drawn.tokens
+                sample.rows += drawn.rows
                 if shard.earlier:
-                    sample.compared += len(texts)
-                    sample.found += sum(text_hash(text) in known for text in texts)
+                    sample.compared += len(drawn.hashes)
+                    sample.found += sum(text in known for text in drawn.hashes)
                 until = min(until, time.monotonic() + seconds)  # from the first texts on: before that a process is started
     return sample
 

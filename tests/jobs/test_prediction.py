@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from jobs import prediction
+from jobs.drawing import Drawn, draw
 from jobs.prediction import predict
 from jobs.run_store import read_run, write_summary
 from tests.jobs.report_samples import WORDS, planned_run
+from workers.aside import Aside
 
 
 def test_tokens_are_foretold_and_kept_with_the_run(tmp_path: Path, minilm: Path) -> None:
@@ -56,3 +58,28 @@ def test_sampling_ends_in_time(tmp_path: Path, minilm: Path, monkeypatch: pytest
     every = predict(run)["sampled_documents"]
     monkeypatch.setattr(prediction, "PREDICTION_SECONDS", 0.0)
     assert 0 < predict(run)["sampled_documents"] < every
+
+
+@pytest.mark.parametrize(
+    ("how", "words"), [("kill", "ended the process by SIGKILL"), ("raise", "ArithmeticError: the poison works")]
+)
+def test_a_text_that_the_tokenizer_dies_of_costs_one_sample(
+    how: str, words: str, tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    planned_run(tmp_path, minilm)
+    (tmp_path / "corpus" / "zz.jsonl").write_text(json.dumps({"id": "n", "text": "Deadly to whoever tokenises it."}) + "\n")
+    run = planned_run(tmp_path, minilm)
+    pieces = {
+        Path(piece.uri).name: replace(run.shards[0], slices=(piece,)) for shard in run.shards for piece in shard.slices
+    }
+    deadly, harmless = pieces.pop("zz.jsonl"), next(iter(pieces.values()))
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{root / 'tests' / 'faults' / 'poison'}:{root}")
+    monkeypatch.setenv("REEMBED_POISON", "Deadly")
+    monkeypatch.setenv("REEMBED_POISON_HOW", how)
+    model, recipe = run.request.model.folder, run.request.recipe
+    with Aside() as aside:
+        assert draw(deadly, run.plan, 8, model, recipe, aside) == Drawn()
+        assert len(draw(harmless, run.plan, 8, model, recipe, aside).hashes) == 8
+    assert words in caplog.text
+    assert "estimated without it" in caplog.text
