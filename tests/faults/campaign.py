@@ -25,7 +25,8 @@ from tests.sessions import ROOT
 BENT = Path(__file__).parent / "bent"
 MOST_STARTS = 8
 START_SECONDS = 240.0
-RESUMABLE = (4, 130, 143, -2, -9, -15)
+ABORTED = 4
+RESUMABLE = (ABORTED, 130, 143, -2, -9, -15)
 WIRED = (2,)  # the places do not answer as they should before anything is begun
 
 
@@ -92,7 +93,9 @@ def under_fire(place: Place, script: Script, ray: Ray) -> dict[str, Any]:
         findings.append(f"not over after {MOST_STARTS} starts: {last.log[-1500:] if last else ''}")
         verdict = {"losses": place.calm(script.night).rows.num_rows}
     else:
-        judged = judge(place, run, script.night, config, last.summary, striker.kills)
+        # a driver that the store turned away half-way (a key that expired) could not clean up behind itself either
+        turned_away = sum(rc == ABORTED for rc, _ in ends)
+        judged = judge(place, run, script.night, config, last.summary, striker.kills + turned_away)
         findings += judged.findings
         verdict = asdict(judged)
         if watch.seen[-1:] != [last.summary["run_id"]]:

@@ -107,7 +107,7 @@ class Verdict:
 
 
 def judge(place: Place, run: str, night: int, config: Path, summary: dict[str, Any], kills: int) -> Verdict:
-    """`kills`: processes that were killed; each may leave a temporary file or two."""
+    """`kills`: processes that were killed, or turned away by the store; each may leave a temporary file or two."""
     verdict, calm = Verdict(), place.calm(night)
     _accounts(summary, calm, verdict)
     _same_rows(everything(place.path(summary["data"]), place.fs), calm, verdict)
