@@ -39,7 +39,7 @@ from jobs.verify import verify_snapshot
 
 EMBED = [sys.executable, "-m", "jobs.cli", "embed"]
 LOOK_SECONDS = 0.05
-PUBLISHING_SECONDS = 2.5  # from the last receipt over gate, CURRENT.json and report to the end, about
+PUBLISHING_SECONDS = 1.6  # from the last receipt over gate, CURRENT.json and report to the end, about
 
 
 class Output:
