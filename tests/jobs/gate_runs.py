@@ -74,7 +74,9 @@ class MadeRun:
 
     def judge(self, limit: int = 0, **gate: Any) -> dict[str, GateCheck]:
         accounting = Ledger.audit(self.shards, self.receipts, ())
-        checks = judge(self.store, self.record, self.shards, self.receipts, accounting, GateConfig(**gate), limit)
+        totals = Ledger.totals(self.receipts)
+        config = GateConfig(**gate)
+        checks = judge(self.store, self.record, self.shards, self.receipts, totals, accounting, config, limit)
         return {check.name: check for check in checks}
 
 

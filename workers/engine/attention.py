@@ -126,7 +126,7 @@ def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
         compiled = compiled_attention.attend(qkv_T3Hd.shape[-1])
         if compiled is None:
             return softmax_free(qkv_T3Hd, packed)
-        return compiled(qkv_T3Hd, packed.offsets_B1, torch.get_num_threads())
+        return compiled(qkv_T3Hd, packed.cumulative_B1.numpy(), torch.get_num_threads())
     return _all_by_runs(qkv_T3Hd, packed, qkv_T3Hd.new_zeros(len(qkv_T3Hd), qkv_T3Hd[0, 0].numel()))
 
 

@@ -28,23 +28,23 @@ HEAD_MULTIPLE = 32  # of a head's size: bfloat16 in a register
 _EXTENSION = "workers.engine._attention"
 _SAME = 0.02  # largest difference from float32 on normal random numbers; rounding the result alone makes 0.008
 _log = logging.getLogger(__name__)
-Attend = Callable[[Tensor, NDArray[np.int64], int], Tensor]
+Attend = Callable[[Tensor, NDArray[np.signedinteger], int], Tensor]
 
 
 def attend(head_size: int) -> Attend | None:
     """The kernel for heads of that size, if this machine has one:
 
     (qkv [T', 3, H, d] bfloat16 with scores in powers of two, offsets [B + 1], threads) -> [T', H d]; rows behind the last
-    offset are zeros.
+    offset are zeros. Offsets of 32 bits are used as they are, others are copied.
     """
     return _run if head_size % HEAD_MULTIPLE == 0 and _proven() else None
 
 
-def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.int64], threads: int) -> Tensor:
+def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.signedinteger], threads: int) -> Tensor:
     tokens, _, heads, size = qkv_T3Hd.shape
     out = qkv_T3Hd.new_empty(tokens, heads * size)
     out[int(offsets_B1[-1]) :] = 0
-    qkv_T3Hd, borders = qkv_T3Hd.contiguous(), offsets_B1.astype(np.int32)
+    qkv_T3Hd, borders = qkv_T3Hd.contiguous(), np.ascontiguousarray(offsets_B1, np.int32)
 
     def part(first: int, stop: int) -> int:
         begin = borders.ctypes.data + first * borders.itemsize
@@ -53,16 +53,16 @@ def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.int64], threads: int) -> Tenso
     if threads == 1:
         failed = part(0, len(borders) - 1)
     else:
-        cuts = _cuts(offsets_B1, threads)
+        cuts = _cuts(borders, threads)
         failed = min(_threads().map(part, cuts[:-1], cuts[1:]), default=0)
     if failed:
         raise MemoryError(f"attention over {int(np.diff(offsets_B1).max())} tokens: no memory for its keys and values")
     return out
 
 
-def _cuts(offsets_B1: NDArray[np.int64], parts: int) -> list[int]:
+def _cuts(offsets_B1: NDArray[np.int32], parts: int) -> list[int]:
     """Borders between sequences that share the scores, length squared, out evenly; from 0 to B, some may coincide."""
-    done = np.cumsum(np.diff(offsets_B1) ** 2)
+    done = np.cumsum(np.diff(offsets_B1).astype(np.int64) ** 2)
     shares = np.arange(1, parts) * (done[-1] / parts) if len(done) else []
     return [0, *np.searchsorted(done, shares).tolist(), len(done)]
 
