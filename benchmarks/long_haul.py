@@ -36,6 +36,7 @@ from benchmarks.under_fire import EMBED, FIGURES, Haul, moments, say
 REPLICAS = 2
 OBJECTS = 24
 TRIAL_DOCUMENTS = 3000
+SHARD_BYTES = "512KiB"  # some eight seconds: a kill costs that much, and the driver keeps a receipt of each
 END_SECONDS = 600.0  # of the tokens/s that are compared
 KEPT = ("state", "published", "rows", "quarantined_rows", "tokens", "sessions", "attempts", "shards", "adopted_shards",
         "reembedded_rows", "tokens_per_second")  # fmt: skip
@@ -59,7 +60,7 @@ def configuration(folder: Path, name: str, model: str) -> Path:
         "model": {"name": model},
         "output": {"uri": str(folder / f"{name}-out"), "vector": "float16"},
         "cluster": {"address": "local", "replicas": REPLICAS, "cpus_per_replica": 1, "gpus_per_replica": 0},
-        "run": {"shard_bytes": "128KiB"},
+        "run": {"shard_bytes": SHARD_BYTES},
     }
     path.write_text(yaml.safe_dump(sections))
     return path

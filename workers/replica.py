@@ -30,6 +30,7 @@ from workers.documents import TEXT
 from workers.engine.encoder import Encoder
 from workers.engine.golden import GOLDEN_TEXTS
 from workers.errors import ObjectError, ReplicaError, TransientError, UsageError
+from workers.heap import Trimmer
 from workers.model_files import resolve_model
 from workers.model_layout import read_layout
 from workers.output_schema import OutputSchema, output_schema
@@ -86,6 +87,7 @@ class Replica:
         )
         self._spool = own_spool_folder()
         self._in_flight: dict[int, int] = {}
+        self._heap = Trimmer()
         self._documents_spared = 0  # reused or repeated texts: nothing to encode
         self._lock = threading.Lock()
         self._encoding_since: float | None = None
@@ -134,6 +136,7 @@ class Replica:
         finally:
             with self._lock:
                 self._in_flight.pop(shard.number, None)
+            self._heap.trim_if_due()
 
     def calibrate(self, shards: Sequence[Shard]) -> float:
         """int8 step for the whole snapshot, from the first documents of each of these shards."""

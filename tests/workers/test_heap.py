@@ -1,0 +1,44 @@
+"""Freed memory is given back, and not at every turn."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from pathlib import Path
+
+import pytest
+
+from workers import heap
+
+MIB = 1 << 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no malloc_trim")
+def test_holes_below_what_is_in_use_go_back_to_the_system() -> None:
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    held = [libc.malloc(64 << 10) for _ in range(2048)]  # 128 MiB in pieces that come from the heap, not from mmap
+    for piece in held:
+        ctypes.memset(piece, 1, 64 << 10)
+    top, before = held.pop(), _resident()
+    for piece in held:
+        libc.free(piece)
+    heap.trim()
+    assert before - _resident() > 64 * MIB
+    libc.free(top)
+
+
+def test_a_trimmer_trims_once_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, trimmed = [100.0], list[float]()
+    monkeypatch.setattr(heap.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(heap, "trim", lambda: trimmed.append(now[0]))
+    trimmer = heap.Trimmer()
+    for seconds in (1.0, heap.EVERY_SECONDS, 0.0, heap.EVERY_SECONDS - 1, 1.0):
+        now[0] += seconds
+        trimmer.trim_if_due()
+    assert trimmed == [101.0 + heap.EVERY_SECONDS, 101.0 + 2 * heap.EVERY_SECONDS]
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
