@@ -45,7 +45,7 @@ import ray  # noqa: E402 - see above
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError  # noqa: E402
 from ray.util.metrics import Counter, Gauge, Histogram  # noqa: E402
 
-from jobs.deaths import lost  # noqa: E402
+from jobs.deaths import disowned, lost  # noqa: E402
 from jobs.local_ray import lean_start  # noqa: E402
 from jobs.replica_actor import NODE_ID, ReplicaActor  # noqa: E402
 
@@ -240,6 +240,8 @@ class ReplicaPool:
                 self._forget(replica)
                 yield Lost(replica, f"unreachable: {first_line(answer)}", charged=False, starting=starting)
             case RayActorError():
+                if given_up := disowned(answer):
+                    raise given_up
                 yield lost(replica, answer, self._nodes.get(replica), starting=starting)
                 self._forget(replica)
             case RayError():

@@ -1,6 +1,7 @@
 """A replica has died: was it its own fault (and its shard's), or did the node go away under it?
 
 lost(replica, error, node)   the event that jobs/scheduler.py decides by: charged, or not
+disowned(error)              it was neither: Ray takes this driver for dead, and ends all that is its own
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ray.exceptions import RayActorError, RayError
 
 from jobs.events import Lost
 from jobs.last_words import death, last_line, plain, refusal
+from workers.errors import RunAborted
 
 
 def lost(replica: int, error: RayActorError, node: str | None, *, starting: bool) -> Lost:
@@ -23,6 +25,19 @@ def lost(replica: int, error: RayActorError, node: str | None, *, starting: bool
     failed_in_start = bool(getattr(error, "actor_init_failed", False))
     reason = last_line(error) if failed_in_start else death(text)  # of a traceback the last line tells
     return Lost(replica, reason, charged=not away, starting=starting, error=refusal(text) if starting else None)
+
+
+def disowned(error: RayActorError) -> RunAborted | None:
+    """What to end the run with when Ray has given this driver up, which every later replica would die of as well.
+
+    Ray kills actors whose owner is dead. Ours are owned by this process: it lives, so the raylet beside it does not.
+    """
+    if "its owner has died" not in str(error):
+        return None
+    return RunAborted(
+        "the Ray node that this driver runs on was lost (its raylet died), and every replica with it: Ray's logs and the "
+        "kernel's (out of memory?) tell why; run the same command again, what is committed stands"
+    )
 
 
 def _leaving(node: str | None) -> bool:

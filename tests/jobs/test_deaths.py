@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 pytest.importorskip("ray")
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
 from jobs import cluster, deaths
 from jobs.events import Lost, Ready
 from jobs.sizing import ReplicaShape
+from workers.errors import RunAborted
 
 ALIVE = [{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": True}]
 
@@ -63,6 +64,11 @@ def test_on_a_node_that_is_gone_it_is_not(
 
 def test_an_unreachable_one_is_not(pool: cluster.ReplicaPool) -> None:
     assert not _lost(pool, ActorUnavailableError("no answer", None)).charged
+
+
+def test_of_an_owner_that_ray_takes_for_dead_the_run_ends(pool: cluster.ReplicaPool) -> None:
+    with pytest.raises(RunAborted, match="the Ray node that this driver runs on was lost"):
+        _lost(pool, RayActorError(error_msg="The actor is dead because its owner has died. Owner Id: 01"))
 
 
 @pytest.mark.parametrize("found", [None, RayError("not connected")])
