@@ -104,9 +104,13 @@ def await_reference(file: ReferenceFile | None, weights_digest: str) -> NDArray[
     if file is None or file.weights_digest != weights_digest:
         return None
     path, deadline = Path(file.path), time.monotonic() + PATIENCE_SECONDS
-    while not path.exists():
-        if time.monotonic() > deadline or not _alive(file.pid):
-            log.info("no reference of the golden texts from process %d; computed here", file.pid)
+    while True:
+        alive = _alive(file.pid)  # asked first: a process that ends between the two questions has left its file
+        if path.exists():
+            break
+        if not alive or time.monotonic() > deadline:
+            why = f"nothing in {PATIENCE_SECONDS:.0f} s" if alive else "ended without"
+            log.info("no reference of the golden texts from process %d (%s); computed here", file.pid, why)
             return None
         time.sleep(_LOOK_SECONDS)
     return np.load(path, allow_pickle=False).astype(np.float32, copy=False)  # type: ignore[no-any-return]

@@ -76,6 +76,20 @@ def test_a_process_that_fails_is_noticed_at_once(minilm: Path, own_cache: Path) 
     assert not own_cache.exists()
 
 
+def test_a_process_that_ends_between_two_looks_has_left_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = ReferenceFile(str(tmp_path / "golden.npy"), 1, "weights")
+    vectors = np.ones((2, 3), np.float32)
+
+    def writes_and_ends(pid: int) -> bool:
+        np.save(file.path, vectors)
+        return False
+
+    monkeypatch.setattr(reference, "_alive", writes_and_ends)
+    found = await_reference(file, "weights")
+    assert found is not None
+    assert np.array_equal(found, vectors)
+
+
 def test_a_process_of_another_machine_is_not_waited_for(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
