@@ -3,8 +3,8 @@
     add(), add_json()   kept as the bytes they were stored as
     receipts[number]    parsed when it is asked for; reading on in order of number costs one unpacking for a thousand
 
-Receipts of a thousand neighbours lie together; once many are held, they are packed (zstd). A million take some 100 MB, where
-as many Receipt objects take well over a gigabyte. Knows nothing of storage.
+Receipts of a thousand neighbours lie together and are packed (zstd) once all are there, or once much is held. A million take
+some 100 MB, where as many Receipt objects take well over a gigabyte. Knows nothing of storage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 from workers.shard import OutputFile, Receipt
 
 NEIGHBOURS = 1000  # receipts that are packed together
-LOOSE_BYTES = 32 << 20  # held unpacked before all of it is packed
+LOOSE_BYTES = 32 << 20  # held unpacked before all of it is packed, whole or not
 _CODEC = "zstd"
 _Lines = dict[int, bytes]  # shard -> its receipt as JSON
 
@@ -56,12 +56,16 @@ class Receipts(Mapping[int, Receipt]):
         if not known >> place & 1:
             self._known[group] = known | 1 << place
             self._count += 1
-        self._loose.setdefault(group, {})[number] = data if b"\n" not in data else json.dumps(json.loads(data)).encode()
-        self._loose_bytes += len(data)
+        lines = self._loose.setdefault(group, {})
+        data = data if b"\n" not in data else json.dumps(json.loads(data)).encode()
+        self._loose_bytes += len(data) - len(lines.get(number, b""))
+        lines[number] = data
         if self._unpacked[0] == group:
             self._unpacked = (-1, {})
-        if self._loose_bytes > LOOSE_BYTES:
-            self._pack()
+        if len(lines) == NEIGHBOURS:
+            self._pack([group])
+        elif self._loose_bytes > LOOSE_BYTES:
+            self._pack(list(self._loose))
 
     def __getitem__(self, number: int) -> Receipt:
         if number not in self:
@@ -90,11 +94,12 @@ class Receipts(Mapping[int, Receipt]):
             self._unpacked = (group, lines | self._loose.get(group, {}))
         return self._unpacked[1]
 
-    def _pack(self) -> None:
-        for group, lines in self._loose.items():
+    def _pack(self, groups: Iterable[int]) -> None:
+        for group in groups:
+            lines = self._loose.pop(group)
+            self._loose_bytes -= sum(map(len, lines.values()))
             data = to_lines(lines)
             self._packed.setdefault(group, []).append((len(data), pa.compress(data, _CODEC, asbytes=True)))
-        self._loose, self._loose_bytes = {}, 0
 
 
 def to_lines(receipts: Mapping[int, bytes]) -> bytes:

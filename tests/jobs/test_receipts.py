@@ -51,6 +51,7 @@ def test_many_take_little_memory() -> None:
     for number in range(count):
         body = receipt(number).to_json().replace(b'"sha256": ""', b'"sha256": "%064x"' % draw.getrandbits(256))
         held.add_json(number, body)
-    held._pack()
+    assert not held._loose, "a thousand neighbours that are all there are packed at once"
+    assert held._loose_bytes == 0
     assert sum(len(data) for chunks in held._packed.values() for _, data in chunks) < 100 * count
     assert held[12_345].shard == 12_345
