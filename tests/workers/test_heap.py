@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from workers import heap
@@ -27,6 +29,24 @@ def test_holes_below_what_is_in_use_go_back_to_the_system() -> None:
     heap.trim()
     assert before - _resident() > 64 * MIB
     libc.free(top)
+
+
+def test_what_arrow_keeps_of_another_threads_buffers_goes_back_too() -> None:
+    held: list[pa.Buffer] = []
+
+    def fill() -> None:
+        for _ in range(2048):
+            buffer = pa.allocate_buffer(64 << 10)
+            ctypes.memset(buffer.address, 1, buffer.size)
+            held.append(buffer)
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    thread.join()
+    before = _resident()
+    held.clear()
+    heap.trim()
+    assert before - _resident() > 96 * MIB
 
 
 def test_a_trimmer_trims_once_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
