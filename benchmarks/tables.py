@@ -18,7 +18,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 MEASURED_AGAINST = ("reembed", "reembed-int8", "reembed-float32")  # the first that took part is the one to be slower than
 
 
@@ -110,17 +109,18 @@ def render(folder: Path) -> str:
     )
 
 
-def replaced(text: str, block: str) -> str:
-    """The text with what lies between the marks replaced.
+def replaced(text: str, block: str, mark: str = "benchmarks") -> str:
+    """The text with what lies between <!-- mark:begin --> and <!-- mark:end --> replaced.
 
     Raises:
         SystemExit: the marks are not there, once each and in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in after:
-        raise SystemExit(f"the text must hold {BEGIN} and {END}, once each and in this order")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}" if block else f"{before}{BEGIN}\n{END}{after}"
+    first, last = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not begin or not end or first in rest or last in after:
+        raise SystemExit(f"the text must hold {first} and {last}, once each and in this order")
+    return f"{before}{first}\n{block}\n{last}{after}" if block else f"{before}{first}\n{last}{after}"
 
 
 def main() -> None:

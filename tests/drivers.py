@@ -39,14 +39,14 @@ _T = TypeVar("_T")
 
 
 @functools.cache
-def _gathered() -> list[Docstring]:
-    return gather(320)
+def _gathered(least: int) -> list[Docstring]:
+    return gather(least)
 
 
 def docstrings_corpus(folder: Path, documents: int, objects: int = 3) -> list[str]:
     """Write the corpus into a new folder; returns the ids. Neighbours differ in length and package."""
     folder.mkdir(parents=True)
-    chosen = _gathered()[:documents]
+    chosen = _gathered(max(320, documents))[:documents]
     for number in range(objects):
         lines = [json.dumps(asdict(document)) + "\n" for document in chosen[number::objects]]
         (folder / f"part-{number}.jsonl").write_text("".join(lines))
@@ -83,6 +83,12 @@ class Ended:
         answer = json.loads(self.stdout)
         assert isinstance(answer, dict), self.stdout
         return answer
+
+    @property
+    def before_our_first_line(self) -> bool:
+        """Python itself was interrupted while it started, and says so with exit status 1."""
+        starting = self.log.startswith("Fatal Python error: init_import_site")
+        return self.rc == 1 and starting and self.log.endswith("KeyboardInterrupt\n")
 
 
 class Driver:

@@ -70,7 +70,8 @@ def under_fire(place: Place, script: Script, ray: Ray) -> dict[str, Any]:
             ends.append((last.rc, round(last.seconds, 1)))
             if last.rc == 0:
                 break
-            if last.rc not in RESUMABLE and not (last.rc in WIRED and _may_refuse(start)) and not _ray_was_killed(start):
+            wired = last.rc in WIRED and _may_refuse(start)
+            if not (last.rc in RESUMABLE or wired or _ray_was_killed(start) or last.before_our_first_line):
                 striker.findings.append(f"start {number} ({start}) ended with {last.rc}: {last.log[-1500:]}")
         if place.proxy:
             place.proxy.calm()
@@ -101,6 +102,7 @@ def under_fire(place: Place, script: Script, ray: Ray) -> dict[str, Any]:
         if watch.seen[-1:] != [last.summary["run_id"]]:
             findings.append(f"readers saw {watch.seen}, not {last.summary['run_id']} last")
     findings += [f"CURRENT.json: {words}" for words in watch.invalid]
+    findings += [f"CURRENT.json was not watched to the end: {why}" for why in watch.broken]
     record |= verdict | {
         "invalid_current": len(watch.invalid),
         "looks": watch.looks,

@@ -38,17 +38,21 @@ class Calm:
         return configure(folder / "run.yaml", corpus or self.corpus, output or folder / "out", self.model, **self.run)
 
 
-@pytest.fixture(scope="session")
-def calm(tmp_path_factory: pytest.TempPathFactory, isolated_home: Path, minilm: Path) -> Calm:
-    """320 docstrings in some thirty shards, by two replicas of a local Ray."""
-    folder = tmp_path_factory.mktemp("calm")
-    ids = docstrings_corpus(folder / "corpus", 320)
+def undisturbed(folder: Path, minilm: Path, documents: int) -> Calm:
+    """About ten docstrings a shard, by two replicas of a local Ray."""
+    ids = docstrings_corpus(folder / "corpus", documents)
     run: dict[str, str | int] = {"shard_bytes": "4KiB"}
     ended = embed(configure(folder / "run.yaml", folder / "corpus", folder / "out", minilm, **run))
     assert ended.rc == 0, ended.log
     snapshot = Snapshot.read(ended.summary["data"])
     assert snapshot.ids == sorted(ids)
     return Calm(folder / "corpus", minilm, run, ended.summary["shards"]["planned"], snapshot)
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory, isolated_home: Path, minilm: Path) -> Calm:
+    """320 docstrings in some thirty shards."""
+    return undisturbed(tmp_path_factory.mktemp("calm"), minilm, 320)
 
 
 @pytest.fixture(scope="session")

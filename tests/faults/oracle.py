@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from botocore.exceptions import BotoCoreError
 from fsspec.implementations.local import LocalFileSystem
 
 from jobs.verify import verify_snapshot
 from tests.faults.scene import Calm, Place, everything
 
+AWAY = (OSError, BotoCoreError)  # the server does not answer; s3fs lets some of botocore's errors through as they are
 ORPHAN_BYTES = 256 << 10  # temporary files of one killed process, at most: a few small parts on their way
 
 
@@ -33,11 +35,15 @@ def reader_of(place: Place) -> Any:
 
 
 class Watch:
-    """A reader that never sleeps for long. `invalid`: what it saw wrong; `seen`: runs it was shown, in order."""
+    """A reader that never sleeps for long. `invalid`: what it saw wrong; `seen`: runs it was shown, in order.
+
+    `broken`: why it stopped looking before it was told to, which makes the run worth nothing.
+    """
 
     def __init__(self, place: Place, run: str) -> None:
         self.invalid: list[str] = []
         self.seen: list[str] = []
+        self.broken: list[str] = []
         self.looks = 0
         self._fs, self._root = reader_of(place), place.output(run)
         self._pause = 0.25 if place.fs is not None else 0.03
@@ -52,6 +58,8 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join(30)
+        if self._thread.is_alive():
+            self.broken.append("a look took more than 30 s")
 
     def look(self) -> None:
         """Once; what CURRENT.json says is looked into when it has changed."""
@@ -61,8 +69,8 @@ class Watch:
             if self._data:
                 self.invalid.append("CURRENT.json was there and is gone")
             return
-        except OSError:
-            return  # the server is away
+        except AWAY:
+            return
         self.looks += 1
         if data == self._data:
             return
@@ -71,17 +79,20 @@ class Watch:
             rows = _rows(self._fs, f"{self._root}/{current['data_path']}")
             if rows != current["rows"]:
                 self.invalid.append(f"{current['run_id']}: {rows} rows are there, CURRENT.json says {current['rows']}")
-        except (ValueError, KeyError, FileNotFoundError) as error:
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             self.invalid.append(f"{type(error).__name__}: {error}: {data[:200]!r}")
             return
-        except OSError:
+        except AWAY:
             return  # looked into the next time
         self._data = data
         self.seen.append(current["run_id"])
 
     def _watch(self) -> None:
-        while not self._end.wait(self._pause):
-            self.look()
+        try:
+            while not self._end.wait(self._pause):
+                self.look()
+        except Exception as error:  # noqa: BLE001 - else nobody would look, and nobody would know
+            self.broken.append(repr(error))
 
 
 def _rows(fs: Any, folder: str) -> int:

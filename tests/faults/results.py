@@ -36,7 +36,9 @@ def result(shown_by: str, found: dict[str, str]) -> str:
     absent = []
     for file, test, parameters in NAMED.findall(shown_by):
         name = f"{file}::{test}{parameters}"
-        mine = [how for known, how in found.items() if known == name or (not parameters and known.startswith(f"{name}["))]
+        # the page names a case by the first of its parameters, or all cases by none
+        more = f"{name[:-1]}-" if parameters else f"{name}["
+        mine = [how for known, how in found.items() if known == name or known.startswith(more)]
         counts.update(mine)
         absent += [] if mine else [name]
     said = [f"{counts[how]} {how}" for how in ("passed", "failed", "left out") if counts[how]]

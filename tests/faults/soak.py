@@ -2,7 +2,7 @@
 
     python -m tests.faults.soak --minutes 60 --seed 1 --out soak.jsonl     # a record a run; a table at the end
     python -m tests.faults.soak --seed 1 --only 17                         # run 17 of that seed once more
-    python -m tests.faults.soak --table soak.jsonl                         # the table of what was recorded
+    python -m tests.faults.soak --table soak.jsonl [--page]                # the table of what was recorded; into the page
 
 Each run is the real command on a real Ray over a small real corpus, killed, starved and lied to as drawn from the seed, and
 started again until it exits 0; then the oracle compares (tests/faults/oracle.py). The exit status is 1 if it ever found
@@ -27,8 +27,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import commit
+from benchmarks.tables import replaced
 from tests.faults.campaign import Ray, under_fire
 from tests.faults.proxy import Wire
+from tests.faults.results import DOC
 from tests.faults.scene import Place, scene
 from tests.faults.script import ALL_KINDS, OF_THE_SERVER, Kind, draw
 from tests.s3_server.ceph import CephServer, Unavailable
@@ -65,6 +68,10 @@ def kinds_here(places: dict[str, Place], wanted: Iterable[str]) -> list[Kind | W
     return kinds
 
 
+def recorded(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def table(records: list[dict[str, Any]]) -> str:
     """Markdown: what was injected, and what came of it."""
     injected: Counter[str] = Counter()
@@ -79,15 +86,20 @@ def table(records: list[dict[str, Any]]) -> str:
     bad = [record["run"] for record in records if not record["ok"]]
     starts = sum(len(record["starts"]) for record in records)
     seconds = sum(record["seconds"] for record in records)
-    lines += [
-        "",
-        f"{len(records)} runs ({Counter(record['place'] for record in records)!s}), {starts} starts, {seconds:.0f} s, "
-        f"{seconds / max(1, len(records)):.1f} s a run; {sum(record['looks'] for record in records)} looks at CURRENT.json",
-        f"losses {totals['losses']}, duplicates {totals['duplicates']}, invalid CURRENT {totals['invalid_current']}, "
-        f"leftover bytes at most {max((record.get('orphan_bytes', 0) for record in records), default=0)}",
-        f"runs with findings: {bad or 'none'}",
-    ]
-    return "\n".join(lines)
+    places = Counter(record["place"] for record in records)
+    commits = sorted({record.get("commit") or "unknown" for record in records})
+    return "\n".join(
+        (
+            *lines,
+            "",
+            f"{len(records)} runs ({', '.join(f'{count} {place}' for place, count in sorted(places.items()))}), "
+            f"{starts} starts, {seconds:,.0f} s, {seconds / max(1, len(records)):.1f} s a run; "
+            f"{sum(record['looks'] for record in records):,} looks at CURRENT.json; commit {', '.join(commits)}. "
+            f"Losses {totals['losses']}, duplicates {totals['duplicates']}, invalid CURRENT {totals['invalid_current']}, "
+            f"leftover bytes at most {max((record.get('orphan_bytes', 0) for record in records), default=0)}. "
+            f"Runs with findings: {', '.join(bad) or 'none'}.",
+        )
+    )
 
 
 def soak(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
@@ -95,6 +107,7 @@ def soak(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
     end = time.monotonic() + options.minutes * 60
     records: list[dict[str, Any]] = []
+    of_commit = (commit()["commit"] or "unknown")[:10]
     with ExitStack() as stack:
         home(folder / "home")
         server = None if options.local else own_server(folder / "s3")
@@ -119,6 +132,7 @@ def soak(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 record = {"run": script.name, "place": script.place, "script": [str(start) for start in script.starts],
                           "injected": {}, "starts": [], "looks": 0, "seconds": 0.0, "ok": False,
                           "findings": [traceback.format_exc()]}  # fmt: skip
+            record["commit"] = of_commit
             records.append(record)
             with options.out.open("a") as stream:
                 stream.write(json.dumps(record) + "\n")
@@ -144,10 +158,13 @@ def main() -> int:
     parser.add_argument("--corpus", type=Path, help="Parquet with columns id, text, section; else docstrings")
     parser.add_argument("--out", type=Path, default=Path("soak.jsonl"), help="records are appended")
     parser.add_argument("--table", type=Path, help="print the table of these records; run nothing")
+    parser.add_argument("--page", action="store_true", help=f"with --table: into {DOC.name}, too")
     options = parser.parse_args()
     if options.table:
-        records = [json.loads(line) for line in options.table.read_text().splitlines()]
-        print(table(records))
+        found = table(recorded(options.table))
+        print(found)
+        if options.page:
+            DOC.write_text(replaced(DOC.read_text(), found, "soak"))
         return 0
     options.out = options.out.resolve()
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored: what was mounted is unmounted

@@ -74,7 +74,7 @@ class Striker:
     def _signal(self, driver: Driver, kind: Kind) -> bool:
         """As `ray job stop` or Ctrl-C does; it must leave in time."""
         ended = driver.send(_SIGNALS[kind], group=kind is Kind.DRIVER_INTERRUPTED)
-        if ended.rc not in (0, 4, 128 + _SIGNALS[kind], -_SIGNALS[kind]):
+        if ended.rc not in (0, 4, 128 + _SIGNALS[kind], -_SIGNALS[kind]) and not ended.before_our_first_line:
             self.findings.append(f"{kind}: exit {ended.rc}")
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -13,13 +14,21 @@ import pytest
 import s3fs
 
 from tests.drivers import Driver, Snapshot, committed, embed
-from tests.faults.conftest import Calm
+from tests.faults.conftest import LONG, Calm, undisturbed
 
 SEED = 20260117
 KILLS = int(os.environ.get("REEMBED_DRIVER_KILLS", "3"))  # 20 for as many as the promise names
-REACH = 0.6 if KILLS < 10 else 0.85  # how far into the run, so that there is something left for the end
+REACH = 0.6  # how far into the run, so that there is something left for the end
+DOCUMENTS = max(320, 100 * KILLS)  # some ten shards to a kill: as many as fast replicas commit before it comes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600 + 100 * KILLS)]
+
+
+@pytest.fixture(scope="module")
+def calm(calm: Calm, tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Calm:
+    """The one that others share, or one that is long enough for so many kills."""
+    longer = len(calm.snapshot.ids) < DOCUMENTS
+    return undisturbed(tmp_path_factory.mktemp("calm"), minilm, DOCUMENTS) if longer else calm
 
 
 def _places(calm: Calm, folder: Path, bucket: str | None) -> Path:
@@ -67,8 +76,41 @@ def test_killed_at_random_and_resumed(place: str, calm: Calm, tmp_path: Path, re
     assert f"{calm.shards - len(standing)} shards to embed" in ended.log, "what is committed is not computed again"
     assert standing.items() <= committed(output).items()
     summary = ended.summary
-    assert (summary["published"], summary["documents"], summary["quarantined_rows"]) == (True, 320, 0)
+    assert (summary["published"], summary["documents"], summary["quarantined_rows"]) == (True, DOCUMENTS, 0)
     assert summary["sessions"] >= len(moments)
     print(f"{summary['reembedded_rows']} documents embedded twice, {summary['adopted_shards']} shards adopted")
-    assert 0 <= summary["reembedded_rows"] < 320
+    assert 0 <= summary["reembedded_rows"] < DOCUMENTS
     assert Snapshot.read(summary["data"]).same_bits(calm.snapshot)
+
+
+@LONG
+def test_its_raylet_is_killed(calm: Calm, tmp_path: Path) -> None:
+    """Ray takes such a driver for dead, though it lives: no replica of its own could ever work again."""
+    config = calm.configure(tmp_path)
+    with Driver(config) as driver:
+        frozen: set[int] = set()
+
+        def freeze() -> bool:
+            """Again and again: the kernel wakes what is stopped when its parent dies, and the run would soon be through."""
+            ready = re.findall(r"replica \d+ ready: .*\bpid (\d+)", driver.log)
+            for pid in map(int, ready):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+                    frozen.add(pid)
+            return len(frozen) == 2
+
+        driver.until(freeze)
+        (raylet,) = [process for process in driver.family() if process.name() == "raylet"]
+        raylet.kill()
+        driver.until(lambda: freeze() and not driver.running)
+        ended = driver.end()
+        for replica in frozen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(replica, signal.SIGCONT)
+        assert driver.family_gone() == []
+    assert ended.rc == 4, ended.log
+    assert "the Ray node that this driver runs on was lost" in ended.stdout
+    assert ended.seconds < 90, "Ray takes a node for lost after some ten seconds without a heartbeat"
+    resumed = embed(config)
+    assert resumed.rc == 0, resumed.log
+    assert Snapshot.read(resumed.summary["data"]).same_bits(calm.snapshot)

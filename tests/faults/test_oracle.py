@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
+from tests.drivers import Driver
 from tests.faults.oracle import ORPHAN_BYTES, Verdict, Watch, judge
 from tests.faults.scene import Place
 from tests.faults.script import ALL_KINDS, ENDING, Kind, draw
@@ -119,6 +123,27 @@ def test_a_reader_sees_a_current_that_is_not_whole(local_place: Place) -> None:
     shutil.rmtree(output)
 
 
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [(EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), True), (RuntimeError("a bug"), False)],
+)
+def test_a_reader_looks_on_while_the_store_is_away_and_says_when_it_does_not(
+    error: Exception, goes_on: bool, local_place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = threading.Semaphore(0)
+
+    def away(_: str) -> bytes:
+        asked.release()
+        raise error
+
+    watch = Watch(local_place, "away")
+    monkeypatch.setattr(watch, "_fs", SimpleNamespace(cat_file=away))
+    with watch:
+        assert asked.acquire(timeout=10)
+        assert asked.acquire(timeout=10 if goes_on else 0.2) is goes_on
+    assert watch.broken == ([] if goes_on else ["RuntimeError('a bug')"])
+
+
 def test_a_seed_says_the_same_again_and_everything_comes_up() -> None:
     scripts = [draw(7, number, 12, ["local", "s3"], ALL_KINDS) for number in range(300)]
     assert scripts == [draw(7, number, 12, ["local", "s3"], ALL_KINDS) for number in range(300)]
@@ -132,3 +157,12 @@ def test_a_seed_says_the_same_again_and_everything_comes_up() -> None:
         assert not any(ending[:-1]), "nothing can be done to a driver that has ended"
     for script in scripts:
         assert script.place == "s3" or not any(start.wire for start in script.starts)
+
+
+@pytest.mark.parametrize(("at_start", "excused"), [("os.kill(os.getpid(), signal.SIGINT)", True), ("sys.exit(1)", False)])
+def test_only_what_python_says_of_its_own_start_is_excused(at_start: str, excused: bool, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(f"import os, signal, sys\n{at_start}\n")
+    with Driver(tmp_path / "none.yaml", env={"PYTHONPATH": str(tmp_path)}) as driver:
+        ended = driver.end(30)
+    assert ended.rc == 1
+    assert ended.before_our_first_line is excused
