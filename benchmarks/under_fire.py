@@ -26,6 +26,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.machine import pace
 from benchmarks.slopes import Life
 
 EMBED = [sys.executable, "-m", "jobs.cli", "embed"]
@@ -61,6 +62,7 @@ class Haul:
     began: float = field(default_factory=time.monotonic)
     kills: list[dict[str, Any]] = field(default_factory=list)
     lives: dict[str, dict[tuple[str, int], Life]] = field(default_factory=lambda: defaultdict(dict))
+    machine: Life = field(default_factory=Life)  # the machine's own speed meanwhile: benchmarks.machine.pace
     drivers: int = 0
     _first: dict[int, float] = field(default_factory=dict)  # pid -> when it was first seen
 
@@ -80,6 +82,7 @@ class Haul:
 
     def sample(self) -> None:
         """Of the driver only while replicas live: at the end it imports what draws the report, which is no growth."""
+        self.machine.add(time.monotonic() - self.began, pace())
         replicas = [("replica", pid) for pid in self.replicas().values()]
         for kind, pid in [("driver", self.driver.pid), *replicas] if replicas else []:
             figures = measured(pid)

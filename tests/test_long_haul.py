@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.long_haul import speeds, write_corpus
+from benchmarks.long_haul import PAGE, block, machine_speed, rewarmed, speeds, write_corpus
 from benchmarks.slopes import Life, pooled_slope, slope
+from benchmarks.tables import RESULTS
 from benchmarks.under_fire import measured, moments
 
 
@@ -92,7 +93,36 @@ def test_speeds_come_from_the_receipts(tmp_path: Path) -> None:
     assert found["shards"] == 601
 
 
+def test_the_machine_itself_may_have_changed() -> None:
+    seconds = [5.0 * number for number in range(61)]
+    found = machine_speed(Life(seconds, [2000.0 if second < 150 else 1500.0 for second in seconds]), 60.0)
+    assert (found["first"], found["last"], found["last_over_first"]) == (2000.0, 1500.0, 0.75)
+    assert found["by_minute"] == [2000.0, 2000.0, 1750.0, 1500.0, 1500.0, 1500.0]
+
+
 def test_every_text_of_the_corpus_is_its_own(tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus", ["a", "b", "a"], 50, objects=4)
     lines = [json.loads(line) for path in sorted((tmp_path / "corpus").iterdir()) for line in path.read_text().splitlines()]
     assert len({line["text"] for line in lines}) == len({line["id"] for line in lines}) == 50
+
+
+def test_the_page_says_what_was_recorded() -> None:
+    [path] = RESULTS.glob("long_haul_*.json")
+    result = json.loads(path.read_text())
+    assert block(result, path.name) in PAGE.read_text()
+    assert (result["lost_rows"], result["summary"]["quarantined_rows"]) == (0, 0)
+    assert result["minutes"] >= 60
+    [control] = RESULTS.glob("bare_ray_*.json")
+    alone = json.loads(control.read_text())["slopes_an_hour"]["anonymous_bytes"]
+    bare = {key: value / 2**20 for key, value in alone.items()}
+    assert f"{bare['an_hour']:.1f} MiB an hour [{bare['low']:.1f}, {bare['high']:.1f}]" in PAGE.read_text()
+    assert f"by {result['slopes_an_hour']['driver_anonymous_bytes']['an_hour'] / 2**20:.1f} MiB an hour" in PAGE.read_text()
+    assert not any(found["grows"] for name, found in result["slopes_an_hour"].items() if "replica" in name)
+
+
+def test_slopes_are_made_again_from_the_series() -> None:
+    [path] = RESULTS.glob("long_haul_*.json")
+    result = json.loads(path.read_text())
+    assert rewarmed(result, result["warm_seconds"])["slopes_an_hour"] == result["slopes_an_hour"]
+    sooner = rewarmed(result, 600.0)["slopes_an_hour"]
+    assert sooner["replica_anonymous_bytes"]["blocks"] > result["slopes_an_hour"]["replica_anonymous_bytes"]["blocks"]
