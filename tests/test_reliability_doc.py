@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.tables import RESULTS, replaced
 from tests.faults.results import DOC, NAMED, ROW
+from tests.faults.soak import recorded, table
 
 TESTS = Path(__file__).resolve().parent
 CASES = 30
@@ -22,3 +24,12 @@ def test_every_case_names_tests_that_are_there() -> None:
             if not path.exists() or f"def {name}(" not in path.read_text():
                 missing.append(f"{file}::{name}")
     assert missing == []
+
+
+def test_the_table_of_runs_under_fire_is_that_of_the_records() -> None:
+    [path] = RESULTS.glob("soak_*.jsonl")
+    records = recorded(path)
+    assert len(records) >= 300
+    assert sum(record["losses"] + record["duplicates"] + record["invalid_current"] for record in records) == 0
+    again = "make soak ARGS='--table benchmarks/results/soak_….jsonl --page'"
+    assert replaced(DOC.read_text(), table(records), "soak") == DOC.read_text(), again
