@@ -9,6 +9,7 @@ Snapshot            what a reader of the published data gets: ids and vectors, b
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ from jobs.docstrings import Docstring, gather
 from tests.sessions import Session
 
 PATIENCE = 240.0  # seconds for one run; several times what it takes, for machines that do other things as well
+# They outlive a raylet that was killed by a minute: so long they try to tell a GCS that is gone (Ray's process_watcher.py).
+NODE_AGENTS = frozenset({"ray::DashboardAgent", "ray::RuntimeEnvAgent"})
 _T = TypeVar("_T")
 
 
@@ -95,12 +98,11 @@ class Driver:
     """`reembed embed CONFIG key=value … --json`, as a user or a scheduler starts it. Leaves no process behind."""
 
     def __init__(self, config: Path, *overrides: str, env: Mapping[str, str] | None = None) -> None:
-        self._mark = uuid.uuid4().hex
-        self._stdout = config.with_name(f"{self._mark}.json")
-        self._stderr = config.with_name(f"{self._mark}.log")
+        name = uuid.uuid4().hex
+        self._stdout = config.with_name(f"{name}.json")
+        self._stderr = config.with_name(f"{name}.log")
         command = [sys.executable, "-m", "jobs.cli", "embed", str(config), *overrides, "--json"]
-        environment = {**os.environ, **(env or {}), "REEMBED_TEST_MARK": self._mark}
-        self._session = Session(command, environment, self._stdout, self._stderr)
+        self._session = Session(command, {**os.environ, **(env or {})}, self._stdout, self._stderr)
         self._process = self._session.process
 
     def __enter__(self) -> Driver:
@@ -163,22 +165,22 @@ class Driver:
 
     def family(self) -> list[psutil.Process]:
         """Everything that it started and that still runs, whoever is its parent now."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                mine = process.environ().get("REEMBED_TEST_MARK") == self._mark and process.pid != self.pid
-                if mine and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return found
+        return [process for process in self._session.processes() if process.pid != self.pid]
 
-    def family_gone(self, seconds: float = 30.0) -> list[str]:
-        """Names of what still runs after so long; [] when all have ended."""
+    def family_gone(self, seconds: float = 30.0, besides: Container[str] = NODE_AGENTS) -> list[str]:
+        """Names of what still runs after so long; [] when all have ended, but for those named."""
         end = time.monotonic() + seconds
-        while (left := self.family()) and time.monotonic() < end:
+        while left := [name for name in map(_name, self.family()) if name and name not in besides]:
+            if time.monotonic() > end:
+                break
             time.sleep(0.2)
-        return [process.name() for process in left]
+        return left
+
+
+def _name(process: psutil.Process) -> str | None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name()
+    return None
 
 
 def embed(config: Path, *overrides: str, env: Mapping[str, str] | None = None) -> Ended:

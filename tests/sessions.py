@@ -41,6 +41,14 @@ class Session:
         """Whether a process belongs to it."""
         return _in_session(pid, self.process.pid)
 
+    def processes(self) -> list[psutil.Process]:
+        """All that run in it now, its leader among them."""
+        found = []
+        for pid in _pids(self.process.pid):
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
+        return found
+
     def kill(self) -> None:
         """SIGKILL to all of it, then to the guard."""
         _kill(self.process.pid, self.process)
@@ -52,13 +60,17 @@ class Session:
 
 def _kill(session: int, leader: subprocess.Popen[bytes] | None = None) -> None:
     """Until nothing is left: what is just being started is met the next time round."""
-    while left := [pid for pid in psutil.pids() if _in_session(pid, session)]:
+    while left := _pids(session):
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if leader is not None:
             leader.poll()
         time.sleep(0.05)
+
+
+def _pids(session: int) -> list[int]:
+    return [pid for pid in psutil.pids() if _in_session(pid, session)]
 
 
 def _in_session(pid: int, session: int) -> bool:

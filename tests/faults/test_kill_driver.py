@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from tests.drivers import Driver, Snapshot, committed, embed
+from tests.drivers import NODE_AGENTS, Driver, Snapshot, committed, embed
 from tests.faults.conftest import LONG, Calm, undisturbed
 
 SEED = 20260117
@@ -81,6 +81,17 @@ def test_killed_at_random_and_resumed(place: str, calm: Calm, tmp_path: Path, re
     print(f"{summary['reembedded_rows']} documents embedded twice, {summary['adopted_shards']} shards adopted")
     assert 0 <= summary["reembedded_rows"] < DOCUMENTS
     assert Snapshot.read(summary["data"]).same_bits(calm.snapshot)
+
+
+@LONG
+def test_nothing_of_its_ray_stays_for_good(calm: Calm, tmp_path: Path) -> None:
+    """Work ends at once; the node's two agents, idle, a minute later."""
+    with Driver(calm.configure(tmp_path)) as driver:
+        driver.replica(0)
+        assert {process.name() for process in driver.family()} >= NODE_AGENTS
+        driver.send(signal.SIGKILL)
+        assert driver.family_gone(10) == []
+        assert driver.family_gone(90, besides=()) == []
 
 
 @LONG
