@@ -1,7 +1,7 @@
 """Receipts on the store: one small JSON a shard, whose existence is the shard's commit.
 
     runs/<run_id>/receipts/<number // 1000>/<number>.json
-    runs/<run_id>/ledger/                                    the same again, a few thousand a file: see jobs/ledger_log.py
+    runs/<run_id>/ledger/                                    the same again, 200 to 2,000 a file: see jobs/ledger_log.py
 
 Resume is the manifest minus the receipts: load() lists once and opens no input; most receipts it takes from the log. The
 first receipt of a shard wins for good; drop() alone takes one back, when its files turn out damaged. account() is where 'no
@@ -30,6 +30,7 @@ from workers.storage import Store
 __all__ = ["ALTERED", "Accounting", "Ledger", "Totals", "load_receipts"]
 
 SEGMENT_RECEIPTS = 2000  # in one file of the log: a killed driver leaves at most so many that are read one by one
+FIRST_SEGMENTS = 200  # receipts in each, until a tenth of those logged are more: what waits takes a kilobyte each
 LEAST_LOGGED = 64  # so many are read from the log rather than one by one, even by the driver that wrote them
 MOST_IN_FLIGHT = 4096  # receipts that wait for the store: beyond, the driver waits as well
 _WRITERS = 8
@@ -51,6 +52,7 @@ class Ledger:
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="ledger")
         self._in_flight: deque[Future[Receipt]] = deque()
         self._unlogged: dict[int, bytes] = {}  # receipts that stand and are in no file of the log yet
+        self._logged = 0
         self._changing = threading.Lock()  # of _unlogged
         self._sequence = count()
 
@@ -131,7 +133,7 @@ class Ledger:
         if b"\n" not in data:  # edited by hand, it is read from where it lies
             with self._changing:
                 self._unlogged[number] = data
-            self._log(self._segment)
+            self._log(min(self._segment, max(FIRST_SEGMENTS, self._logged // 10)))
 
     def _log(self, least: int) -> None:
         """Write what has gathered, if it is so much. The log is an aid: a store that fails here costs a warning."""
@@ -139,6 +141,7 @@ class Ledger:
             if len(self._unlogged) < least:
                 return
             entries, self._unlogged = self._unlogged, {}
+            self._logged += len(entries)
         try:
             self._put_segment(entries)
         except (TransientError, UsageError) as error:

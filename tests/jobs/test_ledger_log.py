@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from jobs import ledger as ledger_module
 from jobs.ledger import LEAST_LOGGED, Ledger, load_receipts
-from jobs.ledger_log import count_receipts, encode_segment, receipt_path, segment_path
+from jobs.ledger_log import count_receipts, decode_segment, encode_segment, receipt_path, segment_path
 from jobs.run_store import RunPaths
 from tests.jobs.ledger_samples import RUN, receipt
 from workers.errors import RunAborted, TransientError
@@ -80,6 +81,17 @@ def test_a_driver_reads_back_what_it_wrote_from_the_log(store: Counting) -> None
         store.reads.clear()
         assert len(ledger.load()) == count
         assert store.one_by_one == 0
+
+
+def test_the_files_of_the_log_grow_with_the_run(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a short run holds few receipts in memory, and a long one writes few files."""
+    monkeypatch.setattr(ledger_module, "FIRST_SEGMENTS", 5)
+    with Ledger(store, RUN, segment=9) as ledger:
+        for number in range(150):
+            ledger.record(receipt(number))
+    sizes = [len(decode_segment(store.read(path))) for path in sorted(store.list(LOG))]
+    assert sizes == [5] * 12 + [6, 6, 7, 7, 8] + [9] * 6
+    assert store.loads().keys() == set(range(150))
 
 
 def test_shards_done_are_counted_by_listing_alone(store: Counting) -> None:
