@@ -133,11 +133,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     window = min(END_SECONDS, seconds / 3)
     block = 60.0 if options.minutes >= 20 else 10.0
     warm = options.warm if options.warm is not None else 20 * block
-    slopes = {
-        f"{kind}_{name}": pooled_slope((life for (what, _), life in run.lives[name].items() if what == kind), block, warm)
-        for kind in ("driver", "replica") for name in FIGURES
-    }  # fmt: skip
-    return {
+    result = {
         "benchmark": "long_haul", "hardware": hardware(), **commit(), "corpus": options.corpus.name,
         "model": options.model.rpartition("/")[2], "seed": options.seed, "minutes": round(seconds / 60, 2),
         "drivers": run.drivers,
@@ -147,17 +143,20 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "summary": {key: summary[key] for key in KEPT},
         "tokens_per_second": speeds(folder / "haul-out", window), "machine_speed": machine_speed(run.machine, window),
         "block_seconds": block, "warm_seconds": warm,
-        "slopes_an_hour": {name: found.to_json() for name, found in slopes.items()},
         "series": run.series(block),
     }  # fmt: skip
+    return rewarmed(result, warm)
 
 
 def rewarmed(result: dict[str, Any], warm: float) -> dict[str, Any]:
-    """With slopes that leave out so many seconds of each process, a multiple of the blocks that its series is in."""
+    """With slopes that leave out so many seconds of each process, a multiple of the blocks that its series is in.
+
+    And of each driver the last block: replicas may still live while it imports what draws the report, some 15 MB.
+    """
     length = result["block_seconds"]
     slopes = {}
     for kind, name in ((kind, name) for kind in ("driver", "replica") for name in FIGURES):
-        series = [life[name] for life in result["series"] if life["what"] == kind]
+        series = [life[name][: -1 if kind == "driver" else None] for life in result["series"] if life["what"] == kind]
         lives = (Life([length * (place + 0.5) for place in range(len(values))], values) for values in series)
         slopes[f"{kind}_{name}"] = pooled_slope(lives, length, warm).to_json()
     return result | {"warm_seconds": warm, "slopes_an_hour": slopes}
