@@ -35,7 +35,6 @@ from fsspec.core import url_to_fs
 from benchmarks import scale_ray, scale_run, scale_storage
 from benchmarks.machine import commit, hardware
 from benchmarks.scale_weather import SCENARIOS
-from jobs.ledger import SEGMENT_RECEIPTS
 
 SHARED_MEMORY = Path("/dev/shm")  # a local disk that costs the driver what a store far away would: nothing but its own calls
 ONE_BY_ONE = 20  # so many times fewer receipts are loaded without the log
@@ -100,7 +99,7 @@ def resume(options: argparse.Namespace) -> dict[str, Any]:
     with place(options) as uri:
         if not options.ready:
             found["begin"] = apart(scale_storage.begin, uri, options.shards)
-            told("write", apart(scale_storage.write, uri, options.done, options.seed, SEGMENT_RECEIPTS, False))
+            told("write", apart(scale_storage.write, uri, options.done, options.seed, None, False))
         found["resume"] = told("resume", apart(scale_storage.resume, uri, options.shards, options.done, time.time()))
     return found
 

@@ -23,7 +23,7 @@ from benchmarks.scale_replicas import FakeReplicas, make_receipt
 from benchmarks.scale_run import ROWS, RUN_ID, CountingStore, held_lock, make_request, make_run, simulated
 from benchmarks.scale_weather import SCENARIOS
 from jobs import embed
-from jobs.ledger import SEGMENT_RECEIPTS, Ledger, load_receipts
+from jobs.ledger import Ledger, load_receipts
 from jobs.policy import Command, Dispatch
 from jobs.run import find_resumable
 from jobs.run_store import RunPaths
@@ -58,8 +58,8 @@ def begin(uri: str, shards: int) -> dict[str, Any]:
     return measured(lambda store: {"rows": len(make_run(store, shards, 1000).shards)}, uri, shards)
 
 
-def write(uri: str, count: int, seed: int, segment: int = SEGMENT_RECEIPTS, synced: bool = True) -> dict[str, Any]:
-    """Receipts of the first so many shards; `segment`: how many go into one file of the log.
+def write(uri: str, count: int, seed: int, segment: int | None = None, synced: bool = True) -> dict[str, Any]:
+    """Receipts of the first so many shards; `segment`: how many go into one file of the log, where not as usual.
 
     `synced=False`: a local disk is not waited for, where only what is done with the receipts afterwards is measured.
     """

@@ -41,11 +41,12 @@ class Ledger:
     """The receipts of one run, for the one driver that writes them.
 
     `guard` is called before every write and raises when this driver may not write any more. `generation`: of its lock.
+    `segment`: receipts in each file of the log, instead of FIRST_SEGMENTS to SEGMENT_RECEIPTS.
     """
 
     def __init__(
         self, store: Store, run_id: str, *, guard: Callable[[], None] | None = None, generation: int = 0,
-        segment: int = SEGMENT_RECEIPTS,
+        segment: int | None = None,
     ) -> None:  # fmt: skip
         self._store, self._run_id = store, run_id
         self._guard, self._generation, self._segment = guard, generation, segment
@@ -133,11 +134,12 @@ class Ledger:
         if b"\n" not in data:  # edited by hand, it is read from where it lies
             with self._changing:
                 self._unlogged[number] = data
-            self._log(min(self._segment, max(FIRST_SEGMENTS, self._logged // 10)))
+            self._log()
 
-    def _log(self, least: int) -> None:
+    def _log(self, least: int | None = None) -> None:
         """Write what has gathered, if it is so much. The log is an aid: a store that fails here costs a warning."""
         with self._changing:
+            least = least or self._segment or min(SEGMENT_RECEIPTS, max(FIRST_SEGMENTS, self._logged // 10))
             if len(self._unlogged) < least:
                 return
             entries, self._unlogged = self._unlogged, {}

@@ -57,15 +57,19 @@ def test_efficiency_can_be_looked_at_alone(tmp_path: Path) -> None:
 
 def test_receipts_are_found_again_without_being_read_one_by_one(tmp_path: Path) -> None:
     found = scale(tmp_path, "receipts", "--receipts", 5000)
-    assert found["write"]["requests"] == {"PUT ledger": 2, "PUT receipts": 5000}
-    assert found["load"]["requests"] == {"GET ledger": 2, "GET receipts": 1000, "LIST ledger": 1, "LIST receipts": 6}
+    files = found["write"]["requests"]["PUT ledger"]
+    assert 15 <= files <= 20, "files of 200, and of a tenth of those logged from then on"
+    assert found["write"]["requests"] == {"PUT ledger": files, "PUT receipts": 5000}
+    left = found["load"]["requests"]["GET receipts"]
+    assert left < 500
+    assert found["load"]["requests"] == {"GET ledger": files, "GET receipts": left, "LIST ledger": 1, "LIST receipts": 6}
     assert found["load_one_by_one"]["requests"]["GET receipts"] == 250
 
 
 def test_a_run_nearly_done_goes_on_at_once(tmp_path: Path) -> None:
     found = scale(tmp_path, "resume", "--shards", 5000, "--done", 4500)["resume"]
-    assert found["requests"]["GET receipts"] == 500
-    assert found["requests"]["GET ledger"] == 2
+    assert found["requests"]["GET receipts"] < 450
+    assert 15 <= found["requests"]["GET ledger"] <= 20
     assert found["first_dispatch_seconds"] < 30
 
 

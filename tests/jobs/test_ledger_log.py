@@ -86,7 +86,8 @@ def test_a_driver_reads_back_what_it_wrote_from_the_log(store: Counting) -> None
 def test_the_files_of_the_log_grow_with_the_run(store: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a short run holds few receipts in memory, and a long one writes few files."""
     monkeypatch.setattr(ledger_module, "FIRST_SEGMENTS", 5)
-    with Ledger(store, RUN, segment=9) as ledger:
+    monkeypatch.setattr(ledger_module, "SEGMENT_RECEIPTS", 9)
+    with Ledger(store, RUN) as ledger:
         for number in range(150):
             ledger.record(receipt(number))
     sizes = [len(decode_segment(store.read(path))) for path in sorted(store.list(LOG))]
