@@ -142,13 +142,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "lost_rows": documents - summary["rows"] - summary["quarantined_rows"],
         "summary": {key: summary[key] for key in KEPT},
         "tokens_per_second": speeds(folder / "haul-out", window), "machine_speed": machine_speed(run.machine, window),
-        "block_seconds": block, "warm_seconds": warm,
+        "block_seconds": block,
         "series": run.series(block),
     }  # fmt: skip
-    return rewarmed(result, warm)
+    return with_slopes(result, warm)
 
 
-def rewarmed(result: dict[str, Any], warm: float) -> dict[str, Any]:
+def with_slopes(result: dict[str, Any], warm: float) -> dict[str, Any]:
     """With slopes that leave out so many seconds of each process, a multiple of the blocks that its series is in.
 
     And of each driver the last block: replicas may still live while it imports what draws the report, some 15 MB.
@@ -218,7 +218,7 @@ def main() -> None:
     if options.corpus.suffix == ".json":
         result = json.loads(options.corpus.read_text())
         if options.warm is not None:
-            result = rewarmed(result, options.warm)
+            result = with_slopes(result, options.warm)
             options.corpus.write_text(json.dumps(result, indent=1) + "\n")
         PAGE.write_text(replaced(PAGE.read_text(), block(result, options.corpus.name)))
         return

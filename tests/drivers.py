@@ -9,7 +9,6 @@ Snapshot            what a reader of the published data gets: ids and vectors, b
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
@@ -33,7 +32,7 @@ import yaml
 from fsspec.core import url_to_fs
 
 from jobs.docstrings import Docstring, gather
-from tests.sessions import Session
+from tests.sessions import Session, name_of
 
 PATIENCE = 240.0  # seconds for one run; several times what it takes, for machines that do other things as well
 # They outlive a raylet that was killed by a minute: so long they try to tell a GCS that is gone (Ray's process_watcher.py).
@@ -170,17 +169,11 @@ class Driver:
     def family_gone(self, seconds: float = 30.0, besides: Container[str] = NODE_AGENTS) -> list[str]:
         """Names of what still runs after so long; [] when all have ended, but for those named."""
         end = time.monotonic() + seconds
-        while left := [name for name in map(_name, self.family()) if name and name not in besides]:
+        while left := [name for name in map(name_of, self.family()) if name and name not in besides]:
             if time.monotonic() > end:
                 break
             time.sleep(0.2)
         return left
-
-
-def _name(process: psutil.Process) -> str | None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.name()
-    return None
 
 
 def embed(config: Path, *overrides: str, env: Mapping[str, str] | None = None) -> Ended:

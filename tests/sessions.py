@@ -58,6 +58,14 @@ class Session:
             pass
 
 
+def name_of(process: psutil.Process) -> str:
+    """Empty when it has ended since."""
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
 def _kill(session: int, leader: subprocess.Popen[bytes] | None = None) -> None:
     """Until nothing is left: what is just being started is met the next time round."""
     while left := _pids(session):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.long_haul import PAGE, block, machine_speed, rewarmed, speeds, write_corpus
+from benchmarks.long_haul import PAGE, block, machine_speed, speeds, with_slopes, write_corpus
 from benchmarks.slopes import Life, pooled_slope, slope
 from benchmarks.tables import RESULTS
 from benchmarks.under_fire import measured, moments
@@ -123,6 +123,6 @@ def test_the_page_says_what_was_recorded() -> None:
 def test_slopes_are_made_again_from_the_series() -> None:
     [path] = RESULTS.glob("long_haul_*.json")
     result = json.loads(path.read_text())
-    assert rewarmed(result, result["warm_seconds"])["slopes_an_hour"] == result["slopes_an_hour"]
-    sooner = rewarmed(result, 600.0)["slopes_an_hour"]
+    assert with_slopes(result, result["warm_seconds"])["slopes_an_hour"] == result["slopes_an_hour"]
+    sooner = with_slopes(result, 600.0)["slopes_an_hour"]
     assert sooner["replica_anonymous_bytes"]["blocks"] > result["slopes_an_hour"]["replica_anonymous_bytes"]["blocks"]

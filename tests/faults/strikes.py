@@ -23,6 +23,7 @@ from tests.faults.proxy import Wire
 from tests.faults.scene import Place
 from tests.faults.script import Kind, Strike
 from tests.ray_nodes import RayNode
+from tests.sessions import name_of
 
 MOMENT_SECONDS = 60.0  # longest wait for a moment, and for an end that must come
 _SIGNALS = {Kind.DRIVER_TERMINATED: signal.SIGTERM, Kind.DRIVER_INTERRUPTED: signal.SIGINT}
@@ -120,7 +121,7 @@ class Striker:
         return self._of_ray(driver, "gcs_server")
 
     def _of_ray(self, driver: Driver, program: str) -> bool:
-        found = [one for one in driver.family() if _name(one) == program]
+        found = [one for one in driver.family() if name_of(one) == program]
         self.kills += 2 * len(found)
         return _send(found, signal.SIGKILL)
 
@@ -218,13 +219,6 @@ def _send(processes: list[psutil.Process], number: int) -> bool:
             os.kill(process.pid, number)
             reached = True
     return reached
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.Error:
-        return ""
 
 
 def _words(process: psutil.Process) -> list[str]:
