@@ -10,15 +10,17 @@ import json
 import logging
 import threading
 import uuid
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from jobs.host import Identity
-from workers.errors import RunAborted
+from workers.errors import ReembedError, RunAborted
 from workers.storage import Store
 
 _FOLDER = "runs/lock"
+_PROBES = "runs/probe"
 _RACERS, _RACES = 8, 3  # a store that only seems atomic lets most races have several winners
 _log = logging.getLogger("reembed")
 
@@ -75,8 +77,9 @@ class Claims:
     def replace(self, generation: int, claim: Claim) -> None:
         self._store.put(_path(generation), _encode(claim))
 
-    def delete(self, generation: int) -> None:
-        self._store.delete(_path(generation))
+    def delete(self, generations: Iterable[int]) -> None:
+        """A store that refuses is only logged."""
+        _tidy(self._store, map(_path, generations))
 
 
 def probe_atomic_create(store: Store) -> bool:
@@ -86,19 +89,9 @@ def probe_atomic_create(store: Store) -> bool:
     """
     if not store.atomic_create:
         return False
+    left = store.list(_PROBES)  # a driver whose key ran out, or that was killed, between a race and its clearing
     for _ in range(_RACES):
-        path = f"runs/probe/{uuid.uuid4().hex}"
-        start = threading.Barrier(_RACERS)
-
-        def race(racer: int, path: str = path, start: threading.Barrier = start) -> bool:
-            start.wait(timeout=60)
-            return store.put_if_absent(path, f"racer {racer}".encode())
-
-        try:
-            with ThreadPoolExecutor(_RACERS) as pool:
-                winners = sum(pool.map(race, range(_RACERS)))
-        finally:
-            store.delete(path)
+        winners = _race(store)
         if winners != 1 or not store.atomic_create:
             store.atomic_create = False
             _log.warning(
@@ -107,8 +100,34 @@ def probe_atomic_create(store: Store) -> bool:
                 winners,
                 _RACERS,
             )
-            return False
-    return True
+            break
+    # Should one be of a driver that races now, it may see a second winner: it settles and reads back, which is only slower
+    _tidy(store, left)
+    return store.atomic_create
+
+
+def _race(store: Store) -> int:
+    """How many of the racers were told that they had created the object."""
+    path = f"{_PROBES}/{uuid.uuid4().hex}"
+    start = threading.Barrier(_RACERS)
+
+    def run(racer: int) -> bool:
+        start.wait(timeout=60)
+        return store.put_if_absent(path, f"racer {racer}".encode())
+
+    try:
+        with ThreadPoolExecutor(_RACERS) as pool:
+            return sum(pool.map(run, range(_RACERS)))
+    finally:
+        store.delete(path)
+
+
+def _tidy(store: Store, paths: Iterable[str]) -> None:
+    for path in paths:
+        try:
+            store.delete(path)
+        except ReembedError as error:  # only tidiness; the next driver tries again
+            _log.warning("%s: left by an earlier driver, not deleted: %s", store.uri_of(path), error)
 
 
 def _path(generation: int) -> str:

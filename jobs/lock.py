@@ -194,12 +194,7 @@ class DriverLock:
 
     def _clean(self) -> None:
         """The own generation and the one before stay: a fallen holder still reads by whom it was followed."""
-        for old in self._claims.generations():
-            if old < self._generation - 1:
-                try:
-                    self._claims.delete(old)
-                except ReembedError as error:  # only tidiness; the next driver tries again
-                    _log.warning("an old lock was not deleted: %s", error)
+        self._claims.delete(old for old in self._claims.generations() if old < self._generation - 1)
 
     def _beating(self) -> None:
         while not self._stop.wait(self._beat_seconds) and not self.lost.is_set():

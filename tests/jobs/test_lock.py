@@ -19,7 +19,7 @@ import pytest
 
 from jobs.host import Identity
 from jobs.lock import DriverLock, probe_atomic_create
-from workers.errors import LockHeld, RunAborted, TransientError
+from workers.errors import LockHeld, RunAborted, TransientError, UsageError
 from workers.storage import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -318,6 +318,41 @@ def test_a_store_that_creates_without_asking_is_found_out(tmp_path: Path, caplog
     assert honest.atomic_create
     assert lying.list("") == honest.list("") == {}
     assert not probe_atomic_create(Store(f"memory://{uuid.uuid4().hex}", {}))
+
+
+def test_what_a_probe_left_is_taken_away_by_the_next(tmp_path: Path) -> None:
+    """A key that runs out after the race, before its object is deleted: the driver ends, and can delete nothing."""
+
+    class Refusing(Store):
+        def delete(self, path: str) -> None:
+            raise UsageError(f"{path}: the credentials were refused")
+
+    uri, refusing = str(tmp_path), Refusing(str(tmp_path), {})
+    with pytest.raises(UsageError, match="credentials were refused"):
+        probe_atomic_create(refusing)
+    left = Store(uri, {}).list("")
+    assert [path.rpartition("/")[0] for path in left] == ["runs/probe"]
+    assert probe_atomic_create(Store(uri, {}))
+    assert Store(uri, {}).list("") == {}
+
+
+def test_what_cannot_be_tidied_is_told_and_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Keeping(Store):
+        def delete(self, path: str) -> None:
+            if path in old:
+                raise TransientError(f"{path}: no answer")
+            super().delete(path)
+
+    old = ["runs/probe/0123", "runs/lock/00000001.json"]
+    store = Keeping(str(tmp_path), {})
+    store.put(old[0], b"racer 3")
+    with _quick(store), caplog.at_level(logging.WARNING, "reembed"):
+        assert probe_atomic_create(store)
+    for _ in range(2):
+        with _quick(store), caplog.at_level(logging.WARNING, "reembed"):
+            pass
+    assert [path for path in old if f"{path}: left by an earlier driver, not deleted" in caplog.text] == old
+    assert set(old) < set(store.list(""))
 
 
 @pytest.mark.s3
