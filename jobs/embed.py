@@ -22,11 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jobs.carry import carry
+from jobs.claims import probe_atomic_create
 from jobs.config import RunConfig
 from jobs.gate import failed
 from jobs.judging import judge
 from jobs.ledger import Ledger
-from jobs.lock import DriverLock, probe_atomic_create
+from jobs.lock import DriverLock
 from jobs.metrics import Outcome, RunMetrics, Stage
 from jobs.prediction import predict
 from jobs.preflight import require_cluster, starts_a_ray

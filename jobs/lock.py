@@ -11,8 +11,8 @@
 
 A driver holds the lock as long as storage shows no higher generation, so a store that freezes for all costs nobody the
 lock. No ordering rests on the clocks of two machines. The generation is the fence: epochs are made of it. Where the store
-cannot create atomically (`store.atomic_create` is False, as probe_atomic_create finds out), a taker settles and reads back
-whose token stands. Knows nothing of runs, shards or Ray.
+cannot create atomically (`store.atomic_create` is False, as claims.probe_atomic_create finds out), a taker settles and reads
+back whose token stands. Knows nothing of runs, shards or Ray.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
 
-from jobs.claims import Claim, Claims, LockState, probe_atomic_create
+from jobs.claims import Claim, Claims, LockState
 from jobs.host import Identity, Life
 from workers.errors import LockHeld, ReembedError, RunAborted
 from workers.storage import Store
@@ -37,8 +37,6 @@ SETTLE_SECONDS = 2.0  # longer than a put lasts, on stores that cannot create at
 _TRUST_SHARE = 0.8  # of the takeover time: for so long after a beat nobody can have taken over
 _POLL_SECONDS = 0.5
 _log = logging.getLogger("reembed")
-
-__all__ = ["DriverLock", "probe_atomic_create"]
 
 
 class DriverLock:

@@ -90,8 +90,8 @@ def test_nothing_of_its_ray_stays_for_good(calm: Calm, tmp_path: Path) -> None:
         driver.replica(0)
         assert {process.name() for process in driver.family()} >= NODE_AGENTS
         driver.send(signal.SIGKILL)
-        assert driver.family_gone(10) == []
-        assert driver.family_gone(90, besides=()) == []
+        assert driver.family_gone(30) == []
+        assert driver.family_gone(besides=()) == []
 
 
 @LONG

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -18,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from jobs.host import Identity
-from jobs.lock import DriverLock, probe_atomic_create
-from workers.errors import LockHeld, RunAborted, TransientError, UsageError
+from jobs.lock import DriverLock
+from workers.errors import LockHeld, RunAborted, TransientError
 from workers.storage import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -302,62 +301,6 @@ def test_a_lost_acknowledgement_of_the_create_is_success(tmp_path: Path, monkeyp
     with _quick(store) as lock:
         assert failed
         assert lock.generation == 1
-
-
-def test_a_store_that_creates_without_asking_is_found_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Lying(Store):
-        def _write(self, path: str, data: bytes, *, create: bool) -> bool:
-            return super()._write(path, data, create=False)
-
-    lying, honest = Lying(str(tmp_path / "lying"), {}), Store(str(tmp_path / "honest"), {})
-    with caplog.at_level(logging.WARNING, "reembed"):
-        assert not probe_atomic_create(lying)
-    assert not lying.atomic_create
-    assert "not atomic here (8 of 8 racers won)" in caplog.text
-    assert probe_atomic_create(honest)
-    assert honest.atomic_create
-    assert lying.list("") == honest.list("") == {}
-    assert not probe_atomic_create(Store(f"memory://{uuid.uuid4().hex}", {}))
-
-
-def test_what_a_probe_left_is_taken_away_by_the_next(tmp_path: Path) -> None:
-    """A key that runs out after the race, before its object is deleted: the driver ends, and can delete nothing."""
-
-    class Refusing(Store):
-        def delete(self, path: str) -> None:
-            raise UsageError(f"{path}: the credentials were refused")
-
-    uri, refusing = str(tmp_path), Refusing(str(tmp_path), {})
-    with pytest.raises(UsageError, match="credentials were refused"):
-        probe_atomic_create(refusing)
-    left = Store(uri, {}).list("")
-    assert [path.rpartition("/")[0] for path in left] == ["runs/probe"]
-    assert probe_atomic_create(Store(uri, {}))
-    assert Store(uri, {}).list("") == {}
-
-
-def test_what_cannot_be_tidied_is_told_and_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    class Keeping(Store):
-        def delete(self, path: str) -> None:
-            if path in old:
-                raise TransientError(f"{path}: no answer")
-            super().delete(path)
-
-    old = ["runs/probe/0123", "runs/lock/00000001.json"]
-    store = Keeping(str(tmp_path), {})
-    store.put(old[0], b"racer 3")
-    with _quick(store), caplog.at_level(logging.WARNING, "reembed"):
-        assert probe_atomic_create(store)
-    for _ in range(2):
-        with _quick(store), caplog.at_level(logging.WARNING, "reembed"):
-            pass
-    assert [path for path in old if f"{path}: left by an earlier driver, not deleted" in caplog.text] == old
-    assert set(old) < set(store.list(""))
-
-
-@pytest.mark.s3
-def test_the_server_under_test_creates_atomically(s3_bucket: str) -> None:
-    assert probe_atomic_create(Store(f"s3://{s3_bucket}/probe", {}))
 
 
 def test_without_atomic_create_the_last_writer_settles_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
