@@ -66,7 +66,7 @@ def write(uri: str, count: int, seed: int, segment: int | None = None, synced: b
 
     def work(store: CountingStore) -> dict[str, Any]:
         draw = random.Random(seed)
-        with Ledger(store, RUN_ID, generation=1, segment=segment) as ledger:
+        with Ledger(store, RUN_ID, segment=segment) as ledger:  # of a driver before any whose lock is taken here
             for number in range(count):
                 replica, ended = f"replica-{number % 1000}", 1.79e9 + 0.06 * number
                 ledger.record_async(make_receipt(number, 1 << 32 | number, PART, 60.0, replica, ended, draw))
