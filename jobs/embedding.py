@@ -123,15 +123,22 @@ class _Session:
             self._hear_last_stats(LAST_WORDS_SECONDS)
             self._keep_golden()
         except ReembedError as error:
-            state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
-            self._hear_last_stats(LAST_WORDS_SECONDS_STOPPED)
-            self._pool.close()
-            if not self._lock.lost.is_set():
-                self._store_status(self.progress.snapshot(time.monotonic()) | {"reason": str(error)}, state)
+            try:
+                if isinstance(error, Stopped):  # at once: of its three seconds a busy machine leaves little for what follows
+                    self._tell_end(error)
+                self._hear_last_stats(LAST_WORDS_SECONDS_STOPPED)
+            finally:
+                self._pool.close()
+            self._tell_end(error)
             raise
         finally:
             self.progress.close()
         self._store_status(self.progress.snapshot(time.monotonic()))
+
+    def _tell_end(self, error: ReembedError) -> None:
+        state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
+        if not self._lock.lost.is_set():
+            self._store_status(self.progress.snapshot(time.monotonic()) | {"reason": str(error)}, state)
 
     def _hear_last_stats(self, timeout: float) -> None:
         """Replicas are asked every few seconds only: without this a short run would seem to have done nothing."""

@@ -90,7 +90,6 @@ def test_the_committed_simulation_holds_what_is_claimed(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, result in RESULTS.items() if result["section"] == "resume"])
 def test_the_committed_resume_holds_what_is_claimed(name: str) -> None:
     found = RESULTS[name]["resume"]
-    assert found["user_cpu_seconds"] + found["system_cpu_seconds"] <= 60
     assert found["first_dispatch_seconds"] <= 60
     assert found["peak_rss_bytes"] <= 2 << 30
 
