@@ -37,7 +37,7 @@ from jobs.report import Work, build_summary
 from jobs.retention import retain
 from jobs.run import Request, ReuseRefused, Run, find_resumable, plan_or_reopen
 from jobs.run_report import add_report, report_abort
-from jobs.run_store import RunState
+from jobs.run_store import RunState, read_status, write_status
 from jobs.signals import StopFlag, Stopped, stop_flag
 from jobs.snapshot import publish, why_not_again
 from workers.errors import ReembedError, RunAborted, UsageError
@@ -86,6 +86,8 @@ def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
             metrics.ended(Outcome.STOPPED if isinstance(error, Stopped) else Outcome.ABORTED)
             if isinstance(error, RunAborted) and not isinstance(error, Stopped) and not lock.lost.is_set():
                 report_abort(run, error)
+            if isinstance(error, Stopped) and not lock.lost.is_set():
+                _tell_stopped(run, error)
             if isinstance(error, UsageError) and run.record is not None:
                 raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
             raise
@@ -134,6 +136,16 @@ def _finish(
             run.store.delete(path)
         receipts = ledger.load()
     return _end(run, receipts, summary)
+
+
+def _tell_stopped(run: Run, why: Stopped) -> None:
+    """On storage, where nobody else has said so: while it is judged, say. The command still ends by the signal."""
+    try:
+        status = read_status(run.store, run.run_id)
+        if status and status["state"] == RunState.RUNNING:
+            write_status(run.store, run.run_id, status | {"state": RunState.STOPPED.value, "reason": str(why)})
+    except ReembedError as error:
+        log.warning("status.json not written: %s", error)
 
 
 def _refuse(run: Run, ledger: Ledger, reason: str) -> dict[str, Any]:

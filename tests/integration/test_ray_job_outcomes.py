@@ -121,7 +121,7 @@ def test_another_driver_at_work(jobs: Jobs, small_corpus: Corpus, tmp_path: Path
 def test_stopped_in_three_ways_and_submitted_again(jobs: Jobs, corpus: Corpus, tmp_path: Path, minilm: Path) -> None:
     """SIGTERM and SIGINT to the driver, `ray job stop`; then the same submission goes on to the end."""
     output = tmp_path / "out"
-    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address="auto", shard_bytes="4KiB")
+    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address="auto", shard_bytes="1KiB")
     done = 0
     for status in ("143", "130", "stop"):
         name, process = jobs.submit(config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import signal
 import sys
 import threading
 import uuid
@@ -13,18 +15,20 @@ from typing import Any
 
 import pytest
 
+import jobs.embed
 import jobs.embedding
 import jobs.run
 from jobs.config import RunConfig
 from jobs.embed import embed_corpus
 from jobs.plan import plan_run, plan_text
 from jobs.report import summary_text
-from jobs.run_store import list_runs, new_run_id
+from jobs.run_store import RunRecord, list_runs, new_run_id, read_status, write_status
+from jobs.signals import Stopped
 from jobs.snapshot import read_current
 from jobs.verify import verify_snapshot
 from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, rows_of, settings
 from tests.jobs.snapshot_samples import Killed
-from workers.errors import RunAborted, UsageError
+from workers.errors import RunAborted, TransientError, UsageError
 from workers.storage import Store
 
 
@@ -257,3 +261,37 @@ def test_an_error_after_the_run_was_begun_can_be_resumed(tmp_path: Path, minilm:
         with pytest.raises(RunAborted, match="can be resumed by the same command"):
             embed_corpus(config)
     assert embed_corpus(config)["documents"] == 90
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_stopped_while_it_is_judged(
+    tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, away: bool
+) -> None:
+    """Its status says so, the signal decides the exit status, and the same command publishes."""
+
+    def judged(store: Store, record: RunRecord, *_: Any) -> None:
+        write_status(store, record.run_id, {"state": "running", "tokens": 7})
+        if away:
+            patch.setattr(jobs.embed, "read_status", no_answer)
+        raise Stopped(signal.SIGTERM)
+
+    def no_answer(*_: Any) -> None:
+        raise TransientError("no answer")
+
+    config = settings(tmp_path, minilm)
+    corpus_of(tmp_path / "corpus", NIGHT_1)
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "reembed"):
+        patch.setattr(jobs.embed, "judge", judged)
+        with pytest.raises(Stopped) as stopped:
+            embed_corpus(config)
+    assert stopped.value.exit_status == 143
+    store = Store(str(tmp_path / "out"), {})
+    (run_id,) = list_runs(store)
+    told = read_status(store, run_id)
+    assert told is not None
+    if away:
+        assert "status.json not written: no answer" in caplog.text
+        assert told["state"] == "running"
+    else:
+        assert (told["state"], told["reason"], told["tokens"]) == ("stopped", str(stopped.value), 7)
+    assert embed_corpus(config)["published"]
