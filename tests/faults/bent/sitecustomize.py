@@ -13,7 +13,7 @@ import os
 import time
 from types import ModuleType
 
-from tests.after_import import after_import
+from tests.after_import import after_import, replace
 
 
 def _shift(seconds: float) -> None:
@@ -26,11 +26,11 @@ def _shift(seconds: float) -> None:
             return datetime.datetime.now(tz) + off
 
     def program(module: ModuleType) -> None:
-        module.datetime = Shifted  # type: ignore[attr-defined]
+        replace(module, "datetime", Shifted)
 
     def signatures(module: ModuleType) -> None:
         plain = module.get_current_datetime
-        module.get_current_datetime = lambda *given, **named: plain(*given, **named) + off  # type: ignore[attr-defined]
+        replace(module, "get_current_datetime", lambda *given, **named: plain(*given, **named) + off)
 
     time.time = lambda: now() + seconds
     for name in ("jobs.lock", "jobs.run", "jobs.snapshot", "jobs.publish_run"):
