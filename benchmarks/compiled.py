@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.forward import States
-from workers.engine.packing import PackedBatch
+from workers.engine.kernels.packing import PackedBatch
 
 IMPLEMENTATION = "benchmark_varlen"
 

@@ -33,12 +33,12 @@ from benchmarks.models import facts, say, spread, store
 from benchmarks.peers import find_model, sample
 from benchmarks.stages import IN_FLIGHT, replica_settings
 from jobs.config import parse_config
-from jobs.run import Request, plan_or_reopen
-from workers import placement
-from workers.documents import TEXT_HASH_BYTES
-from workers.replica import Replica
-from workers.settings import Settled
-from workers.shard import Assignment, Failure, Receipt
+from jobs.planning.run import Request, plan_or_reopen
+from workers.dedup import deduplicator
+from workers.records.documents import TEXT_HASH_BYTES
+from workers.records.shard import Assignment, Failure, Receipt
+from workers.replica.replica import Replica
+from workers.replica.settings import Settled
 
 NUMBERS = itertools.count(1)  # 0 would be an empty string to NumPy
 
@@ -58,7 +58,7 @@ def repeat(source: Path, target: Path, rows: int, share: float, seed: int) -> in
 def embed(options: argparse.Namespace) -> dict[str, Any]:
     """In the measured process: the whole corpus through one replica, twice, the second time by the clock."""
     if options.each:
-        placement.hash_texts = all_new
+        deduplicator.hash_texts = all_new
     with tempfile.TemporaryDirectory(prefix="duplicates-") as place:
         raw = {
             "corpus": {"uri": str(options.corpus), "id": "id", "text": "text"},

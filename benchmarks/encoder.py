@@ -30,8 +30,8 @@ from benchmarks.models import RANDOM, Bench, facts, random_model, running, say, 
 from benchmarks.peers import find_model, sample
 from workers.engine.encoder import Encoder
 from workers.engine.forward import Padded
-from workers.engine.golden import cosines
-from workers.token_records import TokenizedTexts
+from workers.model.golden import cosines
+from workers.records.tokens import TokenizedTexts
 
 PLAIN = "transformers"
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.models import Shape
-from workers.engine.linear import ActivationRange, Linear, QuantizedLinear
+from workers.engine.kernels.linear import ActivationRange, Linear, QuantizedLinear
 
 TOKENS = {"cpu": (2048, 4096), "cuda": (16384, 65536)}
 SQUARE = {"cpu": 4096, "cuda": 8192}

@@ -22,11 +22,11 @@ import torch
 from benchmarks.compiled import CompiledPacked
 from benchmarks.gemm import Peak
 from benchmarks.models import Bench, chosen, over_all_lengths, repeated, running, spread
-from workers.documents import WINDOW_ROWS
 from workers.engine.encoder import Encoder
 from workers.engine.forward import Packed, Padded
-from workers.engine.golden import cosines
-from workers.token_records import TokenizedTexts
+from workers.model.golden import cosines
+from workers.records.documents import WINDOW_ROWS
+from workers.records.tokens import TokenizedTexts
 
 LEAST_COSINE = 0.9999  # of float16 to float32
 

@@ -31,12 +31,12 @@ import yaml
 from benchmarks.models import facts, random_model, say, spread, store
 from benchmarks.stages import replica_settings
 from jobs.config import load_config
-from jobs.run import Request, plan_or_reopen
+from jobs.planning.run import Request, plan_or_reopen
 from workers.config import ModelConfig
-from workers.model_files import resolve_model
-from workers.replica import Replica
-from workers.settings import Settled
-from workers.shard import Assignment, Failure, Shard
+from workers.model.files import resolve_model
+from workers.records.shard import Assignment, Failure, Shard
+from workers.replica.replica import Replica
+from workers.replica.settings import Settled
 
 MIB = 1 << 20
 LONG_TEXT_BYTES = 100 * 1000 * 1000

@@ -27,12 +27,12 @@ from benchmarks.machine import commit, hardware
 from workers.config import ModelConfig, Precision
 from workers.engine.encoder import Encoder
 from workers.engine.forward import Forward
-from workers.engine.golden import GOLDEN_TEXTS
 from workers.engine.model_weights import load_transformer
-from workers.model_files import resolve_model
-from workers.model_layout import read_layout
-from workers.token_records import TokenizedTexts, ranges
-from workers.tokenization import TextTokenizer
+from workers.model.files import resolve_model
+from workers.model.golden import GOLDEN_TEXTS
+from workers.model.recipe import read_layout
+from workers.model.tokenizer import TextTokenizer
+from workers.records.tokens import TokenizedTexts, ranges
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "ray", "pyarrow", "numpy")
 RANDOM = {  # layers, hidden size, heads, inner size

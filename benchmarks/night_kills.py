@@ -34,7 +34,7 @@ from fsspec.core import url_to_fs
 from benchmarks.models import facts, say
 from benchmarks.nightly import arguments, begin, embed, reported
 from benchmarks.under_fire import EMBED
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 
 LOOK_SECONDS = 0.05
 PUBLISHING_SECONDS = 1.6  # from the last receipt over gate, CURRENT.json and report to the end, about

@@ -26,9 +26,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from workers.config import LongText, Pooling, VectorType
-from workers.output_schema import OutputSchema, SnapshotStamp
-from workers.part_file import row_group_rows, write_part
-from workers.vectors import Floats, as_float32, calibrate_scale, to_arrow
+from workers.table.part_file import row_group_rows, write_part
+from workers.table.schema import OutputSchema, SnapshotStamp
+from workers.table.vectors import Floats, as_float32, calibrate_scale, to_arrow
 
 LEVELS = (1, 3, 6, 9)
 TRIED = {

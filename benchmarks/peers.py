@@ -38,7 +38,7 @@ from benchmarks.contestants.stopwatch import run_timed
 from benchmarks.machine import commit, hardware
 from workers.config import ModelConfig
 from workers.errors import UsageError
-from workers.model_files import resolve_model
+from workers.model.files import resolve_model
 
 WARM_ROWS = 64
 ROW_GROUP = 2000

@@ -59,11 +59,11 @@ def write_corpus(root: str, count: int, kind: str) -> float:
 
 def plan(root: str, turn: int) -> dict[str, Any]:
     """One planning in this (fresh) process: seconds by step, peak resident bytes, what came out."""
-    from jobs.corpus import discover
-    from jobs.cutting import cut
-    from jobs.manifest import load_manifest, save_manifest
+    from jobs.corpus.discovery import discover
+    from jobs.planning.sharding import cut
+    from jobs.state.manifest import load_manifest, save_manifest
     from workers.config import CorpusConfig
-    from workers.storage import Store
+    from workers.storage.objects import Store
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     marks = [time.perf_counter()]

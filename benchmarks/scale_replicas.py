@@ -1,4 +1,4 @@
-"""A thousand replicas in virtual time, in place of jobs.cluster.ReplicaPool: they load, work, straggle, fail, are preempted.
+"""A thousand replicas in virtual time, in place of ReplicaPool: they load, work, straggle, fail, are preempted.
 
 Flow: the driver's commands -> agenda of what happens when -> wait() jumps to the next of it -> events for the driver
 
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 from benchmarks.agenda import Agenda
 from benchmarks.scale_weather import Weather
-from jobs.cluster import GATHER_SECONDS, GATHER_SECONDS_A_CALL, stats_seconds
-from jobs.events import Event, Finished, Lost, Ready, Stats
-from jobs.policy import Command, Dispatch, StartReplica, StopReplica
-from workers.settings import Settled
-from workers.shard import Assignment, Blame, Failure, OutputFile, Receipt, ReplicaStats
+from jobs.pool.replica_pool import GATHER_SECONDS, GATHER_SECONDS_A_CALL, stats_seconds
+from jobs.scheduling.messages import Event, Finished, Lost, Ready, Stats
+from jobs.scheduling.policy import Command, Dispatch, StartReplica, StopReplica
+from workers.records.shard import Assignment, Blame, Failure, OutputFile, Receipt, ReplicaStats
+from workers.replica.settings import Settled
 
 POLL_SECONDS = 0.25
 TOKENS = 16_000_000  # of a shard of 64 MiB
@@ -53,7 +53,7 @@ class Times:
 
 
 class FakeReplicas:
-    """As ReplicaPool, for jobs.embedding. `part`: what every shard's part is said to be; `parts`: a mark a shard."""
+    """As ReplicaPool, for jobs.embed.session. `part`: what every shard's part is said to be; `parts`: a mark a shard."""
 
     def __init__(
         self, agenda: Agenda, weather: Weather, seed: int, shard_seconds: float, part: OutputFile, parts: bytearray

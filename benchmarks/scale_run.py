@@ -1,6 +1,6 @@
 """One run of the real job at a size that no machine here can hold: jobs.embed from its manifest to its report.
 
-Real: manifest, ledger and its log, lock, dispatch, scheduler, progress, status, accounting, gate, publishing, report. Not
+Real: manifest, ledger and its log, lock, loop_module, scheduler, progress, status, accounting, gate, publishing, report. Not
 real: replicas (benchmarks/scale_replicas.py), and with them Ray; time, for the dispatch loop alone, which jumps; and parts,
 of which the store says that they are there: all are one and the same Parquet file, which is what the gate reads of them.
 
@@ -30,20 +30,22 @@ import pyarrow.parquet as pq
 from benchmarks.agenda import Agenda
 from benchmarks.scale_replicas import FakeReplicas, Times
 from benchmarks.scale_weather import SCENARIOS
-from jobs import dispatch, embed, embedding
 from jobs.config import parse_config
-from jobs.ledger import Ledger
-from jobs.lock import DriverLock
-from jobs.request import Request
-from jobs.run import Run
-from jobs.run_store import RunPaths, read_run
-from jobs.signals import StopFlag
+from jobs.driver.lock import DriverLock
+from jobs.driver.signals import StopFlag
+from jobs.embed import job as job_module
+from jobs.embed import loop as loop_module
+from jobs.embed import session as session_module
+from jobs.planning.request import Request
+from jobs.planning.run import Run
+from jobs.state.ledger import Ledger
+from jobs.state.records import RunPaths, read_run
 from workers.config import LongText, Pooling
-from workers.documents import ReadPlan
-from workers.model_files import ModelFiles
-from workers.model_layout import EmbeddingRecipe
-from workers.shard import ObjectSlice, OutputFile, Receipt, Shard
-from workers.storage import Store
+from workers.model.files import ModelFiles
+from workers.model.recipe import EmbeddingRecipe
+from workers.records.documents import ReadPlan
+from workers.records.shard import ObjectSlice, OutputFile, Receipt, Shard
+from workers.storage.objects import Store
 
 RUN_ID = "20261120T200000Z-5ca1e000"
 ROWS, DIM = 18_000, 16  # of a part: 64 MiB of text at 900 tokens a document; short vectors, since only a sample is read
@@ -179,7 +181,7 @@ def make_run(store: Store, shards: int, replicas: int) -> Run:
 
 
 class _Clock:
-    """In place of the module `time`, for those who dispatch."""
+    """In place of the module `time`, for those who loop_module."""
 
     def __init__(self, agenda: Agenda) -> None:
         self.monotonic = lambda: agenda.now
@@ -187,7 +189,7 @@ class _Clock:
 
 @contextmanager
 def simulated(pool: FakeReplicas, agenda: Agenda) -> Iterator[None]:
-    """Inside the block jobs.embedding finds these replicas, and virtual time, where it looks for Ray's."""
+    """Inside the block jobs.embed.session finds these replicas, and virtual time, where it looks for Ray's."""
 
     @contextmanager
     def connected(_config: object) -> Iterator[None]:
@@ -195,11 +197,11 @@ def simulated(pool: FakeReplicas, agenda: Agenda) -> Iterator[None]:
 
     clock = _Clock(agenda)
     with (
-        mock.patch.object(embedding, "connected", connected),
-        mock.patch.object(embedding, "cluster_resources", return_value={"CPU": 1e6, "GPU": 1e5}),
-        mock.patch.object(embedding, "ReplicaPool", return_value=pool),
-        mock.patch.object(embedding, "time", clock),
-        mock.patch.object(dispatch, "time", clock),
+        mock.patch.object(session_module, "connected", connected),
+        mock.patch.object(session_module, "cluster_resources", return_value={"CPU": 1e6, "GPU": 1e5}),
+        mock.patch.object(session_module, "ReplicaPool", return_value=pool),
+        mock.patch.object(session_module, "time", clock),
+        mock.patch.object(loop_module, "time", clock),
     ):
         yield
 
@@ -243,7 +245,7 @@ def run(
             if dispatch_only:
                 stack.enter_context(mock.patch.object(Ledger, "record_async", _not_stored))
                 stack.enter_context(mock.patch.object(Ledger, "drain", _ended))
-            summary = embed._work(planned, stack.enter_context(held_lock(store)), StopFlag())
+            summary = job_module._work(planned, stack.enter_context(held_lock(store)), StopFlag())
         marks.append((time.process_time(), time.perf_counter()))
         return _figures(summary, pool, agenda, store, marks, phases, replicas) | {
             "scenario": scenario,
@@ -270,11 +272,11 @@ class _Phases:
     @contextmanager
     def watched(self) -> Iterator[None]:
         with (
-            self._step(embedding, "dispatch"),
+            self._step(session_module, "dispatch"),
             self._step(Ledger, "load"),
-            self._step(embed, "_account"),
-            self._step(embed, "publish"),
-            self._step(embed, "add_report"),
+            self._step(job_module, "_account"),
+            self._step(job_module, "publish"),
+            self._step(job_module, "add_report"),
         ):
             yield
 

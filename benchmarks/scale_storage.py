@@ -1,6 +1,6 @@
 """A million receipts on real storage: what it costs to write them, to find them again, and to go on where a run was killed.
 
-    write     through jobs.ledger, as the driver does: one object a receipt, and the log
+    write     through jobs.state.ledger, as the driver does: one object a receipt, and the log
     load      in a fresh process: listed, and read from the log; and, of fewer, one by one, as without the log
     resume    in a fresh process, the job itself from its start to the first shard that is given to a replica
 
@@ -22,14 +22,14 @@ from benchmarks.agenda import Agenda
 from benchmarks.scale_replicas import FakeReplicas, make_receipt
 from benchmarks.scale_run import ROWS, RUN_ID, CountingStore, held_lock, make_request, make_run, simulated
 from benchmarks.scale_weather import SCENARIOS
-from jobs import embed
-from jobs.ledger import Ledger, load_receipts
-from jobs.policy import Command, Dispatch
-from jobs.run import find_resumable
-from jobs.run_store import RunPaths
-from jobs.signals import StopFlag
+from jobs.driver.signals import StopFlag
+from jobs.embed import job as job_module
+from jobs.planning.run import find_resumable
+from jobs.scheduling.policy import Command, Dispatch
+from jobs.state.ledger import Ledger, load_receipts
+from jobs.state.records import RunPaths
 from workers.errors import RunAborted
-from workers.shard import OutputFile
+from workers.records.shard import OutputFile
 
 PART = OutputFile(f"{RunPaths(RUN_ID).data}/lang=de", ROWS, 27_000_000, "", "")
 
@@ -130,7 +130,7 @@ def resume(uri: str, shards: int, done: int, asked: float) -> dict[str, Any]:
 
         try:
             with simulated(pool, agenda), mock.patch.object(Ledger, "load", timed), held_lock(store) as lock:
-                embed._work(run, lock, StopFlag())
+                job_module._work(run, lock, StopFlag())
         except _Reached:
             first = time.time() - asked
         else:

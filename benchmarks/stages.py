@@ -32,18 +32,18 @@ import pyarrow.parquet as pq
 from benchmarks.models import facts, say, spread, store
 from benchmarks.peers import find_model, sample
 from jobs.config import parse_config
-from jobs.run import Request, Run, plan_or_reopen
+from jobs.planning.run import Request, Run, plan_or_reopen
 from workers.config import Precision
+from workers.dedup.deduplicator import Placement, TextPlacer
 from workers.engine.batching import plan_batches
-from workers.output_schema import output_schema
-from workers.placement import Placement, TextPlacer
-from workers.reader import read_windows
-from workers.replica import Replica
-from workers.settings import ReplicaSettings, Settled
-from workers.shard import Assignment, Failure
-from workers.shard_job import EncodedWindow, ShardJob
-from workers.storage import Store
-from workers.token_records import TokenizedTexts
+from workers.reading.reader import read_windows
+from workers.records.shard import Assignment, Failure
+from workers.records.tokens import TokenizedTexts
+from workers.replica.replica import Replica
+from workers.replica.settings import ReplicaSettings, Settled
+from workers.replica.shard_job import EncodedWindow, ShardJob
+from workers.storage.objects import Store
+from workers.table.schema import output_schema
 
 IN_FLIGHT = 2  # shards at a time, as a run keeps them
 ROW_GROUP = 500
@@ -152,7 +152,7 @@ def corpus_bytes(corpus: Path) -> int:
 
 
 def replica_settings(run: Run, threads: int) -> ReplicaSettings:
-    """As jobs/embedding.py tells a replica."""
+    """As jobs/embed/session.py tells a replica."""
     model = run.request.model
     return ReplicaSettings(
         plan=run.plan,

@@ -40,8 +40,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON objec
 def embed(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Run, or resume what was interrupted. The same command again is a no-op."""
     from jobs.config import load_config
-    from jobs.embed import embed_corpus
-    from jobs.report import summary_text
+    from jobs.embed.job import embed_corpus
+    from jobs.report.summary import summary_text
 
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its workers; stdout is for the result
         summary = embed_corpus(load_config(config, overrides or ()))
@@ -53,8 +53,8 @@ def embed(config: Config, overrides: Overrides = None, as_json: Json = False) ->
 @app.command()
 def plan(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Dry run: objects, shards, rows, estimated tokens, GPU-hours, cost, output size. Writes nothing."""
+    from jobs.commands.plan import plan_run, plan_text
     from jobs.config import load_config
-    from jobs.plan import plan_run, plan_text
 
     _print(plan_run(load_config(config, overrides or ())), as_json, plan_text)
 
@@ -62,7 +62,7 @@ def plan(config: Config, overrides: Overrides = None, as_json: Json = False) -> 
 @app.command()
 def status(target: Target, as_json: Json = False) -> None:
     """Progress of the newest run, from storage alone, from any machine."""
-    from jobs.status import run_status, status_text
+    from jobs.commands.status import run_status, status_text
 
     _print(run_status(target), as_json, status_text)
 
@@ -74,7 +74,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Audit the published snapshot against its source; names the part that is wrong."""
-    from jobs.verify import verify_snapshot, verify_text
+    from jobs.commands.verify import verify_snapshot, verify_text
 
     report = verify_snapshot(target, sample)
     _print(report, as_json, verify_text)
@@ -85,7 +85,7 @@ def verify(
 @app.command()
 def files(output: Output, as_json: Json = False) -> None:
     """The part files of the published snapshot, one URI a line."""
-    from jobs.files import published_files
+    from jobs.commands.files import published_files
 
     found = published_files(output)
     _print({"files": found}, as_json, lambda report: "\n".join(report["files"]))
@@ -94,7 +94,7 @@ def files(output: Output, as_json: Json = False) -> None:
 @app.command()
 def snapshots(target: Target, as_json: Json = False) -> None:
     """Finished runs whose data is kept: rows, model, when, size, and which one readers have."""
-    from jobs.snapshots import list_snapshots, snapshots_text
+    from jobs.commands.snapshots import list_snapshots, snapshots_text
 
     _print(list_snapshots(target), as_json, snapshots_text)
 
@@ -102,7 +102,7 @@ def snapshots(target: Target, as_json: Json = False) -> None:
 @app.command()
 def rollback(target: Target, run_id: RunId, as_json: Json = False) -> None:
     """Give readers a snapshot that was published before, in one step."""
-    from jobs.rollback import roll_back, rollback_text
+    from jobs.commands.rollback import roll_back, rollback_text
 
     _print(roll_back(target, run_id), as_json, rollback_text)
 
@@ -115,7 +115,7 @@ def publish(
     as_json: Json = False,
 ) -> None:
     """Say why a finished run was not published; with --force publish it."""
-    from jobs.publish_run import publish_run, publish_text
+    from jobs.commands.publish import publish_run, publish_text
 
     report = publish_run(target, run_id, force=force)
     _print(report, as_json, publish_text)
@@ -131,7 +131,7 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Nearest documents in the published snapshot."""
-    from jobs.search import search_snapshot, search_text
+    from jobs.commands.search import search_snapshot, search_text
 
     _print(search_snapshot(output, text, k), as_json, search_text)
 

@@ -31,7 +31,7 @@ import pytest
 import yaml
 from fsspec.core import url_to_fs
 
-from jobs.docstrings import Docstring, gather
+from jobs.demo.docstrings import Docstring, gather
 from tests.sessions import Session, name_of
 
 PATIENCE = 240.0  # seconds for one run; several times what it takes, for machines that do other things as well

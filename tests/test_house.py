@@ -50,7 +50,9 @@ def test_help_comes_at_once() -> None:
     assert statistics.median(seconds) < HELP_SECONDS, seconds
 
 
-@pytest.mark.parametrize("module", ["jobs.cli", "jobs.config", "jobs.scheduler", "workers.config", "workers.shard"])
+@pytest.mark.parametrize(
+    "module", ["jobs.cli", "jobs.config", "jobs.scheduling.scheduler", "workers.config", "workers.records.shard"]
+)
 def test_imports_nothing_heavy(module: str) -> None:
     done = _run("-c", f"import sys, {module}; print(*sorted(set({HEAVY}) & set(sys.modules)))")
     assert done.returncode == 0, done.stderr

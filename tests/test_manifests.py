@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from jobs.config import load_config
-from jobs.metrics import METRICS
+from jobs.monitoring.metrics import METRICS
 from tests.kuberay_schema import RAYJOB, Schema, crd_schema
 
 ROOT = Path(__file__).resolve().parent.parent

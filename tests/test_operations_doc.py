@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs.metrics import METRICS
-from jobs.run_store import RunState
+from jobs.monitoring.metrics import METRICS
+from jobs.state.records import RunState
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "operations.md").read_text()

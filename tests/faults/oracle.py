@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError
 from fsspec.implementations.local import LocalFileSystem
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.faults.scene import Calm, Place, everything
 
 AWAY = (OSError, BotoCoreError)  # the server does not answer; s3fs lets some of botocore's errors through as they are

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import s3fs
 import yaml
 
-from jobs.docstrings import gather
+from jobs.demo.docstrings import gather
 from tests.drivers import embed
 from tests.faults.proxy import FaultyProxy
 from tests.s3_server.ceph import CephServer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.drivers import Driver, Snapshot, committed, embed
 from tests.faults.campaign import BENT
 from tests.faults.conftest import LONG, Calm

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.drivers import Driver, committed, embed
 from tests.nights import first_night, to_second, write
 from tests.workers.families import FAMILIES, save_family

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.drivers import Driver, committed, embed
 from tests.faults.conftest import LONG, Calm
 from tests.ray_nodes import RayNode

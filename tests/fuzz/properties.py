@@ -25,14 +25,14 @@ import pyarrow as pa
 
 from jobs.config import MAX_CONFIG_BYTES, RunConfig, load_config
 from workers.config import CorpusConfig, SourceFormat
-from workers.csv_reader import read_csv
-from workers.documents import ReadPlan
 from workers.errors import ObjectError, UsageError
-from workers.jsonl_reader import read_jsonl
-from workers.line_reader import read_text
-from workers.shard import ObjectSlice
-from workers.source_rows import SourceRows, judge
-from workers.source_stream import SourceStream
+from workers.reading.formats.csv import read_csv
+from workers.reading.formats.jsonl import read_jsonl
+from workers.reading.line_records import read_text
+from workers.reading.source_rows import SourceRows, judge
+from workers.records.documents import ReadPlan
+from workers.records.shard import ObjectSlice
+from workers.storage.stream import SourceStream
 
 BOM = b"\xef\xbb\xbf"
 LONGEST_TEXT = 4096  # of these readers: so that inputs of some KB reach what happens beyond it

@@ -19,10 +19,10 @@ pytestmark = pytest.mark.slow
 
 MEASURE = """
 import json, resource, sys
-from jobs.corpus import discover
-from jobs.cutting import cut
+from jobs.corpus.discovery import discover
+from jobs.planning.sharding import cut
 from workers.config import CorpusConfig
-from workers.reader import read_windows
+from workers.reading.reader import read_windows
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 begun = peak()
 corpus = discover(CorpusConfig(uri=[sys.argv[1]], id="id" if sys.argv[1].find("txt") < 0 else None))

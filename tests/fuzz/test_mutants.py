@@ -9,15 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from jobs.footer_bytes import parse_footers
-from jobs.manifest import load_manifest, save_manifest
+from jobs.state.manifest import load_manifest, save_manifest
 from tests.fuzz.mutations import Mutant, mutant
 from tests.fuzz.originals import ROWS, originals
 from tests.fuzz.trial import BAD, Outcome, judge, rows_of
 from tests.fuzz.tried import try_seeds
 from workers.errors import ReembedError
-from workers.shard import ObjectSlice, Shard
-from workers.storage import Store
+from workers.inspection.parquet_footer import parse_footers
+from workers.records.shard import ObjectSlice, Shard
+from workers.storage.objects import Store
 
 SEED, COUNT = 20_261, 300
 DEADLINE = 60.0

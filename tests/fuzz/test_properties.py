@@ -20,12 +20,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jobs.config import RunConfig, parse_config
-from jobs.listing import hive_partitions
+from jobs.corpus.listing import hive_partitions
 from tests.fuzz.properties import CHECKS, LONGEST_TEXT, read
 from tests.workers.corpus_files import plan_of, slice_of
 from tests.workers.corpus_files import read as read_objects
 from workers.errors import UsageError
-from workers.partitions import NULL_FOLDER, partition_folder
+from workers.table.partitions import NULL_FOLDER, partition_folder
 
 CORPUS = Path(__file__).parent / "corpus"
 KEPT = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
@@ -110,10 +110,10 @@ def test_csv(data: bytes) -> None:
 
 
 def test_a_reader_that_dropped_a_row_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from workers import jsonl_reader
+    from workers.reading.formats import jsonl as jsonl_module
 
-    lines = jsonl_reader.read_lines
-    monkeypatch.setattr(jsonl_reader, "read_lines", lambda *given: list(lines(*given))[:-1])
+    lines = jsonl_module.read_lines
+    monkeypatch.setattr(jsonl_module, "read_lines", lambda *given: list(lines(*given))[:-1])
     with pytest.raises(AssertionError):
         CHECKS["jsonl"](b'{"id": "a", "text": "b"}\n{"id": "c", "text": "d"}\n')
 

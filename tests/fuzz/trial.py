@@ -15,17 +15,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from jobs import footers
-from jobs.corpus import discover
-from jobs.cutting import cut
+from jobs.corpus import footers
+from jobs.corpus.discovery import discover
+from jobs.planning.sharding import cut
 from tests.fuzz.mutations import Mutant
 from tests.fuzz.originals import KEEP, Original, documents, originals
-from workers.aside import Aside
 from workers.config import CorpusConfig
-from workers.documents import ReadPlan
 from workers.errors import ObjectError, UsageError
-from workers.reader import read_windows
-from workers.shard import Shard
+from workers.host.isolated_process import Aside
+from workers.reading.reader import read_windows
+from workers.records.documents import ReadPlan
+from workers.records.shard import Shard
 
 Row = tuple[Any, ...]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from tests.fuzz.mutations import mutant
 from tests.fuzz.trial import Corpus, Outcome, Verdict, judge, one_aside
-from workers.aside import Aside, ProcessEnded
 from workers.errors import ObjectError
-from workers.trial import try_objects
+from workers.host.isolated_process import Aside, ProcessEnded
+from workers.replica.poison import try_objects
 
 _READING = "reading"  # a file that says how far it came
 _footers = Aside()  # of a process aside: for all its mutants

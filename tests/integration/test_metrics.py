@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from jobs.metrics import METRICS, Kind, Stage
+from jobs.monitoring.metrics import METRICS, Kind, Stage
 from tests.drivers import Driver, Snapshot, committed, configure
 from tests.ray_nodes import RayNode
 

@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.drivers import Ended, embed
 from tests.nights import CHANGED, DELETED, RENAMED, ROWS, first_night, second_night, to_second, write
 from tests.ray_nodes import RayNode

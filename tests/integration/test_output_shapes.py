@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.drivers import Made, Snapshot, embed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]

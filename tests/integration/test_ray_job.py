@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.drivers import Snapshot
 from tests.ray_nodes import RayNode
 from tests.sessions import ROOT

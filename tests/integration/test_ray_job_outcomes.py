@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from jobs.lock import DriverLock
+from jobs.driver.lock import DriverLock
 from tests.drivers import PATIENCE, Snapshot, committed, configure
 from tests.ray_nodes import RayNode
 from tests.sessions import ROOT
-from workers.storage import Store
+from workers.storage.objects import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.conftest import Cli
 from tests.drivers import Driver, Snapshot, committed, configure, embed
 from tests.ray_nodes import RayNode

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.conftest import Cli
 from tests.drivers import Made, Snapshot, embed
 from tests.sessions import ROOT

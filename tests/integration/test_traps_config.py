@@ -105,7 +105,7 @@ def inside(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> Inside:
     """The command in this process; what it logs would stand on stderr as well."""
-    for module in ("ray", "jobs.cluster", "jobs.embedding"):
+    for module in ("ray", "jobs.pool.replica_pool", "jobs.embed.session"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.chdir(desk.folder)
 

@@ -21,7 +21,7 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from jobs.verify import verify_snapshot
+from jobs.commands.verify import verify_snapshot
 from tests.drivers import Driver, Ended, committed, embed
 from tests.integration.trap_csv import csv_traps
 from tests.integration.trap_files import LONG, Bad, Traps

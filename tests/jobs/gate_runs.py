@@ -14,20 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.config import GateConfig
-from jobs.gate import GateCheck
-from jobs.gate_samples import Side
-from jobs.judging import judge
-from jobs.ledger import Ledger
-from jobs.manifest import save_manifest
-from jobs.run_store import RunPaths, RunRecord, create_run
-from jobs.snapshot import CURRENT, Current
+from jobs.gate.checks import GateCheck
+from jobs.gate.judge import judge
+from jobs.gate.samples import Side
+from jobs.publish.publish import CURRENT, Current
+from jobs.state.ledger import Ledger
+from jobs.state.manifest import save_manifest
+from jobs.state.records import RunPaths, RunRecord, create_run
 from tests.workers.output_samples import INT8_SCALE, rows, schema, write
 from workers.config import VectorType
-from workers.output_schema import OutputSchema
-from workers.part_sample import Stored
-from workers.shard import ObjectSlice, Receipt, Shard
-from workers.storage import Store
-from workers.vectors import to_arrow
+from workers.records.shard import ObjectSlice, Receipt, Shard
+from workers.snapshot.sample import Stored
+from workers.storage.objects import Store
+from workers.table.schema import OutputSchema
+from workers.table.vectors import to_arrow
 
 LAST, NOW = "20261119T100312Z-1a2b3c4d", "20261120T100312Z-1a2b3c4d"
 Floats = np.ndarray[Any, np.dtype[np.float32]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jobs.scheduler import Command, Policy, Scheduler, StartReplica, StopReplica
-from workers.shard import Assignment, Blame, Failure, ObjectSlice, Receipt, Shard
+from jobs.scheduling.scheduler import Command, Policy, Scheduler, StartReplica, StopReplica
+from workers.records.shard import Assignment, Blame, Failure, ObjectSlice, Receipt, Shard
 
 QUICK = Policy(ready_seconds=100, shard_seconds=50, stall_seconds=1000, backoff_seconds=2, max_backoff_seconds=16)
 

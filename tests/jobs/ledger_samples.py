@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from workers.shard import ObjectSlice, OutputFile, Receipt, Shard
+from workers.records.shard import ObjectSlice, OutputFile, Receipt, Shard
 
 RUN = "20261120T100312Z-1a2b3c4d"
 

@@ -2,7 +2,7 @@
 
 corpus_of      Parquet objects from rows; only those given are written
 settings       a configuration over them
-by_hand        stands for jobs.embedding.embed_pending: a text's vector is drawn from its hash
+by_hand        stands for jobs.embed.session.embed_pending: a text's vector is drawn from its hash
 rows_of        what a reader of the published folder gets
 """
 
@@ -20,16 +20,16 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
 from jobs.config import RunConfig, parse_config
-from jobs.ledger import Ledger
-from jobs.lock import DriverLock
-from jobs.report import Work
-from jobs.run import Run
-from jobs.signals import StopFlag
-from workers.documents import text_hash
-from workers.output_schema import output_schema
-from workers.shard import Assignment, Receipt, Shard
-from workers.shard_job import ShardJob
-from workers.token_records import EncodedTexts, TokenizedTexts, rows_of_texts
+from jobs.driver.lock import DriverLock
+from jobs.driver.signals import StopFlag
+from jobs.planning.run import Run
+from jobs.report.summary import Work
+from jobs.state.ledger import Ledger
+from workers.records.documents import text_hash
+from workers.records.shard import Assignment, Receipt, Shard
+from workers.records.tokens import EncodedTexts, TokenizedTexts, rows_of_texts
+from workers.replica.shard_job import ShardJob
+from workers.table.schema import output_schema
 
 Rows = Sequence[tuple[str, str | None]]  # id, text
 FILLER = " and some words to give it length" * 8

@@ -9,15 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.corpus import Corpus
-from jobs.cutting import cut
-from jobs.listing import Partitions, RowGroup, SourceObject
-from jobs.matching import Reuse, match
+from jobs.corpus.discovery import Corpus
+from jobs.corpus.listing import Partitions, RowGroup, SourceObject
+from jobs.planning.matching import Reuse, match
+from jobs.planning.sharding import cut
 from tests.jobs.ledger_samples import receipt
 from workers.config import CorpusConfig, SourceFormat
-from workers.documents import ReadPlan
-from workers.shard import OutputFile, Receipt, Shard
-from workers.storage import ObjectInfo
+from workers.records.documents import ReadPlan
+from workers.records.shard import OutputFile, Receipt, Shard
+from workers.storage.objects import ObjectInfo
 
 S3, LOCAL = "s3://bucket/corpus/", "file:///corpus/"
 BASE = "base"

@@ -1,4 +1,4 @@
-"""Made-up runs for the tests of the report: receipts with times, a summary as jobs/report.py builds it, a planned run."""
+"""Made-up runs for the tests of the report: receipts with times, a summary as jobs/report/summary.py makes it, a plan."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.config import parse_config
-from jobs.ledger import Ledger
-from jobs.quarantine_reasons import Reason, Reasons
-from jobs.report import Work, build_summary
-from jobs.report_facts import ReportFacts, gather_facts
-from jobs.run import Request, Run, plan_or_reopen
+from jobs.planning.run import Request, Run, plan_or_reopen
+from jobs.report.facts import ReportFacts, gather_facts
+from jobs.report.summary import Work, build_summary
+from jobs.state.ledger import Ledger
+from jobs.state.quarantine_reasons import Reason, Reasons
 from tests.jobs.ledger_samples import RUN, receipt, shard
-from workers.shard import Receipt, Shard
+from workers.records.shard import Receipt, Shard
 
 NOON = 1_795_176_000.0
 HOSTILE = "<script>alert('x')</script><img src=http://evil.example/x>"

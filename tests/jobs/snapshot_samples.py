@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.config import parse_config
-from jobs.ledger import Ledger
-from jobs.lock import DriverLock
-from jobs.manifest import save_manifest
-from jobs.run_store import RunPaths, RunRecord, config_snapshot, create_run, write_summary
-from jobs.snapshot import CURRENT, publish
+from jobs.driver.lock import DriverLock
+from jobs.publish.publish import CURRENT, publish
+from jobs.state.ledger import Ledger
+from jobs.state.manifest import save_manifest
+from jobs.state.records import RunPaths, RunRecord, config_snapshot, create_run, write_summary
 from tests.jobs.ledger_samples import receipt, shard
-from workers.shard import OutputFile, Receipt
-from workers.storage import Store
+from workers.records.shard import OutputFile, Receipt
+from workers.storage.objects import Store
 
 ROWS = 10  # of a shard
 

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.agenda import Agenda
-from jobs.scheduler import Command, Dispatch, Policy, Scheduler, StartReplica, StopReplica
+from jobs.scheduling.scheduler import Command, Dispatch, Policy, Scheduler, StartReplica, StopReplica
 from tests.jobs.hand_driver import make_receipt, make_shard
 from tests.jobs.scenario import BROKEN, CORRUPT, FLAKY, HEALTHY, HUNG, POISON, Scenario
-from workers.shard import Assignment, Blame, Failure
+from workers.records.shard import Assignment, Blame, Failure
 
 FIRST_EPOCH = 1000
 

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-import jobs.embedding
-from jobs.embed import embed_corpus
+import jobs.embed.session
+from jobs.embed.job import embed_corpus
 from tests.jobs.nights import by_hand, settings
 from workers.errors import UsageError
-from workers.storage import Store, list_objects
+from workers.storage.objects import Store, list_objects
 
 VALUES = [
     "..", ".", "../..", "../../../escaped", "/", "/etc/escaped", "//escaped", "a/../../escaped", "\\..\\..\\escaped",
@@ -41,7 +41,7 @@ KEYS = [
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.embedding, "embed_pending", by_hand)
+    monkeypatch.setattr(jobs.embed.session, "embed_pending", by_hand)
 
 
 def _below(folder: Path) -> set[str]:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.config import CorpusConfig
-from workers.documents import DocumentWindow, QuarantinedRow, ReadPlan
-from workers.reader import read_windows
-from workers.shard import ObjectSlice, Shard
-from workers.storage import stat_object
+from workers.reading.reader import read_windows
+from workers.records.documents import DocumentWindow, QuarantinedRow, ReadPlan
+from workers.records.shard import ObjectSlice, Shard
+from workers.storage.objects import stat_object
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,

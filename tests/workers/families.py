@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers
 
-from workers.token_records import TokenizedTexts
+from workers.records.tokens import TokenizedTexts
 
 TINY: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48,
                         "vocab_size": 30522, "max_position_embeddings": 130}  # fmt: skip

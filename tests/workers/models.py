@@ -9,10 +9,10 @@ from typing import Any
 
 from workers.config import ModelConfig, Precision
 from workers.engine.encoder import Encoder
-from workers.engine.golden import GOLDEN_TEXTS
-from workers.model_files import ModelFiles, resolve_model
-from workers.model_layout import EmbeddingRecipe, read_layout
-from workers.tokenization import TextTokenizer
+from workers.model.files import ModelFiles, resolve_model
+from workers.model.golden import GOLDEN_TEXTS
+from workers.model.recipe import EmbeddingRecipe, read_layout
+from workers.model.tokenizer import TextTokenizer
 
 PASSAGE = (
     "The harbour froze in January, and for eleven days nothing moved but the gulls. When the ice broke, the first boat "

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from workers.config import CorpusConfig, LongText, Pooling, VectorType
-from workers.documents import ReadPlan, text_hash
-from workers.output_schema import OutputSchema, SnapshotStamp, output_schema
-from workers.shard import Assignment, OutputFile, Receipt, Shard
-from workers.storage import Store
-from workers.vectors import to_arrow, to_arrow_lists
-from workers.writer import PART_BYTES, Draft, ShardWriter
+from workers.records.documents import ReadPlan, text_hash
+from workers.records.shard import Assignment, OutputFile, Receipt, Shard
+from workers.storage.objects import Store
+from workers.table.schema import OutputSchema, SnapshotStamp, output_schema
+from workers.table.vectors import to_arrow, to_arrow_lists
+from workers.writing.writer import PART_BYTES, Draft, ShardWriter
 
 RUN = "run-1"
 DIM = 16

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from tests.workers.corpus_files import plan_of, slice_of
 from tests.workers.output_samples import DIM, INT8_SCALE, stamp
 from workers.config import LongText, Pooling, VectorType
-from workers.output_schema import OutputSchema, output_schema
-from workers.placement import Placement
-from workers.shard import Assignment, Receipt, Shard
-from workers.shard_job import ShardJob
-from workers.store import Store
-from workers.token_records import EncodedTexts, TokenizedTexts, rows_of_texts
+from workers.dedup.deduplicator import Placement
+from workers.records.shard import Assignment, Receipt, Shard
+from workers.records.tokens import EncodedTexts, TokenizedTexts, rows_of_texts
+from workers.replica.shard_job import ShardJob
+from workers.storage.store import Store
+from workers.table.schema import OutputSchema, output_schema
 
 MAX_TOKENS = 5  # of a text, or of a chunk
 Document = dict[str, Any]

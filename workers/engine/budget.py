@@ -14,8 +14,8 @@ import torch
 
 from workers.engine.batching import plan_batches
 from workers.engine.forward import Forward
-from workers.engine.packing import PackedBatch, pack
-from workers.token_records import TokenizedTexts
+from workers.engine.kernels.packing import PackedBatch, pack
+from workers.records.tokens import TokenizedTexts
 
 CPU_TOKENS = 2048
 CUDA_TOKENS = (16384, 32768, 65536, 131072)

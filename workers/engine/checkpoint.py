@@ -16,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from workers.engine.bert_weights import BertWeights, State, facts_of, read_weights
+from workers.engine.bert.weights import BertWeights, State, facts_of, read_weights
 from workers.engine.model_weights import load_transformer
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
     batch -> forward pass -> (modules on tokens) -> pool in float32 -> (modules on vectors)      per batch
           -> (mean of chunks) -> truncate_dim -> normalise                                       per call
 
-How the model is run and in which precision is settled by workers/engine/proof.py before the first shard. Batches are a
+How the model is run and in which precision is settled by workers/engine/self_check.py before the first shard. Batches are a
 function of the call's sequences alone, so the same call gives the same bits on the same kind of device. When the device
 runs out of memory the batch is halved and the budget lowered for good; a sequence that does not even fit alone becomes
 NaN, which the caller quarantines. `encode` is called from one thread. Knows nothing of texts, files or shards.
@@ -29,13 +29,13 @@ from workers.engine.budget import starting_budget
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.forward import Forward
 from workers.engine.heads import Heads
-from workers.engine.packing import pack
+from workers.engine.kernels.packing import pack
 from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool
-from workers.engine.proof import Proof, reference_vectors
+from workers.engine.self_check import Proof, reference_vectors
 from workers.errors import ReplicaError, UsageError
-from workers.model_files import ModelFiles
-from workers.model_layout import EmbeddingRecipe, output_dim
-from workers.token_records import EncodedTexts, TokenizedTexts, ranges
+from workers.model.files import ModelFiles
+from workers.model.recipe import EmbeddingRecipe, output_dim
+from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges
 
 # Batches a CPU works on side by side. Each by threads of its own: nobody waits for a thread that another process has
 # pushed aside, and the interpreter's share of one batch is hidden behind the products of the next.

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from workers.config import Precision
-from workers.engine import attention
-from workers.engine.bert_weights import BertWeights
+from workers.engine.bert.layers import Embeddings, Layer, dense_layers, quantized_layers
+from workers.engine.bert.weights import BertWeights
 from workers.engine.checkpoint import Checkpoint
-from workers.engine.fused_bert import Embeddings, Layer, dense_layers, quantized_layers
-from workers.engine.packing import PackedBatch
-from workers.model_layout import first_position
+from workers.engine.kernels import attention
+from workers.engine.kernels.packing import PackedBatch
+from workers.model.recipe import first_position
 
 KEPT_LAYERS = 4  # what the last4 poolings need
 

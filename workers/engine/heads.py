@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from workers.errors import UsageError
-from workers.model_head import ModuleSpec
+from workers.model.modules import ModuleSpec
 
 _TOKENS, _VECTOR = "token_embeddings", "sentence_embedding"  # keys of sentence-transformers' feature dictionary
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workers.config import Pooling
-from workers.token_records import TokenizedTexts
+from workers.records.tokens import TokenizedTexts
 
 
 @dataclass(frozen=True, slots=True)

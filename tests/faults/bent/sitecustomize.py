@@ -33,7 +33,7 @@ def _shift(seconds: float) -> None:
         replace(module, "get_current_datetime", lambda *given, **named: plain(*given, **named) + off)
 
     time.time = lambda: now() + seconds
-    for name in ("jobs.lock", "jobs.run", "jobs.snapshot", "jobs.publish_run"):
+    for name in ("jobs.driver.lock", "jobs.planning.run", "jobs.publish.publish", "jobs.commands.publish"):
         after_import(name, program)
     after_import("botocore.compat", signatures)
 
@@ -46,8 +46,8 @@ def _hurry(factor: float) -> None:
     def lock(module: ModuleType) -> None:
         module.DriverLock.__init__.__kwdefaults__["give_up_seconds"] *= factor
 
-    after_import("workers.storage_client", client)
-    after_import("jobs.lock", lock)
+    after_import("workers.storage.client", client)
+    after_import("jobs.driver.lock", lock)
 
 
 if os.environ.get("REEMBED_CLOCK_SHIFT"):

@@ -1,6 +1,6 @@
 """Put on PYTHONPATH: whoever tokenises a text that holds $REEMBED_POISON dies on the spot, or raises.
 
-$REEMBED_POISON_HOW is `kill` or `raise`. Python imports this file at start; it acts only where workers.tokenization is
+$REEMBED_POISON_HOW is `kill` or `raise`. Python imports this file at start; it acts only where workers.model.tokenizer is
 imported, and changes nothing but that one method.
 """
 
@@ -29,4 +29,4 @@ def _poison(module: ModuleType) -> None:
 
 
 if os.environ.get("REEMBED_POISON"):
-    after_import("workers.tokenization", _poison)
+    after_import("workers.model.tokenizer", _poison)

@@ -1,7 +1,7 @@
 """Put on PYTHONPATH: a process that reads the rows of a Parquet object named $REEMBED_DEADLY ends by SIGABRT.
 
 It stands for what pyarrow's C++ does on bytes that nobody has found yet. Python imports this file at start; it acts only
-where workers.parquet_reader is imported, and leaves every other object alone.
+where workers.reading.formats.parquet is imported, and leaves every other object alone.
 """
 
 from __future__ import annotations
@@ -25,4 +25,4 @@ def _make_deadly(module: ModuleType) -> None:
 
 
 if os.environ.get("REEMBED_DEADLY"):
-    after_import("workers.parquet_reader", _make_deadly)
+    after_import("workers.reading.formats.parquet", _make_deadly)

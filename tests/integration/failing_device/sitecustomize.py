@@ -1,7 +1,7 @@
 """Put on PYTHONPATH: a replica's device fails once it has proved itself, and gives noise or NaN from then on.
 
-$REEMBED_DEVICE is `noise` or `nan`. Python imports this file at start; it acts only where workers.replica is imported, and
-changes nothing but the vectors that leave the encoder after the replica was settled.
+$REEMBED_DEVICE is `noise` or `nan`. Python imports this file at start; it acts only where
+workers.replica.replica is imported, and changes nothing but the vectors that leave the encoder of a ready replica.
 """
 
 from __future__ import annotations
@@ -36,4 +36,4 @@ def _spoiled(encoded: Any) -> Any:
 
 
 if os.environ.get("REEMBED_DEVICE"):
-    after_import("workers.replica", _fail_once_settled)
+    after_import("workers.replica.replica", _fail_once_settled)

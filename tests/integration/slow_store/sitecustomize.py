@@ -1,7 +1,7 @@
 """Put on PYTHONPATH: one kind of storage call takes long, so that a test can send signals while it lasts.
 
-$REEMBED_SLOW is `method:text in the path:seconds`, of workers.store.Store; $REEMBED_SLOW_MARK a file that is made when the
-first such call begins. Python imports this file at start; it acts only where workers.store is imported.
+$REEMBED_SLOW is `method:text in the path:seconds`, of workers.storage.store.Store; $REEMBED_SLOW_MARK a file made when the
+first such call begins. Python imports this file at start; it acts only where workers.storage.store is imported.
 """
 
 from __future__ import annotations
@@ -29,4 +29,4 @@ def _slow(module: ModuleType) -> None:
 
 
 if os.environ.get("REEMBED_SLOW"):
-    after_import("workers.store", _slow)
+    after_import("workers.storage.store", _slow)

@@ -10,7 +10,7 @@ from tests.workers.families import of_lengths
 from workers.engine import budget
 from workers.engine.budget import CPU_TOKENS, starting_budget, sweep
 from workers.engine.forward import States
-from workers.engine.packing import PackedBatch
+from workers.engine.kernels.packing import PackedBatch
 
 CPU = torch.device("cpu")
 GOLDEN = of_lengths(np.array([3, 60, 0, 25, 12]))

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.workers.families import FAMILIES, random_model, sequences
 from workers.config import Precision
-from workers.engine.bert_weights import BertWeights, facts_of
+from workers.engine.bert.weights import BertWeights, facts_of
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.forward import Fused, Padded
-from workers.engine.packing import pack
+from workers.engine.kernels.packing import pack
 from workers.errors import UsageError
 
 FUSED = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra")
@@ -121,7 +121,7 @@ def test_other_families_are_not_taken_apart(tmp_path: Path) -> None:
 def test_transformers_is_not_even_imported(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path, "Bert")
     code = (
-        "import sys, pathlib; from workers.engine.checkpoint import Checkpoint; import workers.replica;"
+        "import sys, pathlib; from workers.engine.checkpoint import Checkpoint; import workers.replica.replica;"
         f"c = Checkpoint(pathlib.Path({str(folder)!r}), 'm', with_pooler=False);"
         "print(c.hidden, c.layers, c.vocabulary, 'transformers.modeling_utils' in sys.modules)"
     )

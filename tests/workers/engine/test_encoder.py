@@ -18,7 +18,7 @@ from tests.workers.models import TEXTS, build, copy_model, edit_json, layout
 from workers.config import Pooling, Precision
 from workers.engine.encoder import Encoder
 from workers.errors import ReplicaError, UsageError
-from workers.token_records import TokenizedTexts
+from workers.records.tokens import TokenizedTexts
 
 BERT_LIKE = dict.fromkeys(("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra"), "fused float32")
 WAYS = BERT_LIKE | {"MPNet": "padded", "DebertaV2": "padded"}

@@ -12,8 +12,8 @@ from tests.workers.families import FAMILIES, random_model, sequences
 from workers.config import Precision
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.forward import Fused, Packed, Padded, States, structures
-from workers.engine.packing import PackedBatch, pack
-from workers.engine.proof import SAME
+from workers.engine.kernels.packing import PackedBatch, pack
+from workers.engine.self_check import SAME
 
 FUSED = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra")
 IN_VAIN = ("MPNet", "DebertaV2")  # take packed positions, and let sequences see each other all the same

@@ -1,0 +1,1 @@
+"""The commands beside the jobs: one module a command, each a few calls into the rooms below."""

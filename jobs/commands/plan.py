@@ -1,0 +1,98 @@
+"""`reembed plan`: what a run would do and cost, from a listing, footers and a small sample. Starts and writes nothing.
+
+objects, shards, rows        as the run itself would cut them; what the published snapshot holds already is carried over
+rows to embed, tokens        of the other shards, by a sample of their documents               (jobs/planning/estimate.py)
+GPU-hours, cost              tokens / the rate of the newest run here; unknown before the first
+output bytes                 rows x bytes of a row, of the newest run here, else of the plain vector
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.config import RunConfig
+from jobs.planning.estimate import measured, plain_row_bytes, rows_of, sample_shards, to_embed
+from jobs.planning.request import Request
+from jobs.planning.run import Run, find_resumable, plan_or_reopen
+from jobs.state.ledger import Ledger, load_receipts
+from workers.records.shard import Receipt, Shard
+
+
+def plan_run(config: RunConfig) -> dict[str, Any]:
+    """Raises: UsageError: the run could not start."""
+    request = Request.resolve(config)
+    resumed = find_resumable(request)
+    run = resumed or plan_or_reopen(request)
+    done = load_receipts(run.store, run.run_id) if run.record else {}
+    carried = _carried(run, Ledger.pending(run.shards, done))
+    pending = Ledger.pending(run.shards, {**done, **carried})
+    sample = sample_shards(run, pending)
+    work = to_embed(pending, sample)
+    rows = sum(receipt.rows_read for receipt in (*done.values(), *carried.values()))
+    rows += sum(rows_of(shard, sample) for shard in pending)
+    rate, row_bytes = measured(request.store)
+    hours = work.tokens / rate / 3600 if rate else None if pending else 0.0
+    price = config.cost.gpu_hour_usd
+    return {
+        "run_id": run.run_id if run.record else None,
+        "action": "resume" if resumed else "nothing to do" if run.current else "publish again" if run.record else "new run",
+        "objects": len({piece.uri for shard in run.shards for piece in shard.slices}),
+        "shards": len(run.shards),
+        "rows": rows,
+        "rows_estimated": any(shard.rows is None for shard in pending),
+        "text_bytes": sum(shard.text_bytes for shard in run.shards),
+        "reuse": {
+            "base": _base(run),
+            "objects": run.objects,
+            "carried_shards": len(carried),
+            "carried_rows": sum(receipt.rows for receipt in carried.values()),
+        },
+        "rows_to_embed": work.rows,
+        "estimated_tokens": work.tokens,
+        "tokens_per_second_per_replica": round(rate, 1) if rate else None,
+        "replica_hours": round(hours, 4) if hours is not None else None,
+        "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
+        "output_bytes": round(rows * (row_bytes or plain_row_bytes(run, sample))),
+        "id_type": str(run.plan.id_type),
+        "keep": {column.name: str(column.type) for column in run.plan.keep},
+        "model": {"name": request.model.name, "dim": request.recipe.dim, "pooling": request.recipe.pooling_name,
+                  "max_tokens": request.recipe.max_tokens, "normalize": request.recipe.normalize},
+    }  # fmt: skip
+
+
+def plan_text(report: dict[str, Any]) -> str:
+    def known(value: object, unit: str) -> str:
+        return f"{value} {unit}" if value is not None else "unknown before a first run has measured it"
+
+    cost, reuse = report["cost_usd"], report["reuse"]
+    rows = f"{'about ' if report['rows_estimated'] else ''}{report['rows']:,} rows"
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in reuse["objects"].items())
+    carried = f"{reuse['carried_rows']:,} rows in {reuse['carried_shards']:,} shards carried over from {reuse['base']}"
+    return "\n".join([
+        f"plan: {report['action']}" + (f" {report['run_id']}" if report["run_id"] else ""),
+        f"  source      {report['objects']:,} objects, {rows}, {report['text_bytes']:,} bytes of text",
+        f"  compared    objects {kinds or 'of an earlier version of this program'}",
+        f"  shards      {report['shards']:,}",
+        f"  reuse       {carried if reuse['base'] else 'nothing'}",
+        f"  to embed    about {report['rows_to_embed']:,} rows, {report['estimated_tokens']:,} tokens",
+        f"  time        {known(report['replica_hours'], 'replica-hours')}",
+        f"  cost        {f'{cost} USD' if cost is not None else 'unknown: needs the time, and cost.gpu_hour_usd'}",
+        f"  output      about {report['output_bytes']:,} bytes",
+        f"  model       {report['model']['name']} {report['model']['pooling']} {report['model']['dim']}",
+    ])  # fmt: skip
+
+
+def _base(run: Run) -> str | None:
+    return run.record.base if run.record else run.reuse.base if run.reuse else None
+
+
+def _carried(run: Run, shards: Sequence[Shard]) -> dict[int, Receipt]:
+    """Shard number -> receipt of the base whose parts are copied for it."""
+    base = _base(run)
+    if base is None or all(shard.carried is None for shard in shards):
+        return {}
+    receipts = load_receipts(run.store, base)
+    return {
+        shard.number: receipts[shard.carried] for shard in shards if shard.carried is not None and shard.carried in receipts
+    }

@@ -1,0 +1,83 @@
+"""`reembed publish`: a person's word on a finished run that was not published, or was taken back.
+
+Without --force it says what stands against the run. With it the run is published all the same, and CURRENT.json and the
+run's summary record who did it, when, and against which reasons. Rows must still be accounted for, and parts be there.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.commands.snapshots import published_runs
+from jobs.driver.process_identity import Identity
+from jobs.publish.finished_run import FinishedRun, driver_lock
+from jobs.publish.open_snapshot import open_store
+from jobs.publish.publish import Current, read_current
+from jobs.state.records import UNFINISHED, list_runs, read_run
+from workers.errors import UsageError
+
+_NAMED = 10  # runs that an error names
+
+
+def publish_run(target: str, run_id: str, *, force: bool) -> dict[str, Any]:
+    """Publish a run that was refused; `published` is False when reasons stand against it and `force` is not given.
+
+    Raises:
+        UsageError: no such run, not finished, or parts of it are gone; nothing was changed.
+        LockHeld: a driver works on the output.
+    """
+    store, _ = open_store(target)
+    if read_run(store, run_id) is None:
+        raise UsageError(f"{store.uri}: no run {run_id} there; known: {', '.join(list_runs(store)[-_NAMED:]) or 'none'}")
+    if not force:
+        current = read_current(store)
+        return _report(run_id, current, _reasons(FinishedRun.open(store, run_id), current), changed=False)
+    with driver_lock(store) as lock:
+        before = read_current(store)
+        run = FinishedRun.open(store, run_id)
+        if before is not None and before.run_id == run_id:
+            run.settle(before.forced)
+            return _report(run_id, before, [], changed=False)
+        who = Identity.mine()
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        now = run.make_current(lock, {"by": f"{who.user}@{who.host}", "at": at, "reasons": _reasons(run, before)})
+    return _report(run_id, now, [], changed=True)
+
+
+def publish_text(report: dict[str, Any]) -> str:
+    if report["published"]:
+        return f"run {report['run_id']}: {'published by force' if report['changed'] else 'is the current snapshot already'}"
+    lines = [f"run {report['run_id']}: NOT published; `reembed publish --force` overrides"]
+    return "\n".join(lines + [f"  reason      {reason}" for reason in report["reasons"]])
+
+
+def _reasons(run: FinishedRun, current: Current | None) -> list[str]:
+    """What stands against it, in words. Raises: UsageError: nothing does, or it cannot be told yet."""
+    run_id, store = run.run_id, run.store
+    state = run.summary.get("state")
+    if current is not None and run_id == current.run_id:
+        return []
+    taken = current is not None and run_id in current.taken_back
+    reasons = [str(reason) for reason in run.summary.get("reasons", [])]
+    if taken:
+        return reasons or ["taken back by `reembed rollback`"]
+    if state is None or state in UNFINISHED:
+        raise UsageError(
+            f"{store.uri}: {run_id} was not finished, so nothing was checked yet; run `reembed embed` with its configuration"
+        )
+    if run_id in published_runs(store, current, [run_id]):
+        raise UsageError(f"{store.uri}: {run_id} was published before; use `reembed rollback` to give it to readers again")
+    return reasons
+
+
+def _report(run_id: str, current: Current | None, reasons: list[str], *, changed: bool) -> dict[str, Any]:
+    published = current if current is not None and current.run_id == run_id else None
+    return {
+        "run_id": run_id,
+        "published": published is not None,
+        "changed": changed,
+        "reasons": reasons,
+        "forced": published.forced if published else None,
+        "data": published.data if published else None,
+    }

@@ -1,0 +1,118 @@
+"""`reembed snapshots`: every finished run whose data is still there, the newest first, from storage alone.
+
+Two requests a run (run.json, summary.json) and one for CURRENT.json, which alone tells what readers have and had. Of runs
+that retention deleted only the summary is left: they are not listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from jobs.publish.open_snapshot import open_store
+from jobs.publish.publish import Current, read_current
+from jobs.state.records import RunPaths, RunRecord, RunState, read_run, read_summary, run_folders
+from workers.errors import UsageError
+from workers.storage.objects import Store, redact
+
+_THREADS = 16
+_FINISHED = (RunState.COMPLETE.value, RunState.REFUSED.value)
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def list_snapshots(target: str) -> dict[str, Any]:
+    """Finished runs, newest first, and which one readers have. Raises: UsageError: no run was ever begun there."""
+    store, _ = open_store(target)
+    current = read_current(store)
+    ids = run_folders(store)[::-1]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda run_id: _describe(store, run_id, current), ids))
+    if not ids and current is None:
+        raise UsageError(f"{redact(store.uri)}: no run was ever begun there; run `reembed embed` first, or correct the uri")
+    return {
+        "output": redact(store.uri),
+        "current": current.run_id if current else None,
+        "snapshots": [snapshot for snapshot in found if snapshot is not None],
+    }
+
+
+def published_runs(store: Store, current: Current | None, begun: Collection[str]) -> list[str]:
+    """Of the runs begun those that readers had once, in the order in which they last had them; the present one last.
+
+    CURRENT.json knows. Where it was lost, the runs' summaries still tell, without the order: those come first, by run id.
+    """
+    told = [*(publication.run_id for publication in current.history), current.run_id] if current else []
+    others = sorted(set(begun) - set(told))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        summaries = list(pool.map(lambda run_id: read_summary(store, run_id) or {}, others))
+    lost = [run_id for run_id, summary in zip(others, summaries, strict=True) if summary.get("published")]
+    return [*lost, *(run_id for run_id in told if run_id in begun)]
+
+
+def snapshots_text(report: dict[str, Any]) -> str:
+    """A line a run."""
+    lines = [f"{report['output']}: {len(report['snapshots'])} snapshots, current {report['current'] or 'none'}"]
+    for item in report["snapshots"]:
+        model = item["model"]
+        lines.append(
+            f"{'*' if item['current'] else ' '} {item['run_id']}  {item['rows']:>13,} rows  {_size(item['bytes']):>10}  "
+            f"{model['name']} {model['pooling']} {model['dim']} x {model['vector']} ({model['precision']})  {_how(item)}"
+        )
+    return "\n".join(lines)
+
+
+def _describe(store: Store, run_id: str, current: Current | None) -> dict[str, Any] | None:
+    record = read_run(store, run_id)
+    if record is None:
+        return None
+    summary = read_summary(store, run_id) or {}
+    is_current = current is not None and current.run_id == run_id
+    published_at = _published_at(run_id, current)
+    if not published_at and summary.get("state") not in _FINISHED:
+        return None
+    return {
+        "run_id": run_id,
+        "state": RunState.COMPLETE.value if published_at else summary["state"],
+        "current": is_current,
+        "published": bool(published_at or summary.get("published")),
+        "published_at": published_at,
+        "created": record.created,
+        "rows": current.rows if current and is_current else summary.get("rows", record.rows or 0),
+        "documents": summary.get("documents"),
+        "quarantined_rows": summary.get("quarantined_rows"),
+        "bytes": _bytes(store, record, summary),
+        "model": record.model,
+        "forced": (current.forced if current and is_current else None) or summary.get("forced"),
+        "taken_back": current is not None and run_id in current.taken_back,
+        "reasons": [] if is_current else summary.get("reasons", []),
+        "data": redact(store.uri_of(RunPaths(run_id).data)),
+    }
+
+
+def _published_at(run_id: str, current: Current | None) -> str | None:
+    """When readers last got it."""
+    if current is None or current.run_id == run_id:
+        return current.published_at if current else None
+    return next((item.published_at for item in current.history if item.run_id == run_id), None)
+
+
+def _bytes(store: Store, record: RunRecord, summary: dict[str, Any]) -> int:
+    told = summary.get("output_bytes")
+    return int(told) if told is not None else sum(store.list(RunPaths(record.run_id).data).values())
+
+
+def _how(item: dict[str, Any]) -> str:
+    if item["published"]:
+        when = f"published {item['published_at'] or 'once'}"
+        by = f" by force of {item['forced']['by']}" if item["forced"] else ""
+        return when + by + (", taken back" if item["taken_back"] else "")
+    return f"not published: {item['reasons'][0] if item['reasons'] else item['state']}"
+
+
+def _size(count: float) -> str:
+    for unit in _UNITS[:-1]:
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} {_UNITS[-1]}"

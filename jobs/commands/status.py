@@ -1,0 +1,66 @@
+"""`reembed status`: how the newest run stands, read from storage alone, so it works from any machine while the job runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.publish.open_snapshot import open_store
+from jobs.publish.publish import read_current
+from jobs.state.receipt_log import count_receipts
+from jobs.state.records import newest_run, read_status, read_summary
+from workers.errors import UsageError
+from workers.storage.objects import redact
+
+
+def run_status(target: str) -> dict[str, Any]:
+    """The newest run's state and figures, and what is published.
+
+    Shards done are counted from the receipts, not from what a driver last said. Raises: UsageError: no run there.
+    """
+    store, _ = open_store(target)
+    record = newest_run(store)
+    if record is None:
+        raise UsageError(f"{redact(store.uri)}: no run was ever begun there; run `reembed embed` first, or correct the uri")
+    status = read_status(store, record.run_id) or {}
+    summary = read_summary(store, record.run_id)
+    done = count_receipts(store, record.run_id)
+    current = read_current(store)
+    ended = summary is not None and summary.get("sessions", 0) >= status.get("work", {}).get("sessions", 0)
+    told = summary if summary is not None and ended else status
+    return {
+        "run_id": record.run_id,
+        "state": told.get("state", "running"),
+        "updated": status.get("updated"),
+        "created": record.created,
+        "shards": {**told.get("shards", {}), "planned": record.shards, "done": done},
+        "documents": told.get("documents", 0),
+        "quarantined_rows": told.get("quarantined_rows", 0),
+        "tokens_per_second": told.get("tokens_per_second", 0.0),
+        "eta_seconds": None if ended else status.get("eta_seconds"),
+        "replicas_alive": 0 if ended else status.get("replicas_alive", 0),
+        "replicas": [] if ended else status.get("replicas", []),
+        "reason": status.get("reason") or "; ".join(told.get("reasons", [])) or None,
+        "published_run": current.run_id if current else None,
+        "data": current.data if current else None,
+    }
+
+
+def status_text(report: dict[str, Any]) -> str:
+    shards = report["shards"]
+    lines = [
+        f"run {report['run_id']}: {report['state']}, last word {report['updated'] or 'none yet'}",
+        f"  shards      {shards['done']}/{shards['planned']} done, {shards.get('quarantined', 0)} quarantined",
+        f"  documents   {report['documents']:,} committed, {report['quarantined_rows']:,} rows quarantined",
+        f"  speed       {report['tokens_per_second']:,.0f} tokens/s"
+        + (f", {report['eta_seconds']} s to go" if report["eta_seconds"] is not None else ""),
+    ]
+    lines += [
+        f"  replica {view['replica']}   {view.get('node', '')} {view.get('device', '')} busy {view['busy']:.0%}"
+        for view in report["replicas"]
+    ]
+    if report["replicas_alive"] > len(report["replicas"]):
+        lines.append(f"  …           and {report['replicas_alive'] - len(report['replicas'])} replicas more")
+    if report["reason"]:
+        lines.append(f"  reason      {report['reason']}")
+    lines.append(f"  published   {report['published_run'] or 'nothing yet'}")
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""`reembed verify`: does the published snapshot hold its corpus, every row once, undamaged, by the model it names?
+
+1. folder     files on storage against the receipts: missing, unknown
+2. shards     parts and source of each shard, on threads                       (workers/snapshot/audit.py)
+3. sample     documents drawn over all shards are embedded again and compared
+
+Findings name the file, object or shard; none is a pass. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from jobs.publish.open_snapshot import Published, open_published
+from jobs.state.records import RunPaths
+from workers.config import VectorType
+from workers.snapshot.audit import ShardAudit, audit_shard, compare
+
+log = logging.getLogger("reembed")
+
+THREADS = 4
+LEAST_COSINE = {VectorType.FLOAT32: 0.999, VectorType.FLOAT16: 0.999, VectorType.INT8: 0.98, VectorType.BINARY: 0.97}
+MAX_FINDINGS = 100
+
+
+def verify_snapshot(target: str, sample: int) -> dict[str, Any]:
+    """Audit; `ok` is whether nothing was found.
+
+    Raises:
+        UsageError: nothing published, or (with a sample) its model is not at hand.
+    """
+    published = open_published(target)
+    findings = _folder(published)
+    audits = _shards(published, sample)
+    findings += [finding for audit in audits for finding in audit.findings]
+    rows, documents = sum(audit.rows for audit in audits), sum(audit.documents for audit in audits)
+    if not findings and rows != published.current.rows:
+        findings.append(f"CURRENT.json says {published.current.rows} rows, the parts hold {rows}")
+    cosines = _compare(published, audits, findings) if sample else []
+    notes = sorted({note for audit in audits for note in audit.notes})
+    return {
+        "ok": not findings,
+        "run_id": published.run_id,
+        "data": published.current.data,
+        "rows": rows,
+        "documents_in_source": documents,
+        "files": len(published.files()),
+        "sampled": len(cosines),
+        "min_cosine": round(min(cosines), 6) if cosines else None,
+        "findings": findings[:MAX_FINDINGS],
+        "findings_total": len(findings),
+        "notes": notes[:MAX_FINDINGS],
+    }
+
+
+def verify_text(report: dict[str, Any]) -> str:
+    lines = [
+        f"snapshot {report['run_id']}: {'OK' if report['ok'] else str(report['findings_total']) + ' FINDINGS'}",
+        f"  rows        {report['rows']:,} in {report['files']:,} files; {report['documents_in_source']:,} read again",
+        f"  sample      {report['sampled']} embedded again, least cosine {report['min_cosine']}",
+    ]
+    lines += [f"  finding     {finding}" for finding in report["findings"]]
+    lines += [f"  note        {note}" for note in report["notes"]]
+    return "\n".join(lines)
+
+
+def _folder(published: Published) -> list[str]:
+    """Files that should not be there. Missing ones are found when their shard is audited."""
+    store = published.store
+    described = {file.path for file in published.files()}
+    there = store.list(RunPaths(published.run_id).data)
+    return [
+        f"{store.uri_of(path)}: no receipt describes it; a reader of the folder would see its rows"
+        for path in there
+        if path not in described
+    ]
+
+
+def _shards(published: Published, sample: int) -> list[ShardAudit]:
+    store, plan, schema = published.store, published.plan, published.schema
+    work = [(shard, published.receipts[shard.number]) for shard in published.shards if shard.number in published.receipts]
+    total = sum(receipt.documents for _, receipt in work) or 1
+    drawn = [-(-sample * receipt.documents // total) for _, receipt in work]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(
+            pool.map(
+                lambda item: audit_shard(store, item[0][0], item[0][1], plan, schema, published.run_id, item[1]),
+                zip(work, drawn, strict=True),
+            )
+        )
+
+
+def _compare(published: Published, audits: list[ShardAudit], findings: list[str]) -> list[float]:
+    embedder = published.embedder()
+    least = LEAST_COSINE[published.stamp.vector]
+    cosines: list[float] = []
+    for audit in audits:
+        keys = [key for key in audit.texts if key in audit.stored]
+        fresh = dict(zip(keys, embedder.embed([audit.texts[key] for key in keys]), strict=True)) if keys else {}
+        for key, cosine in compare(audit, fresh, published.stamp.vector).items():
+            cosines.append(cosine)
+            if not cosine >= least:
+                findings.append(
+                    f"document {key[0]!r}: embedded again its cosine to the stored vector is {cosine:.4f}, less than {least}"
+                )
+    return cosines

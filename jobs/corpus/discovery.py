@@ -1,0 +1,176 @@
+"""The source as a run sees it: listed once, its footers read once, one schema settled.
+
+1. list       jobs/corpus/listing.py: every object with size and etag, sorted by URI
+2. look       row groups and schemas of Parquet (footers.py); the first records of a few line objects (sampling.py);
+              jobs/corpus/metadata_cache.py: what the last run saw, of objects that are as they were
+3. settle     jobs/corpus/schema.py: id type, kept types; objects that cannot be used are named before any replica starts
+
+The result is frozen: what the source becomes afterwards is the next run's affair. No document is opened here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from jobs.corpus.footers import read_footers
+from jobs.corpus.listing import SourceObject, list_sources
+from jobs.corpus.metadata_cache import Memory
+from jobs.corpus.sampling import sample_columns
+from jobs.corpus.schema import OUTPUT_COLUMNS, Columns, check_names, settle
+from workers.config import CorpusConfig, SourceFormat
+from workers.errors import RunAborted, TransientError, UsageError
+from workers.records.documents import ReadPlan
+from workers.storage.objects import redact
+
+MAX_LOGGED = 20  # warnings logged one by one; all of them are in Corpus.warnings
+COMPRESSED_RATIO = 4  # text is estimated to be this many times its compressed size
+log = logging.getLogger("reembed")
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Everything known about the source. `drifted` are URIs whose schema is not usable: their rows end quarantined.
+
+    `columns[i]` is what was found in `objects[i]`, None where nothing was looked at.
+    """
+
+    objects: tuple[SourceObject, ...]
+    read_plan: ReadPlan
+    warnings: tuple[str, ...] = ()
+    drifted: tuple[str, ...] = ()
+    columns: tuple[Columns | None, ...] = ()
+
+    @property
+    def source_fingerprint(self) -> str:
+        """sha256 over (uri, size, etag) of all objects in URI order."""
+        digest = hashlib.sha256()
+        for source in self.objects:
+            digest.update(f"{source.info.uri}\0{source.info.size}\0{source.info.etag}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes as stored."""
+        return sum(source.info.size for source in self.objects)
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of source text, estimated: see `text_bytes_of`."""
+        return sum(text_bytes_of(source) for source in self.objects)
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of the whole corpus, or None when some object's rows are known only after reading."""
+        total = 0
+        for source in self.objects:
+            if source.rows is None:
+                return None
+            total += source.rows
+        return total
+
+
+def text_bytes_of(source: SourceObject) -> int:
+    """Parquet: uncompressed bytes of the text columns. Lines: the object's bytes, times COMPRESSED_RATIO when compressed."""
+    if source.row_groups is not None:
+        return sum(group.text_bytes for group in source.row_groups)
+    return source.info.size * (COMPRESSED_RATIO if source.compression else 1)
+
+
+def discover(config: CorpusConfig, partition_by: Sequence[str] = (), memory: Memory | None = None) -> Corpus:
+    """List the source and settle its schema. Warnings are logged here, before anything is started.
+
+    `partition_by` are the output's partition columns: those found only in source folders become kept columns.
+    What `memory` knows is not looked at again.
+
+    Raises:
+        UsageError: names the uri or column, the setting and the mend. RunAborted: the store failed midway.
+    """
+    check_names(config)
+    listed = list_sources(config)
+    try:
+        objects, columns, problems = _look(listed, config, memory)
+    except TransientError as error:
+        raise RunAborted(f"corpus.uri: listed, but not readable: {error}; the same command tries again") from None
+    settled = settle(config, objects, columns)
+    warnings = problems + [
+        f"{redact(uri)}: {reason}; drifted, its rows will be quarantined: "
+        "rewrite it with the common schema, or take it out of the corpus"
+        for uri, reason in settled.drift.items()
+    ]
+    warnings += settled.remarks
+    if all(source.rows == 0 for source in objects):
+        warnings.append(f"corpus.uri {', '.join(map(redact, config.uri))}: {len(objects)} objects without a single row")
+    corpus = Corpus(objects, settled.plan, tuple(warnings), tuple(sorted(settled.drift)), tuple(columns))
+    corpus = check_partitions(partition_by, corpus)
+    _log(warnings)
+    return corpus
+
+
+def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
+    """The same corpus, its read plan extended by partition columns that only the source's folders hold.
+
+    Raises:
+        UsageError: a column that is neither kept nor a source folder, or whose values make no folder name.
+    """
+    keep = corpus.read_plan.keep
+    folder_keys = {key for source in corpus.objects for key, _ in source.partitions}
+    for position, name in enumerate(partition_by):
+        if name in partition_by[:position]:
+            raise UsageError(f"output.partition_by: {name} stands twice; name it once")
+        if name not in keep.names:
+            if name not in folder_keys:
+                known = ", ".join([*keep.names, *sorted(folder_keys - set(keep.names))]) or "none"
+                raise UsageError(
+                    f"output.partition_by: {name} is neither kept nor a key=value folder of the source "
+                    f"(candidates: {known}); add it to corpus.keep"
+                )
+            if name in OUTPUT_COLUMNS:
+                raise UsageError(f"output.partition_by: {name} is a column of the output itself; rename the source folders")
+            keep = keep.append(pa.field(name, pa.string()))
+        kind = keep.field(name).type
+        if pa.types.is_nested(kind) or pa.types.is_floating(kind) or pa.types.is_binary(kind):
+            raise UsageError(
+                f"output.partition_by: {name} is {kind}, which makes no folder name; choose a text, integer or date column"
+            )
+    return replace(corpus, read_plan=replace(corpus.read_plan, keep=keep))
+
+
+def _look(
+    listed: Sequence[SourceObject], config: CorpusConfig, memory: Memory | None
+) -> tuple[tuple[SourceObject, ...], list[Columns | None], list[str]]:
+    """Footers of every Parquet object, samples of the rest: objects with row groups, their columns, warnings."""
+    objects = list(listed)
+    columns: list[Columns | None] = [None] * len(objects)
+    problems: list[str] = []
+    recalled = set()
+    for at, source in enumerate(listed):
+        if memory and (found := memory.recall(source)):
+            objects[at], columns[at] = found
+            recalled.add(at)
+    fresh = [at for at in range(len(objects)) if at not in recalled]
+    parquet = [at for at in fresh if objects[at].format is SourceFormat.PARQUET]
+    for at, footer in zip(parquet, read_footers([objects[at] for at in parquet], config), strict=True):
+        objects[at] = replace(objects[at], row_groups=footer.row_groups, problem=footer.problem)
+        if footer.problem is None:
+            columns[at] = Columns(footer.columns, footer.names, exact=True)
+        else:
+            name = redact(objects[at].info.uri)
+            problems.append(f"{name}: {footer.problem}; it will be quarantined: write the object again, or take it out")
+    sampled, remarks = sample_columns([objects[at] for at in fresh], config)
+    for place, seen in sampled.items():
+        columns[fresh[place]] = seen
+    if memory:
+        memory.fill(objects, columns, recalled)
+    return tuple(objects), columns, problems + remarks
+
+
+def _log(warnings: Sequence[str]) -> None:
+    for warning in warnings[:MAX_LOGGED]:
+        log.warning("%s", warning)
+    if len(warnings) > MAX_LOGGED:
+        log.warning("%d more warnings about the corpus", len(warnings) - MAX_LOGGED)

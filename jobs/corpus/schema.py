@@ -1,0 +1,214 @@
+"""One schema for a corpus whose objects may disagree: settled before anything starts, drift named object by object.
+
+    settle   columns of every object -> ReadPlan (id type, types of the kept columns), unusable objects, remarks
+
+A wanted column that no object has is the user's mistake (UsageError). One that only some objects lack, or hold in a type
+that does not fit, is drift: those objects end quarantined, and the warning says so before a replica starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from jobs.corpus.listing import SourceObject
+from workers.config import CorpusConfig, SourceFormat
+from workers.errors import UsageError
+from workers.reading.columns import is_text, plain_type, refusal
+from workers.records.documents import ReadPlan
+from workers.storage.objects import redact
+
+OUTPUT_COLUMNS = frozenset(
+    ("id", "embedding", "num_tokens", "truncated", "text_hash", "chunk", "chunk_start", "chunk_end", "tokens")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What is known of an object's columns. `exact`: a name not there is missing (a footer, a header, not a sample)."""
+
+    types: Mapping[str, pa.DataType]
+    names: tuple[str, ...]
+    exact: bool
+
+
+@dataclass(slots=True)
+class Settled:
+    """`drift` is why an object's rows cannot be used (uri -> reason); `remarks` are about objects that are usable."""
+
+    plan: ReadPlan
+    drift: dict[str, str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+def check_names(config: CorpusConfig) -> None:
+    """Names that could never work, whatever the corpus holds.
+
+    Raises:
+        UsageError
+    """
+    for name in config.keep:
+        if name in OUTPUT_COLUMNS:
+            raise UsageError(
+                f"corpus.keep: {name} is a column of the output itself; leave it out, or rename it in the source"
+            )
+    for setting, names in (("corpus.keep", config.keep), ("corpus.text", config.text)):
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise UsageError(f"{setting}: {name} stands {count} times; name it once")
+
+
+def settle(config: CorpusConfig, objects: Sequence[SourceObject], columns: Sequence[Columns | None]) -> Settled:
+    """Agree on one schema. `columns[i]` describes `objects[i]`, None where nothing is known.
+
+    Raises:
+        UsageError: a wanted column is in no object, or in no object in a usable type.
+    """
+    check_names(config)
+    known = [(source, found) for source, found in zip(objects, columns, strict=True) if found is not None]
+    settled = Settled(ReadPlan(config, pa.string(), pa.schema([])))
+    _refuse_doubles(config, known, settled)
+    for name in config.text:
+        _require(
+            name, "corpus.text", known, settled, is_text, "text (string, large_string, string_view, dictionary, binary)"
+        )
+    if config.id is not None:
+        _require(config.id, "corpus.id", known, settled, _is_scalar, "a scalar type")
+    partition_keys = {key for source in objects for key, _ in source.partitions}
+    kept = [pa.field(name, _kept_type(name, known, partition_keys, settled)) for name in config.keep]
+    settled.plan = ReadPlan(config, _id_type(config, objects, known, settled), pa.schema(kept))
+    return settled
+
+
+_Known = Sequence[tuple[SourceObject, Columns]]
+
+
+def _type_of(name: str, source: SourceObject, found: Columns) -> pa.DataType | None:
+    """As the readers look it up: the object's own column first, else the folder it lies in, else it is not there."""
+    if name in found.types:
+        return found.types[name]
+    return pa.string() if any(key == name for key, _ in source.partitions) else None
+
+
+def _require(
+    name: str, setting: str, known: _Known, settled: Settled, usable: Callable[[pa.DataType], bool], wanted: str
+) -> None:
+    """A column that every object must have, in a usable type."""
+    types = [(source, found, _type_of(name, source, found)) for source, found in known]
+    having = [(source, kind) for source, _, kind in types if kind is not None]
+    if known and not having:
+        raise UsageError(f"{setting}: no object has a column {name}; {_suggest(name, known)}")
+    if having and not any(usable(kind) for _, kind in having):
+        raise UsageError(
+            f"{setting}: column {name} is {having[0][1]} in {redact(having[0][0].info.uri)}; it must be {wanted}"
+        )
+    for source, found, kind in types:
+        if kind is None and found.exact:
+            _drift(settled, source, f"has no column {name} ({setting})")
+        elif kind is not None and not usable(kind):
+            _drift(settled, source, f"column {name} ({setting}) is {kind}; it must be {wanted}")
+
+
+def _kept_type(name: str, known: _Known, partition_keys: set[str], settled: Settled) -> pa.DataType:
+    """The output type of a kept column: what most objects agree on, widened by those that can be widened to."""
+    found = [(source, columns, _type_of(name, source, columns)) for source, columns in known]
+    types = [(source, kind) for source, _, kind in found if kind is not None]
+    if not types:
+        if name in partition_keys or not known:
+            return pa.string()
+        raise UsageError(f"corpus.keep: no object has a column {name}; {_suggest(name, known, partition_keys)}")
+    agreed, misfits = unify(output_type(kind) for _, kind in types)
+    for source, kind in types:
+        if output_type(kind) not in misfits:
+            continue
+        if refusal(kind, agreed):
+            _drift(settled, source, f"column {name} (corpus.keep) is {kind}, elsewhere {agreed}")
+        else:
+            settled.remarks.append(
+                f"{redact(source.info.uri)}: column {name} (corpus.keep) is {kind}, elsewhere {agreed}: values are "
+                "converted, rows whose value does not convert will be quarantined; write the column with one type"
+            )
+    without = [redact(source.info.uri) for source, columns, kind in found if kind is None and columns.exact]
+    if without:
+        where = without[0] + (f" and {len(without) - 1} more objects are" if len(without) > 1 else " is")
+        settled.remarks.append(f"{where} without column {name} (corpus.keep): null in its rows")
+    return agreed
+
+
+def unify(types: Iterable[pa.DataType]) -> tuple[pa.DataType, set[pa.DataType]]:
+    """One type for all, and those that do not fit. The most frequent type leads (the first of equals); others widen it."""
+    agreed: pa.DataType = pa.null()
+    misfits: set[pa.DataType] = set()
+    for kind, _ in Counter(types).most_common():
+        try:
+            both = pa.unify_schemas([pa.schema([("it", agreed)]), pa.schema([("it", kind)])], promote_options="permissive")
+        except pa.ArrowException:
+            misfits.add(kind)
+            continue
+        widened = both.field(0).type
+        if pa.types.is_binary(widened) and pa.types.is_string(
+            agreed
+        ):  # one column of bytes must not turn all text into bytes
+            misfits.add(kind)
+        else:
+            agreed = widened
+    return (pa.string() if pa.types.is_null(agreed) else agreed), misfits
+
+
+def output_type(kind: pa.DataType) -> pa.DataType:
+    """The type without its encoding: dictionaries decoded, large and view variants as their plain kind, at any depth."""
+    kind = plain_type(kind)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        return pa.binary()
+    if isinstance(kind, pa.StructType):
+        return pa.struct([item.with_type(output_type(item.type)) for item in kind.fields])
+    if isinstance(kind, pa.MapType):
+        return pa.map_(output_type(kind.key_type), output_type(kind.item_type))
+    if isinstance(kind, pa.FixedSizeListType):
+        return pa.list_(output_type(kind.value_type), kind.list_size)
+    if isinstance(kind, pa.ListType | pa.LargeListType | pa.ListViewType | pa.LargeListViewType):
+        return pa.list_(output_type(kind.value_type))
+    return kind
+
+
+def _id_type(config: CorpusConfig, objects: Sequence[SourceObject], known: _Known, settled: Settled) -> pa.DataType:
+    """int64 where every usable object is Parquet with integer ids that fit; text holds all others without loss."""
+    if config.id is None or any(source.format is not SourceFormat.PARQUET for source in objects):
+        return pa.string()
+    usable = [(source, found) for source, found in known if source.info.uri not in settled.drift]
+    kinds = [_type_of(config.id, source, found) for source, found in usable]
+    whole = bool(kinds) and all(
+        kind and pa.types.is_integer(plain_type(kind)) and plain_type(kind) != pa.uint64() for kind in kinds
+    )
+    return pa.int64() if whole else pa.string()
+
+
+def _refuse_doubles(config: CorpusConfig, known: _Known, settled: Settled) -> None:
+    """Two columns of one name: which is meant cannot be told."""
+    wanted = [*config.text, *config.keep, *([config.id] if config.id else [])]
+    for source, found in known:
+        for name in wanted:
+            if found.names.count(name) > 1:
+                _drift(settled, source, f"has more than one column {name}")
+
+
+def _is_scalar(kind: pa.DataType) -> bool:
+    return not pa.types.is_nested(plain_type(kind))
+
+
+def _drift(settled: Settled, source: SourceObject, reason: str) -> None:
+    settled.drift.setdefault(source.info.uri, reason)
+
+
+def _suggest(name: str, known: _Known, more: Iterable[str] = ()) -> str:
+    names = list(dict.fromkeys([*(name for _, found in known for name in found.names), *more]))
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"known columns: {', '.join(names[:40])}" + (", ..." if len(names) > 40 else "")

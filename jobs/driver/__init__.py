@@ -1,0 +1,1 @@
+"""What every driver process has: the lock on its output, signals, and checks before anything starts."""

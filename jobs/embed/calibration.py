@@ -1,0 +1,101 @@
+"""Before a new run begins: what only a replica can tell, then the same for all of them and for every later driver.
+
+    first replica ready -> precision (what auto is there), token budget -> int8 scale of the output -> run.json
+
+All replicas are started at once, so that nobody waits for the first; the pool keeps them, and tells each how the run was
+settled before it gets a shard. A run on a base was begun in the base's precision: the first replica shows whether it holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.driver.signals import StopFlag
+from jobs.planning.run import ReuseRefused, Run
+from jobs.pool.replica_pool import ReplicaPool
+from jobs.pool.replica_shape import ReplicaShape
+from jobs.scheduling.messages import Lost, Ready
+from jobs.scheduling.policy import StartReplica
+from workers.config import VectorType
+from workers.errors import PrecisionRefused, RunAborted, UsageError
+from workers.replica.settings import Settled
+
+log = logging.getLogger("reembed")
+
+CALIBRATION_SHARDS = 8  # spread over the corpus
+MOST_LOST = 3  # replicas that may die while they load, before the run is given up
+_WAIT_SECONDS = 0.25
+
+
+def settle(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag, *, untried: bool = False) -> None:
+    """Begin a run that is new; hand its decisions to the pool.
+
+    `untried`: nothing was embedded yet in a precision that `auto` took over from the base.
+
+    Raises:
+        UsageError: a replica says that the request cannot be carried out; nothing was written.
+        RunAborted: no replica became ready. ReuseRefused: none works in the base's precision.
+    """
+    if run.record is not None and untried:
+        _try_precision(run, pool, shape, stop)
+    if run.record is None:
+        replica, facts = _first_ready(run, pool, shape, stop)
+        scale = _calibrate(run, pool, replica) if run.config.output.vector is VectorType.INT8 else None
+        run.begin(facts["precision"], scale, facts["batch_tokens"])
+    record = run.record
+    if record is None:
+        raise RuntimeError("the run was begun and has no record")
+    pool.settle(Settled(run.stamp, record.batch_tokens or 4096))
+
+
+def _try_precision(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> None:
+    wanted = run.stamp.precision
+    try:
+        _, facts = _first_ready(run, pool, shape, stop)
+    except UsageError as error:
+        raise ReuseRefused(f"not in the published snapshot's precision {wanted}: {error}") from None
+    except RunAborted as error:
+        if PrecisionRefused.__name__ not in str(error):
+            raise
+        raise ReuseRefused(f"not in the published snapshot's precision {wanted}: {error}") from None
+    if facts["precision"] != wanted:
+        raise ReuseRefused(f"a replica works in {facts['precision']}, the published snapshot is in {wanted}")
+
+
+def _first_ready(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> tuple[int, Mapping[str, Any]]:
+    deadline = time.monotonic() + run.config.cluster.replica_ready_seconds
+    for replica in range(shape.replicas):
+        pool.execute(StartReplica(replica))
+    reasons: list[str] = []
+    while time.monotonic() < deadline:
+        stop.check()
+        for event in pool.wait(_WAIT_SECONDS):
+            match event:
+                case Ready(replica, facts):
+                    return replica, facts
+                case Lost(error=error) if error is not None:
+                    raise error
+                case Lost(replica, reason):
+                    reasons.append(reason)
+                    if len(reasons) >= MOST_LOST:
+                        raise RunAborted(f"{len(reasons)} replicas died while they loaded the model: {reasons[-1]}")
+                    log.warning("replica %d lost while it loaded the model: %s", replica, reason)
+                    pool.execute(StartReplica(replica))
+                case _:
+                    pass  # totals of a replica that does nothing yet
+    raise RunAborted(
+        f"no replica was ready within cluster.replica_ready_seconds={run.config.cluster.replica_ready_seconds:g} "
+        f"({shape.replicas} of {shape.gpus:g} GPU and {shape.cpus} CPU wanted); look at `ray status` and the nodes' logs"
+    )
+
+
+def _calibrate(run: Run, pool: ReplicaPool, replica: int) -> float:
+    """The int8 step of the whole snapshot, from a sample that one replica embeds before the first shard."""
+    step = max(1, len(run.shards) // CALIBRATION_SHARDS)
+    sample = run.shards[::step][:CALIBRATION_SHARDS]
+    scale = pool.calibrate(replica, sample, run.config.run.shard_seconds)
+    log.info("int8 scale %.6g, calibrated on %d shards", scale, len(sample))
+    return scale

@@ -1,0 +1,170 @@
+"""The copy phase: shards of the base whose objects are unchanged get their parts and their receipt, before any replica.
+
+1. look     the base's receipts, and one listing of its folder: a shard whose parts are gone or of another size stays pending
+2. copy     inside the store (Store.copy), shards on threads: parts, then the quarantine file
+3. commit   the receipt, derived from the base's, last: killed before it, the shard is copied again onto the same names
+
+What stays pending is embedded from its source like any other shard. Parts keep the footers they were made with. No byte of
+theirs comes here, no object of the corpus is opened.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from itertools import islice
+
+from jobs.driver.lock import DriverLock
+from jobs.driver.signals import StopFlag
+from jobs.state.ledger import Ledger, load_receipts
+from jobs.state.receipts import Receipts
+from jobs.state.records import RunPaths
+from workers.errors import RunAborted
+from workers.records.shard import OutputFile, Receipt, Shard
+from workers.storage.objects import Store
+
+THREADS = 32  # copies are all latency
+MOST_WAITING = 4 * THREADS  # handed to threads at a time: of a million shards not all at once
+WAKE_SECONDS = 0.25  # how soon a signal or a lost lock is noticed
+LOG_SECONDS = 10.0
+log = logging.getLogger("reembed")
+
+
+def carry(
+    store: Store, run_id: str, base: str, shards: Sequence[Shard], ledger: Ledger, lock: DriverLock, stop: StopFlag
+) -> Receipts:
+    """Carry `shards` (of run `run_id`, none with a receipt, all with `carried`) over from run `base`.
+
+    Returns:
+        Receipts of those that were carried; the others stay pending.
+    Raises:
+        RunAborted: the lock is lost, or stopped by a signal (Stopped); what is committed stays. UsageError, TransientError.
+    """
+    began = logged = time.monotonic()
+    receipts, sizes = _left_of(store, base)
+    carrier = _Carrier(store, run_id, base, ledger, lock)
+    pool = ThreadPoolExecutor(THREADS, thread_name_prefix="carry")
+    carried, rows, begun = Receipts(), 0, 0
+    waiting: set[Future[Receipt | None]] = set()
+    todo = ((shard, receipt) for shard in shards if (receipt := _carriable(shard, receipts, sizes)) is not None)
+    try:
+        while True:
+            for item in islice(todo, MOST_WAITING - len(waiting)):
+                waiting.add(pool.submit(carrier.carry, *item))
+                begun += 1
+            if not waiting:
+                break
+            stop.check()
+            lock.raise_if_lost()
+            done, waiting = wait(waiting, WAKE_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                if (receipt := future.result()) is not None:
+                    carried.add(receipt)
+                    rows += receipt.rows
+            if time.monotonic() - logged >= LOG_SECONDS:
+                logged = time.monotonic()
+                log.info("carrying over snapshot %s: %d of %d shards", base, len(carried), len(shards))
+    finally:
+        carrier.halt.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+    if begun < len(shards):
+        log.warning("parts of %d shards are gone from snapshot %s: these are embedded", len(shards) - begun, base)
+    if carried:
+        seconds = time.monotonic() - began
+        log.info("carried over %d shards, %d rows, of snapshot %s in %.1f s", len(carried), rows, base, seconds)
+    return carried
+
+
+def _left_of(store: Store, base: str) -> tuple[Mapping[int, Receipt], Mapping[str, int]]:
+    """The base's receipts, and its files with their sizes."""
+    try:
+        receipts = load_receipts(store, base)
+    except RunAborted as error:  # embedding costs more, and needs nothing of the base
+        log.warning("snapshot %s: %s", base, error)
+        return {}, {}
+    paths = RunPaths(base)
+    return receipts, store.list(paths.data) | store.list(paths.quarantine)
+
+
+def _carriable(shard: Shard, receipts: Mapping[int, Receipt], sizes: Mapping[str, int]) -> Receipt | None:
+    receipt = receipts.get(-1 if shard.carried is None else shard.carried)
+    if receipt is None or (shard.rows is not None and shard.rows != receipt.rows_read):
+        return None
+    return receipt if all(sizes.get(file.path) == file.bytes for file in _files(receipt)) else None
+
+
+def _files(receipt: Receipt) -> list[OutputFile]:
+    return [*receipt.files, *([receipt.quarantine] if receipt.quarantine else [])]
+
+
+class _Carrier:
+    """Carries one shard after the other, from many threads. `halt` ends it between two files."""
+
+    def __init__(self, store: Store, run_id: str, base: str, ledger: Ledger, lock: DriverLock) -> None:
+        self._store, self._run_id, self._base, self._ledger, self._lock = store, run_id, base, ledger, lock
+        self.halt = threading.Event()
+
+    def carry(self, shard: Shard, receipt: Receipt) -> Receipt | None:
+        """Copy and commit; None: a part is gone, or the driver is stopping."""
+        began = time.monotonic()
+        paths: dict[str, str] = {}
+        for file in _files(receipt):
+            source, target = file.path, _path(file.path, self._base, self._run_id, receipt.shard, shard)
+            if target is None:
+                log.warning("%s: named in a receipt it does not belong to; shard %d is embedded", source, shard.number)
+                return None
+            paths[source] = target
+        for source, target in paths.items():
+            if self.halt.is_set():
+                return None
+            self._lock.guard()
+            try:
+                self._store.copy(source, target)
+            except FileNotFoundError:
+                log.warning("%s: gone; shard %d is embedded", self._store.uri_of(source), shard.number)
+                return None
+        return self._ledger.record(carried_receipt(receipt, shard, self._base, paths, time.monotonic() - began))
+
+
+def carried_receipt(receipt: Receipt, shard: Shard, base: str, paths: Mapping[str, str], seconds: float) -> Receipt:
+    """The base's receipt as that of `shard`. What the rows are stays, what it took to make them does not.
+
+    `paths`: file of the base -> its copy. The epoch stays: it is in the footers of the parts.
+    """
+    quarantine = receipt.quarantine
+    return replace(
+        receipt,
+        shard=shard.number,
+        files=tuple(replace(file, path=paths[file.path]) for file in receipt.files),
+        quarantine=replace(quarantine, path=paths[quarantine.path]) if quarantine else None,
+        carried_from=base,
+        reused_rows=receipt.rows,
+        repeated_rows=0,
+        tokens=0,
+        padded_tokens=0,
+        stage_seconds={},
+        seconds=round(seconds, 4),
+        replica="driver",
+        adopted=False,
+        ended=round(time.time(), 3),
+        probed=0,
+        probe_cosine=None,
+    )
+
+
+def _path(path: str, base: str, run_id: str, number: int, shard: Shard) -> str | None:
+    """The same file of the new run: data/<base>/lang=de/part-<old>-1.parquet -> data/<run>/lang=de/part-<new>-1.parquet.
+
+    None: it is not a file of the base's shard `number`.
+    """
+    old, new = RunPaths(base), RunPaths(run_id)
+    folder, _, name = path.rpartition("/")
+    stem = f"{number:07d}"
+    for prefix, replaced, kind in ((old.data, new.data, "part-"), (old.quarantine, new.quarantine, "shard-")):
+        if (folder + "/").startswith(prefix + "/") and name.startswith(kind + stem):
+            return f"{replaced}{folder[len(prefix) :]}/{kind}{shard.name}{name[len(kind + stem) :]}"
+    return None

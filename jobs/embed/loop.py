@@ -1,0 +1,89 @@
+"""The driver's loop: the scheduler decides, the pool carries out, the ledger records, progress watches.
+
+    until every shard is done or quarantined:
+        commands = scheduler.decide(now)  -> pool.execute
+        events   = pool.wait              -> scheduler, ledger, progress, metrics
+
+No text, no tensor, no decision of its own. Ends early by raising: Stopped (signal), RunAborted (scheduler, lock, ledger).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from jobs.monitoring.metrics import Cause, RunMetrics
+from jobs.monitoring.progress import Progress
+from jobs.scheduling.messages import Event, Finished, Lost, Ready, Stats
+from jobs.scheduling.scheduler import Command, Scheduler, StopReplica
+from jobs.state.ledger import Ledger
+from workers.errors import RunAborted
+from workers.records.shard import Failure, Receipt
+from workers.storage.client import retries
+
+log = logging.getLogger("reembed")
+
+WAKE_SECONDS = 0.25  # how soon a signal or a lost lock is noticed
+
+
+class Pool(Protocol):
+    """What the loop needs of a cluster."""
+
+    def execute(self, command: Command) -> None: ...
+    def wait(self, timeout: float) -> list[Event]: ...
+
+
+def dispatch(
+    scheduler: Scheduler, pool: Pool, ledger: Ledger, progress: Progress, metrics: RunMetrics, check: Callable[[], None]
+) -> None:
+    """Run the loop until the scheduler has nothing left; `check` raises when the driver must stop.
+
+    Raises:
+        RunAborted: the scheduler gave up (its reason says what to look at), or a replica refuses the request itself.
+    """
+    while not scheduler.finished:
+        check()
+        for command in scheduler.decide(time.monotonic()):
+            pool.execute(command)
+            if isinstance(command, StopReplica):
+                metrics.lost(command.replica, Cause.STOPPED)
+        if scheduler.abort_reason:
+            raise RunAborted(f"{scheduler.abort_reason}; what is committed stays, run the same command again to resume")
+        for event in pool.wait(WAKE_SECONDS):
+            _hear(event, scheduler, ledger, progress, metrics)
+        progress.quarantined_shards = len(scheduler.quarantined)
+        now = time.monotonic()
+        progress.tick(now)
+        metrics.look(now, scheduler, progress, retries())
+
+
+def _hear(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress, metrics: RunMetrics) -> None:
+    now = time.monotonic()
+    if not isinstance(event, Finished):
+        metrics.hear(event)
+    match event:
+        case Ready(replica, facts):
+            log.info("replica %d ready: %s", replica, ", ".join(f"{key} {value}" for key, value in facts.items()))
+            progress.replica_ready(replica, facts)
+            scheduler.on_ready(replica, now)
+        case Stats(replica, stats):
+            progress.replica_stats(replica, stats)
+            scheduler.on_progress(replica, stats.tokens, now)
+        case Lost(replica, reason, charged, starting, error):
+            log.warning("replica %d lost%s: %s", replica, " while starting" if starting else "", reason)
+            progress.replica_lost(replica)
+            if error is not None:
+                raise RunAborted(f"a replica refuses to start: {error}")
+            scheduler.on_lost(replica, reason, now, charged=charged, during_start=starting)
+        case Finished(replica, Receipt() as receipt):
+            if scheduler.on_receipt(replica, receipt, now):
+                ledger.record_async(receipt)
+                progress.receipt(receipt)
+                metrics.hear(event)
+        case Finished(replica, Failure() as failure):
+            named = f"{failure.object_uri}: {failure.reason}" if failure.object_uri else failure.reason
+            log.warning("shard %d failed on replica %d (%s): %s", failure.shard, replica, failure.blame.value, named)
+            if scheduler.on_failure(replica, failure, now):
+                metrics.hear(event)

@@ -1,0 +1,259 @@
+"""The publish gate: may this run become the snapshot that readers see? Pure: facts in, checks out.
+
+    accounting     rows in = rows out + rows quarantined, shard by shard
+    quarantined    run.max_quarantined_rows
+    row_change     documents, against the last snapshot
+    truncated      share of documents that lost tokens, in itself and against the last snapshot
+    empty          share of rows without text
+    golden         golden texts, against their vectors in the last snapshot
+    sample         unchanged texts embedded again, against their vectors in the last snapshot
+    norms          vectors are finite, and as long as they should be
+    mean_vector    against the last snapshot's
+    model_change   the model and its use are the last snapshot's, or the change is allowed
+
+Every check is always listed. One that has nothing to compare with is `skipped`, says why, and blocks nothing. docs/gate.md
+is the reader's view of this. Knows nothing of storage, Parquet or Ray: jobs/gate/judge.py collects the facts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobs.config import GateConfig
+from jobs.gate.figures import Comparison, Figures
+from jobs.state.ledger import ALTERED, Accounting
+from workers.config import VectorType
+
+AGAIN = "and run the same command again: nothing is embedded twice"
+_SHOWN_BREACHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class GateCheck:
+    """One check. `measured` and `allowed` are figures of the same kind; `note` says in words what was met."""
+
+    name: str
+    ok: bool
+    measured: float | int | str | None
+    allowed: float | int | str | None
+    note: str
+    skipped: bool = False  # nothing to compare with; ok is True then
+    setting: str = ""  # the limit as it is configured, `gate.max_empty=0.5`
+    mend: str = ""  # what a person can do, of a check that failed
+
+    @property
+    def reason(self) -> str:
+        """Why the run is not published, in one line."""
+        return f"{self.name}: {self.note}" + (f" ({self.setting})" if self.setting else "") + f"; {self.mend}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class GateFacts:
+    """All that is judged."""
+
+    accounting: Accounting
+    receipts: str  # URI of the folder
+    quarantine: str  # URI of the folder
+    now: Figures
+    last: Figures | None
+    alone: str  # why there is no last snapshot to compare with
+    golden: Comparison
+    probes: Comparison
+    joined: Comparison
+
+
+def check_run(facts: GateFacts, gate: GateConfig, max_quarantined_rows: int) -> list[GateCheck]:
+    """All checks, in the order above."""
+    return [
+        _accounting(facts),
+        _quarantined(facts, max_quarantined_rows),
+        _row_change(facts, gate),
+        _truncated(facts, gate),
+        _empty(facts, gate),
+        _golden(facts, gate),
+        _sample(facts, gate),
+        _norms(facts, gate),
+        _mean_vector(facts, gate),
+        _model_change(facts, gate),
+    ]
+
+
+def failed(checks: list[GateCheck]) -> list[GateCheck]:
+    return [check for check in checks if not check.ok]
+
+
+def _accounting(facts: GateFacts) -> GateCheck:
+    accounting = facts.accounting
+    breaches = accounting.breaches
+    if not breaches:
+        note = (
+            f"{accounting.rows_in:,} rows read: {accounting.documents:,} documents, "
+            f"{accounting.known_quarantined_rows:,} quarantined rows"
+        )
+        return GateCheck("accounting", True, 0, 0, note)
+    more = len(breaches) - _SHOWN_BREACHES
+    note = "; ".join(breaches[:_SHOWN_BREACHES]) + (f"; and {more:,} more" if more > 0 else "")
+    mend = (
+        f"{ALTERED}: delete the receipt below {facts.receipts}, and the shard's parts, and run the same command again, "
+        "which embeds that shard again"
+    )
+    return GateCheck("accounting", False, len(breaches), 0, note, mend=mend)
+
+
+def _quarantined(facts: GateFacts, limit: int) -> GateCheck:
+    lost, known = facts.accounting.quarantined_rows, facts.accounting.known_quarantined_rows
+    if lost is None:
+        note = f"an unknown number of rows ({facts.accounting.unknown[0]}) is quarantined"
+    else:
+        note = f"{lost:,} rows are quarantined"
+    note += f", see {facts.quarantine}" if lost != 0 else ""
+    mend = (
+        "mend the source, which makes a new run, or raise the limit (-1: any) and run the same command again: of an "
+        "unchanged source nothing is embedded twice"
+    )
+    ok = limit < 0 or (lost is not None and lost <= limit)
+    return _check("quarantined", ok, known, limit, note, f"run.max_quarantined_rows={limit}", mend)
+
+
+def _row_change(facts: GateFacts, gate: GateConfig) -> GateCheck:
+    if facts.last is None:
+        return _skipped("row_change", facts.alone)
+    now, last = facts.now.documents, facts.last.documents
+    if last == 0:
+        return _skipped("row_change", "the last snapshot is empty")
+    change = abs(now - last) / last
+    note = f"{now:,} documents, {last:,} in the last snapshot: {change:.1%} {'fewer' if now < last else 'more'}"
+    mend = f"look at what corpus.uri names now, or raise the setting {AGAIN}"
+    limit = gate.max_row_change
+    return _check("row_change", change <= limit, _round(change), limit, note, f"gate.max_row_change={limit:g}", mend)
+
+
+def _truncated(facts: GateFacts, gate: GateConfig) -> GateCheck:
+    share, limit = facts.now.truncated_share or 0.0, gate.max_truncated
+    note, setting = f"{share:.1%} of {facts.now.documents:,} documents lost tokens", f"gate.max_truncated={limit:g}"
+    if facts.last is not None and (before := facts.last.truncated_share) is not None:
+        step = gate.max_truncated_increase
+        note += f", {before:.1%} in the last snapshot"
+        if before + step < limit:
+            limit, setting = before + step, f"gate.max_truncated_increase={step:g}"
+    mend = f"look at the texts and at model.max_tokens and model.long_text, or raise the setting {AGAIN}"
+    return _check("truncated", share <= limit, _round(share), _round(limit), note, setting, mend)
+
+
+def _empty(facts: GateFacts, gate: GateConfig) -> GateCheck:
+    share, limit = facts.now.empty_share, gate.max_empty
+    note = f"{share:.1%} of {facts.now.rows_read:,} rows have no text"
+    mend = f"look at the column that corpus.text names, or raise the setting {AGAIN}"
+    return _check("empty", share <= limit, _round(share), limit, note, f"gate.max_empty={limit:g}", mend)
+
+
+def _golden(facts: GateFacts, gate: GateConfig) -> GateCheck:
+    if why := _apart(facts):
+        return _skipped("golden", why)
+    found, limit = facts.golden, gate.min_golden_cosine
+    if found.least is None:
+        return _skipped("golden", found.note)
+    note = f"cosines of {found.least:.6f} and more between {found.count:,} vectors of golden texts and the last snapshot's"
+    mend = (
+        "the same model gives other vectors here: look at the replicas' devices, drivers and library versions, then "
+        f"{_afresh(facts)}, or lower the setting {AGAIN}"
+    )
+    ok = found.least >= limit
+    return _check("golden", ok, _round(found.least), limit, note, f"gate.min_golden_cosine={limit:g}", mend)
+
+
+def _sample(facts: GateFacts, gate: GateConfig) -> GateCheck:
+    if why := _apart(facts):
+        return _skipped("sample", why)
+    met = [item for item in (facts.probes, facts.joined) if item.least is not None]
+    if not met:
+        return _skipped("sample", facts.probes.note or facts.joined.note)
+    least, limit = min(item.least for item in met if item.least is not None), gate.min_sample_cosine
+    count = sum(item.count for item in met)
+    note = f"cosines of {least:.6f} and more between {count:,} unchanged texts embedded now and in the last snapshot"
+    mend = (
+        "the same texts got other vectors: look at the replicas' devices, drivers and library versions, then "
+        f"{_afresh(facts)}, or lower the setting {AGAIN}"
+    )
+    ok = least >= limit
+    return _check("sample", ok, _round(least), limit, note, f"gate.min_sample_cosine={limit:g}", mend)
+
+
+def _norms(facts: GateFacts, gate: GateConfig) -> GateCheck:
+    now, limit = facts.now.vectors, gate.max_norm_change
+    if now is None:
+        return _skipped("norms", "no part holds a vector to look at")
+    mend = f"look at the replicas and their devices, then {_afresh(facts)}"
+    if now.not_finite:
+        note = f"{now.not_finite:,} of {now.count:,} vectors looked at have NaN or Inf"
+        return _check("norms", False, now.not_finite, 0, note, "", mend)
+    last = None if _apart(facts) or facts.last is None else facts.last.vectors
+    unit = facts.now.model.get("normalize") is True and facts.now.model.get("vector") != VectorType.BINARY
+    expected, whose = (last.mean_length, "in the last snapshot") if last else (1.0, "is a unit vector's")
+    if last is None and not unit:
+        note = f"{now.count:,} vectors looked at are finite; no other length to compare theirs of {now.mean_length:.4f} with"
+        return GateCheck("norms", True, None, None, note)
+    change = abs(now.mean_length - expected) / expected if expected else 0.0
+    note = f"{now.count:,} vectors looked at are {now.mean_length:.4f} long on average; {expected:.4f} {whose}"
+    mend += f", or raise the setting {AGAIN}"
+    return _check("norms", change <= limit, _round(change), limit, note, f"gate.max_norm_change={limit:g}", mend)
+
+
+def _mean_vector(facts: GateFacts, gate: GateConfig) -> GateCheck:
+    if why := _apart(facts):
+        return _skipped("mean_vector", why)
+    now, last = facts.now.vectors, facts.last.vectors if facts.last else None
+    if now is None or last is None or now.not_finite or last.not_finite:
+        return _skipped("mean_vector", "no vectors to compare")
+    cosine, limit = now.mean_cosine(last), gate.min_mean_cosine
+    if cosine is None:
+        return _skipped("mean_vector", f"the mean of {last.count:,} vectors of the last snapshot is about zero")
+    note = f"cosine {cosine:.4f} between the means of {now.count:,} vectors and of {last.count:,} of the last snapshot"
+    mend = f"another kind of text came in, or the vectors are wrong: search a few, or lower the setting {AGAIN}"
+    return _check("mean_vector", cosine >= limit, _round(cosine), limit, note, f"gate.min_mean_cosine={limit:g}", mend)
+
+
+def _model_change(facts: GateFacts, gate: GateConfig) -> GateCheck:
+    if facts.last is None:
+        return _skipped("model_change", facts.alone)
+    changed = "; ".join(facts.now.changes(facts.last))
+    allowed = gate.allow_model_change
+    if not changed:
+        return GateCheck("model_change", True, "none", "any" if allowed else "none", "the model and its use are the same")
+    mend = (
+        "vectors of the two cannot be compared, so every reader must change at once: give gate.allow_model_change=true "
+        f"{AGAIN}; or take the change back"
+    )
+    setting = f"gate.allow_model_change={str(allowed).lower()}"
+    return _check("model_change", allowed, changed, "any" if allowed else "none", changed, setting, mend)
+
+
+def _apart(facts: GateFacts) -> str:
+    """Why vectors cannot be compared with the last snapshot's; '' where they can."""
+    if facts.last is None:
+        return facts.alone
+    return "the model, or its use, is not the last snapshot's" if facts.now.changes(facts.last) else ""
+
+
+def _afresh(facts: GateFacts) -> str:
+    """Parts that stand there are adopted, never embedded again: they go as well."""
+    run_id = facts.now.run_id
+    return f"delete runs/{run_id} and data/{run_id} and run the same command, which embeds everything again"
+
+
+def _check(
+    name: str, ok: bool, measured: float | str, allowed: float | str, note: str, setting: str, mend: str
+) -> GateCheck:
+    return GateCheck(name, ok, measured, allowed, note, setting=setting, mend="" if ok else mend)
+
+
+def _skipped(name: str, why: str) -> GateCheck:
+    return GateCheck(name, True, None, None, why, skipped=True)
+
+
+def _round(figure: float) -> float:
+    return round(figure, 6)

@@ -1,0 +1,206 @@
+"""What the gate remembers of a snapshot, so that the next night need not read it again. Two small files of a run:
+
+    runs/<run_id>/golden.npz    vectors of the golden texts, by each replica at the end of its work
+    runs/<run_id>/gate.npz      counts, and length and mean of a sample of the snapshot's vectors
+
+numpy's own format, read without pickle, the words in it as JSON. Both can be made again (gate.npz from the parts, golden.npz
+by embedding), so one that is damaged counts as absent. Knows no thresholds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from jobs.state.records import RunPaths
+from workers.model.golden import GOLDEN_TEXTS, cosines
+from workers.storage.objects import Store
+
+log = logging.getLogger("reembed")
+Floats = npt.NDArray[np.float32]
+_SHOWN_CHARACTERS = 24  # of a digest or a prompt
+_WORDS = "words"
+_COUNTS = ("run_id", "rows_read", "documents", "truncated", "empty", "parts", "breaches")
+_OF_VECTORS = ("count", "not_finite", "mean_length", "spread")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class VectorFigures:
+    """Of a sample of a snapshot's vectors [N, D], as they are stored."""
+
+    count: int  # N
+    not_finite: int  # rows with NaN or Inf; all below is of the others
+    mean_length: float
+    spread: float  # mean squared distance from the mean vector
+    mean_D: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, vectors_ND: Floats) -> VectorFigures | None:
+        """None for no vectors."""
+        if not len(vectors_ND):
+            return None
+        usable = vectors_ND[np.isfinite(vectors_ND).all(axis=1)].astype(np.float64)
+        mean_D = usable.mean(axis=0) if len(usable) else np.zeros(vectors_ND.shape[1])
+        length = float(np.linalg.norm(usable, axis=1).mean()) if len(usable) else 0.0
+        spread = float(((usable - mean_D) ** 2).sum(axis=1).mean()) if len(usable) else 0.0
+        return cls(len(vectors_ND), len(vectors_ND) - len(usable), length, spread, mean_D)
+
+    def mean_cosine(self, last: VectorFigures) -> float | None:
+        """Cosine between the mean vectors, corrected for what the chance of a sample adds to their lengths.
+
+        The mean of n vectors is longer than that of the distribution they come from, |m|^2 = |true|^2 + spread / n. Means of
+        60 vectors of all-MiniLM-L6-v2 (package descriptions) have cosines down to 0.88 to each other; corrected, 0.97.
+
+        Returns:
+            None where the last one's is not longer than chance alone would make it.
+        """
+        chance, last_chance = self.spread / self.count, last.spread / last.count
+        square, last_square = float(self.mean_D @ self.mean_D), float(last.mean_D @ last.mean_D)
+        if last_square <= 2 * last_chance:
+            return None
+        true_square = max(square - chance, square / 2)  # noise has no mean: nothing to be divided by
+        product = max(true_square * (last_square - last_chance), np.finfo(float).tiny)
+        return float(np.clip(self.mean_D @ last.mean_D / np.sqrt(product), -1, 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one snapshot."""
+
+    run_id: str
+    model: Mapping[str, Any]  # what decides the vector of a text
+    rows_read: int  # of the source: documents, and rows that are quarantined
+    documents: int
+    truncated: int | None  # documents; None: of a snapshot whose receipts are gone
+    empty: int  # rows whose text is empty or white space; they are among the quarantined ones
+    vectors: VectorFigures | None  # None: nothing was looked at
+    parts: str = ""  # digest of the parts they were made from
+    breaches: tuple[str, ...] = ()  # parts looked at that are not what their receipts say
+
+    def changes(self, last: Figures) -> list[str]:
+        """What of the model differs, `pooling: mean -> cls`. A fact that one of the two does not tell is left out."""
+        now, before = self.model, last.model
+        return [
+            f"{name}: {_shown(before[name])} -> {_shown(now[name])}"
+            for name in now
+            if name in before and now[name] != before[name]
+        ]
+
+    @property
+    def truncated_share(self) -> float | None:
+        return None if self.truncated is None else self.truncated / max(1, self.documents)
+
+    @property
+    def empty_share(self) -> float:
+        return self.empty / max(1, self.rows_read)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Cosines between vectors of the same texts, now and in the last snapshot. `least` None: none were made, see `note`."""
+
+    count: int = 0
+    least: float | None = None
+    note: str = ""
+
+    @classmethod
+    def of(cls, each: Sequence[float], note: str) -> Comparison:
+        """What is not finite counts as opposite. `note` tells why there are none."""
+        if not len(each):
+            return cls(note=note)
+        return cls(len(each), float(np.nan_to_num(np.asarray(each), nan=-1.0, posinf=-1.0, neginf=-1.0).min()))
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Vectors of the golden texts. `texts` is the digest of those texts, which another version may have changed."""
+
+    run_id: str  # of the run whose replicas made them: a run that embeds nothing keeps its base's
+    texts: str
+    vectors_RSD: Floats  # [replicas, sequences, D]
+
+    @classmethod
+    def made_by(cls, run_id: str, vectors: Sequence[Floats]) -> Golden:
+        """`vectors`: of each replica [S, D]."""
+        return cls(run_id, golden_digest(), np.stack(vectors))
+
+    def compare(self, last: Golden) -> Comparison:
+        """Each replica's vectors with the first's of the last snapshot."""
+        if self.texts != last.texts or self.vectors_RSD.shape[1:] != last.vectors_RSD.shape[1:]:
+            return Comparison(note="the last snapshot's golden texts are those of another version")
+        expected_SD = last.vectors_RSD[0]
+        known = np.isfinite(expected_SD).all(axis=1)  # an empty sequence has no vector, then and now
+        each = [cosines(found_SD[known], expected_SD[known]) for found_SD in self.vectors_RSD]
+        return Comparison.of([float(cosine) for found in each for cosine in found], "golden texts have no vectors")
+
+
+def _shown(value: object) -> str:
+    text = str(value) if isinstance(value, str) and value else repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+def golden_digest() -> str:
+    return hashlib.sha256("\0".join(GOLDEN_TEXTS).encode()).hexdigest()
+
+
+def save_golden(store: Store, run_id: str, golden: Golden) -> None:
+    """Into the folder of `run_id`. Raises: UsageError, TransientError."""
+    words = {"run_id": golden.run_id, "texts": golden.texts}
+    store.put(RunPaths(run_id).golden, _packed(words, vectors=golden.vectors_RSD))
+
+
+def load_golden(store: Store, run_id: str) -> Golden | None:
+    """None when there are none. Raises: UsageError, TransientError."""
+    return _loaded(
+        store, RunPaths(run_id).golden, lambda words, arrays: Golden(words["run_id"], words["texts"], arrays["vectors"])
+    )
+
+
+def save_figures(store: Store, figures: Figures) -> None:
+    """Raises: UsageError, TransientError."""
+    words = {name: getattr(figures, name) for name in _COUNTS}
+    words["model"] = dict(figures.model)
+    vectors = figures.vectors
+    if vectors is not None:
+        words |= {name: getattr(vectors, name) for name in _OF_VECTORS}
+    store.put(RunPaths(figures.run_id).figures, _packed(words, mean=vectors.mean_D if vectors else np.empty(0)))
+
+
+def load_figures(store: Store, run_id: str) -> Figures | None:
+    """None when there are none. Raises: UsageError, TransientError."""
+
+    def made(words: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Figures:
+        told = {name: words.pop(name) for name in _OF_VECTORS if name in words}
+        vectors = VectorFigures(**told, mean_D=arrays["mean"]) if told else None
+        return Figures(**words | {"breaches": tuple(words["breaches"])}, vectors=vectors)
+
+    return _loaded(store, RunPaths(run_id).figures, made)
+
+
+def _packed(words: Mapping[str, Any], **arrays: npt.NDArray[Any]) -> bytes:
+    sink = io.BytesIO()
+    named: dict[str, Any] = {_WORDS: np.frombuffer(json.dumps(words).encode(), np.uint8), **arrays}
+    np.savez(sink, **named)
+    return sink.getvalue()
+
+
+def _loaded(store: Store, path: str, make: Callable[[dict[str, Any], dict[str, npt.NDArray[Any]]], _T]) -> _T | None:
+    try:
+        with np.load(io.BytesIO(store.read(path))) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        return make(json.loads(arrays.pop(_WORDS).tobytes()), arrays)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        log.warning("%s: not readable, so what it held is made again or not compared (%s)", store.uri_of(path), error)
+        return None

@@ -1,0 +1,202 @@
+"""What a running job shows: a live display on a terminal, one log line every ten seconds elsewhere, status.json on storage.
+
+    note(event)   what the driver heard: a receipt, a replica's running totals
+    tick(now)     draw, log and store at their own pace
+    snapshot()    the same figures as a dictionary: the status on storage
+
+It decides nothing and is never asked by the scheduler.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from jobs.state.stored_shards import text_bytes_of, total_text_bytes
+from workers.records.shard import Receipt, ReplicaStats, Shard
+
+log = logging.getLogger("reembed")
+
+LOG_SECONDS = 10.0
+STORE_SECONDS = 3.0  # what a killed driver did since is not in the summary's work
+DRAW_SECONDS = 0.5
+RATE_WINDOW_SECONDS = 60.0
+SHOWN_REPLICAS = 64  # in the status, the longest-lived first: a thousand would be the dearest thing the driver does
+DRAWN_REPLICAS = 16
+
+
+@dataclass(slots=True)
+class _ReplicaView:
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    stats: ReplicaStats = field(default_factory=ReplicaStats)
+
+    @property
+    def busy(self) -> float:
+        return self.stats.busy_seconds / self.stats.uptime_seconds if self.stats.uptime_seconds else 0.0
+
+
+class Progress:
+    """Figures of one run while it is running.
+
+    Args:
+        shards: all shards of the run; `done` of them were committed by an earlier driver.
+        store_status: writes a snapshot to storage; called every STORE_SECONDS.
+        first_epoch: attempts of this driver have this epoch or a later one.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        done: Mapping[int, Receipt],
+        store_status: Callable[[dict[str, Any]], None],
+        now: float,
+        first_epoch: int = 0,
+    ) -> None:
+        self._bytes = text_bytes_of(shards)
+        self._total_bytes = total_text_bytes(shards)
+        self._shards = len(shards)
+        self._done = self._done_bytes = self._documents = self._quarantined_rows = 0
+        self.documents_before = 0  # embedded by earlier drivers, for all we know
+        self._first_epoch = first_epoch
+        for receipt in done.values():
+            self.receipt(receipt, before=True)
+        self._resumed_bytes = self._done_bytes
+        self.quarantined_shards = 0
+        self._replicas: dict[int, _ReplicaView] = {}  # that live
+        self._lost = ReplicaStats()  # of those that do not: sums, and the largest peak
+        self._samples: deque[tuple[float, int]] = deque()
+        self._store_status = store_status
+        self._began = self._logged = self._drawn = self._stored = now
+        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True) if sys.stderr.isatty() else None
+        if self._live:
+            self._live.start()
+
+    def replica_ready(self, replica: int, facts: Mapping[str, Any]) -> None:
+        self._replicas[replica] = _ReplicaView(facts)
+
+    def replica_lost(self, replica: int) -> None:
+        """What it did stays in the sums; of a thousand that came and went no list is kept."""
+        if view := self._replicas.pop(replica, None):
+            self._lost = _together(self._lost, view.stats)
+
+    def replica_stats(self, replica: int, stats: ReplicaStats) -> None:
+        if replica in self._replicas:
+            self._replicas[replica].stats = stats
+
+    def receipt(self, receipt: Receipt, *, before: bool = False) -> None:
+        """A shard is done; `before`: it was when this driver came."""
+        self._done += 1
+        self._done_bytes += self._bytes(receipt.shard)
+        self._documents += receipt.documents
+        self.documents_before += _embedded(receipt) if before or receipt.epoch < self._first_epoch else 0
+        self._quarantined_rows += receipt.quarantined_rows
+
+    @property
+    def stats(self) -> Iterator[ReplicaStats]:
+        """Last known totals: of each replica that lives, then of all others that were ever ready together."""
+        yield from (view.stats for view in self._replicas.values())
+        yield self._lost
+
+    def facts(self) -> list[Mapping[str, Any]]:
+        return [view.facts for view in self._replicas.values()]
+
+    def tick(self, now: float) -> None:
+        """Draw, log and store what is due."""
+        if self._live and now - self._drawn >= DRAW_SECONDS:
+            self._drawn = now
+            self._live.update(self._picture(self.snapshot(now)), refresh=True)
+        if now - self._logged >= LOG_SECONDS:
+            self._logged = now
+            if not self._live:
+                log.info(_line(self.snapshot(now)))
+        if now - self._stored >= STORE_SECONDS:
+            self._stored = now
+            self._store_status(self.snapshot(now))
+
+    def close(self) -> None:
+        if self._live:
+            self._live.stop()
+
+    def snapshot(self, now: float) -> dict[str, Any]:
+        """Figures as of now; `tokens` counts what replicas embedded since this driver started."""
+        tokens = sum(stats.tokens for stats in self.stats)
+        self._samples.append((now, tokens))
+        while self._samples and now - self._samples[0][0] > RATE_WINDOW_SECONDS:
+            self._samples.popleft()
+        seconds = now - self._samples[0][0]
+        rate = (tokens - self._samples[0][1]) / seconds if seconds > 0 else 0.0
+        embedded = self._done_bytes - self._resumed_bytes
+        left = self._total_bytes - self._done_bytes
+        return {
+            "shards": {"planned": self._shards, "done": self._done, "quarantined": self.quarantined_shards},
+            "documents": self._documents,
+            "quarantined_rows": self._quarantined_rows,
+            "tokens": tokens,
+            "tokens_per_second": round(rate, 1),
+            "seconds": round(now - self._began, 1),
+            "eta_seconds": round((now - self._began) * left / embedded) if embedded else None,
+            "done_share": round(self._done_bytes / self._total_bytes, 4) if self._total_bytes else 1.0,
+            "replicas_alive": len(self._replicas),
+            "replicas_busy": round(self._busy(), 4),
+            "replicas": [
+                {
+                    "replica": number,
+                    "alive": True,
+                    "busy": round(view.busy, 3),
+                    "documents": view.stats.documents,
+                    "tokens": view.stats.tokens,
+                    **{key: view.facts[key] for key in ("node", "device") if key in view.facts},
+                }
+                for number, view in islice(self._replicas.items(), SHOWN_REPLICAS)
+            ],
+        }
+
+    def _busy(self) -> float:
+        return sum(view.busy for view in self._replicas.values()) / len(self._replicas) if self._replicas else 0.0
+
+    def _picture(self, snapshot: Mapping[str, Any]) -> Group:
+        table = Table.grid(padding=(0, 2))
+        for replica in snapshot["replicas"][:DRAWN_REPLICAS]:
+            table.add_row(
+                f"replica {replica['replica']}",
+                f"{replica.get('node', '')} {replica.get('device', '')}",
+                f"busy {replica['busy']:.0%}",
+                f"{replica['documents']:,} documents",
+            )
+        return Group(_line(snapshot), ProgressBar(total=1.0, completed=snapshot["done_share"], width=60), table)
+
+
+def _embedded(receipt: Receipt) -> int:
+    """Documents that a replica computed: not carried over, found in an earlier snapshot, or repeated."""
+    return max(0, receipt.documents - receipt.reused_rows - receipt.repeated_rows)
+
+
+def _together(one: ReplicaStats, other: ReplicaStats) -> ReplicaStats:
+    return ReplicaStats(
+        documents=one.documents + other.documents,
+        tokens=one.tokens + other.tokens,
+        busy_seconds=one.busy_seconds + other.busy_seconds,
+        uptime_seconds=one.uptime_seconds + other.uptime_seconds,
+        peak_memory_bytes=max(one.peak_memory_bytes, other.peak_memory_bytes),
+    )
+
+
+def _line(snapshot: Mapping[str, Any]) -> str:
+    shards = snapshot["shards"]
+    eta = f"{snapshot['eta_seconds']} s" if snapshot["eta_seconds"] is not None else "unknown"
+    return (
+        f"shards {shards['done']}/{shards['planned']}, {snapshot['documents']:,} documents committed, "
+        f"{snapshot['tokens_per_second']:,.0f} tokens/s, {snapshot['replicas_alive']} replicas "
+        f"{snapshot['replicas_busy']:.0%} busy, ETA {eta}, "
+        f"quarantined {snapshot['quarantined_rows']:,} rows {shards['quarantined']} shards"
+    )

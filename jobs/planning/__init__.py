@@ -1,0 +1,1 @@
+"""Which run a command means, and what a new run consists of: shards, reuse, estimate."""

@@ -1,0 +1,173 @@
+"""What is left to embed and what it may cost, guessed from a small sample of the shards that are to be embedded.
+
+    sample_shards   some documents of a few shards: bytes, tokens, rows; how many of them an earlier snapshot holds already
+    to_embed        the sample, scaled to all of them
+    measured        what runs on this output took: tokens a second of one replica, bytes a row
+
+Documents are drawn from the beginning, the middle and the end of a shard where it can be entered there: what was appended
+or changed lies anywhere. Of carried shards nothing is opened. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.planning.run import Run
+from jobs.state.records import list_runs, read_summary
+from workers.config import LongText, Pooling, SourceFormat
+from workers.host.isolated_process import Aside
+from workers.inspection.text_sample import HEAD_BYTES, draw
+from workers.reading.formats.traits import format_of
+from workers.records.shard import ObjectSlice, Shard
+from workers.storage.objects import Store
+from workers.table.part_file import vector_bytes
+from workers.table.schema import output_schema
+
+SAMPLED_SHARDS = 8
+SAMPLED_DOCUMENTS = 256  # of each sampled shard
+SPOTS = 3  # places of a shard that are looked at
+ROW_OVERHEAD_BYTES = 48  # id, hash and counts of a row, compressed: measured on the Parquet files of short ids
+log = logging.getLogger("reembed")
+
+
+@dataclass(slots=True)
+class Sample:
+    """Documents drawn, their source bytes, tokens and output rows; of `compared` ones `found` have their vector already."""
+
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    rows: int = 0
+    compared: int = 0
+    found: int = 0
+
+    def scaled(self, part: int, text_bytes: float) -> int:
+        """What `part` of the sample comes to in so many bytes of text."""
+        return round(part / self.bytes * text_bytes) if self.bytes else 0
+
+
+@dataclass(frozen=True, slots=True)
+class ToEmbed:
+    rows: int
+    text_bytes: int
+    tokens: int
+
+
+def sample_shards(run: Run, shards: Sequence[Shard], seconds: float = math.inf) -> Sample:
+    """Draw from a few of these shards, those with earlier parts among them; from no further one after so many seconds.
+
+    Raises: UsageError, TransientError.
+    """
+    model, recipe = run.request.model.folder, run.request.recipe
+    sample, until = Sample(), math.inf
+    with Aside() as aside:
+        for shard in _some([item for item in shards if not item.earlier]) + _some([item for item in shards if item.earlier]):
+            if time.monotonic() > until:
+                break
+            known = _hashes(run.store, shard) if shard.earlier else set()
+            for spot in _spots(shard, run):
+                drawn = draw(spot, run.plan, SAMPLED_DOCUMENTS // SPOTS, model, recipe, aside)
+                if not drawn.hashes:
+                    continue
+                sample.documents += len(drawn.hashes)
+                sample.bytes += drawn.bytes
+                sample.tokens += drawn.tokens
+                sample.rows += drawn.rows
+                if shard.earlier:
+                    sample.compared += len(drawn.hashes)
+                    sample.found += sum(text in known for text in drawn.hashes)
+                until = min(until, time.monotonic() + seconds)  # from the first texts on: before that a process is started
+    return sample
+
+
+def to_embed(shards: Sequence[Shard], sample: Sample) -> ToEmbed:
+    """Rows, text and tokens of these shards, less the share that the sample found in earlier parts."""
+    left = 1 - sample.found / sample.compared if sample.compared else 1.0
+    text_bytes = sum(shard.text_bytes * (left if shard.earlier else 1.0) for shard in shards)
+    rows = sum(rows_of(shard, sample) * (left if shard.earlier else 1.0) for shard in shards)
+    return ToEmbed(round(rows), round(text_bytes), sample.scaled(sample.tokens, text_bytes))
+
+
+def rows_of(shard: Shard, sample: Sample) -> int:
+    """Known by footers, else by the sample."""
+    return shard.rows if shard.rows is not None else sample.scaled(sample.documents, shard.text_bytes)
+
+
+def measured(store: Store) -> tuple[float | None, float | None]:
+    """Tokens a second of one replica, and output bytes a row, each of the newest run that tells."""
+    rate = row_bytes = None
+    for run_id in reversed(list_runs(store)):
+        summary = read_summary(store, run_id) or {}
+        seconds, rows, tokens = summary.get("replica_hours", 0) * 3600, summary.get("rows", 0), summary.get("tokens", 0)
+        rate = rate or (tokens / seconds if seconds and tokens else None)
+        row_bytes = row_bytes or (summary["output_bytes"] / rows if rows else None)
+        if rate and row_bytes:
+            break
+    return rate, row_bytes
+
+
+def plain_row_bytes(run: Run, sample: Sample) -> float:
+    """Bytes of an output row before any run has measured it."""
+    schema = output_schema(run.plan, run.stamp, run.config.output.partition_by)
+    recipe = run.request.recipe
+    per_document = 1.0
+    if sample.documents:
+        if recipe.pooling == (Pooling.TOKENS,):
+            per_document = sample.tokens / sample.documents
+        elif recipe.long_text is LongText.CHUNKS:
+            per_document = sample.rows / sample.documents
+    return per_document * vector_bytes(schema) + ROW_OVERHEAD_BYTES
+
+
+def _some(shards: Sequence[Shard]) -> list[Shard]:
+    step = max(1, len(shards) // SAMPLED_SHARDS)
+    return list(islice(shards[::step], SAMPLED_SHARDS))
+
+
+def _spots(shard: Shard, run: Run) -> Iterator[Shard]:
+    """Up to SPOTS small shards within this one: slices spread over it, or places of its only slice."""
+    pieces = list(shard.slices)
+    if len(pieces) == 1:
+        pieces = _places(pieces[0], run)
+    step = max(1, (len(pieces) - 1) // (SPOTS - 1))
+    for piece in pieces[::step][:SPOTS]:
+        yield replace(shard, slices=(replace(piece, rows=None, first_row=0),))  # numbers of rows do not matter here
+
+
+def _places(piece: ObjectSlice, run: Run) -> list[ObjectSlice]:
+    """Row groups, or ranges of lines, where the format allows to begin anywhere; else the slice as it is."""
+    corpus = run.config.corpus
+    kind, compression = format_of(piece.uri, corpus.format)
+    length = piece.stop - piece.start
+    if kind is SourceFormat.PARQUET and length > 1:
+        middle = piece.start + length // 2
+        return [replace(piece, start=at, stop=at + 1) for at in sorted({piece.start, middle, piece.stop - 1})]
+    lines = kind is SourceFormat.JSONL or (kind is SourceFormat.TEXT and corpus.text_unit == "line")
+    if lines and compression is None and length > SPOTS * HEAD_BYTES:
+        starts = (piece.start, piece.start + length // 2, piece.stop - HEAD_BYTES)
+        return [replace(piece, start=start, stop=start + HEAD_BYTES) for start in starts]
+    return [piece]
+
+
+def _hashes(store: Store, shard: Shard) -> set[bytes]:
+    """Text hashes of the shard's earlier parts, that column alone; a part that is gone or damaged holds none."""
+    found: set[bytes] = set()
+    for path in shard.earlier:
+        try:
+            with store.open(path) as stream:
+                found.update(pq.ParquetFile(stream).read(columns=["text_hash"]).column("text_hash").to_pylist())
+        except FileNotFoundError:
+            continue
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            log.warning(
+                "%s: not readable (%s); estimated without it", store.uri_of(path), " ".join(str(error).split())[:200]
+            )
+    return found

@@ -1,0 +1,56 @@
+"""What is asked for: a configuration, resolved as far as it goes without Ray, without the source, without a run.
+
+    Request.resolve    configuration -> model on this machine, recipe, settings fingerprint          (writes nothing)
+
+Everything that can be refused here is refused before anything is listed or started.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.config import RunConfig
+from jobs.driver.preflight import require_endpoint, require_output
+from jobs.state.records import settings_fingerprint
+from workers.errors import UsageError
+from workers.model.files import ModelFiles, resolve_model
+from workers.model.recipe import EmbeddingRecipe, read_layout
+from workers.model.tokenizer import TextTokenizer
+from workers.storage.objects import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A configuration, resolved as far as it goes without Ray and without looking at the source."""
+
+    config: RunConfig
+    store: Store
+    model: ModelFiles
+    recipe: EmbeddingRecipe
+    settings: str  # fingerprint of everything that changes rows or vectors
+
+    @property
+    def vector_facts(self) -> dict[str, Any]:
+        """As in RunRecord.model, before a replica has told what `precision: auto` is."""
+        return {
+            "weights_digest": self.model.weights_digest,
+            "tokenizer_digest": self.model.tokenizer_digest,
+            "precision": self.config.model.precision.value,
+            "vector": self.config.output.vector.value,
+        }
+
+    @classmethod
+    def resolve(cls, config: RunConfig) -> Request:
+        """Raises: UsageError: the model cannot be used, or the output not be reached. TransientError."""
+        store = Store(config.output.uri, config.output.storage_options)
+        require_output(config.output, store)
+        require_endpoint(config.model.name, config.model.storage_options, "model.name")
+        model = resolve_model(config.model)
+        recipe = read_layout(model, config.model)
+        if recipe.dim is None:
+            raise UsageError(f"model.name={model.name}: its config.json does not tell the hidden size; use another model")
+        TextTokenizer(model.folder, recipe)  # refuses settings that leave no room for text
+        settings = settings_fingerprint(config, model.weights_digest, model.tokenizer_digest, dataclasses.asdict(recipe))
+        return cls(config, store, model, recipe, settings)

@@ -1,0 +1,166 @@
+"""What of the published snapshot a new run may use: the base, opened, and the keys that decide.
+
+    vector_key    all that decides the vector of a text; equal keys: vectors may be reused
+    row_key       how source rows become documents and are grouped; equal as well: whole parts may be carried over
+    open_base     the run that CURRENT.json names, with its manifest; its receipts are read when they are asked for
+    find_reuse    keys compared, then objects matched with those of the base (jobs/planning/matching.py)
+
+Both keys of both runs are made of the same stored facts (run.json), so that what counts tomorrow is what was written today.
+A base that is not readable costs its reuse, never the run. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jobs.config import RunConfig
+from jobs.corpus.discovery import Corpus
+from jobs.corpus.metadata_cache import Memory, load_memory
+from jobs.planning.matching import KINDS, NEW, Reuse, match
+from jobs.publish.publish import read_current
+from jobs.state.ledger import load_receipts
+from jobs.state.manifest import load_manifest
+from jobs.state.receipts import Receipts
+from jobs.state.records import RunPaths, RunRecord, config_snapshot, plan_to_json, read_run
+from workers.config import LongText, Precision
+from workers.errors import RunAborted
+from workers.model.recipe import EmbeddingRecipe
+from workers.records.shard import Receipt, Shard
+from workers.storage.objects import Store
+
+RECIPE = "recipe"  # name in RunRecord.extra
+_FROM_MODEL = ("weights_digest", "tokenizer_digest", "precision", "vector")
+_UNUSABLE = "nothing of the published snapshot %s is reused: %s"
+log = logging.getLogger("reembed")
+
+
+def recipe_facts(recipe: EmbeddingRecipe) -> dict[str, Any]:
+    """The recipe as run.json holds it: what `auto` and the model's own files came to. JSON values."""
+    facts: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return facts
+
+
+def vector_key(model: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """All that decides the vector of a text. None: the run does not tell (it was begun by an earlier version).
+
+    Args:
+        model: RunRecord.model. Where the model lies and what it is called does not count.
+        recipe: recipe_facts(), in RunRecord.extra.
+    """
+    if recipe is None or any(name not in model for name in _FROM_MODEL):
+        return None
+    used = {name: value for name, value in recipe.items() if name != "query_prompt"}
+    if used.get("long_text") == LongText.TRUNCATE:
+        used.pop("chunk_overlap", None)  # nothing is cut into chunks
+    return {name: model[name] for name in _FROM_MODEL} | used
+
+
+def row_key(config: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """How rows are read and grouped. `config`: config_snapshot(); `plan`: plan_to_json(). URIs do not count."""
+    corpus = {name: value for name, value in config["corpus"].items() if name != "uri"}
+    return {"corpus": corpus, "columns": plan["columns"], "partition_by": config["output"]["partition_by"]}
+
+
+@dataclass(frozen=True)
+class Base:
+    """The published run, as reuse sees it."""
+
+    store: Store
+    record: RunRecord
+    shards: Sequence[Shard]
+
+    @property
+    def run_id(self) -> str:
+        return self.record.run_id
+
+    @cached_property
+    def receipts(self) -> Receipts:
+        """Raises: RunAborted, UsageError, TransientError."""
+        return load_receipts(self.store, self.run_id)
+
+    def memory(self, config: RunConfig) -> Memory | None:
+        """What it knew of its objects, where it looked for the same things in them."""
+        same = self.record.config["corpus"] | {"uri": []} == config_snapshot(config)["corpus"] | {"uri": []}
+        return load_memory(self.store, RunPaths(self.run_id).objects) if same else None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a new run knows besides its cut, until it is begun."""
+
+    corpus: Corpus
+    base: Base | None = None
+    reuse: Reuse | None = None
+
+    @property
+    def serving(self) -> Reuse | None:
+        """What is reused; None where nothing is."""
+        return self.reuse if self.reuse is not None and self.reuse.serves else None
+
+    @property
+    def objects(self) -> dict[str, int]:
+        """How many are of which kind; all are new where there is nothing to compare with."""
+        return dict(self.reuse.objects if self.reuse else dict.fromkeys(KINDS, 0) | {NEW: len(self.corpus.objects)})
+
+
+def open_base(store: Store) -> Base | None:
+    """The published run; None before the first, or when its documents are gone or damaged (which is logged).
+
+    Raises:
+        RunAborted: CURRENT.json is damaged. UsageError, TransientError: the store refused or did not answer.
+    """
+    current = read_current(store)
+    if current is None:
+        return None
+    try:
+        record = read_run(store, current.run_id)
+        if record is None:
+            raise FileNotFoundError(store.uri_of(RunPaths(current.run_id).record))
+        return Base(store, record, load_manifest(store, RunPaths(current.run_id).manifest)[0])
+    except (FileNotFoundError, RunAborted) as error:
+        log.warning(_UNUSABLE, current.run_id, error)
+        return None
+
+
+def find_reuse(base: Base, config: RunConfig, model: Mapping[str, Any], recipe: EmbeddingRecipe, corpus: Corpus) -> Reuse:
+    """Match a new run with the base.
+
+    `model` are the facts of the new run as in RunRecord.model, its precision as configured: `auto` takes the base's.
+
+    Raises:
+        UsageError, TransientError: the store refused or did not answer.
+    """
+    precision = base.record.model.get("precision") if model["precision"] == Precision.AUTO else model["precision"]
+    key = vector_key({**model, "precision": precision}, recipe_facts(recipe))
+    of_base = vector_key(base.record.model, base.record.extra.get(RECIPE))
+    differing = ["the version that made it"] if of_base is None else _differing(key or {}, of_base)
+    receipts: Mapping[int, Receipt] = {}
+    usable = not differing
+    if usable:
+        try:
+            receipts = base.receipts
+        except RunAborted as error:
+            log.warning(_UNUSABLE, base.run_id, error)
+            usable = False
+    else:
+        log.info(_UNUSABLE, base.run_id, "other " + ", ".join(differing))
+    rows = row_key(config_snapshot(config), plan_to_json(corpus.read_plan))
+    return match(
+        base.run_id,
+        base.shards,
+        receipts,
+        corpus.objects,
+        same_rows=rows == row_key(base.record.config, base.record.plan),
+        same_vectors=usable,
+        ids_from_column=config.corpus.id is not None,
+    )
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))

@@ -1,0 +1,166 @@
+"""The cut: objects become ordered Shards, once. A run that has begun loads its manifest and never cuts again.
+
+1. target   text of one shard, from the whole corpus, whatever is reused of it
+2. pieces   big objects by row groups or byte ranges; of what is reused only the slices that are left over
+3. group    small neighbours share a shard, in URI order; an object of some size stands alone
+
+Deterministic: the same corpus, shard_bytes and base give the same shards, whatever the number of replicas. Which slices are
+reused, and which parts may hold a text, is decided in jobs/planning/matching.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+from jobs.corpus.discovery import COMPRESSED_RATIO, Corpus, text_bytes_of
+from jobs.corpus.listing import SourceObject
+from jobs.planning.matching import Reuse
+from workers.config import CorpusConfig, SourceFormat
+from workers.errors import RunAborted, TransientError
+from workers.inspection.record_offsets import Border, find_borders
+from workers.records.shard import ObjectSlice, Shard
+
+MIN_SHARD_BYTES = 1 << 20  # below this the fixed cost of a shard (opening, receipt, part file) outweighs its work
+WANTED_SHARDS = 64  # a small corpus is cut at least this fine, so that as many replicas get work
+ALONE_SHARE = 4  # an object of more than target / 4 text is not grouped: one change would cost its neighbours their parts
+OBJECT_COST_BYTES = 4096  # opening an object costs about what reading this much text does: bounds objects a shard
+SCAN_THREADS = 8  # objects scanned for record borders at once, one 8 MiB block each
+log = logging.getLogger("reembed")
+
+
+class _Piece(NamedTuple):
+    slice: ObjectSlice
+    text_bytes: int
+
+
+def target_bytes(text_bytes: int, shard_bytes: int) -> int:
+    """Text of one shard: the corpus in 64 shards, but not under 1 MiB and never over `shard_bytes`."""
+    return min(max(text_bytes // WANTED_SHARDS, MIN_SHARD_BYTES), shard_bytes)
+
+
+def cut(corpus: Corpus, shard_bytes: int, *, id_given: bool, reuse: Reuse | None = None) -> list[Shard]:
+    """Cut a corpus into shards of at most about `shard_bytes` of text; one row group or compressed object may be more.
+
+    Shards that `reuse` carries over come first, as they are; what it has not accounted for is cut.
+    `id_given=False`: ids are row numbers, so big line objects are scanned once for exact borders. CSV always is: only a scan
+    tells a quoted line break from a record's end. Empty objects are in the corpus, not in the cut.
+
+    Raises:
+        UsageError, RunAborted: the store refused or failed during the scan.
+    """
+    target = target_bytes(corpus.text_bytes, shard_bytes)
+    fresh = [source for source in corpus.objects if reuse is None or source.info.uri not in reuse.given]
+    borders = _scan(fresh, corpus.read_plan.corpus, target, id_given=id_given)
+    least = min(OBJECT_COST_BYTES, max(1, target // WANTED_SHARDS))
+    shards = [replace(shard, number=number) for number, shard in enumerate(reuse.carried)] if reuse else []
+    group: list[_Piece] = []
+    weight = 0
+    before = ""  # the object that must stay alone, if the last piece was of one
+    for source in corpus.objects:
+        uri = source.info.uri
+        alone = uri if text_bytes_of(source) * ALONE_SHARE > target else ""
+        given = reuse.given.get(uri) if reuse else None
+        pieces = (
+            _pieces(source, target, borders, corpus.read_plan.corpus)
+            if given is None
+            else (_Piece(piece, _slice_text_bytes(source, piece)) for piece in given)
+        )
+        for piece in pieces:
+            cost = max(piece.text_bytes, least)
+            if group and (weight + cost > target or alone != before):
+                shards.append(_shard(len(shards), group, reuse))
+                group, weight = [], 0
+            group.append(piece)
+            weight += cost
+            before = alone
+    if group:
+        shards.append(_shard(len(shards), group, reuse))
+    return shards
+
+
+def _shard(number: int, group: Sequence[_Piece], reuse: Reuse | None) -> Shard:
+    slices = tuple(piece.slice for piece in group)
+    earlier = dict.fromkeys(path for piece in slices for path in reuse.earlier(piece)) if reuse else {}
+    return Shard(number, slices, sum(piece.text_bytes for piece in group), earlier=tuple(earlier))
+
+
+def _slice_text_bytes(source: SourceObject, piece: ObjectSlice) -> int:
+    if source.row_groups is not None:
+        return sum(group.text_bytes for group in source.row_groups[piece.start : piece.stop])
+    return (piece.stop - piece.start) * (COMPRESSED_RATIO if source.compression else 1)
+
+
+def _pieces(source: SourceObject, target: int, borders: dict[str, list[Border]], config: CorpusConfig) -> Iterator[_Piece]:
+    """An object's slices, in order, none of more than `target` text where it can be split."""
+    info = source.info
+    if source.rows == 0:
+        return
+    if source.row_groups is not None:
+        yield from _row_group_pieces(source, target)
+    elif not _splits(source, target, config):
+        yield _Piece(_slice(source, 0, info.size, first_row=0), text_bytes_of(source))
+    elif info.uri in borders:
+        ends = [*borders[info.uri], Border(info.size, None)]
+        for here, after in pairwise(ends):
+            yield _Piece(_slice(source, here.offset, after.offset, first_row=here.row), after.offset - here.offset)
+    else:
+        offsets = _even_offsets(info.size, target)
+        for start, stop in pairwise(offsets):
+            yield _Piece(_slice(source, start, stop, first_row=None if start else 0), stop - start)
+
+
+def _row_group_pieces(source: SourceObject, target: int) -> Iterator[_Piece]:
+    groups = source.row_groups or ()
+    start, first_row, rows, text = 0, 0, 0, 0
+    for number, group in enumerate(groups):
+        if number > start and text + group.text_bytes > target:
+            yield _Piece(_slice(source, start, number, rows=rows, first_row=first_row), text)
+            start, first_row, rows, text = number, first_row + rows, 0, 0
+        rows += group.rows
+        text += group.text_bytes
+    yield _Piece(_slice(source, start, len(groups), rows=rows, first_row=first_row), text)
+
+
+def _slice(source: SourceObject, start: int, stop: int, *, first_row: int | None, rows: int | None = None) -> ObjectSlice:
+    info = source.info
+    return ObjectSlice(info.uri, info.size, info.etag, start, stop, rows, first_row, source.partitions)
+
+
+def _splits(source: SourceObject, target: int, config: CorpusConfig) -> bool:
+    """Whether a line object is cut by byte ranges: big, not compressed, and not one document as a whole."""
+    lines = source.format is not SourceFormat.PARQUET and source.compression is None
+    whole_file = source.format is SourceFormat.TEXT and config.text_unit == "file"
+    return lines and not whole_file and source.info.size > target
+
+
+def _even_offsets(size: int, target: int) -> list[int]:
+    count = -(-size // target)
+    return [size * at // count for at in range(count + 1)]
+
+
+def _scan(objects: Sequence[SourceObject], config: CorpusConfig, target: int, *, id_given: bool) -> dict[str, list[Border]]:
+    """Exact record borders of the objects whose splits need them, read once each, in parallel."""
+    big = [
+        source
+        for source in objects
+        if _splits(source, target, config) and (not id_given or source.format is not SourceFormat.JSONL)
+    ]
+    if not big:
+        return {}
+    log.info("scanning %d large objects for record borders", len(big))
+    with ThreadPoolExecutor(max_workers=min(SCAN_THREADS, len(big))) as pool:
+        found = pool.map(lambda source: _find_borders(source, target, config), big)
+        try:
+            return {source.info.uri: borders for source, borders in zip(big, found, strict=True)}
+        except TransientError as error:
+            raise RunAborted(f"corpus.uri: not readable: {error}; the same command tries again") from None
+
+
+def _find_borders(source: SourceObject, target: int, config: CorpusConfig) -> list[Border]:
+    whole = _slice(source, 0, source.info.size, first_row=0)
+    return find_borders(whole, source.format, _even_offsets(source.info.size, target)[1:-1], config)

@@ -1,0 +1,1 @@
+"""Replicas on Ray. The only room that imports ray."""

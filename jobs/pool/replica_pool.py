@@ -1,0 +1,285 @@
+"""Where Ray is met: connect, start replicas, hand out shards, hear what became of them, stop replicas.
+
+    connected()     the cluster this process belongs to, or a local Ray of its own
+    ReplicaPool     execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
+    recorder()      where a figure of jobs/monitoring/metrics.py goes
+
+Ray itself restarts and retries nothing (max_restarts=0, max_task_retries=0): an actor's death arrives here as one Lost event
+with its cause, and jobs/scheduling/scheduler.py decides. Text, tokens and vectors never cross, except
+the vectors of the golden texts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+import jobs
+import workers
+from jobs.config import ClusterConfig
+from jobs.driver.signals import deadline, handlers_kept
+from jobs.monitoring.metrics import Kind, Metric
+from jobs.pool.error_text import first_line, last_line, plain, refusal
+from jobs.pool.replica_shape import ReplicaShape
+from jobs.scheduling.messages import Event, Finished, Lost, Ready, Stats
+from jobs.scheduling.policy import Command, Dispatch, StartReplica, StopReplica
+from workers.errors import ReembedError, RunAborted, UsageError
+from workers.records.shard import Shard
+from workers.replica.settings import ReplicaSettings, Settled
+
+# Ray settles when it is imported whether it presents a token. One that is at hand is presented: a cluster without
+# authentication does not look at it, one with it would leave us waiting for 20 s and then call itself unreachable.
+_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+if any(map(os.environ.get, _TOKENS)) or Path("~/.ray/auth_token").expanduser().exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+import ray  # noqa: E402 - see above
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError  # noqa: E402
+from ray.util.metrics import Counter, Gauge, Histogram  # noqa: E402
+
+from jobs.pool.actor_deaths import disowned, lost  # noqa: E402
+from jobs.pool.local_ray import lean_start  # noqa: E402
+from jobs.pool.replica_actor import NODE_ID, ReplicaActor  # noqa: E402
+
+log = logging.getLogger("reembed")
+
+LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
+CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entry point
+STATS_SECONDS = 2.0  # how often each replica is asked for its running totals …
+STATS_A_SECOND = 25.0  # … where they are few: a call costs the driver 0.2 ms, so of a thousand each is asked every 40 s
+# To look at n calls in flight costs about n times 1 µs: of thousands, what ends within so long is heard together. A replica
+# has its next shard already, so that none waits for it.
+GATHER_SECONDS_A_CALL = 1e-4
+GATHER_SECONDS = 0.25  # at most
+
+
+@contextlib.contextmanager
+def connected(config: ClusterConfig) -> Iterator[bool]:
+    """Connect to Ray for the length of the block; whether a cluster was joined, which was there and stays.
+
+    Raises:
+        UsageError: there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray says at start what it is and where its dashboard is; a job's log is for the job
+    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
+    joining = arguments | ({} if os.environ.get(IN_A_JOB) else {"runtime_env": {"py_modules": _code()}})
+    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    try:
+        with deadline(CONNECT_SECONDS), handlers_kept(), lean_start():
+            joined = config.address != "local"
+            if not joined:
+                ray.init(address="local", **own, **arguments)
+            elif config.address != "auto":
+                ray.init(address=config.address, **joining)
+            elif os.environ.get("RAY_ADDRESS"):
+                ray.init(**joining)
+            else:
+                joined = _join_or_start(own | arguments, joining)
+    except Exception as error:
+        if isinstance(error, ReembedError):
+            raise
+        raise UsageError(
+            f"cluster.address={config.address}: no Ray cluster there, or it wants another token than ours (RAY_AUTH_TOKEN, "
+            f"~/.ray/auth_token): {first_line(error)}"
+        ) from None
+    try:
+        yield joined
+    finally:
+        ray.shutdown()
+
+
+def _code() -> list[str]:
+    """This program's packages, for nodes that lack them. Inside a job the working_dir brings them; Ray refuses both."""
+    return [str(Path(module.__file__ or "").parent) for module in (jobs, workers)]
+
+
+def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> bool:
+    """Join the cluster that `ray start` made on this machine, if there is one (True); else start a Ray of our own.
+
+    Not address="auto": that would also join the private Ray of any other process here, and end with it.
+    """
+    try:
+        ray.init(**start)
+    except ValueError:  # Ray refuses our sizes before it connects: there is a cluster, which has its own
+        ray.init(**join)
+        return True
+    return False
+
+
+def cluster_resources() -> dict[str, float]:
+    """What the cluster has now, busy or not: CPU, GPU, memory in bytes, ..."""
+    return dict(ray.cluster_resources())
+
+
+def recorder(metric: Metric) -> Callable[[float, dict[str, str]], None]:
+    """Open a metric for this driver; what it is called with reaches Prometheus within some ten seconds, or as Ray is left.
+
+    A ray:// client exports nothing: the calls are for nothing there.
+    """
+    tags = tuple(metric.tags)
+    match metric.kind:
+        case Kind.COUNTER:
+            record = Counter(metric.name, metric.help, tags).inc
+        case Kind.GAUGE:
+            record = Gauge(metric.name, metric.help, tags).set
+        case Kind.HISTOGRAM:
+            record = Histogram(metric.name, metric.help, list(metric.boundaries), tags).observe
+    return cast("Callable[[float, dict[str, str]], None]", record)
+
+
+class ReplicaPool:
+    """Replica actors by number, and everything they owe an answer to."""
+
+    def __init__(self, shape: ReplicaShape, settings: ReplicaSettings) -> None:
+        self._settings = settings
+        self._settled: Settled | None = None  # None: replicas may load, and tell what they can do, but get no shard
+        # two calls in flight (one embeds, the next is read) and a third thread that answers `stats` meanwhile
+        self._actor_class = ray.remote(ReplicaActor).options(
+            num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0, max_task_retries=0, max_concurrency=4
+        )
+        self._actors: dict[int, Any] = {}
+        self._ready: set[int] = set()
+        self._nodes: dict[int, str] = {}  # replica -> Ray's id of its node, once it is ready
+        self._owed: dict[Any, tuple[str, int]] = {}  # ref -> (what was asked, replica)
+        self._told: dict[int, float] = {}  # replica -> when it told its stats; in order of time; without those being asked
+
+    def execute(self, command: Command) -> None:
+        """Carry out one command of the scheduler; returns at once."""
+        match command:
+            case StartReplica(replica):
+                if replica not in self._actors:  # it may have been started before the run was settled
+                    self._actors[replica] = self._actor_class.remote()
+                asked = self._actors[replica].ready.remote(self._settings, f"replica-{replica}", self._settled)
+                self._owed[asked] = ("ready", replica)
+            case Dispatch(replica, assignment):
+                self._owed[self._actors[replica].embed_shard.remote(assignment)] = ("shard", replica)
+            case StopReplica(replica, reason):
+                log.warning("stopping replica %d: %s", replica, reason)
+                self._forget(replica)
+
+    def settle(self, settled: Settled) -> None:
+        """How the run works. Replicas started before are ready only once they have been told (by StartReplica again)."""
+        self._settled = settled
+        self._owed.clear()
+        self._ready.clear()
+        self._told.clear()
+
+    def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> float:
+        """Ask a ready replica for the largest vector component it sees in a sample of these shards."""
+        try:
+            return float(ray.get(self._actors[replica].calibrate.remote(list(shards)), timeout=timeout))
+        except RayError as error:
+            raise RunAborted(
+                f"calibration of output.vector=int8 failed: {first_line(error)}; run the command again"
+            ) from None
+
+    def wait(self, timeout: float) -> list[Event]:
+        """Everything that happened, waiting at most `timeout` seconds for the first of it."""
+        self._ask_for_stats()
+        if not self._owed:
+            time.sleep(timeout)
+            return []
+        refs = list(self._owed)
+        done, _ = ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=True)
+        if done:
+            time.sleep(min(len(refs) * GATHER_SECONDS_A_CALL, GATHER_SECONDS))
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        # answers before deaths: a replica that dies after its answer must not take the answer with it
+        heard = sorted(((ref, _answer(ref)) for ref in done), key=lambda pair: isinstance(pair[1], RayError))
+        return [event for ref, answer in heard for event in self._hear(ref, answer)]
+
+    def last_stats(self, timeout: float) -> list[Stats]:
+        """The totals of all ready replicas as they are now; of those that answer within `timeout` seconds."""
+        return [Stats(replica, answer) for replica, answer in self._ask_all("stats", timeout)]
+
+    def golden(self, timeout: float) -> list[NDArray[np.float32]]:
+        """Vectors of the golden texts by every ready replica that answers in time; for when nothing is in flight.
+
+        Some tens of KB each, and the only vectors that ever cross. pooling=tokens has none.
+        """
+        return [answer for _, answer in self._ask_all("golden", timeout) if answer is not None]
+
+    def close(self) -> None:
+        """Kill every replica; what they had not committed is lost on purpose and found again by the next run."""
+        for replica in list(self._actors):
+            self._forget(replica)
+
+    def _ask_all(self, method: str, timeout: float) -> list[tuple[int, Any]]:
+        """(replica, answer) of the ready ones that answer within `timeout` seconds, by number."""
+        asked = {getattr(self._actors[replica], method).remote(): replica for replica in sorted(self._ready)}
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout) if asked else ([], [])
+        told = set(done)
+        answers = [(replica, _answer(ref)) for ref, replica in asked.items() if ref in told]
+        return [(replica, answer) for replica, answer in answers if not isinstance(answer, RayError)]
+
+    def _ask_for_stats(self) -> None:
+        due = time.monotonic() - stats_seconds(len(self._ready))
+        for replica in list(takewhile(lambda replica: self._told[replica] <= due, self._told)):
+            del self._told[replica]  # until it has answered
+            self._owed[self._actors[replica].stats.remote()] = ("stats", replica)
+
+    def _hear(self, ref: Any, answer: Any) -> Iterator[Event]:
+        if ref not in self._owed:  # its replica was found dead a moment ago
+            return
+        what, replica = self._owed.pop(ref)
+        starting = replica not in self._ready
+        match answer:
+            case ActorUnavailableError():
+                # nobody knows whether the call runs: only a dead replica settles it
+                self._forget(replica)
+                yield Lost(replica, f"unreachable: {first_line(answer)}", charged=False, starting=starting)
+            case RayActorError():
+                if given_up := disowned(answer):
+                    raise given_up
+                yield lost(replica, answer, self._nodes.get(replica), starting=starting)
+                self._forget(replica)
+            case RayError():
+                self._forget(replica)
+                reason = last_line(answer) if starting else f"{type(answer).__name__}: {last_line(answer)}"
+                said = refusal(plain(answer)) if starting else None
+                yield Lost(replica, reason, charged=True, starting=starting, error=said)
+            case _ if what == "ready":
+                self._ready.add(replica)
+                self._told[replica] = time.monotonic()
+                self._nodes[replica] = answer.pop(NODE_ID)
+                yield Ready(replica, answer)
+            case _ if what == "stats":
+                self._told[replica] = time.monotonic()
+                yield Stats(replica, answer)
+            case _:
+                yield Finished(replica, answer)
+
+    def _forget(self, replica: int) -> None:
+        actor = self._actors.pop(replica, None)
+        self._ready.discard(replica)
+        self._told.pop(replica, None)
+        self._nodes.pop(replica, None)
+        self._owed = {ref: owed for ref, owed in self._owed.items() if owed[1] != replica}
+        if actor is not None:
+            with contextlib.suppress(RayError):  # already gone is what we want
+                ray.kill(actor, no_restart=True)
+
+
+def stats_seconds(replicas: int) -> float:
+    """How often each of so many replicas is asked for its totals."""
+    return max(STATS_SECONDS, replicas / STATS_A_SECOND)
+
+
+def _answer(ref: Any) -> Any:
+    """What a call returned, or the RayError it ended with."""
+    try:
+        return ray.get(ref)
+    except RayError as error:
+        return error

@@ -1,0 +1,1 @@
+"""What readers see: publishing a run, opening the published snapshot, deleting old ones."""

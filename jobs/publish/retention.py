@@ -1,0 +1,116 @@
+"""Retention: after a new snapshot is published, those beyond `output.keep_snapshots` are deleted.
+
+1. kept      the current one and those that readers had last before it; of the others every run that was published goes, and
+             every run older than all that are kept: refused ones, and interrupted ones that nobody resumed
+2. delete    run.json first: from then on the run was never begun. Then its state, then its data. Stay: summary.json and
+             report.html, as history
+3. finish    what an earlier retention, killed half-way, left of a run: data or a manifest without run.json
+
+Nothing is deleted of a run later than the current one unless it was published, so an interrupted run can be resumed. A
+driver that lost the lock deletes nothing more. A failure is logged, and the next retention tries again: the run whose
+publication this follows is complete all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from jobs.commands.snapshots import published_runs
+from jobs.driver.lock import DriverLock
+from jobs.driver.signals import StopFlag
+from jobs.publish.publish import read_current
+from jobs.state.records import RunPaths, list_runs, run_folders
+from workers.errors import ReembedError, TransientError, UsageError
+from workers.storage.objects import Store
+from workers.storage.store import DELETE_BATCH
+
+log = logging.getLogger("reembed")
+
+HISTORY = ("summary.json", "report.html")  # what stays of a run
+_DELETERS = 8  # batches at once
+_LOOKERS = 16
+
+
+def retain(store: Store, lock: DriverLock, keep: int, stop: StopFlag) -> list[str]:
+    """Delete what is beyond the `keep` (>= 1) latest snapshots; ids of the runs deleted, oldest first. Never fails.
+
+    A signal, or the loss of the lock, ends it between two batches.
+    """
+    deleted: list[str] = []
+    try:
+        for run_id in _superfluous(store, keep):
+            lock.check()
+            stop.check()
+            if _delete(store, run_id, lock, stop):
+                deleted.append(run_id)
+    except ReembedError as error:
+        log.warning("old snapshots were not all deleted; the next run goes on with it: %s", error)
+    if deleted:
+        log.info("output.keep_snapshots=%d: deleted %s", keep, ", ".join(deleted))
+    return deleted
+
+
+def beyond(
+    begun: Collection[str], published: Sequence[str], leftovers: Collection[str], current: str, keep: int
+) -> list[str]:
+    """Which runs to delete, oldest first. Pure.
+
+    Args:
+        begun: runs that have a run.json.
+        published: those of them that readers had once, the latest last, `current` among them.
+        leftovers: runs of which a run.json is gone, and something else is not.
+    """
+    kept = {current, *published[-keep:]}
+    oldest = min(kept)
+    gone = {run_id for run_id in begun if run_id not in kept and (run_id in published or run_id < oldest)}
+    return sorted(gone | {run_id for run_id in leftovers if run_id < current})
+
+
+def _superfluous(store: Store, keep: int) -> list[str]:
+    current = read_current(store)
+    if current is None:
+        return []
+    begun = list_runs(store)
+    rest = sorted(set(run_folders(store)) - set(begun))
+    with ThreadPoolExecutor(_LOOKERS) as pool:
+        planned = pool.map(lambda run_id: store.exists(RunPaths(run_id).manifest), rest)
+        leftovers = {run_id for run_id, found in zip(rest, planned, strict=True) if found}
+    leftovers |= set(run_folders(store, "data")) - set(begun)
+    if current.run_id not in begun:
+        return []  # not our output as we know it: rather keep too much
+    return beyond(begun, published_runs(store, current, begun), leftovers, current.run_id, keep)
+
+
+def _delete(store: Store, run_id: str, lock: DriverLock, stop: StopFlag) -> bool:
+    """Whether nothing is left of it; a store that refuses or does not answer is logged. Raises: RunAborted."""
+    paths = RunPaths(run_id)
+    try:
+        store.delete(paths.record)
+        # the data last: its folder, seen at a glance, is how the next retention finds a run that was deleted in part
+        for folder in (paths.root, paths.data):
+            _empty(store, folder, lock, stop)
+    except (UsageError, TransientError) as error:
+        log.warning("old run %s was not deleted, or only in part; the next run tries again: %s", run_id, error)
+        return False
+    return True
+
+
+def _empty(store: Store, folder: str, lock: DriverLock, stop: StopFlag) -> None:
+    """Delete all files below a folder but those that stay as history."""
+    paths = [path for path in store.list(folder) if path.removeprefix(f"{folder}/") not in HISTORY]
+
+    def remove(batch: Sequence[str]) -> None:
+        lock.guard()
+        stop.check()
+        store.delete_many(batch)
+
+    with ThreadPoolExecutor(_DELETERS) as pool:
+        list(pool.map(remove, _batches(paths)))
+    store.prune(folder)
+
+
+def _batches(paths: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(paths), DELETE_BATCH):
+        yield paths[at : at + DELETE_BATCH]

@@ -1,0 +1,1 @@
+"""How a run ended: summary.json and report.html."""

@@ -1,0 +1,166 @@
+"""Do a run's receipts add up? Rows in = rows out + rows quarantined, shard by shard, and sums over all of them.
+
+Pure: shards and receipts in, figures out. Each function goes through the receipts once, in order of shards, so that they
+need not all be in memory as objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from workers.errors import RunAborted
+from workers.records.shard import Receipt, Shard
+
+ALTERED = "this is a defect, or its receipt was altered"
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over receipts. Seconds are replica seconds; bytes are of the data files."""
+
+    shards: int = 0
+    documents: int = 0
+    rows_read: int = 0
+    rows: int = 0
+    quarantined_rows: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    truncated: int = 0
+    empty: int = 0
+    duplicate_ids: int = 0
+    clipped: int = 0
+    adopted: int = 0
+    carried: int = 0  # shards whose parts were copied from an earlier snapshot
+    carried_documents: int = 0
+    reused_rows: int = 0
+    repeated_rows: int = 0
+    files: int = 0
+    output_bytes: int = 0
+    seconds: float = 0.0
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    lost_objects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """rows_in == documents + known_quarantined_rows, unless there are breaches: each a sentence that names the shard.
+
+    `unknown` names what hides more quarantined rows.
+    """
+
+    rows_in: int
+    documents: int
+    rows: int
+    known_quarantined_rows: int
+    unknown: tuple[str, ...]
+    breaches: tuple[str, ...] = ()
+
+    @property
+    def quarantined_rows(self) -> int | None:
+        """None when an object or shard that could not be read hides how many."""
+        return None if self.unknown else self.known_quarantined_rows
+
+
+def totals(receipts: Mapping[int, Receipt]) -> Totals:
+    """Sums over all receipts."""
+    sums = dict.fromkeys(_SUMMED, 0)
+    shards = adopted = carried = carried_documents = files = output_bytes = 0
+    seconds = 0.0
+    stages: dict[str, float] = {}
+    lost: set[str] = set()
+    for receipt in receipts.values():
+        shards += 1
+        for name in _SUMMED:
+            sums[name] += getattr(receipt, name)
+        for stage, spent in receipt.stage_seconds.items():
+            stages[stage] = stages.get(stage, 0.0) + spent
+        adopted += receipt.adopted
+        if receipt.carried_from is not None:
+            carried += 1
+            carried_documents += receipt.documents
+        files += len(receipt.files)
+        output_bytes += sum(file.bytes for file in receipt.files)
+        seconds += receipt.seconds
+        lost.update(receipt.lost_objects)
+    return Totals(
+        shards=shards,
+        adopted=adopted,
+        carried=carried,
+        carried_documents=carried_documents,
+        files=files,
+        output_bytes=output_bytes,
+        seconds=seconds,
+        stage_seconds=stages,
+        lost_objects=tuple(sorted(lost)),
+        **sums,
+    )
+
+
+_SUMMED = (
+    "documents", "rows_read", "rows", "quarantined_rows", "tokens", "padded_tokens", "truncated", "empty", "duplicate_ids",
+    "clipped", "reused_rows", "repeated_rows",
+)  # fmt: skip
+
+
+def account(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
+    """As audit(), for callers that have no use for a run that does not add up.
+
+    Raises:
+        RunAborted: names the shard and both figures.
+    """
+    accounting = audit(shards, receipts, quarantined)
+    if accounting.breaches:
+        raise RunAborted(f"{accounting.breaches[0]}; nothing is published; {ALTERED}: delete the receipt to embed it again")
+    return accounting
+
+
+def audit(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
+    """Every row of every shard is embedded or quarantined, by the manifest's figures where it knows them.
+
+    `quarantined`: shards given up, by number; one that has a receipt all the same counts as done.
+
+    Returns:
+        Sums, and a breach for each shard whose figures do not add up.
+    Raises:
+        RunAborted: a shard has no end yet.
+    """
+    rows_in = documents = rows = lost = 0
+    unknown: list[str] = []
+    breaches: list[str] = []
+    numbers = set()
+    for shard in shards:
+        numbers.add(shard.number)
+        receipt = receipts.get(shard.number)
+        if receipt is not None:
+            breaches += _breaches(shard, receipt)
+            rows_in += receipt.rows_read
+            documents += receipt.documents
+            rows += receipt.rows
+            lost += receipt.quarantined_rows
+            unknown += receipt.lost_objects
+        elif shard.number not in quarantined:
+            raise RunAborted(f"shard {shard.number} has neither receipt nor quarantine; run the same command again")
+        elif shard.rows is None:
+            unknown.append(f"shard {shard.number}")
+        else:
+            rows_in += shard.rows
+            lost += shard.rows
+    strangers = sorted(set(receipts) - numbers)
+    if strangers:
+        breaches.append(f"receipts of shards {strangers[:5]} are not of this manifest; the run's folder was tampered with")
+    return Accounting(rows_in, documents, rows, lost, tuple(unknown), tuple(breaches))
+
+
+def _breaches(shard: Shard, receipt: Receipt) -> list[str]:
+    name = f"shard {shard.number} ({shard.slices[0].uri}{' and others' if len(shard.slices) > 1 else ''})"
+    found = []
+    if shard.rows is not None and receipt.rows_read != shard.rows:
+        found.append(f"{name}: the manifest has {shard.rows} rows, {receipt.rows_read} were read")
+    accounted = receipt.documents + receipt.quarantined_rows
+    if receipt.rows_read != accounted:
+        found.append(f"{name}: {receipt.rows_read} rows read, {accounted} embedded or quarantined")
+    in_files = sum(file.rows for file in receipt.files)
+    if not receipt.documents <= receipt.rows == in_files:
+        found.append(f"{name}: {receipt.documents} documents gave {receipt.rows} rows, the files hold {in_files}")
+    return found

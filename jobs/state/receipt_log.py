@@ -1,0 +1,197 @@
+"""The ledger's log: receipts once more, a few thousand in one file, so that a resumed run need not read them one by one.
+
+    runs/<run_id>/ledger/<generation>-<n>.jsonl.zst    zstd of lines: their SHA-256, then `number TAB receipt` each
+
+A receipt stays the truth. An entry is used only where its receipt is listed with the very size, and the latest entry of a
+shard counts; one without a receipt takes back all before it. Whatever is not in the log, or in a file of it that is damaged,
+is read from its receipt. So the log may be late, short or gone: it costs time, never a row. Files sort by the driver's
+generation: what a driver takes back stays so, whatever an earlier one that was frozen still writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+import pyarrow as pa
+
+from jobs.state.receipts import Receipts, from_lines, to_lines
+from jobs.state.records import RunPaths
+from workers.errors import RunAborted
+from workers.records.shard import Receipt
+from workers.storage.objects import Store
+
+PER_FOLDER = 1000  # receipts: one page of a listing
+WITHDRAWN = b""  # in place of a receipt: earlier entries of the shard do not count
+_THREADS = 32  # small objects are all latency
+_AHEAD = 2 * _THREADS  # answers held while earlier ones are looked at
+_NAME = re.compile(r"(\d{7,})\.json")
+_SEGMENT = re.compile(r"\d{8}-\d{6}\.jsonl\.zst")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+log = logging.getLogger("reembed")
+
+
+@dataclass(slots=True)
+class Read:
+    """What was found. `stale`: shards that the log speaks of and that have no receipt any more."""
+
+    receipts: Receipts = field(default_factory=Receipts)
+    stale: list[int] = field(default_factory=list)
+
+
+def receipt_path(run_id: str, number: int) -> str:
+    return f"{RunPaths(run_id).receipts}/{number // PER_FOLDER:05d}/{number:07d}.json"
+
+
+def segment_path(run_id: str, generation: int, sequence: int) -> str:
+    return f"{RunPaths(run_id).ledger}/{generation:08d}-{sequence:06d}.jsonl.zst"
+
+
+def encode_segment(entries: Mapping[int, bytes]) -> bytes:
+    """`entries`: shard -> its receipt as stored, or WITHDRAWN."""
+    lines = to_lines(entries)
+    data = hashlib.sha256(lines).hexdigest().encode() + b"\n" + lines
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return bytes(sink.getvalue())
+
+
+def decode_segment(data: bytes) -> list[tuple[int, bytes]]:
+    """Raises: ValueError: damaged."""
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
+            digest, _, lines = stream.read().partition(b"\n")
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(str(error)) from None
+    if hashlib.sha256(lines).hexdigest().encode() != digest:
+        raise ValueError("its digest is another")
+    return list(from_lines(lines))
+
+
+def read_receipts(store: Store, run_id: str, unlogged: Callable[[int, bytes], None] | None = None) -> Read:
+    """All receipts of a run: listed once, then taken from the log or read in parallel. No input is opened.
+
+    `unlogged` is told of each receipt that had to be read by itself, for whoever writes the log on.
+
+    Raises:
+        RunAborted: names a file that is no receipt. UsageError, TransientError.
+    """
+    read = Read()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = _listed(store, run_id, pool)
+        _from_log(store, run_id, pool, found, read)
+        rest = [number for folder, sizes in found.items() for number in _left(folder, sizes)]
+        for number, data in zip(rest, _ahead(pool, lambda number: _fetch(store, run_id, number), rest), strict=True):
+            if data is None:
+                continue  # dropped since it was listed
+            read.receipts.add_json(number, data)
+            if unlogged:
+                unlogged(number, data)
+    return read
+
+
+def count_receipts(store: Store, run_id: str) -> int:
+    """How many shards are done, by the listing alone. Raises: as read_receipts()."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return sum(PER_FOLDER - sizes.count(-1) for sizes in _listed(store, run_id, pool).values())
+
+
+def _listed(store: Store, run_id: str, pool: ThreadPoolExecutor) -> dict[int, array[int]]:
+    """Folder -> [PER_FOLDER] bytes of its receipts, -1: none. Costs a request a folder, and one for the folders."""
+    root = RunPaths(run_id).receipts
+
+    def look(folder: str) -> dict[str, int]:
+        return store.list(f"{root}/{folder}")
+
+    found: dict[int, array[int]] = {}
+    for paths in _ahead(pool, look, store.folders(root)):
+        for path, size in paths.items():
+            named = _NAME.fullmatch(path.rpartition("/")[2])
+            if named is None:
+                continue
+            number = int(named[1])
+            if receipt_path(run_id, number) != path:
+                raise RunAborted(f"{store.uri_of(path)}: not a receipt (it lies in another's folder); remove it")
+            sizes = found.get(number // PER_FOLDER)
+            if sizes is None:
+                sizes = found[number // PER_FOLDER] = array("q", [-1]) * PER_FOLDER
+            sizes[number % PER_FOLDER] = size
+    return dict(sorted(found.items()))
+
+
+def _left(folder: int, sizes: array[int]) -> Iterator[int]:
+    return (folder * PER_FOLDER + place for place, size in enumerate(sizes) if size >= 0)
+
+
+def _from_log(store: Store, run_id: str, pool: ThreadPoolExecutor, found: dict[int, array[int]], read: Read) -> None:
+    """Take what the log has, the latest first: a shard met once has been decided. What was taken is -1 in `found` then."""
+    paths = sorted(path for path in store.list(RunPaths(run_id).ledger) if _SEGMENT.fullmatch(path.rpartition("/")[2]))
+    met: dict[int, bytearray] = {}
+
+    def fetch(path: str) -> list[tuple[int, bytes]]:
+        try:
+            return decode_segment(store.read(path))
+        except (FileNotFoundError, ValueError) as error:
+            log.warning("%s: left out, its receipts are read one by one: %s", store.uri_of(path), error)
+            return []
+
+    for entries in _ahead(pool, fetch, paths[::-1], ahead=_THREADS // 4):
+        for number, data in entries:
+            folder, place = divmod(number, PER_FOLDER)
+            seen = met.get(folder)
+            if seen is None:
+                seen = met[folder] = bytearray(PER_FOLDER)
+            if seen[place]:
+                continue
+            seen[place] = 1
+            sizes = found.get(folder)
+            size = -1 if sizes is None else sizes[place]
+            if data == WITHDRAWN:
+                continue
+            if size < 0:
+                read.stale.append(number)
+            elif sizes is not None and size == len(data):
+                read.receipts.add_json(number, data)
+                sizes[place] = -1
+
+
+def _fetch(store: Store, run_id: str, number: int) -> bytes | None:
+    path = receipt_path(run_id, number)
+    try:
+        data = store.read(path)
+    except FileNotFoundError:
+        return None
+    check_receipt(store, path, number, data)
+    return data
+
+
+def check_receipt(store: Store, path: str, number: int, data: bytes) -> Receipt:
+    """Raises: RunAborted: `data` is not the receipt of this shard."""
+    try:
+        receipt = Receipt.from_json(data)
+        if receipt.shard != number:
+            raise ValueError(f"speaks of shard {receipt.shard}")
+    except (ValueError, TypeError, KeyError) as error:
+        mend = "delete it to embed the shard again"
+        raise RunAborted(f"{store.uri_of(path)}: not a receipt ({error}); {mend}") from None
+    return receipt
+
+
+def _ahead(pool: ThreadPoolExecutor, call: Callable[[_T], _R], items: Iterable[_T], ahead: int = _AHEAD) -> Iterator[_R]:
+    """As pool.map, but no more than `ahead` calls are under way, or answered and not yet taken."""
+    left = iter(items)
+    waiting = deque(pool.submit(call, item) for item in islice(left, ahead))
+    while waiting:
+        answer = waiting.popleft().result()
+        waiting.extend(pool.submit(call, item) for item in islice(left, 1))
+        yield answer

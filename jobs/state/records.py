@@ -1,0 +1,276 @@
+"""Where a run keeps its state on storage, and its small JSON documents.
+
+    runs/<run_id>/run.json         what the run is: written once and last, so a run without it was never begun
+                  manifest.parquet, objects.parquet, receipts/, ledger/, staged/, quarantine/
+                  golden.npz, gate.npz   what the gate compares the next snapshot with
+                  status.json      replaced while it works
+                  summary.json     how it ended
+                  report.html      the same as a page
+
+A run id sorts by time; nothing but this order and the documents' own words decides which run is resumed. Secrets never get
+here: storage_options are cut out of the configuration, credentials out of URIs. Knows nothing of shards, receipts or locks.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.config import RunConfig
+from workers.config import CorpusConfig
+from workers.errors import RunAborted
+from workers.records.documents import ID, ReadPlan
+from workers.storage.objects import Store, redact
+
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_THREADS = 16
+
+
+class RunState(StrEnum):
+    """`state` of status.json and summary.json."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"  # by a signal
+    ABORTED = "aborted"
+    COMPLETE = "complete"
+    REFUSED = "refused"  # finished, but not published: a check did not hold, or the run was taken back
+
+
+UNFINISHED = frozenset({RunState.RUNNING, RunState.STOPPED, RunState.ABORTED})
+
+
+@dataclass(frozen=True, slots=True)
+class RunPaths:
+    """Paths of one run, relative to the output root."""
+
+    run_id: str
+
+    @property
+    def root(self) -> str:
+        return f"runs/{self.run_id}"
+
+    @property
+    def record(self) -> str:
+        return f"{self.root}/run.json"
+
+    @property
+    def manifest(self) -> str:
+        return f"{self.root}/manifest.parquet"
+
+    @property
+    def objects(self) -> str:
+        return f"{self.root}/objects.parquet"
+
+    @property
+    def receipts(self) -> str:
+        return f"{self.root}/receipts"
+
+    @property
+    def ledger(self) -> str:
+        return f"{self.root}/ledger"
+
+    @property
+    def staged(self) -> str:
+        return f"{self.root}/staged"
+
+    @property
+    def quarantine(self) -> str:
+        return f"{self.root}/quarantine"
+
+    @property
+    def status(self) -> str:
+        return f"{self.root}/status.json"
+
+    @property
+    def summary(self) -> str:
+        return f"{self.root}/summary.json"
+
+    @property
+    def report(self) -> str:
+        return f"{self.root}/report.html"
+
+    @property
+    def golden(self) -> str:
+        return f"{self.root}/golden.npz"
+
+    @property
+    def figures(self) -> str:
+        return f"{self.root}/gate.npz"
+
+    @property
+    def data(self) -> str:
+        return f"data/{self.run_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """run.json: what was decided when the run was planned, and never changes."""
+
+    run_id: str
+    fingerprint: str  # settings_fingerprint()
+    source_fingerprint: str  # of the objects listed
+    config: dict[str, Any]  # config_snapshot()
+    plan: dict[str, Any]  # plan_to_json()
+    model: dict[str, Any]  # facts: name, digests, pooling, dim, …
+    shards: int
+    rows: int | None  # planned; None where only reading tells
+    code_version: str
+    created: str  # ISO 8601, UTC
+    int8_scale: float | None = None
+    batch_tokens: int | None = None  # token budget; None: of a run begun by an earlier version
+    base: str | None = None  # run id of the snapshot whose parts and vectors are reused
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """What identifies the run's snapshot: in summary.json and CURRENT.json."""
+        names = ("model", "fingerprint", "source_fingerprint", "int8_scale", "code_version")
+        return {name: getattr(self, name) for name in names}
+
+    def read_plan(self, corpus: CorpusConfig) -> ReadPlan:
+        """The plan as it was settled; `corpus` is today's section, which alone has the storage_options."""
+        return plan_from_json(self.plan, corpus)
+
+
+def new_run_id(fingerprint: str, now: datetime) -> str:
+    """`20261120T100312Z-1a2b3c4d`: sorts by time; the tail keeps runs of the same second apart. `now` must be aware."""
+    moment = now.astimezone(UTC)
+    return f"{moment:%Y%m%dT%H%M%SZ}-{hashlib.sha256(f'{fingerprint} {moment.isoformat()}'.encode()).hexdigest()[:8]}"
+
+
+def settings_fingerprint(
+    config: RunConfig, weights_digest: str, tokenizer_digest: str, recipe: Mapping[str, Any] | None = None
+) -> str:
+    """SHA-256 (hex) of everything that changes the rows or vectors of a run.
+
+    Not of where the model or the output lies, nor of cluster, limits, cost or storage options: a run goes on under other
+    ones. `recipe` holds what `auto` resolved to (pooling, precision, …), which the model's own files decide.
+    """
+    settings = {
+        "corpus": config.corpus.model_dump(mode="json", exclude={"storage_options"}),
+        "model": config.model.model_dump(mode="json", exclude={"storage_options", "name", "revision"}),
+        "output": {"vector": config.output.vector, "partition_by": config.output.partition_by},
+        "shard_bytes": config.run.shard_bytes,
+        "weights": weights_digest,
+        "tokenizer": tokenizer_digest,
+        "recipe": dict(recipe or {}),
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def config_snapshot(config: RunConfig) -> dict[str, Any]:
+    """The configuration as it may be stored: without storage_options, URIs without credentials."""
+    snapshot = config.model_dump(mode="json")
+    for section in ("corpus", "model", "output"):
+        del snapshot[section]["storage_options"]
+    snapshot["corpus"]["uri"] = [redact(uri) for uri in snapshot["corpus"]["uri"]]
+    snapshot["output"]["uri"] = redact(snapshot["output"]["uri"])
+    snapshot["model"]["name"] = redact(snapshot["model"]["name"])
+    snapshot["cluster"]["address"] = redact(snapshot["cluster"]["address"])
+    return snapshot
+
+
+def plan_to_json(plan: ReadPlan) -> dict[str, Any]:
+    """The types that were settled: an Arrow IPC schema of the id and the kept columns, base64, and the same for the eye."""
+    schema = plan.keep.insert(0, pa.field(ID, plan.id_type))
+    arrow = base64.b64encode(schema.serialize().to_pybytes()).decode()
+    return {"arrow_schema": arrow, "columns": [[column.name, str(column.type)] for column in schema]}
+
+
+def plan_from_json(raw: Mapping[str, Any], corpus: CorpusConfig) -> ReadPlan:
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(raw["arrow_schema"])))
+    return ReadPlan(corpus=corpus, id_type=schema.field(0).type, keep=schema.remove(0))
+
+
+def create_run(store: Store, record: RunRecord) -> None:
+    """Store run.json, which begins the run; everything it speaks of must already be there. Idempotent.
+
+    Raises: RunAborted when the id is taken. UsageError, TransientError.
+    """
+    path = RunPaths(record.run_id).record
+    if not store.put_if_absent(path, _encode(asdict(record))):
+        raise RunAborted(f"{store.uri_of(path)}: is another run's; run the same command again")
+
+
+def read_run(store: Store, run_id: str) -> RunRecord | None:
+    """None when there is no such run. Raises: RunAborted for a document of another kind."""
+    path = RunPaths(run_id).record
+    raw = _read(store, path)
+    try:
+        return None if raw is None else RunRecord(**raw)
+    except TypeError as error:
+        raise RunAborted(f"{store.uri_of(path)}: written by another version of this program ({error})") from None
+
+
+def run_folders(store: Store, room: str = "runs") -> list[str]:
+    """Names of run folders below `runs` or `data`, oldest first, whether or not the run was begun or still is there."""
+    return [name for name in store.folders(room) if _RUN_ID.fullmatch(name)]
+
+
+def list_runs(store: Store) -> list[str]:
+    """Ids of the runs that were begun, oldest first. Costs one listing and one look a run."""
+    ids = run_folders(store)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        begun = list(pool.map(lambda run_id: store.exists(RunPaths(run_id).record), ids))
+    return [run_id for run_id, there in zip(ids, begun, strict=True) if there]
+
+
+def newest_run(store: Store, fingerprint: str | None = None, source: str | None = None) -> RunRecord | None:
+    """The latest run, of these settings and of this source when their fingerprints are given."""
+    ids = run_folders(store)[::-1]
+    with ThreadPoolExecutor(_THREADS) as pool:  # of runs that retention deleted only the summary is left: many, in time
+        for at in range(0, len(ids), _THREADS):
+            for record in pool.map(lambda run_id: read_run(store, run_id), ids[at : at + _THREADS]):
+                if record and fingerprint in (None, record.fingerprint) and source in (None, record.source_fingerprint):
+                    return record
+    return None
+
+
+def find_unfinished(store: Store, fingerprint: str) -> RunRecord | None:
+    """The latest run of these settings, if it has not ended: no summary, or one that says running, stopped or aborted."""
+    record = newest_run(store, fingerprint)
+    if record is None:
+        return None
+    summary = read_summary(store, record.run_id)
+    return record if summary is None or summary.get("state") in UNFINISHED else None
+
+
+def write_status(store: Store, run_id: str, status: Mapping[str, Any]) -> None:
+    store.put(RunPaths(run_id).status, _encode(status))
+
+
+def read_status(store: Store, run_id: str) -> dict[str, Any] | None:
+    return _read(store, RunPaths(run_id).status)
+
+
+def write_summary(store: Store, run_id: str, summary: Mapping[str, Any]) -> None:
+    store.put(RunPaths(run_id).summary, _encode(summary))
+
+
+def read_summary(store: Store, run_id: str) -> dict[str, Any] | None:
+    return _read(store, RunPaths(run_id).summary)
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=1).encode()
+
+
+def _read(store: Store, path: str) -> dict[str, Any] | None:
+    try:
+        document = json.loads(store.read(path))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise RunAborted(f"{store.uri_of(path)}: not a document of this program; restore it, or remove the run's folder")
+    return document

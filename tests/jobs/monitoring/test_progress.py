@@ -1,0 +1,113 @@
+"""The figures of a running job, and their pace: a line every ten seconds, a status a little more often."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jobs.monitoring.progress import SHOWN_REPLICAS, STORE_SECONDS, Progress
+from jobs.report.summary import Work, build_summary, summary_text
+from tests.jobs.ledger_samples import receipt
+from workers.records.shard import ReplicaStats, Shard
+
+SHARDS = [Shard(number, (), 1000) for number in range(10)]
+
+
+class Watched:
+    """A Progress on a clock of its own, and what it stored."""
+
+    def __init__(self, done: int = 0) -> None:
+        self.stored: list[dict[str, Any]] = []
+        receipts = {number: receipt(number, documents=50) for number in range(done)}
+        self.progress = Progress(SHARDS, receipts, self.stored.append, 100.0)
+        self.progress.replica_ready(0, {"node": "n1", "device": "cpu"})
+
+    def embed(self, tokens: int, uptime: float, busy: float) -> None:
+        self.progress.replica_stats(
+            0, ReplicaStats(documents=tokens // 10, tokens=tokens, busy_seconds=busy, uptime_seconds=uptime)
+        )
+
+
+def test_a_line_every_ten_seconds_and_a_status_at_its_own_pace(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "reembed")
+    watched = Watched()
+    for tenth in range(1, 351):
+        watched.progress.tick(100.0 + tenth / 10)
+    assert len(watched.stored) == int(35 / STORE_SECONDS)
+    assert len(caplog.records) == 3
+    assert "shards 0/10" in caplog.records[0].message
+
+
+def test_rate_share_and_time_left() -> None:
+    watched = Watched(done=2)
+    watched.progress.snapshot(100.0)
+    watched.embed(4000, uptime=10.0, busy=9.0)
+    watched.progress.receipt(receipt(5, documents=70))
+    watched.progress.receipt(receipt(6, documents=80))
+    seen = watched.progress.snapshot(120.0)
+    assert seen["tokens_per_second"] == pytest.approx(200.0)
+    assert seen["documents"] == 2 * 50 + 70 + 80
+    assert seen["shards"]["done"] == 4
+    assert seen["eta_seconds"] == 60  # two of eight shards in 20 s; what was done before does not count as speed
+    assert seen["replicas"][0]["busy"] == pytest.approx(0.9)
+
+
+def test_the_rate_is_that_of_the_last_minute() -> None:
+    watched = Watched()
+    watched.progress.snapshot(100.0)
+    watched.embed(6_000_000, uptime=60.0, busy=1.0)
+    watched.progress.snapshot(170.0)
+    assert watched.progress.snapshot(240.0)["tokens_per_second"] == 0.0
+
+
+def test_a_lost_replica_keeps_its_work() -> None:
+    watched = Watched()
+    watched.embed(500, uptime=5.0, busy=5.0)
+    watched.progress.replica_lost(0)
+    seen = watched.progress.snapshot(110.0)
+    assert seen["tokens"] == 500
+    assert seen["replicas"] == []
+    assert sum(stats.busy_seconds for stats in watched.progress.stats) == 5.0
+
+
+def test_a_thousand_replicas_are_counted_and_not_listed() -> None:
+    """However many come and go: the status is written every few seconds."""
+    watched = Watched()
+    for number in range(1, 3000):
+        watched.progress.replica_ready(number, {"node": "n1"})
+        watched.progress.replica_stats(number, ReplicaStats(tokens=10, busy_seconds=1.0, uptime_seconds=2.0))
+        if number >= 1000:
+            watched.progress.replica_lost(number - 999)
+    seen = watched.progress.snapshot(110.0)
+    assert (seen["replicas_alive"], len(seen["replicas"]), seen["tokens"]) == (1000, SHOWN_REPLICAS, 29_990)
+    assert seen["replicas_busy"] == pytest.approx(0.4995)  # the first has not told anything
+    assert len(list(watched.progress.stats)) == 1001
+    assert Work().plus(0, 0.0, watched.progress.stats).replica_seconds == 2 * 2999
+
+
+def test_work_adds_up_over_drivers() -> None:
+    first = Work().plus(7, 10.0, [ReplicaStats(documents=100, busy_seconds=8.0, uptime_seconds=9.0, peak_memory_bytes=5)])
+    second = replace(first, sessions=2).plus(3, 4.0, [ReplicaStats(documents=30, uptime_seconds=3.0, peak_memory_bytes=4)])
+    assert (second.sessions, second.attempts, second.documents_embedded, second.seconds) == (2, 10, 130, 14.0)
+    assert (second.replica_seconds, second.busy_seconds, second.peak_memory_bytes) == (12.0, 8.0, 5)
+
+
+def test_the_summary_tells_what_was_done_twice() -> None:
+    from jobs.state.ledger import Ledger
+
+    receipts = {number: receipt(number, documents=50) for number in range(2)}
+    summary = build_summary(
+        run_id="r", state="complete", published=True, data="d", planned=3, quarantined_shards={2: "corrupt"},
+        totals=Ledger.totals(receipts), quarantined_rows=7, quarantined_rows_is_minimum=True,
+        work=Work(documents_embedded=130, seconds=10.0, replica_seconds=7200.0, busy_seconds=3600.0),
+        facts={"model": {"name": "m", "pooling": "mean", "dim": 4, "vector": "float32", "precision": "float32"}},
+        gpu_hour_usd=3.0, reasons=[],
+    )  # fmt: skip
+    assert summary["reembedded_rows"] == 30
+    assert summary["cost_usd"] == 6.0
+    assert summary["replica_busy_fraction"] == 0.5
+    assert summary["shards"] == {"planned": 3, "done": 2, "quarantined": 1}
+    assert "at least 7 rows" in summary_text(summary)

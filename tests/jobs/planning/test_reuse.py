@@ -1,0 +1,173 @@
+"""Which vectors and rows of the published snapshot a new run may use, and what it need not look at again. Without Ray."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import jobs.embed.session
+import jobs.planning.run
+from jobs.commands.plan import plan_run
+from jobs.embed.job import embed_corpus
+from jobs.planning.reuse import open_base
+from jobs.planning.run import ReuseRefused
+from jobs.state.records import list_runs, new_run_id, read_run
+from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, settings
+from workers.storage.objects import Store
+
+
+@pytest.fixture(autouse=True)
+def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A night is a day later than the one before: ids sort by seconds."""
+    days = itertools.count()
+    monkeypatch.setattr(jobs.embed.session, "embed_pending", by_hand)
+    monkeypatch.setattr(
+        jobs.planning.run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
+    )
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> tuple[Path, str]:
+    """The first night, to be looked at only: its folder and run id."""
+    folder = tmp_path_factory.mktemp("published")
+    corpus_of(folder / "corpus", NIGHT_1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.embed.session, "embed_pending", by_hand)
+        return folder, embed_corpus(settings(folder, minilm))["run_id"]
+
+
+def test_an_unchanged_object_is_not_opened(folder: str, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(folder, minilm)
+    corpus_of(f"{folder}/corpus", NIGHT_1)
+    embed_corpus(config)
+    corpus_of(f"{folder}/corpus", {"b": rows("b", 20, changed=1)})
+    import jobs.corpus.footers
+    import workers.storage.stream
+
+    opened: list[str] = []
+    read_range, open_object = jobs.corpus.footers.read_range, workers.storage.stream.open_object
+
+    def noted(call: Any) -> Any:
+        def noting(uri: str, *arguments: Any, **options: Any) -> Any:
+            opened.append(uri.rpartition("/")[2])
+            return call(uri, *arguments, **options)
+
+        return noting
+
+    monkeypatch.setattr(jobs.corpus.footers, "read_range", noted(read_range))
+    monkeypatch.setattr(workers.storage.stream, "open_object", noted(open_object))
+    embed_corpus(config)
+    assert set(opened) == {"b.parquet"}
+
+
+def test_renamed_locally_its_texts_are_looked_for_where_they_were(tmp_path: Path, minilm: Path) -> None:
+    config = settings(tmp_path, minilm)
+    corpus_of(tmp_path / "corpus", NIGHT_1)
+    first = embed_corpus(config)
+    (tmp_path / "corpus/b.parquet").rename(tmp_path / "corpus/z.parquet")
+    planned = plan_run(config)
+    assert planned["reuse"]["objects"] == {"unchanged": 3, "changed": 0, "new": 1, "deleted": 1}
+    assert planned["rows_to_embed"] == 0, "the plan's sample finds them"
+    assert embed_corpus(config)["documents"] == first["documents"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "base"),
+    [
+        ({"model": {"prompt": "query: "}}, False),
+        ({"model": {"pooling": "cls"}}, False),
+        ({"model": {"max_tokens": 64}}, False),
+        ({"model": {"normalize": False}}, False),
+        ({"model": {"truncate_dim": 100}}, False),
+        ({"model": {"long_text": "mean_of_chunks"}}, False),
+        ({"model": {"precision": "bfloat16"}}, False),
+        ({"output": {"vector": "float16"}}, False),
+        ({"model": {"precision": "float32"}}, True),
+        ({"model": {"batch_tokens": 500}}, True),
+        ({"model": {"chunk_overlap": 10}}, True),
+        ({"run": {"shard_bytes": 8192}}, True),
+        ({"corpus": {"max_text_bytes": 10_000}}, True),
+    ],
+)
+def test_only_vectors_made_alike_are_reused(
+    published: tuple[Path, str], minilm: Path, changes: dict[str, Any], base: bool
+) -> None:
+    folder, run_id = published
+    planned = plan_run(settings(folder, minilm, **changes))
+    assert planned["reuse"]["base"] == (run_id if base else None)
+    rows_read_alike = base and "corpus" not in changes
+    assert planned["reuse"]["carried_rows"] == (80 if rows_read_alike else 0)
+    assert planned["rows_to_embed"] == (0 if base else 80)
+    assert planned["action"] == "new run"
+
+
+def test_reuse_off_embeds_everything(tmp_path: Path, minilm: Path) -> None:
+    corpus_of(tmp_path / "corpus", NIGHT_1)
+    embed_corpus(settings(tmp_path, minilm))
+    corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
+    off = settings(tmp_path, minilm, run={"reuse": False})  # as YAML reads `off`
+    assert plan_run(off)["rows_to_embed"] == 90
+    second = embed_corpus(off)
+    assert (second["documents"], second["reused_rows"], second["reuse"]["base"]) == (90, 0, None)
+
+
+def test_int8_takes_the_scale_of_its_base(tmp_path: Path, minilm: Path) -> None:
+    config = settings(tmp_path, minilm, output={"vector": "int8"})
+    corpus_of(tmp_path / "corpus", NIGHT_1)
+    assert embed_corpus(config)["int8_scale"] == 0.01
+    corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
+    record_of_first = open_base(Store(config.output.uri, {}))
+    assert record_of_first is not None
+    record = replace(record_of_first.record, int8_scale=0.02)
+    path = tmp_path / "out/runs" / record.run_id / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"int8_scale": 0.02}))
+    assert embed_corpus(config)["int8_scale"] == 0.02, "whatever it was"
+
+
+def test_a_precision_that_no_replica_has_is_planned_again(
+    tmp_path: Path, minilm: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = settings(tmp_path, minilm)
+    corpus_of(tmp_path / "corpus", NIGHT_1)
+    first = embed_corpus(config)
+    corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
+
+    def refusing(run: Any, *rest: Any) -> Any:
+        if run.record is not None and run.took_precision:
+            raise ReuseRefused("a replica works in float16, the published snapshot is in float32")
+        return by_hand(run, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.embed.session, "embed_pending", refusing)
+        second = embed_corpus(config)
+    assert (second["documents"], second["reused_rows"], second["reuse"]["base"]) == (90, 0, None)
+    assert "works in float16, the published snapshot is in float32; planned again without reuse" in caplog.text
+    runs = list_runs(Store(config.output.uri, {}))
+    assert runs == [first["run_id"], second["run_id"]], "the run that was taken back was never begun"
+    assert {path.name for path in (tmp_path / "out/data").rglob("*.parquet")}
+    assert {path.name for path in (tmp_path / "out/data").iterdir() if any(path.iterdir())} == set(runs)
+
+
+def test_what_a_run_remembers_of_its_objects(tmp_path: Path, minilm: Path) -> None:
+    corpus_of(tmp_path / "corpus", NIGHT_1)
+    (tmp_path / "corpus/lines.jsonl").write_text('{"id": "x", "text": "one", "n": 1}\n')
+    config = settings(tmp_path, minilm)
+    first = embed_corpus(config)
+    store = Store(config.output.uri, {})
+    base = open_base(store)
+    assert base is not None
+    memory = base.memory(config)
+    assert memory is not None
+    assert base.memory(settings(tmp_path, minilm, corpus={"text": "id"})) is None, "it looked for other columns"
+    record = read_run(store, first["run_id"])
+    assert record is not None
+    assert record.extra["recipe"]["pooling"] == ["mean"]
+    assert record.extra["objects"] == {"unchanged": 0, "changed": 0, "new": 5, "deleted": 0}
+    assert pq.read_table(tmp_path / "out/runs" / first["run_id"] / "objects.parquet").num_rows == 5

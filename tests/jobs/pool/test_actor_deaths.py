@@ -1,0 +1,86 @@
+"""What the pool makes of a replica's death: charged to what it was doing, or, where its node was about to go, to nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
+
+from jobs.pool import actor_deaths, replica_pool
+from jobs.pool.replica_shape import ReplicaShape
+from jobs.scheduling.messages import Lost, Ready
+from workers.errors import RunAborted
+
+ALIVE = [{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": True}]
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> replica_pool.ReplicaPool:
+    """Replica 0 is ready on node a, replica 1 starts; no Ray runs."""
+    monkeypatch.setattr(actor_deaths.ray, "nodes", lambda: ALIVE)
+    monkeypatch.setattr(actor_deaths, "_draining", dict)
+    settings: Any = None  # they are only handed on, to a replica that is never started
+    made = replica_pool.ReplicaPool(ReplicaShape(2, 0.0, 1), settings)
+    made._owed["hello"] = ("ready", 0)
+    (ready,) = made._hear("hello", {"pid": 1, "node_id": "a"})
+    assert ready == Ready(0, {"pid": 1}), "Ray's ids are for the pool alone"
+    made._owed["shard"] = ("shard", 0)
+    return made
+
+
+def _lost(pool: replica_pool.ReplicaPool, error: RayError) -> Lost:
+    (event,) = pool._hear("shard", error)
+    assert isinstance(event, Lost)
+    return event
+
+
+def test_a_death_out_of_the_blue_is_charged(pool: replica_pool.ReplicaPool) -> None:
+    event = _lost(pool, ActorDiedError())
+    assert (event.charged, event.starting) == (True, False)
+
+
+def test_on_a_node_that_has_had_notice_it_is_not(pool: replica_pool.ReplicaPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray start --block` drains for half a minute on SIGTERM, and kills the node's processes before the node is gone."""
+    monkeypatch.setattr(actor_deaths, "_draining", lambda: {"a": 0})
+    assert not _lost(pool, ActorDiedError()).charged
+
+
+def test_notice_to_another_node_changes_nothing(pool: replica_pool.ReplicaPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actor_deaths, "_draining", lambda: {"b": 0})
+    assert _lost(pool, ActorDiedError()).charged
+
+
+@pytest.mark.parametrize("nodes", [[], [{"NodeID": "a", "Alive": False}, ALIVE[1]]])
+def test_on_a_node_that_is_gone_it_is_not(
+    pool: replica_pool.ReplicaPool, monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, Any]]
+) -> None:
+    """Ray may tell of the process first, and of its node a moment later."""
+    monkeypatch.setattr(actor_deaths.ray, "nodes", lambda: nodes)
+    assert not _lost(pool, ActorDiedError()).charged
+
+
+def test_an_unreachable_one_is_not(pool: replica_pool.ReplicaPool) -> None:
+    assert not _lost(pool, ActorUnavailableError("no answer", None)).charged
+
+
+def test_of_an_owner_that_ray_takes_for_dead_the_run_ends(pool: replica_pool.ReplicaPool) -> None:
+    with pytest.raises(RunAborted, match="the Ray node that this driver runs on was lost"):
+        _lost(pool, RayActorError(error_msg="The actor is dead because its owner has died. Owner Id: 01"))
+
+
+@pytest.mark.parametrize("found", [None, RayError("not connected")])
+def test_where_ray_cannot_tell_there_is_no_notice(monkeypatch: pytest.MonkeyPatch, found: RayError | None) -> None:
+    """A ray:// client, or a Ray whose private parts have changed: as if no notice was given, and no error."""
+
+    def ask() -> dict[str, int]:
+        if found is not None:
+            raise found
+        return {"a": 5}
+
+    monkeypatch.setattr(actor_deaths.ray._private.state.state, "get_draining_nodes", ask)
+    assert actor_deaths._draining() == ({} if found else {"a": 5})
+    monkeypatch.setattr(actor_deaths.ray._private.state, "state", None)
+    assert actor_deaths._draining() == {}

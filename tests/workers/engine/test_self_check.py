@@ -1,0 +1,239 @@
+"""What a replica proves before its first shard: ways that mix sequences and devices that compute wrongly write nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.workers.families import FAMILIES, random_model, save_family, sequences
+from tests.workers.models import TEXTS, build
+from workers.config import Precision
+from workers.engine import self_check
+from workers.engine.bert import layers
+from workers.engine.checkpoint import Checkpoint
+from workers.engine.encoder import Encoder
+from workers.engine.forward import Forward, States
+from workers.engine.kernels import attention
+from workers.engine.kernels.attention import by_runs
+from workers.engine.kernels.packing import EqualRun, PackedBatch, pack
+from workers.engine.self_check import Proof
+from workers.errors import ReplicaError, UsageError
+from workers.model.golden import cosines
+from workers.records.tokens import TokenizedTexts
+
+CPU = torch.device("cpu")
+GOLDEN = sequences(16, 40)
+
+
+@torch.inference_mode()
+def mean_vectors(forward: Forward, golden: TokenizedTexts, device: torch.device) -> np.ndarray:
+    batch = pack(golden, np.argsort(-golden.lengths, kind="stable"), device)
+    states_TH = forward(batch, layers=False).last_TH.float()
+    return torch.segment_reduce(states_TH, "mean", lengths=torch.from_numpy(batch.lengths_B), axis=0).numpy()
+
+
+def settle(model: Any, wanted: Precision, *, with_pooler: bool = False) -> tuple[Precision, Forward]:
+    checkpoint = Checkpoint.of(model)
+    checkpoint.with_pooler = with_pooler
+    return Proof(checkpoint, GOLDEN, wanted, CPU, mean_vectors).settle()
+
+
+class Wrong:
+    """A device that is a little off: `harm` is done to its hidden states."""
+
+    def __init__(self, forward: Forward, harm: Callable[[Tensor], Tensor]) -> None:
+        self._forward, self._harm = forward, harm
+        self.name, self.packed = forward.name, forward.packed
+
+    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+        return States(self._harm(self._forward(batch, layers=layers).last_TH))
+
+
+def noise(states_TH: Tensor) -> Tensor:
+    return states_TH + 0.3 * torch.randn(states_TH.shape, generator=torch.Generator().manual_seed(2))
+
+
+def stuck_bit(states_TH: Tensor) -> Tensor:
+    """One component of every token with the wrong sign."""
+    return torch.cat([-states_TH[:, :1], states_TH[:, 1:]], 1)
+
+
+def break_device(
+    monkeypatch: pytest.MonkeyPatch, harm: Callable[[Tensor], Tensor], only: tuple[Precision, ...] = tuple(Precision)
+) -> None:
+    """From the check of the structure on, which is computed on the CPU in float32."""
+    whole = Proof._build
+
+    def built(self: Proof, way: Any, precision: Precision) -> Any:
+        forward = whole(self, way, precision)
+        return Wrong(forward, harm) if precision in only else forward
+
+    monkeypatch.setattr(Proof, "_build", built)
+
+
+def all_see_all(*states: Any, **named: Any) -> Tensor:
+    """by_runs over the batch as if it were one sequence."""
+    query, key, value, packed, *rest = states
+    one = PackedBatch(packed.ids_T, packed.positions_T, np.array([len(query)]), np.array([0, len(query)]), packed.ids_T)
+    assert one.runs == (EqualRun(0, len(query), 1, len(query)),)
+    return by_runs(query, key, value, one, *rest, **named)
+
+
+def all_see_all_fused(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
+    out = qkv_T3Hd.new_zeros(len(qkv_T3Hd), qkv_T3Hd[0, 0].numel())
+    out[: packed.tokens] = all_see_all(*qkv_T3Hd[: packed.tokens].unbind(1), packed, 1.0).view(packed.tokens, -1)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("family", "broken", "way"),
+    [
+        ("Bert", (), "fused float32"),
+        ("Bert", ("fused",), "packed"),
+        ("Bert", ("fused", "packed"), "padded"),
+        ("ModernBert", (), "packed"),
+        ("ModernBert", ("packed",), "padded"),
+    ],
+)
+def test_sequences_that_see_each_other_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, family: str, broken: tuple[str, ...], way: str
+) -> None:
+    if "fused" in broken:
+        monkeypatch.setattr(layers, "fused_attention", all_see_all_fused)
+    if "packed" in broken:
+        monkeypatch.setattr(attention, "by_runs", all_see_all)
+    with caplog.at_level(logging.INFO, "workers.engine.self_check"):
+        precision, forward = settle(random_model(family), Precision.FLOAT32)
+    assert (precision, forward.name) == (Precision.FLOAT32, way)
+    assert sum("differs by" in record.message for record in caplog.records) == len(broken)
+
+
+def test_a_way_that_raises_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Tensor:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(layers, "fused_attention", broken)
+    assert settle(random_model("Bert"), Precision.FLOAT32)[1].name == "packed"
+
+
+def test_the_models_own_head_needs_padding() -> None:
+    assert settle(random_model("Bert"), Precision.FLOAT32, with_pooler=True)[1].name == "padded"
+
+
+@pytest.mark.parametrize("harm", [noise, stuck_bit])
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BFLOAT16, Precision.FLOAT16])
+def test_a_device_that_computes_wrongly_is_refused(
+    monkeypatch: pytest.MonkeyPatch, harm: Callable[[Tensor], Tensor], precision: Precision
+) -> None:
+    break_device(monkeypatch, harm)
+    with pytest.raises(ReplicaError, match=rf"^cpu, .*golden texts in {precision.value} have cosines of .*computes wrongly"):
+        settle(random_model("Bert"), precision)
+
+
+def test_one_flipped_weight_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that changed behind the check of the structure."""
+    whole = Proof._build
+
+    def built(self: Proof, way: Any, precision: Precision) -> Any:
+        forward = whole(self, way, precision)
+        weight = forward._model.layers[1].mlp.Wo.weight  # type: ignore[union-attr]
+        weight.data[3, 5] = weight.data[3, 5] * 2**8  # one bit of the exponent
+        return forward
+
+    assert settle(random_model("ModernBert"), Precision.FLOAT32)[1].name == "packed"
+    monkeypatch.setattr(Proof, "_build", built)
+    with pytest.raises(ReplicaError, match=r"^cpu, packed: golden texts in float32"):
+        settle(random_model("ModernBert"), Precision.FLOAT32)
+
+
+def test_auto_takes_the_next_precision_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(self_check, "_multiplies_bfloat16", lambda: True)
+    assert settle(random_model("Bert"), Precision.AUTO)[0] is Precision.BFLOAT16
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    break_device(monkeypatch, noise, (Precision.BFLOAT16,))
+    precision, forward = settle(random_model("Bert"), Precision.AUTO)
+    assert (precision, forward.name) == (Precision.FLOAT32, "fused float32")
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("cpu, fused bfloat16: golden texts in bfloat16 have cosines of")
+    assert warnings[0].endswith("; working in float32")
+
+
+def test_auto_refuses_where_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_check, "_multiplies_bfloat16", lambda: True)
+    break_device(monkeypatch, noise)
+    with pytest.raises(ReplicaError, match=r"golden texts in bfloat16 .*; cpu, fused float32: golden texts in float32"):
+        settle(random_model("Bert"), Precision.AUTO)
+
+
+def test_overflow_in_float16_falls_to_bfloat16(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """What a GPU would try, here: inside the feed-forward network numbers go beyond 65504, and come back."""
+    as_on_cuda = (Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT32)
+    monkeypatch.setattr(self_check, "candidates", lambda *_, **__: as_on_cuda)
+    assert settle(random_model("Bert"), Precision.AUTO)[0] is Precision.FLOAT16
+    model = random_model("Bert")
+    with torch.no_grad():
+        model.encoder.layer[1].intermediate.dense.weight *= 2.0**18
+        model.encoder.layer[1].output.dense.weight *= 2.0**-18
+    precision, forward = settle(model, Precision.AUTO)
+    assert (precision, forward.name) == (Precision.BFLOAT16, "fused bfloat16")
+    assert "gave no finite vector in float16; working in bfloat16" in caplog.text
+
+
+def test_int8_of_a_family_without_8_bit_products(minilm: Path, tmp_path: Path) -> None:
+    folder = save_family(minilm, tmp_path / "mpnet", FAMILIES["MPNet"])
+    with pytest.raises(UsageError, match=r"model\.precision=int8: only BERT.*use bfloat16"):
+        build(folder, precision="int8")
+
+
+def test_int8_with_the_models_own_head(minilm: Path, tmp_path: Path) -> None:
+    folder = save_family(minilm, tmp_path / "bert", FAMILIES["Bert"])
+    with pytest.raises(UsageError, match=r"without pooling=pooler"):
+        build(folder, precision="int8", pooling="pooler")
+
+
+@pytest.fixture(scope="module")
+def exact(minilm: Path) -> tuple[Encoder, TokenizedTexts]:
+    tokenizer, encoder = build(minilm, max_tokens=64)
+    return encoder, tokenizer.tokenize(TEXTS)
+
+
+def test_int8_vectors(minilm: Path, exact: tuple[Encoder, TokenizedTexts]) -> None:
+    reference, tokens = exact
+    _, encoder = build(minilm, precision="int8", max_tokens=64)
+    assert (encoder.precision, encoder.way) == (Precision.INT8, "fused int8")
+    vectors = encoder.encode(tokens).vectors
+    cosine = cosines(vectors, reference.encode(tokens).vectors)
+    assert cosine.mean() >= 0.99
+    assert cosine.max() < 1 - 1e-6, "as exact as float32: nothing was rounded"
+    assert encoder.encode(tokens).vectors.tobytes() == vectors.tobytes()
+    _, again = build(minilm, precision="int8", max_tokens=64)
+    assert again.encode(tokens).vectors.tobytes() == vectors.tobytes()
+    assert threads_matter(again, tokens) <= 1e-6
+
+
+def threads_matter(encoder: Encoder, tokens: TokenizedTexts) -> float:
+    """Largest difference of a component between one thread and two."""
+    before, vectors = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            vectors.append(encoder.encode(tokens).vectors)
+    finally:
+        torch.set_num_threads(before)
+    return float(np.abs(vectors[0] - vectors[1]).max())
+
+
+def test_the_number_of_threads_does_not_matter(minilm: Path, exact: tuple[Encoder, TokenizedTexts]) -> None:
+    reference, tokens = exact
+    assert threads_matter(reference, tokens) <= 1e-6
+    assert threads_matter(build(minilm, precision="bfloat16", max_tokens=64)[1], tokens) <= 1e-6

@@ -1,0 +1,104 @@
+"""Calls in a process aside: answers, errors, deaths, hangs; and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from workers.host import isolated_process
+from workers.host.isolated_process import Aside, ProcessEnded
+
+
+def test_answers_and_errors_come_back() -> None:
+    with Aside() as beside:
+        assert beside.call(divmod, 17, 5) == (3, 2)
+        with pytest.raises(ZeroDivisionError):
+            beside.call(divmod, 1, 0)
+        elsewhere = beside.call(os.getpid)
+        assert elsewhere not in (os.getpid(), None)
+        assert beside.call(os.getpid) == elsewhere, "one process for all calls"
+    assert not psutil.pid_exists(elsewhere)
+
+
+def test_what_is_not_known_there_is_an_error_and_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_here = types.ModuleType("only_here")
+    exec("def call(): pass", only_here.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", only_here)
+    with Aside() as beside:
+        with pytest.raises(ModuleNotFoundError):
+            beside.call(only_here.call)
+        assert beside.call(len, "abc") == 3
+
+
+def test_a_call_that_ends_its_process_says_how_and_harms_no_other(tmp_path: Path) -> None:
+    with Aside() as beside:
+        before = beside.call(os.getpid)
+        with pytest.raises(ProcessEnded, match="ended the process by SIGABRT"):
+            beside.call(os.abort)
+        with pytest.raises(ProcessEnded, match="ended the process with status 7"):
+            beside.call(os._exit, 7)
+        assert beside.call(os.getpid) != before
+        # an accident: the process was killed before the call, which is tried again and answered
+        os.kill(beside.call(os.getpid), signal.SIGKILL)
+        last = beside.call(os.getpid)
+    assert not psutil.pid_exists(last)
+
+
+def test_a_call_that_does_not_come_back() -> None:
+    with Aside(patience=1.0) as beside:
+        beside.call(len, "")
+        began = time.monotonic()
+        with pytest.raises(ProcessEnded, match="did not end within 1 s"):
+            beside.call(time.sleep, 600)
+        assert time.monotonic() - began < 30
+        assert beside.call(len, "abc") == 3
+
+
+def test_many_threads_share_it() -> None:
+    with Aside() as beside, ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(lambda number: beside.call(divmod, number, 7), range(200))) == [
+            divmod(number, 7) for number in range(200)
+        ]
+
+
+def test_it_ends_with_its_owner_even_a_killed_one(tmp_path: Path) -> None:
+    code = (
+        "import os, time; from workers.host.isolated_process import Aside; aside = Aside(); "
+        "print(aside.call(os.getpid), flush=True); time.sleep(600)"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    with owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        assert psutil.pid_exists(pid)
+        owner.kill()
+    gone = threading.Event()
+    end = time.monotonic() + 20
+    while time.monotonic() < end and not gone.wait(0.05):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            gone.set()
+    assert gone.is_set()
+
+
+def test_interrupts_are_the_owners_business() -> None:
+    with Aside() as beside:
+        pid = beside.call(os.getpid)
+        os.kill(pid, signal.SIGINT)
+        time.sleep(0.2)
+        assert beside.call(os.getpid) == pid
+
+
+def test_a_process_that_cannot_be_started_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolated_process, "_START", "raise SystemExit(3)  # {path} {socket}")
+    with Aside() as broken, pytest.raises(RuntimeError, match="could not be started"):
+        broken.call(len, "abc")

@@ -1,0 +1,117 @@
+"""The pipeline overlaps stages, bounds what is in flight, and fails one job without hurting its neighbours."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from workers.replica.pipeline import Pipeline
+
+
+class CountingJob:
+    """Yields numbers, collects what comes out, and remembers how it ended."""
+
+    def __init__(self, numbers: range, *, read_seconds: float = 0.0, fail_at: int | None = None) -> None:
+        self.numbers, self.read_seconds, self.fail_at = numbers, read_seconds, fail_at
+        self.read = 0
+        self.out: list[int] = []
+        self.abandoned = False
+        self.seconds: dict[str, float] = {}
+
+    def items(self) -> Iterator[int]:
+        for number in self.numbers:
+            if number == self.fail_at:
+                raise ValueError(f"cannot read {number}")
+            time.sleep(self.read_seconds)
+            self.read += 1
+            yield number
+
+    def append(self, item: int) -> None:
+        self.out.append(item)
+
+    def finish(self, stage_seconds: Mapping[str, float]) -> list[int]:
+        self.seconds = dict(stage_seconds)
+        return self.out
+
+    def abandon(self) -> None:
+        self.abandoned = True
+
+
+def double(item: int) -> int:
+    if item == 666:
+        raise ArithmeticError("poisoned")
+    return 2 * item
+
+
+@pytest.fixture
+def pipeline() -> Iterator[Pipeline[list[int]]]:
+    line: Pipeline[list[int]] = Pipeline([("double", double), ("keep", lambda item: item)], waiting="keep")
+    yield line
+    line.close()
+
+
+def test_items_come_out_in_order_and_jobs_one_behind_the_other(pipeline: Pipeline[list[int]]) -> None:
+    futures = [pipeline.submit(CountingJob(range(i, i + 50))) for i in (0, 100, 200)]
+    for start, future in zip((0, 100, 200), futures, strict=True):
+        assert future.result(10) == [2 * n for n in range(start, start + 50)]
+
+
+@pytest.mark.parametrize("bad", [CountingJob(range(20), fail_at=7), CountingJob(range(660, 680))])
+def test_an_error_fails_its_own_job_alone(pipeline: Pipeline[list[int]], bad: CountingJob) -> None:
+    jobs = (CountingJob(range(5)), bad, CountingJob(range(9)))
+    before, failed, after = (pipeline.submit(job) for job in jobs)
+    assert before.result(10) == [0, 2, 4, 6, 8]
+    with pytest.raises((ValueError, ArithmeticError)):
+        failed.result(10)
+    assert bad.abandoned
+    assert after.result(10) == [2 * n for n in range(9)]
+
+
+def test_an_error_in_finish_reaches_the_future_and_abandons(pipeline: Pipeline[list[int]]) -> None:
+    class Unwritable(CountingJob):
+        def finish(self, stage_seconds: Mapping[str, float]) -> list[int]:
+            raise OSError("disk full")
+
+    job = Unwritable(range(3))
+    with pytest.raises(OSError, match="disk full"):
+        pipeline.submit(job).result(10)
+    assert job.abandoned
+
+
+def test_the_reader_is_held_back_by_the_queues() -> None:
+    gate = threading.Event()
+
+    def blocked(item: Any) -> Any:
+        gate.wait(20)
+        return item
+
+    line: Pipeline[list[int]] = Pipeline([("slow", blocked)], waiting="slow", depth=2)
+    job = CountingJob(range(1000))
+    future = line.submit(job)
+    time.sleep(0.3)
+    assert job.read <= 2 + 1 + 1  # queue, the blocked stage, the one in the reader's hand
+    gate.set()
+    assert len(future.result(20)) == 1000
+    line.close()
+
+
+def test_stages_overlap_and_the_next_job_is_read_meanwhile() -> None:
+    def slow(item: Any) -> Any:
+        time.sleep(0.02)
+        return item
+
+    line: Pipeline[list[int]] = Pipeline([("encode", slow)], waiting="encode")
+    began = time.perf_counter()
+    jobs = [CountingJob(range(10), read_seconds=0.015) for _ in range(4)]
+    for future in [line.submit(job) for job in jobs]:
+        future.result(20)
+    elapsed = time.perf_counter() - began
+    alone = 4 * 10 * (0.015 + 0.02)
+    assert elapsed < 0.8 * alone
+    assert jobs[3].seconds["encode"] == pytest.approx(0.2, rel=0.5)
+    assert line.totals["encode"] == pytest.approx(0.8, rel=0.3)
+    line.close()

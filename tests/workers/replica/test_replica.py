@@ -1,0 +1,182 @@
+"""A replica before and after the run is settled: what it reports, what it refuses, what it loads again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.workers.corpus_files import slice_of
+from tests.workers.families import FAMILIES, save_family
+from tests.workers.output_samples import plan, stamp
+from workers.config import CorpusConfig, ModelConfig, OutputConfig, Precision
+from workers.engine import self_check
+from workers.errors import ReplicaError
+from workers.model.files import resolve_model
+from workers.records.shard import Assignment, Blame, Failure, Receipt, Shard
+from workers.records.tokens import EncodedTexts, TokenizedTexts
+from workers.replica.replica import Replica
+from workers.replica.settings import ReplicaSettings, Settled
+from workers.storage.objects import Store
+
+WORDS = ["snow", "the quick brown fox", "a harbour in January"]
+
+
+@pytest.fixture(scope="module")
+def model(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_family(minilm, tmp_path_factory.mktemp("model") / "tiny", FAMILIES["Bert"])
+
+
+@pytest.fixture
+def settings(model: Path, tmp_path: Path) -> ReplicaSettings:
+    config = ModelConfig(name=str(model))
+    files = resolve_model(config)
+    corpus = CorpusConfig(uri=[f"{tmp_path}/in/"])
+    return ReplicaSettings(
+        plan=dataclasses.replace(plan(), corpus=corpus),
+        model=config,
+        output=OutputConfig(uri=f"{tmp_path}/out"),
+        weights_digest=files.weights_digest,
+        tokenizer_digest=files.tokenizer_digest,
+        dim=32,
+        precision=Precision.FLOAT32,
+        batch_tokens=300,
+        threads=torch.get_num_threads(),
+        atomic_create=True,
+    )
+
+
+@pytest.fixture
+def replica(settings: ReplicaSettings) -> Iterator[Replica]:
+    made = Replica(settings, "replica-0")
+    yield made
+    made._pipeline.close()
+
+
+@pytest.fixture
+def task(settings: ReplicaSettings, tmp_path: Path) -> Assignment:
+    source = tmp_path / "in" / "a.jsonl"
+    source.parent.mkdir()
+    source.write_text("".join(f'{{"text": "{words}"}}\n' for words in WORDS))
+    piece = slice_of(source, first_row=0)
+    return Assignment(Shard(0, (piece,), piece.size), 1, 1)
+
+
+def settled(settings: ReplicaSettings, precision: str, batch_tokens: int = 200, run_id: str = "run-1") -> Settled:
+    digests = {"weights_digest": settings.weights_digest, "tokenizer_digest": settings.tokenizer_digest}
+    return Settled(stamp(run_id=run_id, dim=32, precision=precision, prompt="", **digests), batch_tokens)
+
+
+def embed(replica: Replica, settings: ReplicaSettings, run_id: str, texts: list[str], *earlier: str) -> Receipt:
+    """These texts as the one shard of a run."""
+    replica.settle(settled(settings, "float32", run_id=run_id))
+    source = Path(settings.plan.corpus.uri[0]) / f"{run_id}.jsonl"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text("".join(f'{{"text": "{words}"}}\n' for words in texts))
+    answer = replica.embed_shard(Assignment(Shard(0, (slice_of(source, first_row=0),), 0, earlier=earlier), 1, 1))
+    assert isinstance(answer, Receipt), answer
+    return answer
+
+
+def vectors(settings: ReplicaSettings, receipt: Receipt) -> np.ndarray:
+    table = pq.read_table(f"{settings.output.uri}/{receipt.files[0].path}", partitioning=None)
+    return np.stack(table["embedding"].to_numpy())
+
+
+def test_facts_tell_the_run_what_to_settle(replica: Replica) -> None:
+    facts = replica.facts()
+    assert (facts["precision"], facts["batch_tokens"], facts["way"]) == ("float32", 300, "fused float32")
+    assert facts["loaded_seconds"] > 0
+
+
+def test_a_shard_before_the_run_is_settled_is_refused(replica: Replica, task: Assignment, tmp_path: Path) -> None:
+    answer = replica.embed_shard(task)
+    assert isinstance(answer, Failure)
+    assert answer.blame is Blame.REPLICA
+    assert "replica-0 was given a shard before the run was settled" in answer.reason
+    assert Store(f"{tmp_path}/out", {}).list("") == {}
+    assert replica.stats().shards == ()
+
+
+def test_a_run_in_another_precision_loads_the_model_again(
+    replica: Replica, settings: ReplicaSettings, task: Assignment
+) -> None:
+    before = replica._encoder
+    replica.settle(settled(settings, "float32"))
+    assert replica._encoder is before
+    assert replica.facts()["batch_tokens"] == 200
+    replica.settle(settled(settings, "bfloat16", 150))
+    assert replica._encoder is not before
+    facts = replica.facts()
+    assert (facts["precision"], facts["batch_tokens"], facts["way"]) == ("bfloat16", 150, "fused bfloat16")
+    answer = replica.embed_shard(task)
+    assert isinstance(answer, Receipt), answer
+    assert (answer.documents, answer.rows_read) == (3, 3)
+    written = pq.read_table(f"{settings.output.uri}/{answer.files[0].path}")
+    assert written.num_rows == 3
+    assert replica.stats().documents == 3
+
+
+def test_a_precision_that_does_not_hold_here(
+    replica: Replica, settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_check, "strays", lambda precision, _: f"golden texts in {precision.value} stray")
+    with pytest.raises(ReplicaError, match=r"cpu, fused bfloat16: golden texts in bfloat16 stray"):
+        replica.settle(settled(settings, "bfloat16"))
+    assert replica.facts()["precision"] == "float32"
+
+
+def test_calibration_comes_before_the_run_is_settled(replica: Replica, task: Assignment) -> None:
+    assert 0 < replica.calibrate([task.shard]) < 1
+
+
+def test_another_model_than_planned(settings: ReplicaSettings) -> None:
+    other = dataclasses.replace(settings, weights_digest="0" * 64)
+    with pytest.raises(ReplicaError, match=r"was planned with 000000000000; make the same model available"):
+        Replica(other, "replica-1")
+
+
+def test_a_text_is_tokenised_and_encoded_once(replica: Replica, settings: ReplicaSettings) -> None:
+    once = embed(replica, settings, "once", WORDS)
+    often = embed(replica, settings, "often", [WORDS[number % 3] for number in range(50)])
+    assert (often.rows, often.repeated_rows, often.tokens, often.padded_tokens) == (50, 47, once.tokens, once.padded_tokens)
+    assert np.array_equal(vectors(settings, often), vectors(settings, once)[[number % 3 for number in range(50)]])
+    assert replica.stats().documents == 53
+    assert replica.stats().tokens == 2 * once.tokens
+
+
+def test_vectors_of_an_earlier_run_are_kept_to_the_bit_and_probed(replica: Replica, settings: ReplicaSettings) -> None:
+    base = embed(replica, settings, "base", [f"{words} {number}" for words in WORDS for number in range(20)])
+    texts = ["one that is new", *(f"{words} {number}" for number in range(20) for words in WORDS)]
+    alone = embed(replica, settings, "alone", texts[:1])
+    receipt = embed(replica, settings, "next", texts, base.files[0].path)
+    assert (receipt.reused_rows, receipt.repeated_rows, receipt.rows, receipt.probed) == (60, 0, 61, 16)
+    assert np.array_equal(
+        vectors(settings, receipt)[1:], vectors(settings, base).reshape(3, 20, 32).swapaxes(0, 1).reshape(60, 32)
+    )
+    np.testing.assert_allclose(vectors(settings, receipt)[0], vectors(settings, alone)[0], atol=1e-5)
+    assert receipt.probe_cosine == pytest.approx(1, abs=1e-5)
+    assert alone.tokens < receipt.tokens < base.tokens
+
+
+def test_a_device_gone_bad_shows_although_all_is_reused(
+    replica: Replica, settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = embed(replica, settings, "base", WORDS)
+    encode, generator = replica._encoder.encode, np.random.default_rng(0)
+
+    def noise(tokens: TokenizedTexts) -> EncodedTexts:
+        encoded = encode(tokens)
+        return dataclasses.replace(encoded, vectors=generator.standard_normal(encoded.vectors.shape).astype(np.float32))
+
+    monkeypatch.setattr(replica._encoder, "encode", noise)
+    receipt = embed(replica, settings, "next", WORDS, base.files[0].path)
+    assert (receipt.reused_rows, receipt.probed) == (3, 3)
+    assert receipt.probe_cosine is not None
+    assert receipt.probe_cosine < 0.6
+    assert np.array_equal(vectors(settings, receipt), vectors(settings, base))

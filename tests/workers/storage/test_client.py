@@ -1,0 +1,191 @@
+"""Errors come out in three kinds, within the budget, in words that mend and without secrets."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from workers.errors import TransientError, UsageError
+from workers.storage.client import filesystem, patiently, refuse_secrets
+from workers.storage.objects import Store, list_objects, redact, stat_object, translated
+
+SECRET = "PLANTED-SECRET"
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("https://me:pw@host/a.jsonl?sig=1", "https://host/a.jsonl"),
+        ("s3://bucket/what?@x", "s3://bucket/what?@x"),
+        ("/local/a@b?c", "/local/a@b?c"),
+        ("file:///local/a@b?c", "file:///local/a@b?c"),
+        ("s3://key:pw@bucket/a@b?c", "s3://bucket/a@b?c"),
+        ("simplecache::s3://bucket/a@b", "simplecache::s3://bucket/a@b"),
+        ("https://host/a@b.jsonl?sig=1", "https://host/a@b.jsonl"),
+        ("https://host?sig=1/2", "https://host"),
+    ],
+)
+def test_redact(uri: str, shown: str) -> None:
+    assert redact(uri) == shown
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"s3://key:{SECRET}@bucket/corpus/",
+        f"s3://{SECRET}@bucket/corpus/",
+        f"s3://key:{SECRET}/with/slashes@bucket/corpus/",
+        f"https://me:x/{SECRET}@host/corpus/",
+        f"simplecache::s3://key:{SECRET}@bucket/corpus/",
+        f"https://me:{SECRET}@host/a.jsonl",
+        f"https://host/a.jsonl?X-Amz-Signature={SECRET}",
+        f"https://host/a.jsonl?x=1&sig={SECRET}",
+        f"sftp://me:{SECRET}@host/corpus/",
+        f"gs://me:{SECRET}@bucket/corpus/",
+    ],
+)
+def test_a_uri_with_a_secret_is_refused_without_telling_it(uri: str) -> None:
+    for call in (lambda: list_objects(uri, {}), lambda: Store(uri, {})):
+        with pytest.raises(UsageError, match=r"holds a password.*storage_options") as caught:
+            call()
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/a@b:c?sig=1",
+        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/mine/a@b",
+        "/local/me:x@y",
+        "file:///a:b@c",
+        "https://host/a?download=true",
+        "https://host:9000/a@b",
+        "https://[::1]:80/a@b",
+        "sftp://me@host/a",
+    ],
+)
+def test_a_uri_without_a_secret_is_not_refused(uri: str) -> None:
+    refuse_secrets(uri)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"url https://user:{SECRET}@host/x failed",
+        f"GET https://host/x?X-Amz-Signature={SECRET}&a=b",
+        f"AWSAccessKeyId={SECRET} refused",
+        f"{{'secret': '{SECRET}'}}",
+        f"Authorization: Bearer {SECRET}",
+        f"token = {SECRET}",
+    ],
+)
+def test_secrets_in_a_clients_message_do_not_get_out(text: str) -> None:
+    with pytest.raises(TransientError) as caught, translated("s3://bucket/x"):
+        raise OSError(text)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_defect_of_the_program_is_not_dressed_up_as_storage() -> None:
+    with pytest.raises(ZeroDivisionError), translated("s3://bucket/x"):
+        raise ZeroDivisionError
+
+
+def test_what_passes_is_retried_and_what_does_not_is_not() -> None:
+    calls = []
+
+    def third_time_lucky() -> str:
+        calls.append(1)
+        if len(calls) < 3:
+            raise ConnectionResetError("reset by peer")
+        return "there"
+
+    assert patiently(third_time_lucky, "s3://bucket/x") == "there"
+    calls.clear()
+
+    def missing() -> None:
+        calls.append(1)
+        raise FileNotFoundError("x")
+
+    with pytest.raises(FileNotFoundError):
+        patiently(missing, "s3://bucket/x")
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    ("uri", "options"),
+    [
+        ("nosuch://x/y", {}),
+        ("s3://bucket/x", {"no_such_option_": 1}),
+        ("s3://bucket/x", {"endpoint_url": "foo", "key": "k", "secret": SECRET}),
+        ("s3://bad_bucket!/x", {"key": "k", "secret": SECRET, "endpoint_url": "http://127.0.0.1:1"}),
+        ("s3://bucket/x", {"profile": "no-such-profile"}),
+    ],
+)
+def test_a_wrong_request_is_refused_at_once(uri: str, options: dict[str, Any]) -> None:
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"check") as caught:
+        list_objects(uri, options)
+    assert time.monotonic() - began < 5
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["refused", "silent"])
+def test_an_endpoint_that_does_not_answer_fails_within_its_budget(kind: str, silent_port: int) -> None:
+    port = silent_port if kind == "silent" else 1
+    options = {"endpoint_url": f"http://127.0.0.1:{port}", "key": "k", "secret": SECRET}
+    for call in (
+        lambda: stat_object("s3://bucket/x", options, retry_seconds=1.5),
+        lambda: Store("s3://bucket/out", options, retry_seconds=1.5).read("x"),
+    ):
+        began = time.monotonic()
+        with pytest.raises(TransientError, match=r"s3://bucket/.*storage did not answer") as caught:
+            call()
+        assert time.monotonic() - began < 4
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.s3
+def test_wrong_credentials_are_refused_at_once(s3_bucket: str) -> None:
+    for options in ({"key": "nobody", "secret": SECRET}, {"anon": True}):
+        began = time.monotonic()
+        with pytest.raises(UsageError, match=r"access denied .*check credentials") as caught:
+            list_objects(f"s3://{s3_bucket}/x", options)
+        assert time.monotonic() - began < 5
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.s3
+def test_a_missing_bucket_is_named(s3_server: object) -> None:
+    for call in (list_objects, stat_object):
+        with pytest.raises(UsageError, match="s3://no-such-bucket-here/x: the bucket does not exist; create it"):
+            call("s3://no-such-bucket-here/x", {})
+
+
+@pytest.mark.s3
+def test_dates_of_listings_are_read_at_once_and_all_others_as_before(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import botocore.parsers
+
+    def slow(text: Any) -> Any:
+        raise AssertionError(f"botocore's own reader was asked about {text!r}")
+
+    root = f"s3://{s3_bucket}/dates"
+    Store(root, {}).put("a/b", b"1")
+    fs, path = filesystem(root, {"skip_instance_cache": True})
+    monkeypatch.setattr(botocore.parsers, "DEFAULT_TIMESTAMP_PARSER", slow)
+    (listed,) = fs.find(path, detail=True).values()
+    assert fs.info(f"{path}/a/b")["LastModified"].replace(microsecond=0) == listed["LastModified"].replace(microsecond=0)

@@ -1,0 +1,209 @@
+"""Vectors of an earlier snapshot go to the shelf of a shard: each earlier part is read once, and of its columns only some.
+
+    part -> is it made as this run makes its parts? -> batches of text_hash and the text's columns, page checksums verified
+         -> whole texts (a text with chunks has several rows, neighbours, perhaps in two parts) -> those not on the shelf yet
+
+A part that is gone, damaged or of another make is left out with one log line: what would have come from it is embedded. A
+text whose rows are not all there, or hold a vector that must not be written, is left out likewise. A store that does not
+answer fails the attempt: what is on the shelf must not depend on the weather. Memory holds one batch and one text's rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workers.config import VectorType
+from workers.dedup.deduplicator import TextPlacer
+from workers.dedup.hash_index import from_column
+from workers.dedup.vector_cache import Shelf
+from workers.errors import ObjectError
+from workers.records.documents import WINDOW_ROWS
+from workers.records.tokens import ranges
+from workers.storage.store import Store
+from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
+from workers.table.schema import EMBEDDING, OF_THE_VECTORS, TEXT_HASH, OutputSchema
+from workers.table.vectors import as_float32, bad_rows
+from workers.writing.grouping import Positions, vectors_per_row
+
+BATCH_BYTES = 8 << 20
+BUFFER_BYTES = 4 << 20  # one range request inside a large column chunk
+_NAME = re.compile(r"(.*/part-\d+)(?:-(\d+))?\.parquet")
+
+log = logging.getLogger("reembed")
+
+
+class EarlierPart(NamedTuple):
+    """One part by its path. Parts sort by shard and partition, and where those have several pieces, by piece."""
+
+    stem: str
+    piece: int  # -1: there is only one
+    path: str
+
+    @classmethod
+    def of(cls, path: str) -> EarlierPart:
+        found = _NAME.fullmatch(path)
+        if found is None:
+            return cls(path, -1, path)
+        return cls(found[1], -1 if found[2] is None else int(found[2]), path)
+
+    def follows(self, other: EarlierPart | None) -> bool:
+        """Whether rows of one text may begin in `other` and go on here."""
+        return other is not None and self.stem == other.stem and other.piece >= 0 and self.piece == other.piece + 1
+
+
+def seed_shelf(store: Store, paths: Sequence[str], schema: OutputSchema, placer: TextPlacer, shelf: Shelf) -> None:
+    """Read the parts at `paths`, in an order of its own, and put each of their texts on the shelf once.
+
+    Raises:
+        TransientError: the store did not answer, or the local disk is full. UsageError: the store refused.
+    """
+    texts = _WholeTexts(schema)
+    before: EarlierPart | None = None  # read to its end
+    for part in sorted(map(EarlierPart.of, set(paths))):
+        if not part.follows(before):
+            texts.forget()
+        before = None
+        try:
+            for rows in _batches(store, part.path, schema):
+                _admit(texts.add(rows), schema, placer, shelf)
+            before = part
+        except FileNotFoundError:
+            log.warning("%s: gone, so its texts are embedded again", store.uri_of(part.path))
+        except ObjectError as error:
+            log.warning("%s, so its texts are embedded again", error)
+        if before is not None and part.piece < 0:  # else the last text may go on in the next piece
+            _admit(texts.end(), schema, placer, shelf)
+
+
+def _batches(store: Store, path: str, schema: OutputSchema) -> Iterator[pa.Table]:
+    """Rows of a part: text_hash, and the columns that the text decides.
+
+    Raises:
+        ObjectError: damaged, or of another make. FileNotFoundError, TransientError, UsageError: the store.
+    """
+    columns = [TEXT_HASH, *schema.of_text]
+    with store.open(path, block=EXACT) as raw:
+        stream = SourceStream(raw, store.uri_of(path), raw.seek(0, os.SEEK_END), LEAST_BYTES)
+        with _decoding(stream):
+            file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True)
+            _check_make(file.metadata.metadata or {}, file.schema_arrow, columns, schema, stream.uri)
+            groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+            row_bytes = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+            count = max(1, min(WINDOW_ROWS, BATCH_BYTES // max(1, row_bytes)))
+            batches = iter(file.iter_batches(count, columns=columns, use_threads=False))
+        while True:
+            with _decoding(stream):
+                batch = next(batches, None)
+                if batch is not None and any(column.null_count for column in batch.columns):
+                    raise ValueError("null where the writer leaves none")
+            if batch is None:
+                return
+            yield pa.Table.from_batches([batch]).select(columns)
+
+
+@contextlib.contextmanager
+def _decoding(stream: SourceStream) -> Iterator[None]:
+    """Around what reads Parquet: the store's failures as they are, all others are the part's fault."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if stream.failure is not None:
+            raise stream.failure from None
+        raise ObjectError(stream.uri, f"damaged ({' '.join(str(error).split())[:200]})") from None
+
+
+def _check_make(
+    footer: Mapping[bytes, bytes], found: pa.Schema, columns: Sequence[str], schema: OutputSchema, uri: str
+) -> None:
+    """Raises: ObjectError: the part's vectors are not what this run would make of the same texts."""
+    ours = schema.stamp.footer()
+    for key in OF_THE_VECTORS:
+        theirs = footer.get(key.encode(), b"").decode()
+        if theirs != ours[key]:
+            raise ObjectError(uri, f"made with {key}={theirs[:80]!r} where this run has {ours[key][:80]!r}")
+    for name in columns:
+        wanted, times = schema.part.field(name).type, found.names.count(name)
+        there = found.field(name).type if times == 1 else "there twice" if times else "missing"
+        if there != wanted:
+            raise ObjectError(uri, f"column {name} is {there} where this run has {wanted}")
+
+
+class _Whole(NamedTuple):
+    """Rows of which some are whole texts: those of `counts` rows each that begin at `starts`."""
+
+    rows: pa.Table
+    starts: Positions
+    counts: Positions
+
+
+class _WholeTexts:
+    """Cuts a stream of rows into whole texts. Only with chunks can a text have several rows, and then it may go on."""
+
+    def __init__(self, schema: OutputSchema) -> None:
+        self._schema = schema
+        self._open: pa.Table | None = None  # rows of the last text, which may not be all
+
+    def add(self, rows: pa.Table) -> _Whole:
+        """The texts that are known to be whole now; the last one waits for what follows."""
+        if not self._schema.chunked:
+            return self._whole(rows)
+        if self._open is not None:
+            rows = pa.concat_tables([self._open, rows])
+        begins = np.flatnonzero(rows["chunk"].to_numpy() == 0)
+        last = int(begins[-1]) if len(begins) else rows.num_rows
+        self._open = rows.slice(last) if len(begins) else None
+        return self._whole(rows.slice(0, last))
+
+    def end(self) -> _Whole:
+        """The last text: nothing follows it."""
+        rows, self._open = self._open, None
+        return self._whole(self._schema.shelf.empty_table() if rows is None else rows)
+
+    def forget(self) -> None:
+        """What follows the last text is not known."""
+        self._open = None
+
+    def _whole(self, rows: pa.Table) -> _Whole:
+        """Texts whose chunks count up from 0 under one hash and whose vectors may be written."""
+        chunk_R = rows["chunk"].to_numpy() if self._schema.chunked else np.zeros(rows.num_rows, np.int32)
+        starts = np.flatnonzero(chunk_R == 0)
+        if not len(starts):
+            return _Whole(rows, starts, starts)
+        counts = np.diff(starts, append=len(chunk_R))
+        start_R = np.repeat(starts, counts)  # rows before the first start belong to a text that began elsewhere
+        own_R = np.arange(starts[0], len(chunk_R))
+        hashes_R = from_column(rows[TEXT_HASH])
+        good_R = (chunk_R[own_R] == own_R - start_R) & (hashes_R[own_R] == hashes_R[start_R]) & ~self._bad(rows)[own_R]
+        good = np.logical_and.reduceat(good_R, starts - starts[0])
+        return _Whole(rows, starts[good], counts[good])
+
+    def _bad(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
+        """[rows] a vector is there that no writer leaves; parts of early versions carry no checksums."""
+        stamp, column = self._schema.stamp, rows[EMBEDDING]
+        bad_R = np.zeros(rows.num_rows, np.bool_)
+        if stamp.vector is not VectorType.BINARY:
+            row_V = np.repeat(np.arange(rows.num_rows), vectors_per_row(column))
+            bad_R[row_V[list(bad_rows(as_float32(column, stamp.vector, stamp.int8_scale)))]] = True
+        return bad_R
+
+
+def _admit(texts: _Whole, schema: OutputSchema, placer: TextPlacer, shelf: Shelf) -> None:
+    """Those that are not on the shelf yet."""
+    if not len(texts.starts):
+        return
+    new = placer.admit(from_column(texts.rows[TEXT_HASH])[texts.starts], texts.counts)
+    chosen = ranges(texts.starts[new], texts.counts[new])
+    rows = texts.rows if len(chosen) == texts.rows.num_rows else texts.rows.take(pa.array(chosen))
+    columns = [rows[name] if name in rows.column_names else pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows)
+               for name in schema.shelf.names]  # fmt: skip
+    shelf.seed(pa.Table.from_arrays(columns, schema=schema.shelf))

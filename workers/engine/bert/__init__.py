@@ -1,0 +1,1 @@
+"""BERT encoder layers of our own: weights and fused forward pass."""

@@ -1,0 +1,122 @@
+"""BERT-like models on a CPU, packed: four fused matrix products a layer, attention by runs, nothing padded or compiled.
+
+    DenseLayer      float32 or bfloat16
+    QuantizedLayer  8-bit matrix products; attention, residuals and LayerNorm in bfloat16
+
+In the feed-forward network of trained BERTs one or two channels reach several times further than all others; one 8-bit
+scale for them all would leave the rest few levels. The LOUD_CHANNELS loudest stay in bfloat16, beside the 8-bit product
+(LLM.int8(), arXiv:2208.07339, with the channels settled once instead of for every batch).
+
+Shapes: T tokens, H heads, d size of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from workers.engine.bert.weights import EmbeddingWeights, LayerWeights
+from workers.engine.kernels.attention import fused_attention
+from workers.engine.kernels.linear import ActivationRange, Linear, QuantizedLinear
+from workers.engine.kernels.packing import PackedBatch
+
+LOUD_CHANNELS = 32  # of the feed-forward network's inner ones
+TOKENS_MULTIPLE = 32
+
+
+class Layer(Protocol):
+    def __call__(self, x_TI: Tensor, batch: PackedBatch) -> Tensor: ...
+
+
+class DenseLayer:
+    """One layer in `dtype`."""
+
+    def __init__(self, weights: LayerWeights, dtype: torch.dtype) -> None:
+        self._heads, self._activation = weights.heads, weights.activation
+        self._qkv, self._out = Linear(*weights.qkv, dtype), Linear(*weights.out, dtype)
+        self._up, self._down = Linear(*weights.up, dtype), Linear(*weights.down, dtype)
+        self._attention_norm, self._output_norm = weights.attention_norm.to(dtype), weights.output_norm.to(dtype)
+
+    def __call__(self, x_TI: Tensor, batch: PackedBatch, inputs: list[Tensor] | None = None) -> Tensor:
+        """[T, hidden]. `inputs` collects what entered the four products, in the order qkv, out, up, down."""
+        attended = _attend(self._qkv(x_TI), self._heads, batch)
+        middle = self._attention_norm(self._out(attended, residual=x_TI))
+        wide = self._up(middle, activation=self._activation)
+        if inputs is not None:
+            inputs += [x_TI, attended, middle, wide]
+        return self._output_norm(self._down(wide, residual=middle))
+
+
+class QuantizedLayer:
+    """One layer with 8-bit products, for activations as `seen` (qkv, out, up, down)."""
+
+    def __init__(self, weights: LayerWeights, seen: Sequence[ActivationRange]) -> None:
+        self._heads, self._activation = weights.heads, weights.activation
+        dtype = torch.bfloat16
+        self._attention_norm, self._output_norm = weights.attention_norm.to(dtype), weights.output_norm.to(dtype)
+        self._qkv = QuantizedLinear(*weights.qkv, seen[0], smooth=True)
+        self._out = QuantizedLinear(*weights.out, seen[1], smooth=False)
+        reach = torch.maximum(seen[3].least_I.abs(), seen[3].most_I.abs())
+        order = reach.argsort(descending=True, stable=True)
+        count = min(LOUD_CHANNELS, len(order) // 8)
+        loud, quiet = order[:count].sort().values, order[count:].sort().values
+        (up, up_bias), (down, down_bias) = weights.up, weights.down
+        self._up = QuantizedLinear(up[quiet], up_bias[quiet], seen[2], smooth=True)
+        self._loud_up = Linear(up[loud], up_bias[loud], dtype)
+        within = ActivationRange(seen[3].least_I[quiet], seen[3].most_I[quiet])
+        self._down = QuantizedLinear(down[:, quiet], down_bias, within, smooth=False)
+        self._loud_down = Linear(down[:, loud], torch.zeros_like(down_bias), dtype)
+
+    def __call__(self, x_TI: Tensor, batch: PackedBatch) -> Tensor:
+        """[T, hidden] bfloat16."""
+        attended = _attend(self._qkv(self._qkv.quantize(x_TI)), self._heads, batch)
+        middle = self._attention_norm(self._out(self._out.quantize(attended), residual=x_TI))
+        wide = self._up(self._up.quantize(middle), activation=self._activation, quantized_for=self._down)
+        loud = self._loud_down(self._loud_up(middle, activation=self._activation), residual=middle)
+        return self._output_norm(self._down(wide, residual=loud))
+
+
+def dense_layers(weights: Sequence[LayerWeights], dtype: torch.dtype) -> list[Layer]:
+    return [DenseLayer(layer, dtype) for layer in weights]
+
+
+def quantized_layers(weights: Sequence[LayerWeights], embedded: Sequence[tuple[Tensor, PackedBatch]]) -> list[Layer]:
+    """Layers for activations as they are in float32 over calibration texts: (embeddings [T, hidden], batch) pairs."""
+    layers: list[Layer] = []
+    states = [x for x, _ in embedded]
+    for layer in weights:
+        exact = DenseLayer(layer, torch.float32)
+        seen: list[list[Tensor]] = [[] for _ in range(4)]
+        for number, (_, batch) in enumerate(embedded):
+            inputs: list[Tensor] = []
+            states[number] = exact(states[number], batch, inputs)
+            for place, x_TI in zip(seen, inputs, strict=True):
+                place += [x_TI.amin(0), x_TI.amax(0)]
+        ranges = [ActivationRange(torch.stack(place).amin(0), torch.stack(place).amax(0)) for place in seen]
+        layers.append(QuantizedLayer(layer, ranges))
+    return layers
+
+
+def _attend(qkv: Tensor, heads: int, batch: PackedBatch) -> Tensor:
+    """[T, H d] from the fused projection [T, 3 H d]; the scale is in the weights."""
+    return fused_attention(qkv.view(len(qkv), 3, heads, -1), batch)
+
+
+class Embeddings:
+    """Token ids and positions -> [T', hidden] in `dtype`.
+
+    T' is T rounded up, by rows of zeros that belong to no sequence: kernels are made for each number of rows.
+    """
+
+    def __init__(self, weights: EmbeddingWeights, dtype: torch.dtype) -> None:
+        self._words, self._positions = weights.words.to(dtype), weights.positions.to(dtype)
+        self._norm = weights.norm.to(dtype)
+        self._project = Linear(*weights.project, dtype) if weights.project else None
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        x_TE = self._words.index_select(0, batch.ids_T).add_(self._positions.index_select(0, batch.positions_T))
+        x_TE = torch.nn.functional.pad(self._norm(x_TE), (0, 0, 0, -len(x_TE) % TOKENS_MULTIPLE))
+        return self._project(x_TE) if self._project else x_TE

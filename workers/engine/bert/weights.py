@@ -1,0 +1,168 @@
+"""A BERT-like model's weights under one set of names, whichever family's they are, from a checkpoint's own tensors.
+
+    facts_of(config)             what config.json says of such a model; None: another kind, or it does not say everything
+    read_weights(state, facts)   tensors by name -> embeddings and layers, in float32
+
+All these families are the same computation: attention, residual, LayerNorm, feed-forward, residual, LayerNorm. Importing
+transformers for them costs a replica more than reading the weights does. Knows neither files nor transformers.
+
+Shapes: V words, P positions, E size of an embedding, H heads, d size of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workers.engine.kernels.attention import SCORE_UNIT
+from workers.model.recipe import OFFSET_POSITIONS, first_position
+
+_BERT = {
+    "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
+    "out": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense", "down": "output.dense", "output_norm": "output.LayerNorm",
+}  # fmt: skip
+_DISTILBERT = {
+    "query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin", "out": "attention.out_lin",
+    "attention_norm": "sa_layer_norm", "up": "ffn.lin1", "down": "ffn.lin2", "output_norm": "output_layer_norm",
+}  # fmt: skip
+_FAMILIES = {  # model_type -> layers' path, their modules' names, prefix of a checkpoint with a head
+    "bert": ("encoder.layer", _BERT, "bert."), "roberta": ("encoder.layer", _BERT, "roberta."),
+    "xlm-roberta": ("encoder.layer", _BERT, "roberta."), "camembert": ("encoder.layer", _BERT, "roberta."),
+    "electra": ("encoder.layer", _BERT, "electra."), "distilbert": ("transformer.layer", _DISTILBERT, "distilbert."),
+}  # fmt: skip
+_ACTIVATIONS = {
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
+}  # fmt: skip
+_DISTILBERT_EPS = 1e-12  # its config has no setting for it
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """LayerNorm over the last axis."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def to(self, dtype: torch.dtype) -> Norm:
+        return Norm(self.weight.to(dtype), self.bias.to(dtype), self.eps)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingWeights:
+    """`positions` have the embedding of the first token type added, and start with a sequence's first position."""
+
+    words: Tensor  # [V, E]
+    positions: Tensor  # [P, E]
+    norm: Norm
+    project: tuple[Tensor, Tensor] | None  # [hidden, E], [hidden]: ELECTRA's small models
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWeights:
+    """Float32. `qkv` has the softmax's scale, in SCORE_UNITs, in its query rows."""
+
+    heads: int
+    qkv: tuple[Tensor, Tensor]  # [3 H d, hidden], [3 H d]
+    out: tuple[Tensor, Tensor]
+    attention_norm: Norm
+    up: tuple[Tensor, Tensor]
+    activation: str  # a key of linear.ACTIVATIONS
+    down: tuple[Tensor, Tensor]
+    output_norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class BertWeights:
+    """A whole model without its pooler."""
+
+    embeddings: EmbeddingWeights
+    layers: tuple[LayerWeights, ...]
+
+    @property
+    def hidden(self) -> int:
+        return len(self.layers[-1].output_norm.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class BertFacts:
+    """What the weights do not tell."""
+
+    family: str
+    layers: int
+    heads: int
+    activation: str
+    eps: float
+    first_position: int
+
+
+def facts_of(config: Mapping[str, Any]) -> BertFacts | None:
+    """Of one of these families, and no variant of it (decoder, relative positions), with every fact spelled out."""
+    family = str(config.get("model_type"))
+    distil = family == "distilbert"
+    names = ("n_layers", "n_heads", "activation") if distil else ("num_hidden_layers", "num_attention_heads", "hidden_act")
+    found = [config.get(name) for name in names]
+    eps = _DISTILBERT_EPS if distil else config.get("layer_norm_eps")
+    plain = config.get("position_embedding_type") in (None, "absolute") and not config.get("is_decoder")
+    if family not in _FAMILIES or not plain or None in (*found, eps) or str(found[2]) not in _ACTIVATIONS:
+        return None
+    if family in OFFSET_POSITIONS and not isinstance(config.get("pad_token_id"), int):
+        return None
+    activation, first = _ACTIVATIONS[str(found[2])], first_position(config)
+    return BertFacts(family, int(str(found[0])), int(str(found[1])), activation, float(str(eps)), first)
+
+
+def read_weights(state: State, facts: BertFacts) -> BertWeights:
+    """Raises: KeyError: names a tensor that is not there. ValueError: heads and sizes do not go together."""
+    path, names, prefix = _FAMILIES[facts.family]
+    tensors = _Tensors(state, prefix)
+    words, table = tensors["embeddings.word_embeddings.weight"], tensors["embeddings.position_embeddings.weight"]
+    if facts.family != "distilbert":
+        table = table + tensors["embeddings.token_type_embeddings.weight"][0]
+    norm = Norm(tensors["embeddings.LayerNorm.weight"], tensors["embeddings.LayerNorm.bias"], facts.eps)
+    layers = tuple(_layer(tensors, f"{path}.{number}", names, facts) for number in range(facts.layers))
+    project = None
+    if facts.family == "electra" and words.shape[1] != len(layers[0].output_norm.weight):
+        project = tensors.pair("embeddings_project")
+    return BertWeights(EmbeddingWeights(words, table[facts.first_position :], norm, project), layers)
+
+
+class _Tensors:
+    """By the names of a bare model, in float32; a checkpoint may have a prefix, and old names of LayerNorm's."""
+
+    def __init__(self, state: State, prefix: str) -> None:
+        self._state, self._prefix = state, prefix
+
+    def __getitem__(self, name: str) -> Tensor:
+        old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        for known in (name, self._prefix + name, old, self._prefix + old):
+            if known in self._state:
+                return self._state[known].detach().float()
+        raise KeyError(name)
+
+    def pair(self, module: str) -> tuple[Tensor, Tensor]:
+        return self[f"{module}.weight"], self[f"{module}.bias"]
+
+
+def _layer(tensors: _Tensors, path: str, names: dict[str, str], facts: BertFacts) -> LayerWeights:
+    pairs = {name: tensors.pair(f"{path}.{module}") for name, module in names.items()}
+    width = len(pairs["query"][1])
+    if width % facts.heads:
+        raise ValueError(f"{facts.heads} heads do not divide {width}")
+    scale = (width // facts.heads) ** -0.5 / SCORE_UNIT
+    query = (pairs["query"][0] * scale, pairs["query"][1] * scale)
+    qkv = [torch.cat(parts) for parts in zip(query, pairs["key"], pairs["value"], strict=True)]
+    norms = {name: Norm(*pairs[name], facts.eps) for name in ("attention_norm", "output_norm")}
+    return LayerWeights(
+        facts.heads, (qkv[0], qkv[1]), pairs["out"], norms["attention_norm"], pairs["up"], facts.activation, pairs["down"],
+        norms["output_norm"],
+    )  # fmt: skip

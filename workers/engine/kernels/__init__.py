@@ -1,0 +1,1 @@
+"""Attention, linear layers and packed batches, and the compiled kernel."""

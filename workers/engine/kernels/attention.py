@@ -1,0 +1,141 @@
+"""Attention over a packed batch, where no sequence sees another: varlen kernels on CUDA, dense runs on a CPU.
+
+    register()      makes `IMPLEMENTATION` known to transformers; a model set to it takes `packed=PackedBatch` in its forward
+    varlen          CUDA, half precision: one kernel over the cumulative lengths
+    by_runs         any device and precision: sequences of equal length as one dense block, no mask
+    softmax_free    CPU, bfloat16, without the kernel of compiled_attention.py: similar lengths as a dense block, no softmax
+
+Shapes: T tokens, H heads, d size of a head; n sequences of L tokens in a run. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from workers.engine.kernels import compiled_attention
+from workers.engine.kernels.packing import PackedBatch
+
+IMPLEMENTATION = "reembed_packed"  # absent from transformers' registry of masks, so that none is made
+SCORE_UNIT = math.log(2)  # fused projections give scores in powers of two: exp2 is the faster function
+LEAST_WEIGHT = 1e-36  # below, sums are made of denormals
+_SUM_COLUMNS = 16  # of ones beside V; the matrix product wants multiples of 16
+
+
+def register() -> None:
+    """Idempotent. Imports transformers."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(IMPLEMENTATION, _attention)
+
+
+def _attention(
+    _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *, packed: PackedBatch,
+    scaling: float | None = None, sliding_window: int | None = None, **_: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """What transformers calls in every layer, with [1, H, T, d]; answers [1, T, H, d]."""
+    query_THd, key_THd, value_THd = (states[0].transpose(0, 1) for states in (query, key, value))
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    attend = varlen if query.is_cuda and half and query.shape[-1] % 8 == 0 else by_runs
+    attended = attend(query_THd, key_THd, value_THd, packed, scale, sliding_window)
+    return attended.view(1, *query_THd.shape), None
+
+
+def varlen(
+    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packed: PackedBatch, scale: float, window: int | None = None
+) -> Tensor:
+    """[T, H, d]. `window`: a token sees those less than `window` positions away (transformers' sliding_window)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    border = packed.cumulative_B1
+    side = -1 if window is None else window - 1
+    kernel: Callable[..., Any] = varlen_attn
+    longest = packed.longest
+    return kernel(  # type: ignore[no-any-return]
+        query_THd, key_THd, value_THd, border, border, longest, longest, scale=scale, window_size=(side, side)
+    )
+
+
+def by_runs(
+    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packed: PackedBatch, scale: float, window: int | None = None,
+    out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """[T, H, d], as `varlen`; or into the first T rows of `out` [>= T, H d]."""
+    states_THd = (query_THd, key_THd, value_THd)
+    if out is None:
+        out = query_THd.new_empty(len(query_THd), query_THd[0].numel())
+    for run in packed.runs:
+        block = (run.count, run.length, *query_THd.shape[1:])
+        query, key, value = (states[run.start : run.stop].view(block).transpose(1, 2) for states in states_THd)
+        near = None if window is None or window >= run.length else _near(run.length, window, query.device)
+        attended = scaled_dot_product_attention(query, key, value, near, scale=scale)
+        out[run.start : run.stop].view(block).copy_(attended.transpose(1, 2))
+    return out
+
+
+def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
+    """[T, H d] in bfloat16, scores in SCORE_UNITs: 2 to the QK' times [V, 1], divided by the column of sums.
+
+    Neighbours of similar length make one dense block; where one is shorter its row of ones is 0, so that its padding weighs
+    nothing. No maximum need be subtracted: bfloat16 reaches as far as float32. Scores are rounded to bfloat16, as by
+    transformers' own eager attention. Three times as fast on short sequences as torch's flash kernel, which spends its
+    time in the softmax. Where a product overflows or a sum vanishes (scores beyond +-80) the batch goes through that kernel.
+    """
+    tokens, _, heads, size = qkv_T3Hd.shape
+    out = qkv_T3Hd.new_empty(tokens, heads * size)
+    out[packed.tokens :] = 0  # rows behind the last sequence
+    for block in packed.blocks:
+        of_block = (block.count, block.length, heads, size)
+        rows = qkv_T3Hd[block.start : block.stop]
+        spread = rows if block.slots is None else rows.flatten(1).index_select(0, block.sources)
+        query, key, value = spread.view(block.count, block.length, 3, heads, size).permute(2, 0, 3, 1, 4)
+        query_BLd, key_BLd = (states.reshape(-1, block.length, size) for states in (query, key))
+        value_nHLe = rows.new_empty(block.count, heads, block.length, size + _SUM_COLUMNS)
+        if block.slots is None:
+            value_nHLe[..., :size] = value
+            value_nHLe[..., size:] = 1
+        else:
+            torch.mul(value, block.real, out=value_nHLe[..., :size])
+            value_nHLe[..., size:] = block.real
+        scores = torch.bmm(query_BLd, key_BLd.transpose(1, 2)).exp2_()
+        weighted = torch.bmm(scores, value_nHLe.view(-1, block.length, size + _SUM_COLUMNS))
+        weighted = weighted.view(block.count, heads, block.length, -1)
+        sums = weighted[..., size : size + 1]
+        attended = rows.new_empty(of_block)
+        torch.mul(weighted[..., :size], sums.reciprocal(), out=attended.transpose(1, 2))
+        low, high = torch.aminmax(attended)
+        if not (torch.aminmax(sums).min > LEAST_WEIGHT and torch.isfinite(high - low)):
+            return _all_by_runs(qkv_T3Hd, packed, out)
+        flat = attended.view(-1, heads * size)
+        if block.slots is None:
+            out[block.start : block.stop] = flat
+        else:
+            torch.index_select(flat, 0, block.slots, out=out[block.start : block.stop])
+    return out
+
+
+def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
+    """[T, H d] from a fused projection whose scores are in SCORE_UNITs, on a CPU; T may exceed the batch's tokens."""
+    if qkv_T3Hd.dtype is torch.bfloat16:
+        compiled = compiled_attention.attend(qkv_T3Hd.shape[-1])
+        if compiled is None:
+            return softmax_free(qkv_T3Hd, packed)
+        return compiled(qkv_T3Hd, packed.cumulative_B1.numpy(), torch.get_num_threads())
+    return _all_by_runs(qkv_T3Hd, packed, qkv_T3Hd.new_zeros(len(qkv_T3Hd), qkv_T3Hd[0, 0].numel()))
+
+
+def _all_by_runs(qkv_T3Hd: Tensor, packed: PackedBatch, out: Tensor) -> Tensor:
+    query, key, value = qkv_T3Hd[: packed.tokens].unbind(1)
+    return by_runs(query, key, value, packed, SCORE_UNIT, out=out)
+
+
+def _near(length: int, window: int, device: torch.device) -> Tensor:
+    """[L, L] bool: which positions see each other."""
+    positions = torch.arange(length, device=device)
+    return (positions[:, None] - positions).abs() < window

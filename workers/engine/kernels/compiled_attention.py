@@ -1,0 +1,113 @@
+"""The compiled kernel of attention.c: CPU, bfloat16, no padding. There where installing found a C compiler.
+
+It is an extension that may be missing: then `attend` is None and attention goes through torch's operators, and the whole
+encoder takes some 17% longer. It is not believed either: once a process it must give torch's own attention again.
+
+Shapes: T tokens, H heads, d size of a head.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import itertools
+import logging
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+HEAD_MULTIPLE = 32  # of a head's size: bfloat16 in a register
+_EXTENSION = "workers.engine.kernels._attention"
+_SAME = 0.02  # largest difference from float32 on normal random numbers; rounding the result alone makes 0.008
+_log = logging.getLogger(__name__)
+Attend = Callable[[Tensor, NDArray[np.signedinteger], int], Tensor]
+
+
+def attend(head_size: int) -> Attend | None:
+    """The kernel for heads of that size, if this machine has one:
+
+    (qkv [T', 3, H, d] bfloat16 with scores in powers of two, offsets [B + 1], threads) -> [T', H d]; rows behind the last
+    offset are zeros. Offsets of 32 bits are used as they are, others are copied.
+    """
+    return _run if head_size % HEAD_MULTIPLE == 0 and _proven() else None
+
+
+def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.signedinteger], threads: int) -> Tensor:
+    tokens, _, heads, size = qkv_T3Hd.shape
+    out = qkv_T3Hd.new_empty(tokens, heads * size)
+    out[int(offsets_B1[-1]) :] = 0
+    qkv_T3Hd, borders = qkv_T3Hd.contiguous(), np.ascontiguousarray(offsets_B1, np.int32)
+
+    def part(first: int, stop: int) -> int:
+        begin = borders.ctypes.data + first * borders.itemsize
+        return int(_library().reembed_attend(qkv_T3Hd.data_ptr(), out.data_ptr(), begin, stop - first, heads, size))
+
+    if threads == 1:
+        failed = part(0, len(borders) - 1)
+    else:
+        cuts = _cuts(borders, threads)
+        failed = min(_threads().map(part, cuts[:-1], cuts[1:]), default=0)
+    if failed:
+        raise MemoryError(f"attention over {int(np.diff(offsets_B1).max())} tokens: no memory for its keys and values")
+    return out
+
+
+def _cuts(offsets_B1: NDArray[np.int32], parts: int) -> list[int]:
+    """Borders between sequences that share the scores, length squared, out evenly; from 0 to B, some may coincide."""
+    done = np.cumsum(np.diff(offsets_B1).astype(np.int64) ** 2)
+    shares = np.arange(1, parts) * (done[-1] / parts) if len(done) else []
+    return [0, *np.searchsorted(done, shares).tolist(), len(done)]
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count() or 1, "attention")
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """Raises: OSError."""
+    found = importlib.util.find_spec(_EXTENSION)
+    if found is None or found.origin is None:
+        raise OSError("not built; install with a C compiler at hand")
+    library = ctypes.CDLL(found.origin)
+    library.reembed_attend.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 3]
+    library.reembed_attend.restype = ctypes.c_int
+    return library
+
+
+@functools.cache
+def _proven() -> bool:
+    """Whether the kernel is here, this processor runs it, and it computes what torch computes."""
+    if not torch.cpu._is_avx512_bf16_supported():
+        return False
+    try:
+        _library()
+    except OSError as error:
+        _log.info("attention through torch's operators: the compiled kernel is %s", error)
+        return False
+    random = torch.Generator().manual_seed(1)
+    lengths = np.array([1, 7, 8, 16, 17, 65, 130])
+    qkv = torch.randn(int(lengths.sum()) + 3, 3, 2, HEAD_MULTIPLE, generator=random).bfloat16()
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    found = _run(qkv, offsets, 1)[: offsets[-1]].float()
+    exact = torch.cat([_exact(qkv[start:stop].float()) for start, stop in itertools.pairwise(offsets)])
+    worst = float((found - exact).abs().max())
+    if not worst <= _SAME:
+        _log.warning("attention through torch's operators: the compiled kernel is off by %.1e on this processor", worst)
+        return False
+    return True
+
+
+def _exact(qkv_L3Hd: Tensor) -> Tensor:
+    """[L, H d] of one sequence."""
+    query, key, value = qkv_L3Hd.permute(1, 2, 0, 3)
+    return scaled_dot_product_attention(query, key, value, scale=math.log(2)).transpose(0, 1).flatten(1)

@@ -1,0 +1,127 @@
+"""A batch of sequences as tensors without padding: all tokens end to end, and where each sequence begins.
+
+Sequences of equal length that stand side by side are a run: on a CPU a run is one dense block for attention, so batches
+sorted by length cost no padding there either. Knows nothing of models.
+
+Shapes: T tokens of the batch, B sequences.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.records.tokens import TokenizedTexts, ranges
+
+BLOCK_SCORES = 1 << 18  # attention scores of a head in one block: 6 MB in bfloat16 at twelve heads
+BLOCK_MULTIPLE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class EqualRun:
+    """Tokens start..stop are `count` sequences of `length` tokens each."""
+
+    start: int
+    stop: int
+    count: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DenseBlock:
+    """Neighbours of similar length as a rectangle of `count` rows of `length` positions."""
+
+    start: int  # its tokens in the batch: start..stop
+    stop: int
+    count: int
+    length: int  # the longest, rounded up: fewer shapes, and kernels are made for each
+    sources: Tensor  # [count * length] token of each position, counted from `start`; 0 where there is none
+    slots: Tensor | None  # [stop - start] position of each token; None: the rectangle is full
+    real: Tensor  # [count, 1, length, 1] bfloat16: 1 where there is a token
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Index tensors are int64 on the device; lengths and offsets stay with the host, which decides by them."""
+
+    ids_T: Tensor
+    positions_T: Tensor  # 0, 1, ... within each sequence
+    lengths_B: NDArray[np.int64]
+    offsets_B1: NDArray[np.int64]  # [B + 1]
+    cumulative_B1: Tensor  # the same as int32 on the device, as varlen kernels want it
+
+    @property
+    def device(self) -> torch.device:
+        return self.ids_T.device
+
+    @property
+    def longest(self) -> int:
+        return int(self.lengths_B.max(initial=0))
+
+    @property
+    def tokens(self) -> int:
+        return int(self.offsets_B1[-1])
+
+    @cached_property
+    def blocks(self) -> tuple[DenseBlock, ...]:
+        """Cut where a block's scores would outgrow the caches, or more than an eighth of it would be padding."""
+        blocks, first, count = [], 0, len(self.lengths_B)
+        while first < count:
+            stop, longest = first, 0
+            while stop < count:
+                longest = max(longest, _rounded(int(self.lengths_B[stop])))
+                rows = stop + 1 - first
+                tokens = int(self.offsets_B1[stop + 1] - self.offsets_B1[first])
+                if stop > first and (rows * longest**2 > BLOCK_SCORES or tokens * 8 < rows * longest * 7):
+                    break
+                stop += 1
+            blocks.append(self._block(first, stop))
+            first = stop
+        return tuple(blocks)
+
+    def _block(self, first: int, stop: int) -> DenseBlock:
+        lengths, count = self.lengths_B[first:stop], stop - first
+        length = _rounded(int(lengths.max()))
+        slots = ranges(np.arange(count) * length, lengths)
+        sources, real = np.zeros(count * length, np.int64), np.zeros(count * length, np.float32)
+        sources[slots], real[slots] = np.arange(len(slots)), 1.0
+        start, end = int(self.offsets_B1[first]), int(self.offsets_B1[stop])
+        return DenseBlock(
+            start, end, count, length, torch.from_numpy(sources),
+            torch.from_numpy(slots) if len(slots) < count * length else None,
+            torch.from_numpy(real).to(torch.bfloat16).view(count, 1, length, 1),
+        )  # fmt: skip
+
+    @cached_property
+    def runs(self) -> tuple[EqualRun, ...]:
+        borders = [0, *(np.flatnonzero(np.diff(self.lengths_B)) + 1).tolist(), len(self.lengths_B)]
+        offsets = self.offsets_B1
+        return tuple(
+            EqualRun(int(offsets[first]), int(offsets[last]), last - first, int(self.lengths_B[first]))
+            for first, last in itertools.pairwise(borders)
+        )
+
+
+def pack(tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device) -> PackedBatch:
+    """The sequences `rows` of `tokens`, in that order; copies to a CUDA device do not wait for it."""
+    lengths_B = tokens.lengths[rows]
+    offsets_B1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_B)])
+    total, starts = int(offsets_B1[-1]), np.zeros(len(rows), np.int64)
+    host = torch.empty(2 * total, dtype=torch.int64, pin_memory=device.type == "cuda")
+    host[:total] = torch.from_numpy(tokens.input_ids[ranges(tokens.offsets[rows], lengths_B)])
+    host[total:] = torch.from_numpy(ranges(starts, lengths_B))
+    both = host.to(device, non_blocking=True)  # one copy for both
+    cumulative = torch.from_numpy(offsets_B1.astype(np.int32))
+    if device.type == "cuda":
+        cumulative = cumulative.pin_memory().to(device, non_blocking=True)
+    return PackedBatch(both[:total], both[total:], lengths_B, offsets_B1, cumulative)
+
+
+def _rounded(length: int) -> int:
+    return -(-length // BLOCK_MULTIPLE) * BLOCK_MULTIPLE

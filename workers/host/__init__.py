@@ -1,0 +1,1 @@
+"""The machine: isolated processes, freed memory, spill files."""

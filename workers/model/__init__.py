@@ -1,0 +1,1 @@
+"""Which model exactly, what its own files ask for, and its tokenizer."""

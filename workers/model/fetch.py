@@ -1,0 +1,139 @@
+"""A model that is not a local folder is brought to one: from the hub (its own cache), or from object storage.
+
+    fetch_hub      huggingface_hub's cache, used as it is when the hub is out of reach (HF_HUB_OFFLINE=1)
+    fetch_store    list -> digest of the listing -> under a node-wide lock: download, compare, rename into place
+
+A folder under the cache has its final name only when every file was downloaded and the store still lists what was
+listed at first, so an interrupted download never looks complete. Pickled weights are never downloaded. Knows nothing
+of what the files mean.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import filelock
+
+from workers.errors import ObjectError, TransientError, UsageError
+from workers.storage.objects import ObjectInfo, filesystem, list_objects, open_object, redact
+
+WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # configuration, vocabularies, weights; never *.bin *.pt *.py
+CACHE_VARIABLE = "REEMBED_CACHE"
+COPY_BYTES = 8 << 20
+LOCK_SECONDS = 3600.0  # a node's replicas start together; the last one waits for one download of a large model
+
+
+def fetch_hub(name: str, revision: str | None) -> tuple[Path, str]:
+    """Snapshot of a hub model: its folder and the commit that `revision` (branch, tag, commit) stands for.
+
+    Raises:
+        UsageError: unknown name or revision, no access, or the hub is out of reach and nothing is cached.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    shown = f"model.name={name}" + (f" model.revision={revision}" if revision else "")
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(WANTED)))
+    except errors.HFValidationError:
+        raise UsageError(f"{shown}: neither a folder here nor a valid hub name; write organisation/name or a path") from None
+    except errors.GatedRepoError:
+        raise UsageError(f"{shown}: the model is gated; accept its terms on the hub and set HF_TOKEN") from None
+    except errors.RevisionNotFoundError:
+        raise UsageError(f"{shown}: the hub has no such revision; correct model.revision") from None
+    except errors.RepositoryNotFoundError:
+        raise UsageError(
+            f"{shown}: neither a folder here nor a model on the hub; correct it, or set HF_TOKEN if private"
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise UsageError(
+            f"{shown}: not in the hub cache, and the hub is out of reach (offline?); "
+            "download it once with `hf download`, or give a local folder or object-store URI"
+        ) from None
+    except (errors.HfHubHTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(f"{shown}: the hub could not deliver it ({reason}); try again, or give a local folder") from None
+    return folder, folder.name
+
+
+def fetch_store(uri: str, options: dict[str, Any]) -> Path:
+    """Local copy of a model folder on object storage, shared by all processes of this node.
+
+    Raises:
+        UsageError: nothing there, access denied. TransientError: the store failed, or the model changed meanwhile.
+    """
+    listing = _list_model(uri, options)
+    wanted = {name: item for name, item in listing.items() if any(fnmatch.fnmatch(name, pattern) for pattern in WANTED)}
+    if not wanted:
+        raise UsageError(
+            f"model.name={redact(uri)}: no model files there ({', '.join(list(listing)[:5])}); name the model's folder"
+        )
+    key = json.dumps([uri.rstrip("/"), [(name, item.size, item.etag) for name, item in sorted(wanted.items())]])
+    target = cache_folder() / "models" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(f"{target}.lock", timeout=LOCK_SECONDS):
+            if not _intact(target, wanted):
+                _download(uri, options, wanted, target)
+    except filelock.Timeout:
+        raise TransientError(f"{target}.lock: held for {LOCK_SECONDS:.0f} s by another download of {redact(uri)}") from None
+    except ObjectError as error:
+        raise TransientError(f"model.name={redact(uri)}: changed while it was fetched ({error}); run again") from error
+    return target
+
+
+def cache_folder() -> Path:
+    """Node-wide cache: $REEMBED_CACHE, else ~/.cache/reembed."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/reembed").expanduser()
+
+
+def _list_model(uri: str, options: dict[str, Any]) -> dict[str, ObjectInfo]:
+    """Path relative to the model's folder -> object."""
+    folder = uri.rstrip("/") + "/"
+    try:
+        objects = list_objects(folder, options)
+    except FileNotFoundError:
+        raise UsageError(f"model.name={redact(uri)}: no objects there; name the folder that holds config.json") from None
+    except UsageError as error:
+        raise UsageError(f"model.name={error} (setting model.storage_options)") from None
+    fs, root = filesystem(folder, options)
+    prefix = fs.unstrip_protocol(root).rstrip("/") + "/"
+    listing = {item.uri.removeprefix(prefix): item for item in objects}
+    for name in listing:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UsageError(f"model.name={redact(uri)}: the object name {name!r} leaves the folder; rename it")
+    return listing
+
+
+def _intact(target: Path, wanted: dict[str, ObjectInfo]) -> bool:
+    return all((target / name).is_file() and (target / name).stat().st_size == item.size for name, item in wanted.items())
+
+
+def _download(uri: str, options: dict[str, Any], wanted: dict[str, ObjectInfo], target: Path) -> None:
+    for stale in target.parent.glob(f"{target.name}.*.part"):  # left by a process that was killed; we hold the lock
+        shutil.rmtree(stale, ignore_errors=True)
+    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+    try:
+        for name, item in wanted.items():
+            path = part / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open_object(item.uri, item.size, item.etag, options) as source, path.open("xb") as sink:
+                shutil.copyfileobj(source, sink, COPY_BYTES)
+                sink.flush()
+                os.fsync(sink.fileno())
+        now = _list_model(uri, options)
+        if not _intact(part, wanted) or any(now.get(name) != item for name, item in wanted.items()):
+            raise TransientError(f"model.name={redact(uri)}: changed while it was fetched; run again")
+        if target.exists():  # a damaged copy: the rename needs the name free
+            shutil.rmtree(target)
+        part.rename(target)
+    except OSError as error:
+        raise TransientError(f"model.name={redact(uri)}: download to {target.parent} failed: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,215 @@
+"""model.name -> a local folder of files that may be loaded, and two digests that say exactly which model it is.
+
+    1. locate   a local folder | package:NAME/folder | a hub name | an object-store URI (contains ://)  (model_fetch)
+    2. check    config.json, safetensors, tokenizer; pickled weights and remote code are refused
+    3. digest   sha256 over names and contents of weights and configuration, and of the tokenizer
+
+The same files give the same digests wherever they came from. What the files mean is read in model_layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from workers.config import ModelConfig
+from workers.errors import UsageError
+from workers.model.fetch import fetch_hub, fetch_store
+from workers.storage.objects import redact
+
+TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)  # every name under which sentence-transformers ever stored its Transformer module's settings
+PACKAGE = "package:"
+WEIGHTED_MODULES = ("Dense", "LSTM")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                    "vocab.txt", "vocab.json", "merges.txt", "*.model")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model on this machine. `revision` is the hub commit, None for folders and URIs; digests are hex."""
+
+    folder: Path
+    name: str
+    revision: str | None
+    weights_digest: str
+    tokenizer_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleEntry:
+    """A line of modules.json: `kind` is the class name, `path` the module's folder relative to the model's ("" = itself)."""
+
+    kind: str
+    path: str
+    type: str
+
+
+def resolve_model(config: ModelConfig) -> ModelFiles:
+    """Bring the model to this machine, check it and digest it. Costs one read of the weights.
+
+    Raises:
+        UsageError: missing, not allowed (pickle, remote code) or incomplete. TransientError: the store failed.
+    """
+    folder, revision = _locate(config)
+    name = redact(config.name)
+    check_model(folder, name)
+    weights, tokenizer = _digested_files(folder)
+    return ModelFiles(folder, name, revision, _digest(folder, weights), _digest(folder, tokenizer))
+
+
+def read_modules(folder: Path) -> list[ModuleEntry]:
+    """modules.json of a sentence-transformers layout, in order; [] where there is none.
+
+    Raises:
+        UsageError: malformed, a path outside the model, or a type that is not sentence-transformers' own.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    entries = []
+    for item in read_json(path, list):
+        if not isinstance(item, dict):
+            raise UsageError(f"{path}: must list modules, not {item!r}; fetch the model again")
+        kind, place = str(item.get("type", "")), str(item.get("path", ""))
+        if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place:
+            raise UsageError(f"{path}: module path {place!r} leaves the model's folder; correct it")
+        if not kind.startswith("sentence_transformers."):
+            raise UsageError(f"{path}: module type {kind!r} is custom code, which is never run; use a model without it")
+        entries.append(ModuleEntry(kind.rpartition(".")[2], place, kind))
+    if entries and entries[0].kind != "Transformer":
+        raise UsageError(
+            f"{path}: the first module is {entries[0].kind}, not Transformer; only transformer encoders are supported"
+        )
+    return entries
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Where config.json, weights and tokenizer are: the folder itself, or `0_Transformer` in old layouts."""
+    modules = read_modules(folder)
+    return folder / modules[0].path if modules else folder
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Raises: UsageError naming the file when it is missing, not JSON, or not a `kind`."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{path}: missing; the model's folder is incomplete") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not readable as JSON ({error}); fetch the model again") from None
+    if not isinstance(value, kind):
+        raise UsageError(f"{path}: must hold a JSON {kind.__name__}, not {type(value).__name__}; fetch the model again")
+    return value
+
+
+def check_model(folder: Path, name: str) -> None:
+    """Refuse what cannot or must not be loaded, before anything is started.
+
+    Raises:
+        UsageError: one line with the mend.
+    """
+    shown = f"model.name={name}"
+    transformer = transformer_folder(folder)
+    if (transformer / "adapter_config.json").is_file():
+        raise UsageError(f"{shown}: this is a PEFT adapter; merge it into its base model and name the merged folder")
+    if not (transformer / "config.json").is_file():
+        raise UsageError(f"{shown}: no config.json in {transformer}; name the folder of a transformers model")
+    model = read_json(transformer / "config.json")
+    if model.get("auto_map") and not _built_in(str(model.get("model_type", ""))):
+        raise UsageError(
+            f"{shown}: needs remote code (auto_map in config.json), which is never run; "
+            "choose a model that transformers has built in"
+        )
+    if model.get("is_encoder_decoder"):
+        raise UsageError(f"{shown}: an encoder-decoder ({model.get('model_type')}); only encoders are supported")
+    _check_weights(transformer, shown)
+    for module in read_modules(folder):
+        if module.kind in WEIGHTED_MODULES:
+            _check_weights(folder / module.path, f"{shown}: module {module.path}")
+    if not ((transformer / "tokenizer.json").is_file() or _matching(transformer, ("vocab.txt", "merges.txt", "*.model"))):
+        raise UsageError(f"{shown}: no tokenizer files (tokenizer.json, vocab.txt, *.model) in {transformer}; add them")
+
+
+def _locate(config: ModelConfig) -> tuple[Path, str | None]:
+    name = config.name
+    path = _package_folder(name) if name.startswith(PACKAGE) else Path(name).expanduser()
+    remote = "://" in name
+    folder_like = name.startswith((".", "/", "~", PACKAGE)) or name.count("/") > 1 or "\\" in name
+    local = not remote and (path.exists() or folder_like)
+    if config.revision is not None and (remote or local):
+        raise UsageError(
+            f"model.revision={config.revision}: only hub models have revisions, and {redact(name)} is none; remove it"
+        )
+    if remote:
+        return fetch_store(name, config.storage_options), None
+    if not local:
+        return fetch_hub(name, config.revision)
+    if not path.is_dir():
+        raise UsageError(f"model.name={name}: no such folder; correct the path, or write a hub name as organisation/name")
+    return path.resolve(), None
+
+
+def _package_folder(name: str) -> Path:
+    """`package:NAME/folder`: a model that an installed Python package brings along. The package is found, not imported."""
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(f"model.name={name}: no Python package {package!r} is installed here; pip install it on every node")
+    if ".." in PurePosixPath(inside).parts:
+        raise UsageError(f"model.name={name}: leaves the package's folder; correct it")
+    return Path(next(iter(spec.submodule_search_locations)), inside)
+
+
+def _built_in(model_type: str) -> bool:
+    """True where transformers has the architecture itself, so that auto_map is only an alternative that is never taken."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # slow import, needed for few models
+
+    return model_type in CONFIG_MAPPING_NAMES
+
+
+def _check_weights(folder: Path, shown: str) -> None:
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        return
+    if index.is_file():
+        shards = {str(shard) for shard in read_json(index).get("weight_map", {}).values()}
+        missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if missing or not shards:
+            raise UsageError(
+                f"{shown}: {index.name} names weights that are not there ({', '.join(missing[:3])}); fetch the model again"
+            )
+        return
+    raise UsageError(
+        f"{shown}: no model.safetensors in {folder}; pickled weights (pytorch_model.bin) are never loaded: "
+        "convert the model with save_pretrained, or name a model or revision that has safetensors"
+    )
+
+
+def _digested_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Files that decide the vectors, and files that decide the tokens."""
+    transformer = transformer_folder(folder)
+    weights = _matching(folder, ("modules.json", "config_sentence_transformers.json"))
+    weights += _matching(transformer, ("*.safetensors", "model.safetensors.index.json", "config.json", *TRANSFORMER_CONFIGS))
+    for module in read_modules(folder)[1:]:
+        if module.path:
+            weights += _matching(folder / module.path, ("*.safetensors", "config.json", "lstm_config.json"))
+    return weights, _matching(transformer, _TOKENIZER_FILES)
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+
+
+def _digest(folder: Path, paths: list[Path]) -> str:
+    total = hashlib.sha256()
+    for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in set(paths)):
+        with path.open("rb") as stream:
+            total.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

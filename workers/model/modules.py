@@ -1,0 +1,145 @@
+"""Reads what follows the transformer in a sentence-transformers layout: pooling modes, Dense, LSTM, Normalize.
+
+Both spellings are understood: `sentence_transformers.models.Pooling` with pooling_mode_* booleans, and
+`sentence_transformers.sentence_transformer.modules.pooling.Pooling` with one pooling_mode. Says what the files say; the
+user's settings are weighed in model_layout, the weights are loaded in heads. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.config import Pooling
+from workers.errors import UsageError
+from workers.model.files import ModuleEntry, read_json, read_modules
+
+_LEGACY_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}  # in the order in which sentence-transformers concatenates them
+_MODES = {
+    "cls": Pooling.CLS,
+    "max": Pooling.MAX,
+    "mean": Pooling.MEAN,
+    "mean_sqrt_len_tokens": Pooling.MEAN_SQRT_LEN,
+    "weightedmean": Pooling.WEIGHTED_MEAN,
+    "lasttoken": Pooling.LAST_TOKEN,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpec:
+    """A module after the transformer. `path` is its folder relative to the model; on tokens or on pooled vectors."""
+
+    kind: str  # Dense | LSTM | Normalize
+    path: str
+    in_dim: int | None = None  # None: any (Normalize)
+    out_dim: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHead:
+    """Everything after the transformer."""
+
+    pooling: tuple[Pooling, ...]  # empty: no Pooling module
+    include_prompt: bool
+    token_modules: tuple[ModuleSpec, ...]  # before pooling
+    vector_modules: tuple[ModuleSpec, ...]  # after pooling
+
+
+def read_head(folder: Path) -> ModelHead:
+    """What modules.json lists after the transformer.
+
+    Raises:
+        UsageError: a module that is not supported, or in an order that makes no sense.
+    """
+    modes: tuple[Pooling, ...] = ()
+    include_prompt, pooled = True, False
+    before: list[ModuleSpec] = []
+    after: list[ModuleSpec] = []
+    for module in read_modules(folder)[1:]:
+        where = folder / module.path
+        if module.kind == "Pooling":
+            if pooled:
+                raise UsageError(f"{folder / 'modules.json'}: two Pooling modules; only one is supported")
+            pooled = True
+            modes, include_prompt = _pooling_config(where / "config.json")
+        elif module.kind == "LSTM":
+            if pooled:
+                raise UsageError(
+                    f"{folder / 'modules.json'}: {module.path} works on tokens but comes after Pooling; correct the order"
+                )
+            before.append(_lstm(where / "lstm_config.json", module.path))
+        elif module.kind in ("Dense", "Normalize"):
+            spec, on_tokens = _dense_or_normalize(where / "config.json", module)
+            if pooled and on_tokens:
+                raise UsageError(
+                    f"{folder / 'modules.json'}: {module.path} works on tokens but comes after Pooling; correct the order"
+                )
+            (before if on_tokens else after).append(spec)
+        elif module.kind != "Dropout":  # no effect outside training
+            raise UsageError(
+                f"{folder / 'modules.json'}: module {module.type} is not supported "
+                "(supported: Transformer, Pooling, Dense, LSTM, Normalize); use a model without it"
+            )
+    return ModelHead(modes, include_prompt, tuple(before), tuple(after))
+
+
+def _pooling_config(path: Path) -> tuple[tuple[Pooling, ...], bool]:
+    config = read_json(path)
+    if "pooling_mode" in config:
+        named = config["pooling_mode"]
+        names = [named] if isinstance(named, str) else list(named)
+    else:
+        names = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)] or ["mean"]
+    unknown = [name for name in names if name not in _MODES]
+    if unknown:
+        raise UsageError(f"{path}: pooling mode {unknown[0]!r} is not known; set model.pooling explicitly")
+    return tuple(_MODES[name] for name in names), bool(config.get("include_prompt", True))
+
+
+def _lstm(path: Path, place: str) -> ModuleSpec:
+    config = read_json(path)
+    in_dim = config.get("embedding_dimension", config.get("word_embedding_dimension"))
+    hidden = config.get("hidden_dim")
+    if not isinstance(hidden, int):
+        raise UsageError(f"{path}: no hidden_dim; fetch the model again")
+    return ModuleSpec("LSTM", place, in_dim, hidden * (2 if config.get("bidirectional", True) else 1))
+
+
+def _dense_or_normalize(path: Path, module: ModuleEntry) -> tuple[ModuleSpec, bool]:
+    """The module, and whether it works on tokens (some late-interaction models) instead of pooled vectors."""
+    config = read_json(path) if module.kind == "Dense" or path.is_file() else {}
+    source = config.get("module_input_name") or "sentence_embedding"
+    if source not in ("sentence_embedding", "token_embeddings") or (config.get("module_output_name") or source) != source:
+        raise UsageError(f"{path}: reads {source} and writes {config.get('module_output_name')}, which is not supported")
+    if module.kind == "Normalize":
+        return ModuleSpec("Normalize", module.path), source == "token_embeddings"
+    activation = str(config.get("activation_function", "torch."))
+    if not activation.startswith("torch."):
+        raise UsageError(f"{path}: activation {activation!r} is custom code, which is never run; use a model without it")
+    return ModuleSpec(
+        "Dense", module.path, config.get("in_features"), config.get("out_features")
+    ), source == "token_embeddings"
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Names of the tensors in a checkpoint, from the index or the file's header; no tensor is read."""
+    index = folder / "model.safetensors.index.json"
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return list(read_json(index).get("weight_map", {}))
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > path.stat().st_size:
+            raise UsageError(f"{path}: not a safetensors file (cut off?); fetch the model again")
+        try:
+            return [name for name in json.loads(stream.read(size)) if name != "__metadata__"]
+        except ValueError:
+            raise UsageError(f"{path}: not a safetensors file; fetch the model again") from None

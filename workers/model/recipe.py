@@ -1,0 +1,206 @@
+"""The model's own files plus the user's settings -> EmbeddingRecipe: how text becomes one vector, settled once.
+
+    modules.json and the modules' folders                             pooling and what surrounds it (read by model_head)
+    sentence_bert_config.json, tokenizer_config.json, config.json     longest input
+    config_sentence_transformers.json                                 prompts
+
+An explicit setting wins over the model's files. `model.pooling` replaces the Pooling module alone: modules on tokens
+(LSTM) still come before it and modules on vectors (Dense) after it. Everything that can be refused without loading the
+weights is refused here. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workers.config import LongText, ModelConfig, Pooling
+from workers.errors import UsageError
+from workers.model.files import TRANSFORMER_CONFIGS, ModelFiles, read_json, read_modules, transformer_folder
+from workers.model.modules import ModuleSpec, read_head, weight_names
+
+_LAYER_POOLINGS = (Pooling.POOLER, Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT)  # read the transformer itself
+OFFSET_POSITIONS = frozenset({
+    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "ibert", "longformer",
+    "luke", "markuplm", "mpnet", "xmod", "lilt",
+})  # fmt: skip  # families that number positions from padding_idx + 1, which costs that many of the table
+_SANE_TOKENS = 1_000_000  # tokenizers without a limit write 1e30
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRecipe:
+    """Pool -> vector modules -> (mean of chunks) -> truncate_dim -> normalise; token modules come before pooling."""
+
+    transformer: str  # folder of the transformer relative to the model's, "" when it is the same
+    pooling: tuple[Pooling, ...]  # several: concatenated in this order
+    include_prompt: bool  # False: pooling leaves the prompt's tokens out
+    normalize: bool
+    max_tokens: int  # longest sequence, special tokens and prompt included
+    long_text: LongText
+    chunk_overlap: int
+    prompt: str  # before every document
+    query_prompt: str  # before a search query
+    truncate_dim: int | None
+    do_lower_case: bool  # lower-case before the tokenizer's own normaliser
+    token_modules: tuple[ModuleSpec, ...] = ()
+    vector_modules: tuple[ModuleSpec, ...] = ()
+    dim: int | None = None  # of the output; None where config.json does not tell the hidden size (the encoder knows)
+
+    @property
+    def pooling_name(self) -> str:
+        """As written to footers and summaries."""
+        return "+".join(self.pooling)
+
+
+def read_layout(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
+    """Settle every `auto` of the model section.
+
+    Raises:
+        UsageError: a module or setting that cannot be honoured, with the mend.
+    """
+    folder, shown = files.folder, f"model.name={files.name}"
+    modules = read_modules(folder)
+    transformer = transformer_folder(folder)
+    model = read_json(transformer / "config.json")
+    settings = _transformer_settings(transformer, shown)
+    head = read_head(folder)
+    modes, before, after = head.pooling, head.token_modules, head.vector_modules
+    if config.pooling is not Pooling.AUTO:
+        modes = (config.pooling,)
+    elif not modes:
+        modes = (Pooling.MEAN,)
+    if modes == (Pooling.MEAN,) and any(module.kind == "LSTM" for module in before):
+        modes = (Pooling.MEAN_LSTM,)  # what it is, under the name a user may also ask for
+    _check_pooling(modes, before, transformer, model, config, shown)
+    if modes == (Pooling.TOKENS,):
+        after = after[-1:] if after and after[-1].kind == "Normalize" else ()  # Dense works on the pooled vector: not here
+    normalizes = bool(after) and after[-1].kind == "Normalize"
+    vector_modules = after[:-1] if normalizes else after
+    prompt, query_prompt = _prompts(folder, config, shown)
+    recipe = EmbeddingRecipe(
+        transformer=modules[0].path if modules else "",
+        pooling=modes,
+        include_prompt=head.include_prompt,
+        normalize=config.normalize if config.normalize != "auto" else normalizes if modules else True,
+        max_tokens=_max_tokens(transformer, model, settings, config, shown),
+        long_text=config.long_text,
+        chunk_overlap=config.chunk_overlap,
+        prompt=prompt,
+        query_prompt=query_prompt,
+        truncate_dim=config.truncate_dim,
+        do_lower_case=bool(settings.get("do_lower_case", False)),
+        token_modules=before,
+        vector_modules=vector_modules,
+        dim=None,
+    )
+    hidden = next((model[key] for key in ("hidden_size", "dim", "d_model") if isinstance(model.get(key), int)), None)
+    return recipe if hidden is None else replace(recipe, dim=output_dim(recipe, hidden))
+
+
+def output_dim(recipe: EmbeddingRecipe, hidden_size: int) -> int:
+    """Components of an output vector.
+
+    Raises:
+        UsageError: a module expects another dimension, or truncate_dim is larger than what there is.
+    """
+    dim = _through(recipe.token_modules, hidden_size, recipe)
+    dim = sum(4 * dim if mode is Pooling.LAST4_CONCAT else dim for mode in recipe.pooling)
+    dim = _through(recipe.vector_modules, dim, recipe)
+    if recipe.truncate_dim is not None and recipe.truncate_dim > dim:
+        raise UsageError(
+            f"model.truncate_dim={recipe.truncate_dim}: the model's vectors have {dim} components; at most that"
+        )
+    return recipe.truncate_dim or dim
+
+
+def first_position(model: Mapping[str, Any]) -> int:
+    """The number of a sequence's first position, by config.json: some families count from behind the padding token's id."""
+    if model.get("model_type") not in OFFSET_POSITIONS:
+        return 0
+    padding = model.get("pad_token_id")
+    return (padding if isinstance(padding, int) else 1) + 1
+
+
+def _through(modules: tuple[ModuleSpec, ...], dim: int, recipe: EmbeddingRecipe) -> int:
+    for module in modules:
+        if module.in_dim is not None and module.in_dim != dim:
+            raise UsageError(
+                f"model.pooling={recipe.pooling_name}: gives {dim} components, but the model's module {module.path} "
+                f"takes {module.in_dim}; use the pooling it was trained with (auto)"
+            )
+        dim = module.out_dim or dim
+    return dim
+
+
+def _check_pooling(
+    modes: tuple[Pooling, ...], before: tuple[ModuleSpec, ...], transformer: Path, model: dict[str, Any],
+    config: ModelConfig, shown: str,
+) -> None:  # fmt: skip
+    pooling = modes[0]
+    if pooling is Pooling.MEAN_LSTM and not any(module.kind == "LSTM" for module in before):
+        raise UsageError(
+            f"model.pooling=mean_lstm: {shown} has no LSTM module; name a sentence-transformers model whose modules.json "
+            "has a trained LSTM, or use pooling=mean"
+        )
+    if pooling in _LAYER_POOLINGS and before:
+        raise UsageError(
+            f"model.pooling={pooling}: reads the transformer's own layers, "
+            f"but {shown} has a {before[0].kind} on its tokens; use auto"
+        )
+    if pooling is Pooling.POOLER and not any(".pooler." in f".{name}" for name in weight_names(transformer)):
+        raise UsageError(f"model.pooling=pooler: {shown} has no pooler weights (they would be random); use cls or mean")
+    layers = next((model[key] for key in ("num_hidden_layers", "n_layers") if isinstance(model.get(key), int)), None)
+    if pooling in (Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT) and layers is not None and layers < 4:
+        raise UsageError(f"model.pooling={pooling}: {shown} has {layers} layers, four are needed; use mean")
+    if pooling is Pooling.TOKENS and config.long_text is LongText.MEAN_OF_CHUNKS:
+        raise UsageError(
+            "model.long_text=mean_of_chunks: token vectors cannot be averaged over chunks; use truncate or chunks"
+        )
+
+
+def _transformer_settings(transformer: Path, shown: str) -> dict[str, Any]:
+    for name in TRANSFORMER_CONFIGS:
+        if (transformer / name).is_file():
+            settings: dict[str, Any] = read_json(transformer / name)
+            task = settings.get("transformer_task", "feature-extraction")
+            output = settings.get("module_output_name", "token_embeddings")
+            modalities = settings.get("modality_config", {"text": {}})
+            if task != "feature-extraction" or output != "token_embeddings" or "text" not in modalities:
+                raise UsageError(f"{shown}: {name} wants task {task!r} giving {output!r}; only text encoders are supported")
+            return settings
+    return {}
+
+
+def _max_tokens(transformer: Path, model: dict[str, Any], settings: dict[str, Any], config: ModelConfig, shown: str) -> int:
+    positions = model.get("max_position_embeddings")
+    limit = positions if isinstance(positions, int) and positions > 0 else None
+    if limit is not None:
+        limit -= first_position(model)
+    if config.max_tokens != "auto":
+        if limit is not None and config.max_tokens > limit:
+            raise UsageError(f"model.max_tokens={config.max_tokens}: {shown} takes at most {limit} tokens; lower it")
+        return config.max_tokens
+    wanted = settings.get("max_seq_length")
+    if not isinstance(wanted, int):
+        path = transformer / "tokenizer_config.json"
+        stored = read_json(path).get("model_max_length") if path.is_file() else None
+        wanted = int(stored) if isinstance(stored, int | float) and stored < _SANE_TOKENS else None
+    known = [value for value in (wanted, limit) if value is not None]
+    if not known:
+        raise UsageError(f"model.max_tokens=auto: the files of {shown} name no longest input; set model.max_tokens")
+    return min(known)
+
+
+def _prompts(folder: Path, config: ModelConfig, shown: str) -> tuple[str, str]:
+    """Prompt of documents and of queries; an empty entry in the model's prompts is a placeholder, not a prompt."""
+    path = folder / "config_sentence_transformers.json"
+    stored = read_json(path) if path.is_file() else {}
+    prompts: dict[str, str] = stored.get("prompts") or {}
+    prompt, default = config.prompt, stored.get("default_prompt_name")
+    if not prompt and default:
+        if default not in prompts:
+            raise UsageError(f"{shown}: default prompt {default!r} is not among its prompts; set model.prompt")
+        prompt = prompts[default] or ""
+    return prompt, prompts.get("query") or prompt

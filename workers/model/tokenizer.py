@@ -1,0 +1,253 @@
+"""Texts -> token ids, cut to the model's longest input or into overlapping chunks; what was cut is recorded.
+
+    1. clip      truncating: the text is read only as far as tokens can count (a 5 MB text costs no more than a page)
+    2. encode    content tokens without special tokens, in groups that bound memory; long texts in pieces cut at white space
+    3. window    one sequence a document (truncate), or several that overlap
+    4. assemble  special tokens + prompt + window + special tokens, end to end in one flat array
+
+The prompt is put before the text and tokenised with it, as sentence-transformers does; a later chunk repeats the
+prompt's tokens. Tokens come from tokenizer.json by the `tokenizers` library alone, so neither transformers nor torch is
+imported, unless the model has no tokenizer.json. Knows nothing of batches, models or vectors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+from tokenizers.normalizers import BertNormalizer, Lowercase
+from tokenizers.normalizers import Sequence as NormalizerSequence
+
+from workers.config import LongText
+from workers.errors import UsageError
+from workers.model.files import read_json
+from workers.model.recipe import EmbeddingRecipe
+from workers.records.tokens import TokenizedTexts, ranges
+
+CLIP_CHARACTERS_A_TOKEN = 16  # a clip this long nearly always holds enough tokens; where not, the whole text is encoded
+PIECE_CHARACTERS = 1 << 17  # longer texts are encoded in pieces: an Encoding holds some 100 bytes a token
+GROUP_CHARACTERS = 1 << 20  # encoded at once
+_BOUNDARY = re.compile(r"(?<=[^\s])(?=[ \n])")  # before white space no tokenizer family joins tokens across
+
+
+class TextTokenizer:
+    """The model's tokenizer under one recipe. Not for use from several threads at once."""
+
+    def __init__(self, folder: Path, recipe: EmbeddingRecipe) -> None:
+        """`folder` is the model's (ModelFiles.folder).
+
+        Raises:
+            UsageError: unusable tokenizer files, or max_tokens too small for prompt, special tokens and chunk_overlap.
+        """
+        self._recipe = recipe
+        self._tokenizer = _load(folder / recipe.transformer, recipe.do_lower_case)
+        self._prefix, self._suffix = _special_tokens(self._tokenizer)
+        specials = len(self._prefix) + len(self._suffix)
+        self._room = recipe.max_tokens - specials  # for prompt and content
+        prompt = len(self._tokenizer.encode(recipe.prompt, add_special_tokens=False).ids) if recipe.prompt else 0
+        # As sentence-transformers counts it: the prompt tokenised alone, without its last special token.
+        self._prompt_tokens = len(self._prefix) + prompt + max(len(self._suffix) - 1, 0) if prompt else 0
+        room = self._room - prompt
+        if room < 1:
+            raise UsageError(
+                f"model.max_tokens={recipe.max_tokens}: no room for text beside {specials} special tokens "
+                f"and a prompt of {prompt}; raise max_tokens or shorten model.prompt"
+            )
+        if recipe.long_text is not LongText.TRUNCATE and recipe.chunk_overlap >= room:
+            raise UsageError(
+                f"model.chunk_overlap={recipe.chunk_overlap}: must be less than the {room} tokens of text in a chunk "
+                f"(max_tokens={recipe.max_tokens} less special tokens and prompt); lower it"
+            )
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Never fails on a text: one without any token becomes its special tokens alone."""
+        prompt = self._recipe.prompt
+        prompted = [prompt + text for text in texts] if prompt else texts
+        if self._recipe.long_text is LongText.TRUNCATE:
+            contents = self._encode_clipped(prompted)
+            lengths = np.fromiter((len(ids) for ids in contents), np.int64, len(contents))
+            kept = np.minimum(lengths, self._room)
+            zeros = np.zeros(len(texts), np.int64)
+            document = np.arange(len(texts), dtype=np.int32)
+            return self._assemble(contents, document, zeros, zeros, kept, None, None, lengths > kept)
+        return self._chunks(prompted)
+
+    def strings(self, ids: NDArray[np.int32] | Sequence[int]) -> list[str]:
+        """Token strings as the vocabulary has them (##ing, ▁the, Ġof)."""
+        return [self._tokenizer.id_to_token(int(token)) or "" for token in ids]
+
+    def _chunks(self, texts: Sequence[str]) -> TokenizedTexts:
+        recipe, prompt = self._recipe, len(self._recipe.prompt)
+        spans = recipe.long_text is LongText.CHUNKS
+        encoded = list(self._encode(texts, offsets=spans or prompt > 0))
+        contents = [ids for ids, _ in encoded]
+        # Tokens that end within the prompt are the prompt; one that straddles the border belongs to the text.
+        leading = [_leading(ends_TX[:, 1], prompt) if prompt else 0 for _, ends_TX in encoded]
+        prompt_D = np.array(leading, np.int64).reshape(-1)
+        length_D = np.fromiter((len(ids) for ids in contents), np.int64, len(contents)) - prompt_D
+        room_D = np.maximum(self._room - prompt_D, recipe.chunk_overlap + 1)
+        step_D = room_D - recipe.chunk_overlap
+        count_D = np.where(length_D <= room_D, 1, 1 + -(-(length_D - room_D) // step_D))
+        document = np.repeat(np.arange(len(texts)), count_D)
+        within = ranges(np.zeros(len(texts), np.int64), count_D)
+        start_N = within * step_D[document]
+        length_N = np.minimum(room_D[document], length_D[document] - start_N)
+        first = last = None
+        if spans:
+            first, last = np.zeros(len(document), np.int64), np.zeros(len(document), np.int64)
+            for row, (owner, start, length) in enumerate(zip(document, start_N + prompt_D[document], length_N, strict=True)):
+                if length:
+                    offsets = encoded[owner][1]
+                    first[row] = max(offsets[start, 0] - prompt, 0)
+                    last[row] = max(offsets[start + length - 1, 1] - prompt, 0)
+        cut = np.zeros(len(texts), np.bool_)
+        return self._assemble(contents, document.astype(np.int32), prompt_D[document], start_N, length_N, first, last, cut)
+
+    def _assemble(
+        self,
+        contents: list[NDArray[np.int32]],
+        document: NDArray[np.int32],
+        prompt_N: NDArray[np.int64],
+        start_N: NDArray[np.int64],
+        length_N: NDArray[np.int64],
+        chunk_start: NDArray[np.int64] | None,
+        chunk_end: NDArray[np.int64] | None,
+        truncated: NDArray[np.bool_],
+    ) -> TokenizedTexts:
+        """Gather (prefix, prompt, window, suffix) of every sequence from one flat source."""
+        flat = np.concatenate([self._prefix, self._suffix, *contents]).astype(np.int32, copy=False)
+        specials = len(self._prefix) + len(self._suffix)
+        sizes = np.fromiter((len(ids) for ids in contents), np.int64, len(contents))
+        content_N = (specials + np.cumsum(sizes) - sizes)[document]
+        zeros = np.zeros(len(document), np.int64)
+        starts = np.stack([zeros, content_N, content_N + prompt_N + start_N, zeros + len(self._prefix)], axis=1)
+        lengths = np.stack([zeros + len(self._prefix), prompt_N, length_N, zeros + len(self._suffix)], axis=1)
+        sequence_N = lengths.sum(axis=1)
+        return TokenizedTexts(
+            input_ids=flat[ranges(starts.ravel(), lengths.ravel())],
+            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(sequence_N)]),
+            document=document,
+            chunk_start=chunk_start,
+            chunk_end=chunk_end,
+            truncated=truncated,
+            num_tokens=np.bincount(document, weights=sequence_N, minlength=len(contents)).astype(np.int32),
+            prompt_tokens=self._prompt_tokens,
+        )
+
+    def _encode_clipped(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+        """Content tokens: all of a text, or more than there is room for (which says that it will be truncated)."""
+        limit = CLIP_CHARACTERS_A_TOKEN * self._recipe.max_tokens
+        clips = [next(_pieces(text, limit)) for text in texts]
+        contents = [ids for ids, _ in self._encode(clips, offsets=False)]
+        for index, (clip, text) in enumerate(zip(clips, texts, strict=True)):
+            if len(clip) < len(text) and len(contents[index]) <= self._room:  # few tokens in many characters
+                contents[index] = next(self._encode([text], offsets=False))[0]
+        return contents
+
+    def _encode(self, texts: Sequence[str], *, offsets: bool) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """Each text's content tokens [T] and their characters [T, 2] (empty when not asked for), in order."""
+        encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
+        for group in _groups(texts):
+            pieces = [list(_pieces(text, PIECE_CHARACTERS)) for text in group]
+            encodings = iter(encode(list(chain.from_iterable(pieces)), add_special_tokens=False))
+            for parts in pieces:
+                found = [(next(encodings), part) for part in parts]
+                ids = np.concatenate([np.array(encoding.ids, np.int32) for encoding, _ in found])
+                yield ids, _characters(found) if offsets else np.empty((0, 2), np.int64)
+
+
+def _characters(found: list[tuple[Encoding, str]]) -> NDArray[np.int64]:
+    """Character spans [T, 2] of a text's tokens, its pieces put end to end."""
+    spans, shift = [], 0
+    for encoding, part in found:
+        spans.append(np.array(encoding.offsets, np.int64).reshape(-1, 2) + shift)
+        shift += len(part)
+    return np.concatenate(spans)
+
+
+def _leading(ends: NDArray[np.int64], border: int) -> int:
+    beyond = np.flatnonzero(ends > border)
+    return int(beyond[0]) if len(beyond) else len(ends)
+
+
+def _pieces(text: str, size: int) -> Iterator[str]:
+    """The text in consecutive pieces of at least `size` characters, each but the last ending before white space."""
+    start = 0
+    while len(text) - start > size:
+        boundary = _BOUNDARY.search(text, start + size)
+        if boundary is None:
+            break
+        yield text[start : boundary.start()]
+        start = boundary.start()
+    yield text[start:]
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    group: list[str] = []
+    characters = 0
+    for text in texts:
+        if group and characters + len(text) > GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+        group.append(text)
+        characters += len(text)
+    if group:
+        yield group
+
+
+def _special_tokens(tokenizer: Tokenizer) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Ids that the model's post-processor puts before and after every text."""
+    probe = tokenizer.encode("a")
+    inside = [index for index, special in enumerate(probe.special_tokens_mask) if not special]
+    first, last = (inside[0], inside[-1] + 1) if inside else (len(probe.ids), len(probe.ids))
+    return np.array(probe.ids[:first], np.int32), np.array(probe.ids[last:], np.int32)
+
+
+def _load(folder: Path, lower_case: bool) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _convert(folder)
+    except UsageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the Rust library raises bare Exception
+        raise UsageError(
+            f"{path}: not a tokenizer this version of `tokenizers` can read ({error}); fetch the model again"
+        ) from None
+    tokenizer.no_truncation()  # files carry whatever was set when they were saved
+    tokenizer.no_padding()
+    if (folder / "tokenizer_config.json").is_file() and isinstance(tokenizer.normalizer, BertNormalizer):
+        _apply_bert_settings(tokenizer, read_json(folder / "tokenizer_config.json"))
+    if lower_case:
+        old = tokenizer.normalizer
+        tokenizer.normalizer = NormalizerSequence([Lowercase()] if old is None else [Lowercase(), old])
+    return tokenizer
+
+
+def _apply_bert_settings(tokenizer: Tokenizer, config: dict[str, Any]) -> None:
+    """tokenizer_config.json wins over tokenizer.json, as it does in transformers."""
+    normalizer = tokenizer.normalizer
+    for key, attribute in (("do_lower_case", "lowercase"), ("strip_accents", "strip_accents"),
+                           ("tokenize_chinese_chars", "handle_chinese_chars")):  # fmt: skip
+        if key in config:
+            setattr(normalizer, attribute, config[key])
+
+
+def _convert(folder: Path) -> Tokenizer:
+    """A model without tokenizer.json: transformers builds it from vocab.txt or a sentencepiece model."""
+    from transformers import AutoTokenizer  # slow import, and it brings torch; needed for few models
+
+    try:
+        converted = AutoTokenizer.from_pretrained(str(folder), use_fast=True, trust_remote_code=False, local_files_only=True)
+        return Tokenizer.from_str(converted.backend_tokenizer.to_str())
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{folder}: no tokenizer.json, and its tokenizer cannot be converted ({reason}); "
+            "save the model with AutoTokenizer.save_pretrained"
+        ) from None

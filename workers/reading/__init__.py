@@ -1,0 +1,1 @@
+"""A shard -> windows of documents, and the rows that are quarantined."""

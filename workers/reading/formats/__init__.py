@@ -1,0 +1,1 @@
+"""One module a source format, and what each format can do."""

@@ -1,0 +1,127 @@
+"""A shard -> windows of documents: the first stage of a replica.
+
+    slices -> SourceStream -> Parquet | JSONL | CSV | text reader -> SourceRows -> judge -> RowChunk -> windows
+
+Windows run across slices and objects. Each ends with the row that fills it, so its border is a function of the shard's
+content alone: after WINDOW_ROWS documents or plan.window_bytes of text (and, to bound memory, after KEPT_BYTES of kept
+columns or WINDOW_ROWS quarantined rows). Every source row is in exactly one window, as a document or quarantined.
+Knows nothing of tokens and models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from workers.config import SourceFormat
+from workers.reading.formats.csv import read_csv
+from workers.reading.formats.jsonl import read_jsonl
+from workers.reading.formats.parquet import read_parquet
+from workers.reading.formats.traits import format_of
+from workers.reading.line_records import read_text
+from workers.reading.source_rows import RowChunk, SourceRows, judge, kept_bytes, text_bytes
+from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, DocumentWindow, QuarantinedRow, ReadPlan
+from workers.records.shard import ObjectSlice, Shard
+from workers.storage.objects import redact
+from workers.storage.stream import SourceStream
+
+KEPT_BYTES = 4 * WINDOW_BYTES  # kept columns of one window, in Arrow's memory
+_LINE_READERS = {SourceFormat.JSONL: read_jsonl, SourceFormat.CSV: read_csv, SourceFormat.TEXT: read_text}
+
+
+def read_windows(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> Iterator[DocumentWindow]:
+    """The documents of a shard, window by window, in the order of the source.
+
+    exclude: object URI -> reason; such an object is not opened, and each of its slices is one QuarantinedRow with the
+    slice's number of rows (None: not known, and then not in rows_read). A window may hold no documents, only quarantined
+    rows; a shard without rows has no windows.
+
+    Raises:
+        ObjectError: one object is corrupt, gone, replaced, or lacks a column. TransientError: the store failed.
+        UsageError: the object's name does not tell its format; access denied.
+        ValueError: ids are made from row numbers and a slice has no first_row.
+    """
+    cutter = _WindowCutter(plan)
+    for piece in shard.slices:
+        reason = exclude.get(piece.uri, exclude.get(redact(piece.uri)))
+        if reason is not None:
+            cutter.add_lost(QuarantinedRow(redact(piece.uri), None, None, reason, rows=piece.rows))
+            continue
+        for rows in _source_rows(piece, plan):
+            yield from cutter.add(judge(rows, piece.uri, plan))
+    yield from cutter.finish()
+
+
+def _source_rows(piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
+    kind, compression = format_of(piece.uri, plan.corpus.format)
+    is_parquet = kind is SourceFormat.PARQUET
+    with SourceStream.open(piece, plan.corpus.storage_options, exact=is_parquet) as stream:
+        if is_parquet:
+            yield from read_parquet(stream, piece, plan)
+        else:
+            yield from _LINE_READERS[kind](stream, piece, plan, compression)
+
+
+class _WindowCutter:
+    """Gathers judged rows and hands out full windows."""
+
+    def __init__(self, plan: ReadPlan) -> None:
+        self._schema, self._window_bytes = plan.schema, plan.window_bytes
+        self._index = 0
+        self._start_window()
+
+    def _start_window(self) -> None:
+        self._tables: list[pa.Table] = []
+        self._rows_read = 0
+        self._quarantined: list[QuarantinedRow] = []
+        # What is left of the window's limits: documents, text bytes, kept bytes, quarantined rows
+        self._room = np.array([WINDOW_ROWS, self._window_bytes, KEPT_BYTES, WINDOW_ROWS], dtype=np.int64)
+
+    def add_lost(self, row: QuarantinedRow) -> None:
+        """A whole slice that is not read."""
+        self._quarantined.append(row)
+        self._rows_read += row.rows or 0
+
+    def add(self, chunk: RowChunk) -> Iterator[DocumentWindow]:
+        used = _running_totals(chunk)  # [4, size + 1]: what the rows before each place cost
+        bad_places = np.array([place for place, _ in chunk.quarantined], dtype=np.int64)
+        begin = 0
+        while begin < chunk.size:
+            ends = [np.searchsorted(row, row[begin] + room) for row, room in zip(used, self._room, strict=True)]
+            end = min(chunk.size, *map(int, ends))  # the row that uses up the first of the limits is the window's last
+            documents, bad = used[0, [begin, end]], np.searchsorted(bad_places, [begin, end])
+            if documents[1] > documents[0]:
+                self._tables.append(chunk.table.slice(documents[0], documents[1] - documents[0]))
+            lost = [row for _, row in chunk.quarantined[bad[0] : bad[1]]]
+            self._quarantined += lost
+            self._rows_read += int(documents[1] - documents[0]) + sum(row.rows or 0 for row in lost)
+            self._room -= used[:, end] - used[:, begin]
+            begin = end
+            if (self._room <= 0).any():
+                yield self._window()
+
+    def finish(self) -> Iterator[DocumentWindow]:
+        if self._rows_read or self._quarantined:
+            yield self._window()
+
+    def _window(self) -> DocumentWindow:
+        # One contiguous table: slices would keep the larger batches alive that they were cut from
+        table = pa.concat_tables(self._tables).combine_chunks() if self._tables else self._schema.empty_table()
+        window = DocumentWindow(self._index, table, self._rows_read, self._quarantined)
+        self._index += 1
+        self._start_window()
+        return window
+
+
+def _running_totals(chunk: RowChunk) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    cost = np.zeros((4, chunk.size + 1), dtype=np.int64)
+    after = chunk.places + 1
+    cost[0, after] = 1
+    cost[1, after] = text_bytes(chunk.table)
+    cost[2, after] = kept_bytes(chunk.table) // max(
+        1, len(chunk.places)
+    )  # an even share: exact sizes of nested rows are dear to find
+    cost[3, 1:] = 1 - cost[0, 1:]
+    return np.cumsum(cost, axis=1)

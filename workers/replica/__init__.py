@@ -1,0 +1,1 @@
+"""One process, one model: read, tokenise, encode and write overlap."""

@@ -1,0 +1,58 @@
+"""Texts to vectors in this process: what `verify` and `search` use beside the pipeline, through the same stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.config import LongText, ModelConfig, Precision
+from workers.engine.encoder import Encoder
+from workers.errors import UsageError
+from workers.model.files import resolve_model
+from workers.model.golden import GOLDEN_TEXTS
+from workers.model.recipe import read_layout
+from workers.model.tokenizer import TextTokenizer
+from workers.table.schema import SnapshotStamp
+
+
+class Embedder:
+    """The model of a snapshot, loaded here.
+
+    Args:
+        query: put the model's query prompt before texts, not the documents' one.
+
+    Raises:
+        UsageError: the model cannot be loaded, or is not the one the snapshot was made with.
+    """
+
+    def __init__(
+        self, config: ModelConfig, stamp: SnapshotStamp, *, query: bool = False, long_text: LongText | None = None
+    ) -> None:
+        files = resolve_model(config)
+        if (files.weights_digest, files.tokenizer_digest) != (stamp.weights_digest, stamp.tokenizer_digest):
+            raise UsageError(
+                f"model {config.name}: not the one the snapshot was made with (weights {files.weights_digest[:12]}, "
+                f"snapshot {stamp.weights_digest[:12]}); set model.name and model.revision to the snapshot's"
+            )
+        recipe = read_layout(files, config)
+        recipe = replace(
+            recipe, prompt=recipe.query_prompt if query else recipe.prompt, long_text=long_text or recipe.long_text
+        )
+        self._tokenizer = TextTokenizer(files.folder, recipe)
+        golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
+        self._encoder = Encoder(files, recipe, golden, Precision(stamp.precision), config.batch_tokens, None)
+
+    def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        """For each text its vectors [n, dim]: one, or one a chunk, or one a token."""
+        tokens = self._tokenizer.tokenize(texts)
+        encoded = self._encoder.encode(tokens)
+        owner: npt.NDArray[np.integer[Any]]
+        if encoded.offsets is not None:
+            owner = np.repeat(tokens.document, np.diff(encoded.offsets))
+        else:
+            owner = tokens.document if len(encoded.vectors) == len(tokens.document) else np.arange(len(texts))
+        return [encoded.vectors[owner == index] for index in range(len(texts))]

@@ -1,0 +1,221 @@
+"""The composition root of a worker process: holds one model, embeds one shard after another.
+
+    embed_shard(assignment) -> Receipt | Failure
+        adopt what an earlier attempt left complete, else
+        read -> tokenise -> encode -> (assemble rows, write)        (one thread each, joined by short queues)
+
+Two calls may be in flight: the second is being read while the first is embedded. Nothing here decides what is next, retries,
+or looks at another shard. Errors become a Failure that says who is to blame.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import resource
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.config import Precision
+from workers.dedup.deduplicator import Placement
+from workers.engine.encoder import Encoder
+from workers.errors import ObjectError, ReplicaError, TransientError, UsageError
+from workers.host.memory import Trimmer
+from workers.host.spill_file import own_spool_folder
+from workers.model.files import resolve_model
+from workers.model.golden import GOLDEN_TEXTS
+from workers.model.recipe import read_layout
+from workers.model.tokenizer import TextTokenizer
+from workers.reading.reader import read_windows
+from workers.records.documents import TEXT
+from workers.records.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
+from workers.records.tokens import TokenizedTexts, rows_of_texts
+from workers.replica.golden_reference import await_reference
+from workers.replica.pipeline import Pipeline
+from workers.replica.settings import ReplicaSettings, Settled
+from workers.replica.shard_job import EncodedWindow, ReadWindow, ShardJob
+from workers.storage.client import retries
+from workers.storage.objects import Store
+from workers.table.schema import OutputSchema, output_schema
+from workers.table.vectors import calibrate_scale
+from workers.writing.writer import adopt
+
+log = logging.getLogger("reembed")
+
+CALIBRATION_DOCUMENTS = 256  # per sampled shard, when the scale of int8 vectors is settled
+ENOSPC_HINT = "the local disk of this node is full; free space under its temporary folder"
+
+
+class Replica:
+    """One model on one device. `settle` comes between the constructor and the first shard.
+
+    Raises (constructor):
+        UsageError: the model or the settings cannot be used.
+        ReplicaError: the model found on this node is not the one the run was planned with, or it computes wrongly here.
+    """
+
+    def __init__(self, settings: ReplicaSettings, name: str) -> None:
+        began = time.monotonic()
+        self.name, self._settings = name, settings
+        self._schema: OutputSchema | None = None
+        self._files = files = resolve_model(settings.model)
+        if (files.weights_digest, files.tokenizer_digest) != (settings.weights_digest, settings.tokenizer_digest):
+            raise ReplicaError(
+                f"model {files.name} on {socket.gethostname()} has weights {files.weights_digest[:12]}, the run was "
+                f"planned with {settings.weights_digest[:12]}; make the same model available on every node"
+            )
+        self._recipe = read_layout(files, settings.model)
+        self._store = Store(settings.output.uri, settings.output.storage_options)
+        self._store.atomic_create = settings.atomic_create
+        self._tokenizer = TextTokenizer(files.folder, self._recipe)
+        self._encoder = self._load(settings.precision)
+        if self._encoder.dim != settings.dim:
+            raise ReplicaError(
+                f"model {files.name} gives {self._encoder.dim} components here, the run was planned with {settings.dim}"
+            )
+        self._pipeline: Pipeline[Receipt] = Pipeline(
+            [("tokenize", self._tokenize), ("encode", self._encode)], waiting="encode"
+        )
+        self._spool = own_spool_folder()
+        self._in_flight: dict[int, int] = {}
+        self._heap = Trimmer()
+        self._documents_spared = 0  # reused or repeated texts: nothing to encode
+        self._lock = threading.Lock()
+        self._encoding_since: float | None = None
+        self._loaded_seconds = time.monotonic() - began
+        self._ready_at = time.monotonic()
+
+    def facts(self) -> dict[str, Any]:
+        """Where it runs and on what, for logs and the report."""
+        return {
+            "node": socket.gethostname(),
+            "pid": os.getpid(),
+            "device": str(self._encoder.device),
+            "precision": self._encoder.precision.value,
+            "way": self._encoder.way,
+            "batch_tokens": self._encoder.batch_tokens,
+            "loaded_seconds": round(self._loaded_seconds, 2),
+        }
+
+    def settle(self, settled: Settled) -> None:
+        """Work as the run does: a replica that `auto` took elsewhere loads the model again.
+
+        Raises:
+            ReplicaError: the run's precision does not hold on this device.
+        """
+        precision = Precision(settled.stamp.precision)
+        if precision is not self._encoder.precision:
+            self._encoder = self._load(precision)
+        self._encoder.batch_tokens = settled.batch_tokens
+        self._schema = output_schema(self._settings.plan, settled.stamp, self._settings.output.partition_by)
+
+    def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
+        """One attempt at a shard. Always answers: a Receipt, or a Failure with its reason."""
+        shard = assignment.shard
+        with self._lock:
+            self._in_flight[shard.number] = assignment.epoch
+        try:
+            schema = self._settled_schema()
+            left = adopt(self._store, schema.stamp.run_id, shard, schema.fingerprint())
+            if left is not None:
+                return left
+            strings = self._tokenizer.strings
+            job = ShardJob(assignment, self._settings.plan, schema, self._store, self._spool, self.name, strings)
+            return self._pipeline.submit(job).result()
+        except Exception as error:  # noqa: BLE001 - the edge: every error leaves as a Failure with its blame
+            return _failure(assignment, error)
+        finally:
+            with self._lock:
+                self._in_flight.pop(shard.number, None)
+            self._heap.trim_if_due()
+
+    def calibrate(self, shards: Sequence[Shard]) -> float:
+        """int8 step for the whole snapshot, from the first documents of each of these shards."""
+        samples = []
+        for shard in shards:
+            window = next(iter(read_windows(shard, self._settings.plan, {})), None)
+            if window is not None and window.table.num_rows:
+                texts = window.table[TEXT].slice(0, CALIBRATION_DOCUMENTS).to_pylist()
+                samples.append(self._encoder.encode(self._tokenizer.tokenize(texts)).vectors)
+        return calibrate_scale(np.concatenate(samples) if samples else np.empty((0, self._encoder.dim), np.float32))
+
+    def golden(self) -> NDArray[np.float32] | None:
+        """Vectors [sequences, dim] of the golden texts, computed now as shards are; None for pooling=tokens.
+
+        For a replica that has nothing else to do: one thread at a time may encode.
+        """
+        encoded = self._encoder.encode(self._tokenizer.tokenize(GOLDEN_TEXTS))
+        return encoded.vectors if encoded.offsets is None else None
+
+    def stats(self) -> ReplicaStats:
+        """Running totals since the model was loaded."""
+        totals, since, now = dict(self._pipeline.totals), self._encoding_since, time.monotonic()
+        return ReplicaStats(
+            documents=int(self._encoder.documents_done) + self._documents_spared,
+            tokens=self._encoder.tokens_done,
+            busy_seconds=totals["encode"] + (now - since if since is not None else 0.0),
+            uptime_seconds=now - self._ready_at,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            shards=tuple(self._in_flight),
+            stage_seconds=totals,
+            batches=self._encoder.batches_done,
+            storage_retries=retries(),
+        )
+
+    def _tokenize(self, item: ReadWindow) -> tuple[Placement, TokenizedTexts]:
+        """Texts whose vectors are on the shard's shelf are left out here, so that nobody works on them."""
+        window, placer = item
+        placement = placer.place(window)
+        tokens = self._tokenizer.tokenize(placement.texts())
+        placer.settle(placement, rows_of_texts(tokens, self._settled_schema().chunked))
+        # probes are embedded as well, and are no documents of their own
+        self._documents_spared += window.table.num_rows - len(placement.new) - len(placement.probes)
+        return placement, tokens
+
+    def _encode(self, item: tuple[Placement, TokenizedTexts]) -> EncodedWindow:
+        """Nothing but the encoder's own work: what a GPU is paid for must not wait for Arrow."""
+        placement, tokens = item
+        self._encoding_since = time.monotonic()
+        try:
+            return placement, tokens, self._encoder.encode(tokens)
+        finally:
+            self._encoding_since = None
+
+    def _load(self, precision: Precision) -> Encoder:
+        golden, settings = self._tokenizer.tokenize(GOLDEN_TEXTS), self._settings
+        reference = functools.partial(await_reference, settings.reference, self._files.weights_digest)
+        return Encoder(self._files, self._recipe, golden, precision, settings.batch_tokens, settings.threads, reference)
+
+    def _settled_schema(self) -> OutputSchema:
+        if self._schema is None:
+            raise ReplicaError(f"{self.name} was given a shard before the run was settled")
+        return self._schema
+
+
+def _failure(assignment: Assignment, error: Exception) -> Failure:
+    """Who is to blame, in words that name the thing and the mend."""
+    shard, uri, rows_read = assignment.shard, None, 0
+    reason = str(error)
+    match error:
+        case ObjectError():
+            blame, uri, reason, rows_read = Blame.OBJECT, error.object_uri, error.reason, error.rows_read
+        case ReplicaError():
+            blame = Blame.REPLICA
+        case TransientError() | UsageError():  # storage away, credentials expired: no shard's fault
+            blame = Blame.NOBODY
+        case OSError():
+            blame, reason = Blame.NOBODY, f"{error}" + (f"; {ENOSPC_HINT}" if error.errno == 28 else "")
+        case _:
+            blame = Blame.SHARD
+            reason = f"{type(error).__name__}: {error}"
+            log.error("shard %d: %s", shard.number, "".join(traceback.format_exception(error)))
+    return Failure(shard.number, assignment.epoch, blame, " ".join(reason.split())[:1000], uri, rows_read)

@@ -1,0 +1,35 @@
+"""What a replica is told: at start, and once the run is settled. The same for all replicas of a run. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workers.config import Auto, ModelConfig, OutputConfig, Precision
+from workers.records.documents import ReadPlan
+from workers.replica.golden_reference import ReferenceFile
+from workers.table.schema import SnapshotStamp
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSettings:
+    """`threads` are torch's CPU threads. Holds storage_options, so it is never logged or stored."""
+
+    plan: ReadPlan
+    model: ModelConfig
+    output: OutputConfig
+    weights_digest: str  # of the model the run was planned with
+    tokenizer_digest: str
+    dim: int
+    precision: Precision  # auto: the replica says what that is on its device
+    batch_tokens: int | Auto
+    threads: int
+    atomic_create: bool  # as the driver found the store by racing writers
+    reference: ReferenceFile | None = None  # of the golden texts, where the driver's machine is the replicas' as well
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What only a replica could tell, and then holds for all: every attempt gives the same bits on one kind of device."""
+
+    stamp: SnapshotStamp
+    batch_tokens: int

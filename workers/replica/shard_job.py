@@ -1,0 +1,142 @@
+"""One shard on its way through the pipeline: where its windows come from, and what becomes of them.
+
+    items()    reading thread: vectors of earlier parts to the shelf, then the shard's windows
+    append()   writing thread: rows assembled and spooled, counts to the receipt
+    finish()   writing thread: parts, quarantine file, the receipt
+    abandon()  writing thread: nothing was published, temporary files go
+
+It counts every row it meets; the receipt's figures are these counts, checked against each other before anything is written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from workers.dedup.deduplicator import Placement, TextPlacer
+from workers.dedup.prefill import seed_shelf
+from workers.dedup.probe import probe_cosine
+from workers.errors import ReembedError
+from workers.host.memory import trim
+from workers.reading.reader import read_windows
+from workers.reading.source_rows import EMPTY
+from workers.records.documents import DocumentWindow, ReadPlan, RowsDigest
+from workers.records.shard import Assignment, OutputFile, Receipt
+from workers.records.tokens import EncodedTexts, TokenizedTexts
+from workers.replica.poison import try_objects
+from workers.storage.objects import Store
+from workers.table.schema import OutputSchema
+from workers.writing.rows import document_rows, text_rows
+from workers.writing.writer import ShardWriter
+
+LARGE = 1 << 18  # documents of a shard after which the heap has holes that are worth giving back
+ReadWindow = tuple[DocumentWindow, TextPlacer]
+EncodedWindow = tuple[Placement, TokenizedTexts, EncodedTexts]
+
+
+class ShardJob:
+    """See the module; satisfies workers.replica.pipeline.Job."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        plan: ReadPlan,
+        schema: OutputSchema,
+        store: Store,
+        spool: Path,
+        replica: str,
+        token_strings: Callable[[Sequence[int]], list[str]],
+    ) -> None:
+        """`token_strings`: ids -> strings, for pooling=tokens."""
+        self._assignment, self._plan, self._schema, self._store = assignment, plan, schema, store
+        self._replica, self._token_strings = replica, token_strings
+        self._writer = ShardWriter(store, assignment, schema, spool)
+        self._placer = TextPlacer()
+        self._began = time.monotonic()
+        self._counts: Counter[str] = Counter()
+        self._lost: list[str] = []
+        self._digest = RowsDigest()
+        self._bad: dict[int, str] = {}  # first shelf row of a text without a usable vector -> reason
+        self._probe_cosine: float | None = None
+
+    def items(self) -> Iterator[ReadWindow]:
+        shard, exclude = self._assignment.shard, dict(self._assignment.exclude)
+        if self._assignment.wary:
+            try_objects(shard, self._plan, exclude)
+        seed_shelf(self._store, shard.earlier, self._schema, self._placer, self._writer.shelf)
+        for window in read_windows(shard, self._plan, exclude):
+            yield window, self._placer
+
+    def append(self, encoded: EncodedWindow) -> None:
+        placement, tokens, vectors = encoded
+        texts = text_rows(tokens, vectors, len(placement.new), self._schema, self._token_strings)
+        self._bad |= {int(placement.row_D[placement.new[text]]): reason for text, reason in texts.bad.items()}
+        rows = document_rows(placement, self._bad, self._schema)
+        self._writer.append(rows.table, texts.table)
+        self._writer.quarantine(rows.quarantined)
+        self._lost += [entry.object for entry in rows.quarantined if entry.rows is None]
+        self._counts.update(
+            rows_read=placement.window.rows_read,
+            documents=rows.table.num_rows,
+            rows=rows.rows,
+            reused=rows.reused_rows,
+            repeated=rows.repeated_rows,
+            quarantined=sum(entry.rows or 0 for entry in rows.quarantined),
+            empty=sum(entry.reason.startswith(EMPTY) for entry in placement.window.quarantined),
+            tokens=int(tokens.num_tokens.sum()),
+            padded_tokens=vectors.padded_tokens,
+            probed=len(placement.probes),
+        )
+        if len(placement.probes):
+            with self._writer.shelf.open_seeded() as stored:
+                self._probe_cosine = round(probe_cosine(placement, tokens, vectors, stored, self._schema), 6)
+        self._digest.merge(rows.source_digest)
+
+    def finish(self, stage_seconds: Mapping[str, float]) -> Receipt:
+        counts = self._counts
+        if counts["rows_read"] != counts["documents"] + counts["quarantined"]:
+            raise ReembedError(
+                f"shard {self._assignment.shard.number}: {counts['rows_read']} rows read, {counts['documents']} embedded, "
+                f"{counts['quarantined']} quarantined; this is a defect of reembed, nothing was written"
+            )
+        self._placer = TextPlacer()  # the index of texts is not needed while parts are written and sent
+        if counts["documents"] > LARGE:
+            trim()
+        totals = self._writer.totals()
+
+        def draft(files: tuple[OutputFile, ...], quarantine: OutputFile | None) -> Receipt:
+            return Receipt(
+                shard=self._assignment.shard.number,
+                epoch=self._assignment.epoch,
+                rows_read=counts["rows_read"],
+                documents=counts["documents"],
+                rows=counts["rows"],
+                quarantined_rows=counts["quarantined"],
+                lost_objects=tuple(self._lost),
+                tokens=counts["tokens"],
+                padded_tokens=counts["padded_tokens"],
+                truncated=totals.truncated,
+                duplicate_ids=counts["documents"] - totals.distinct_ids,
+                files=files,
+                quarantine=quarantine,
+                stage_seconds={name: round(seconds, 4) for name, seconds in stage_seconds.items()},
+                seconds=round(time.monotonic() - self._began, 4),
+                replica=self._replica,
+                source_digest=str(self._digest),
+                clipped=totals.clipped,
+                excluded=tuple(uri for uri, _ in self._assignment.exclude),
+                reused_rows=counts["reused"],
+                repeated_rows=counts["repeated"],
+                empty=counts["empty"],
+                token_histogram=totals.token_histogram,
+                ended=round(time.time(), 3),
+                probed=counts["probed"],
+                probe_cosine=self._probe_cosine,
+            )
+
+        return self._writer.finish(draft)
+
+    def abandon(self) -> None:
+        self._writer.abandon()

@@ -1,0 +1,187 @@
+"""Does a shard's output hold its source, every row once, undamaged? The worker's half of `reembed verify`.
+
+    audit_parts    each part: there, size, SHA-256, schema, stamp, finite, norms, rows and rows digest as its receipt says
+    audit_source   the source read again: the multiset of (id, text hash) is the one in the parts and in the receipt
+    compare        sampled documents embedded again: cosine to the stored vectors
+
+Findings are sentences that name the file or object; an empty list is a pass. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from workers.config import VectorType
+from workers.errors import ObjectChanged, ObjectError, ObjectMissing
+from workers.reading.reader import read_windows
+from workers.records.documents import ID, TEXT, ReadPlan, RowsDigest, text_hash
+from workers.records.shard import OutputFile, Receipt, Shard
+from workers.storage.store import Store
+from workers.table.schema import EMBEDDING, OF_THE_VECTORS, PREFIX, OutputSchema
+from workers.table.vectors import as_float32, bad_rows, cosines
+
+NORM_TOLERANCE = {VectorType.FLOAT32: 1e-3, VectorType.FLOAT16: 5e-3, VectorType.INT8: 0.1}
+_STAMPED = {name.encode() for name in (PREFIX + "run_id", *OF_THE_VECTORS)}
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(slots=True)
+class ShardAudit:
+    """What was found, and the documents drawn for comparison: (id, text hash) -> text and stored vectors."""
+
+    findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    rows: int = 0
+    documents: int = 0
+    texts: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    stored: dict[tuple[str, bytes], Floats] = field(default_factory=dict)
+
+
+def audit_shard(
+    store: Store, shard: Shard, receipt: Receipt, plan: ReadPlan, schema: OutputSchema, run_id: str, sample: int
+) -> ShardAudit:
+    """Audit one shard; `sample` documents are remembered for `compare`."""
+    audit = ShardAudit()
+    _audit_source(shard, receipt, plan, _quarantined_ids(store, receipt, audit), sample, audit)
+    digest = RowsDigest()
+    for file in receipt.files:
+        _audit_part(store, file, schema, None if receipt.carried_from else run_id, digest, audit)
+    if not audit.findings and str(digest) != receipt.source_digest:
+        audit.findings.append(
+            f"shard {shard.number}: its parts do not hold the documents that were read (other ids or texts, or a row twice)"
+        )
+    return audit
+
+
+def compare(
+    audit: ShardAudit, vectors: dict[tuple[str, bytes], Floats], vector: VectorType
+) -> dict[tuple[str, bytes], float]:
+    """Cosine between stored and fresh vectors of each sampled document; for binary the cosine of the signs."""
+    scores = {}
+    for key, fresh in vectors.items():
+        stored = audit.stored.get(key)
+        # a row that stands several times in the source, id and text, is stored as often
+        copies = len(stored) // len(fresh) if stored is not None and len(fresh) else 0
+        fresh = np.tile(fresh, (copies, 1))
+        if stored is None or not copies or stored.shape != fresh.shape:
+            scores[key] = -1.0
+            continue
+        scores[key] = float(cosines(stored, fresh, vector).min())
+    return scores
+
+
+def _audit_part(
+    store: Store, file: OutputFile, schema: OutputSchema, run_id: str | None, digest: RowsDigest, audit: ShardAudit
+) -> None:
+    """`run_id` None: a part that was carried over, made by any run."""
+    uri = store.uri_of(file.path)
+    try:
+        data = store.read(file.path)
+    except FileNotFoundError:
+        audit.findings.append(f"{uri}: is missing")
+        return
+    if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
+        audit.findings.append(
+            f"{uri}: altered after it was written ({len(data)} bytes, {file.bytes} in its receipt; SHA-256 differs)"
+        )
+        return
+    parquet = pq.ParquetFile(io.BytesIO(data))
+    if not parquet.schema_arrow.remove_metadata().equals(schema.part.remove_metadata()):
+        audit.findings.append(f"{uri}: schema is {parquet.schema_arrow.names}, the run's is {schema.part.names}")
+        return
+    footer = {key.decode(): value.decode() for key, value in (parquet.metadata.metadata or {}).items() if key in _STAMPED}
+    stamped = footer.get(PREFIX + "run_id", "")
+    if not stamped or run_id not in (None, stamped):
+        audit.findings.append(f"{uri}: stamped with run {stamped or 'none'}, not {run_id or 'the one that made it'}")
+    wanted = schema.stamp.footer()
+    for name in OF_THE_VECTORS:
+        if footer.get(name) != wanted[name]:
+            found = footer.get(name) or "nothing"
+            audit.findings.append(f"{uri}: stamped {name}={found}, the snapshot's is {wanted[name] or 'nothing'}")
+    rows, rows_digest = 0, RowsDigest()
+    chunked = schema.chunked
+    for batch in parquet.iter_batches(batch_size=8192):
+        rows += batch.num_rows
+        _audit_vectors(uri, pa.chunked_array([batch.column(EMBEDDING)]), schema, audit)
+        chunks = batch.column("chunk").to_pylist() if chunked else [0] * batch.num_rows
+        hashes = batch.column("text_hash").to_pylist()
+        for id_, hash_, chunk in zip(batch.column("id").to_pylist(), hashes, chunks, strict=True):
+            rows_digest.add(id_, hash_, chunk)
+            if chunk == 0:
+                digest.add(id_, hash_)
+        _remember(batch, schema, audit)
+    audit.rows += rows
+    if rows != file.rows or str(rows_digest) != file.rows_digest:
+        audit.findings.append(f"{uri}: holds {rows} rows, its receipt says {file.rows}, or other ids")
+
+
+def _audit_vectors(uri: str, column: pa.ChunkedArray, schema: OutputSchema, audit: ShardAudit) -> None:
+    stamp = schema.stamp
+    vectors = as_float32(column, stamp.vector, stamp.int8_scale)
+    for row, reason in list(bad_rows(vectors).items())[:3]:
+        audit.findings.append(f"{uri}: row {row}: {reason}")
+    if stamp.normalize and stamp.vector in NORM_TOLERANCE and len(vectors):
+        off = float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max())
+        if not off <= NORM_TOLERANCE[stamp.vector]:
+            audit.findings.append(f"{uri}: a vector's length is off from 1 by {off:.4f}")
+
+
+def _remember(batch: pa.RecordBatch, schema: OutputSchema, audit: ShardAudit) -> None:
+    """Keep the stored vectors of sampled documents; chunks of one document in order."""
+    wanted = pa.array([key[1] for key in audit.texts], batch.schema.field("text_hash").type)
+    for index in np.flatnonzero(pc.is_in(batch.column("text_hash"), value_set=wanted).to_numpy(zero_copy_only=False)):
+        row = batch.slice(int(index), 1)
+        key = (str(row.column("id")[0].as_py()), row.column("text_hash")[0].as_py())
+        if key in audit.texts:
+            vectors = as_float32(row.column(EMBEDDING), schema.stamp.vector, schema.stamp.int8_scale)
+            before = audit.stored.get(key)
+            audit.stored[key] = vectors if before is None else np.concatenate([before, vectors])
+
+
+def _audit_source(shard: Shard, receipt: Receipt, plan: ReadPlan, skip: set[str], sample: int, audit: ShardAudit) -> None:
+    """Read the source again; `skip` are ids whose vectors were quarantined."""
+    digest = RowsDigest()
+    rows = 0
+    try:
+        for window in read_windows(shard, plan, dict.fromkeys(receipt.excluded, "excluded")):
+            rows += window.rows_read
+            for id_, text in zip(window.table[ID].to_pylist(), window.table[TEXT].to_pylist(), strict=True):
+                if str(id_) in skip:
+                    continue
+                hashed = text_hash(text)
+                digest.add(id_, hashed)
+                audit.documents += 1
+                if len(audit.texts) < sample:
+                    audit.texts[(str(id_), hashed)] = text
+    except (ObjectMissing, ObjectChanged) as error:
+        audit.notes.append(f"source changed since the run, its rows are compared with the receipt only: {error}")
+        return
+    except ObjectError as error:
+        audit.findings.append(f"source cannot be read again: {error}")
+        return
+    if rows != receipt.rows_read:
+        audit.findings.append(f"shard {shard.number}: the source has {rows} rows, {receipt.rows_read} were read")
+    if str(digest) != receipt.source_digest:
+        audit.findings.append(
+            f"shard {shard.number}: the source's documents are not those of its receipt (rows lost, added or altered)"
+        )
+
+
+def _quarantined_ids(store: Store, receipt: Receipt, audit: ShardAudit) -> set[str]:
+    """Ids of documents that were read but not embedded; rows that could not be read, the reader refuses again."""
+    if receipt.quarantine is None:
+        return set()
+    try:
+        table = pq.read_table(io.BytesIO(store.read(receipt.quarantine.path)))
+    except FileNotFoundError:
+        audit.findings.append(f"{store.uri_of(receipt.quarantine.path)}: is missing")
+        return set()
+    return {row["id"] for row in table.to_pylist() if row["id"] is not None and str(row["reason"]).startswith("vector ")}

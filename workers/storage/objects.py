@@ -1,0 +1,176 @@
+"""The one door to bytes: any fsspec scheme, S3 through s3fs, local folders.
+
+    stat_object / list_objects / open_object     source side: full URIs, pinned to a size and etag
+    Store                                        output side: paths relative to one root
+
+Failures come out as three kinds (see storage_client): FileNotFoundError, UsageError, TransientError, the last only after
+retries inside a budget: 60 s while a run works, less where somebody waits for the answer (retry_seconds=10 before a start).
+This file knows nothing of documents, shards or Parquet.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, Any, cast
+
+from workers.errors import ObjectChanged, ObjectMissing, UsageError
+from workers.storage.checksums import can_check, fetch_checked
+from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, no_bucket, patiently, redact, translated
+from workers.storage.store import Store
+
+__all__ = ["READ_BLOCK_BYTES", "RETRY_SECONDS", "ObjectInfo", "Store", "filesystem", "list_objects", "object_key",
+           "open_object", "redact", "stat_object", "translated"]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """A source object as listed: full URI, bytes, and a tag that changes when the content does."""
+
+    uri: str
+    size: int
+    etag: str
+
+
+def object_key(uri: str) -> str:
+    """What a document without an id is named by: the key within its bucket; the path of a local file."""
+    scheme, separator, rest = uri.partition("://")
+    return rest if separator and scheme in ("file", "local") else rest.partition("/")[2] if separator else uri
+
+
+def list_objects(uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETRY_SECONDS) -> list[ObjectInfo]:
+    """Objects that a URI names: itself, all below a prefix, or what a glob matches; hidden names (. and _) left out.
+
+    Local links to files are followed, links to folders are not.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        UsageError: credentials or bucket refused. TransientError: no answer within `retry_seconds`.
+    """
+    fs, path = filesystem(uri, options, retry_seconds)
+    magic = next((at for at, char in enumerate(path) if char in "*?["), None)
+
+    def look() -> tuple[str, dict[str, Any]]:
+        fs.invalidate_cache()
+        if magic is not None:
+            found = cast("dict[str, Any]", fs.glob(path, detail=True))
+            if found:  # hidden is judged below the last folder that is spelled out
+                return path[: path.rfind("/", 0, magic) + 1], found
+        if "file" in fs.protocol:
+            return path.rstrip("/"), _find_local(fs, path)
+        try:
+            return path.rstrip("/"), fs.find(path, detail=True)
+        except FileNotFoundError as error:
+            if no_bucket(error):
+                raise
+            return path, {}
+
+    root, found = patiently(look, uri, retry_seconds)
+    objects: list[ObjectInfo] = []
+    for name, details in sorted(found.items()):
+        if _hidden(name.removeprefix(root)):
+            continue
+        if details.get("islink"):
+            details = patiently(lambda name=name: fs.info(name), uri, retry_seconds)  # type: ignore[misc]
+        marker = name.endswith("/")  # a console's, of a folder
+        if details.get("type", "file") == "file" and not marker:
+            objects.append(_object_info(fs, details))
+    if not objects:
+        raise FileNotFoundError(f"{redact(uri)}: no objects there")
+    return objects
+
+
+def stat_object(uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETRY_SECONDS) -> ObjectInfo:
+    """Raises: FileNotFoundError, UsageError, TransientError."""
+    fs, path = filesystem(uri, options, retry_seconds)
+
+    def look() -> ObjectInfo:
+        fs.invalidate_cache()
+        return _object_info(fs, fs.info(path))
+
+    return patiently(look, uri, retry_seconds)
+
+
+def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, block: int = READ_BLOCK_BYTES) -> IO[bytes]:
+    """Open a source object for reading, provided that it still is what the manifest recorded.
+
+    What is looked at is the very version that was opened: s3fs reads on with If-Match, a local file stays open. Small
+    objects on S3 are fetched whole and compared with their checksum (workers/storage/checksums.py).
+
+    Raises:
+        ObjectMissing, ObjectChanged: named with the mend. TransientError: the store did not answer.
+    """
+    fs, path = filesystem(uri, options)
+
+    def look() -> tuple[IO[bytes], ObjectInfo]:
+        if "s3" in fs.protocol and can_check(size, etag):
+            found = fetch_checked(fs, path, redact(uri))
+            return io.BytesIO(found.data), ObjectInfo(uri, len(found.data), found.etag)
+        fs.invalidate_cache()
+        stream = fs.open(path, "rb", block_size=block, cache_type="readahead")
+        try:
+            details = getattr(stream, "details", None)
+            return stream, _object_info(fs, details if isinstance(details, dict) else fs.info(path))
+        except BaseException:
+            stream.close()
+            raise
+
+    try:
+        stream, now = patiently(look, uri)
+    except FileNotFoundError:
+        raise ObjectMissing(
+            redact(uri), "deleted after the run was planned; restore it, or start a new run once this one has ended"
+        ) from None
+    if (now.size, now.etag) != (size, etag):
+        stream.close()
+        raise ObjectChanged(
+            redact(uri),
+            f"replaced after the run was planned (size {size} -> {now.size}, etag {etag} -> {now.etag}); "
+            "the next run picks up the new version",
+        )
+    return stream
+
+
+def _find_local(fs: Any, path: str) -> dict[str, Any]:
+    """As fs.find(), which would silently leave out a folder that may not be read."""
+    if os.path.isfile(path):  # noqa: PTH113 - fsspec's paths are text
+        return {path: fs.info(path)}
+    if not os.path.isdir(path):  # noqa: PTH112 - as above
+        return {}
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: dict[str, Any] = {}
+    for folder, below, names in os.walk(path, onerror=fail):
+        below[:] = [name for name in below if not _hidden(name)]
+        for name in names:
+            at = f"{folder.rstrip('/')}/{name}"
+            try:
+                found |= {} if _hidden(name) else {at: fs.info(at)}
+            except OSError:
+                if os.path.islink(at):  # noqa: PTH114 - as above
+                    raise UsageError(f"{at}: a link that leads nowhere; remove it, or restore what it leads to") from None
+                if os.path.lexists(at):
+                    raise
+    return found
+
+
+def _object_info(fs: Any, details: dict[str, Any]) -> ObjectInfo:
+    etag = details.get("ETag") or details.get("etag")
+    if not etag:
+        changed = details.get("mtime") or details.get("LastModified") or details.get("updated") or details.get("created")
+        changed = changed.timestamp() if isinstance(changed, datetime) else changed  # some list a number and stat a date
+        etag = f"{changed}-{details['size']}" + (f"-{details['ino']}" if "ino" in details else "")
+    uri = fs.unstrip_protocol(details["name"])
+    if details["size"] is None:  # a web server that sends no Content-Length
+        raise UsageError(f"{redact(uri)}: its store does not tell how large it is; copy it to one that does")
+    return ObjectInfo(uri=uri, size=int(details["size"]), etag=str(etag).strip('"'))
+
+
+def _hidden(relative: str) -> bool:
+    """Names that Hadoop-style writers use for markers; `_` inside key=value folders is fine."""
+    return any(part.startswith((".", "_")) and "=" not in part for part in relative.split("/") if part)

@@ -1,0 +1,136 @@
+"""One source object as a readable, seekable stream that knows whose fault a failed read is.
+
+    open_object (pinned to size and etag) -> SourceStream -> pyarrow (Parquet, decompression) or the line splitter
+
+pyarrow wraps what goes wrong below it. A storage failure is therefore remembered here, so that whoever catches a decoder's
+error can tell a store that did not answer (TransientError, try again) from bytes that are wrong (ObjectError, blame the
+object). A store that ends early is the store's fault too: the object's size is known. Knows nothing of formats and rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+import pyarrow as pa
+
+from workers.errors import ObjectError, ObjectMissing, ReembedError, TransientError
+from workers.records.shard import ObjectSlice
+from workers.storage.objects import READ_BLOCK_BYTES, open_object, redact, translated
+
+EXACT = 1  # read-ahead in bytes for callers that ask for the ranges they need (Parquet); 0 means streaming to some stores
+LEAST_BYTES = 1 << 20  # such callers' small reads become one request of this size, which neighbouring reads then share
+HELD_BLOCKS = 4  # as many of those are kept, because a reader goes to and fro between columns
+
+
+class SourceStream:
+    """File-like: read, seek, tell, close. `failure` is the storage failure met, if any."""
+
+    def __init__(self, stream: IO[bytes], uri: str, size: int, least: int = 0) -> None:
+        self.uri = redact(uri)
+        self.size = size
+        self.failure: ReembedError | None = None
+        self.closed = False
+        self._stream = stream
+        self._position = 0
+        self._least = least
+        self._held: list[tuple[int, bytes]] = []
+
+    @classmethod
+    def open(cls, piece: ObjectSlice, options: Mapping[str, Any], *, exact: bool) -> SourceStream:
+        """Raises: ObjectMissing, ObjectChanged, UsageError, TransientError."""
+        ahead = EXACT if exact else max(1 << 16, min(READ_BLOCK_BYTES, piece.stop - piece.start))
+        stream = open_object(piece.uri, piece.size, piece.etag, options, block=ahead)
+        return cls(stream, piece.uri, piece.size, LEAST_BYTES if exact else 0)
+
+    def read(self, count: int = -1) -> bytes:
+        """`count` bytes, fewer only at the end of the object.
+
+        Raises:
+            ObjectMissing, UsageError, TransientError.
+        """
+        left = max(0, self.size - self._position)
+        count = left if count < 0 else min(count, left)
+        if count == 0:
+            return b""
+        data = self._fetch(self._position, count) if count >= self._least else self._share(self._position, count)
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self.size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._held = []
+            self._stream.close()
+
+    def __enter__(self) -> SourceStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def decoding(self, what: str, rows_read: int) -> Iterator[None]:
+        """Around a decoder that reads from here: its errors become the store's failure, or the object's.
+
+        Raises:
+            ObjectError: the bytes are there and make no sense as `what`.
+        """
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if self.failure is not None:
+                raise self.failure from None
+            reason = " ".join(str(error).split())[:200]
+            raise ObjectError(
+                self.uri, f"truncated or corrupt {what} after {rows_read} rows ({reason}); upload it again", rows_read
+            ) from None
+
+    def _share(self, start: int, count: int) -> bytes:
+        """A small read, out of a block that was fetched for an earlier one where possible."""
+        for begin, block in self._held:
+            if begin <= start and start + count <= begin + len(block):
+                return block[start - begin : start - begin + count]
+        begin = min(start, max(0, self.size - self._least))  # near the end look back: a footer's length stands behind it
+        block = self._fetch(begin, min(self._least, self.size - begin))
+        self._held = [(begin, block), *self._held[: HELD_BLOCKS - 1]]
+        return block[start - begin : start - begin + count]
+
+    def _fetch(self, start: int, count: int) -> bytes:
+        try:
+            with translated(self.uri):
+                self._stream.seek(start)
+                parts: list[bytes] = []
+                missing = count
+                while missing and (part := self._stream.read(missing)):
+                    parts.append(part)
+                    missing -= len(part)
+            if missing:
+                end = start + count - missing
+                raise TransientError(f"{self.uri}: the store ended the object at byte {end} of {self.size}")
+        except FileNotFoundError:
+            self.failure = ObjectMissing(
+                self.uri, "deleted while it was read; restore it, or start a new run once this one has ended"
+            )
+            raise self.failure from None
+        except ReembedError as error:
+            self.failure = error
+            raise
+        return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,0 +1,207 @@
+"""What a part file looks like: its columns and the stamp in its footer. docs/output_format.md is the reader's view of this.
+
+    SnapshotStamp   what all parts of a run have in common: model, digests, settings
+    OutputSchema    `rows`, all columns of a run; `part`, the same without the partition columns, as files have them;
+                    `documents` and `shelf`, the two halves in which rows wait on the local disk
+
+It knows nothing of how rows are made, grouped or stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workers import __version__
+from workers.config import LongText, Pooling, VectorType
+from workers.errors import UsageError
+from workers.records.documents import TEXT_HASH_BYTES, ReadPlan
+from workers.table.vectors import column_type
+
+PREFIX = "reembed."
+EMBEDDING, TEXT_HASH = "embedding", "text_hash"
+CLIPPED = "clipped"  # of shelf rows, for int8: components that had to be clipped
+PLACE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("rows", pa.int32(), nullable=False)])
+# An attempt may be finished by a later one, or by newer code; everything else in a footer must agree.
+OF_THE_ATTEMPT = frozenset({PREFIX + "epoch", PREFIX + "code_version"})
+# What in a footer decides the vector of a text; the rest (run, shard, attempt, the model's name, code version) may differ.
+OF_THE_VECTORS = tuple(
+    PREFIX + name
+    for name in ("weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "vector",
+                 "int8_scale", "max_tokens", "long_text")
+)  # fmt: skip
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        pa.field("object", pa.string(), nullable=False),
+        pa.field("row", pa.int64()),
+        pa.field("rows", pa.int64()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("shard", pa.int64(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStamp:
+    """What every part of a run says of its origin. Values are the resolved ones: never `auto`."""
+
+    run_id: str
+    model: str
+    revision: str | None
+    weights_digest: str
+    tokenizer_digest: str
+    pooling: str  # names of Pooling, joined by + where a model concatenates several
+    normalize: bool
+    precision: str
+    prompt: str
+    dim: int
+    vector: VectorType
+    int8_scale: float | None
+    max_tokens: int
+    long_text: LongText
+    code_version: str = __version__
+
+    def footer(self) -> dict[str, str]:
+        """Footer entries; None is '', a flag is true or false, the scale is written so that it reads back exactly."""
+        return {PREFIX + name: _text(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSchema:
+    """The columns of a run. `rows` has the partition columns, `part` (what is in a file) has not."""
+
+    stamp: SnapshotStamp
+    rows: pa.Schema
+    part: pa.Schema
+    partition_by: tuple[str, ...]
+
+    @property
+    def vector_type(self) -> pa.DataType:
+        """Type of one stored vector, also where `embedding` is a list of them."""
+        stored = self.part.field(EMBEDDING).type
+        return stored.value_type if pa.types.is_list(stored) else stored
+
+    @property
+    def lists(self) -> bool:
+        """Whether a row holds a list of vectors (pooling: tokens)."""
+        return bool(pa.types.is_list(self.part.field(EMBEDDING).type))
+
+    @property
+    def chunked(self) -> bool:
+        """Whether a document has a row for each of its chunks."""
+        return self.stamp.long_text == LongText.CHUNKS
+
+    @property
+    def of_text(self) -> tuple[str, ...]:
+        """Columns that the text alone decides, under one stamp: its vectors and what goes with them."""
+        return tuple(self.rows.names[1 : self.rows.names.index(TEXT_HASH)])
+
+    @property
+    def shelf(self) -> pa.Schema:
+        """What a replica keeps of a distinct text: `of_text`, and for int8 the components that had to be clipped."""
+        fields = [self.rows.field(name) for name in self.of_text]
+        int8 = self.stamp.vector == VectorType.INT8
+        return pa.schema(fields + [pa.field(CLIPPED, pa.int32(), nullable=False)] * int8)
+
+    @property
+    def documents(self) -> pa.Schema:
+        """What a replica keeps of a document: all other columns, and in place of `embedding` where on the shelf it lies."""
+        fields = [field for field in self.rows if field.name not in self.of_text]
+        return pa.schema([*fields, pa.field(EMBEDDING, PLACE, nullable=False)])
+
+    @property
+    def embedding_leaf(self) -> str:
+        """Path of the vector components as Parquet names it."""
+        return EMBEDDING + ".list.element" * (2 if self.lists else 1)
+
+    def fingerprint(self) -> str:
+        """Equal for attempts whose parts may stand side by side: columns, partitions and stamp, code version left out."""
+        told = {name: value for name, value in self.stamp.footer().items() if name not in OF_THE_ATTEMPT}
+        shape = [self.rows.to_string(), list(self.partition_by), told]
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+
+
+def output_schema(plan: ReadPlan, stamp: SnapshotStamp, partition_by: Sequence[str]) -> OutputSchema:
+    """The columns a run writes.
+
+    Raises:
+        UsageError: a partition column that is not kept or has no text form, a kept column that collides with an output
+            column or that Parquet cannot hold, a dimension that `vector: binary` cannot pack.
+    """
+    fields = [pa.field("id", plan.id_type, nullable=False)]
+    if stamp.long_text == LongText.CHUNKS:
+        fields += [
+            pa.field("chunk", pa.int32(), nullable=False),
+            pa.field("chunk_start", pa.int64(), nullable=False),
+            pa.field("chunk_end", pa.int64(), nullable=False),
+        ]
+    vector = column_type(stamp.dim, stamp.vector)
+    tokens = stamp.pooling == Pooling.TOKENS
+    fields.append(pa.field(EMBEDDING, pa.list_(vector) if tokens else vector, nullable=False))
+    if tokens:
+        fields.append(pa.field("tokens", pa.list_(pa.string()), nullable=False))
+    fields += [
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field(TEXT_HASH, pa.binary(TEXT_HASH_BYTES), nullable=False),
+    ]
+    _check_kept(plan.keep, [field.name for field in fields])
+    for column in partition_by:
+        _check_partition(column, plan.keep)
+    kept = list(plan.keep)
+    files = [field for field in kept if field.name not in partition_by]
+    return OutputSchema(stamp, pa.schema(fields + kept), pa.schema(fields + files), tuple(partition_by))
+
+
+def part_footer(
+    stamp: SnapshotStamp, shard: int, epoch: int, rows_digest: str, values: Mapping[str, str | None]
+) -> dict[str, str]:
+    """All footer entries of one part. `values` are the partition values in full."""
+    return stamp.footer() | {
+        PREFIX + "shard": str(shard),
+        PREFIX + "epoch": str(epoch),
+        PREFIX + "rows_digest": rows_digest,
+        PREFIX + "partition_values": json.dumps(dict(values), ensure_ascii=False),
+    }
+
+
+def _check_kept(keep: pa.Schema, taken: Sequence[str]) -> None:
+    for column in keep:
+        if column.name in taken:
+            raise UsageError(
+                f"corpus.keep: column {column.name!r} has the name of an output column ({', '.join(taken)}); "
+                "rename it in the source, or leave it out of keep"
+            )
+        try:
+            pq.write_table(pa.schema([column]).empty_table(), io.BytesIO())
+        except pa.ArrowException as error:
+            raise UsageError(
+                f"corpus.keep: column {column.name!r} of type {column.type} cannot be written: {error}"
+            ) from None
+
+
+def _check_partition(column: str, keep: pa.Schema) -> None:
+    if column not in keep.names:
+        raise UsageError(
+            f"output.partition_by: {column!r} is not kept ({', '.join(keep.names) or 'nothing is'}); add it to corpus.keep"
+        )
+    kind = keep.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_nested(kind) or "binary" in str(kind):
+        raise UsageError(
+            f"output.partition_by: {column!r} is {kind}; only text, numbers, booleans and dates can name a folder"
+        )
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)

@@ -1,0 +1,143 @@
+"""How a shard's files reach the store so that they can be killed at any moment and never doubled.
+
+    1. stage    runs/<run>/staged/<shard>.json: the receipt as it will be, with every file's size and SHA-256
+    2. put      each file by put_if_absent; a file already there is adopted, replaced or respected (see `settle`)
+    3. the caller's receipt is the commit, somewhere else
+
+Killed between 2 and 3, the next attempt finds the staged record and that all its files stand: `adopt` hands out the receipt
+and nothing is computed again. Killed inside 2, the shard is embedded again and meets its own earlier parts, which hold the
+same rows: they stay, each row is there once. Files are compared by what their footers claim (run, model, settings, shard,
+digest of the rows), never by time. An attempt that lost objects may leave a part that no later attempt writes; it is in no
+receipt, and publishing removes what no receipt lists. This file knows nothing of columns or vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from workers.errors import PartConflict
+from workers.records.shard import OutputFile, Receipt, Shard
+from workers.storage.objects import Store
+from workers.table.part_file import read_footer
+from workers.table.schema import OF_THE_ATTEMPT, PREFIX
+
+log = logging.getLogger("reembed")
+
+PUT_THREADS = 16  # small parts are all latency
+IN_FLIGHT_BYTES = 128 << 20  # of files held in memory at once while they are sent or checked: one part of full size
+SETTLE_ROUNDS = 5  # each round loses to another attempt that was at the same instant at the same file
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A finished file in the spool folder: where it is, what it will be called, and the claims in its footer."""
+
+    local: Path
+    output: OutputFile
+    footer: Mapping[str, str]
+
+
+def staged_path(run_id: str, shard: Shard) -> str:
+    return f"runs/{run_id}/staged/{shard.name}.json"
+
+
+def stage(store: Store, path: str, fingerprint: str, receipt: Receipt) -> None:
+    """Announce what is about to be put. Raises: UsageError, TransientError."""
+    record = {"fingerprint": fingerprint, "receipt": json.loads(receipt.to_json())}
+    store.put(path, json.dumps(record, sort_keys=True).encode())
+
+
+def adopt(store: Store, run_id: str, shard: Shard, fingerprint: str) -> Receipt | None:
+    """The receipt of an earlier attempt that put all its files and died before it could report; None: embed the shard.
+
+    Every file is read and its SHA-256 compared. `fingerprint` is OutputSchema.fingerprint(): a record of other settings is
+    not ours. The receipt keeps the earlier attempt's epoch and has `adopted` set.
+
+    Raises:
+        UsageError, TransientError: the store refused or did not answer.
+    """
+    path = staged_path(run_id, shard)
+    try:
+        record = json.loads(store.read(path))
+        if record["fingerprint"] != fingerprint:
+            return None
+        receipt = Receipt.from_json(json.dumps(record["receipt"]).encode())
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s: not a staged record (%s); the shard is embedded again", store.uri_of(path), error)
+        return None
+    if receipt.shard != shard.number:
+        return None
+    files = [*receipt.files, *([receipt.quarantine] if receipt.quarantine else [])]
+    intact = in_parallel(lambda file: _stands(store, file), files, [file.bytes for file in files])
+    return replace(receipt, adopted=True) if all(intact) else None
+
+
+def settle(store: Store, file: LocalFile) -> OutputFile:
+    """Put one file and return the description of what stands at its path afterwards.
+
+    Nothing there: ours. Ours already (same claims, whatever the epoch): adopted as it is. Other rows of an earlier epoch:
+    deleted and replaced. Anything else is not ours to touch.
+
+    Raises:
+        PartConflict: a later attempt, or something unknown, stands there. UsageError, TransientError.
+    """
+    path, epoch = file.output.path, int(file.footer[PREFIX + "epoch"])
+    data = file.local.read_bytes()
+    for _ in range(SETTLE_ROUNDS):
+        if store.put_if_absent(path, data):
+            return file.output
+        try:
+            there = store.read(path)
+        except FileNotFoundError:
+            continue  # another attempt has just removed it
+        footer = read_footer(there)
+        if _claims(footer) == _claims(file.footer):
+            return replace(file.output, bytes=len(there), sha256=hashlib.sha256(there).hexdigest())
+        theirs = footer.get(PREFIX + "epoch", "")
+        if not theirs.isdecimal():
+            raise PartConflict(
+                f"{store.uri_of(path)}: not a part file of this run; remove it and run the same command again"
+            )
+        if int(theirs) >= epoch:
+            raise PartConflict(
+                f"{store.uri_of(path)}: written by attempt epoch {theirs}, this one is {epoch} and may not replace it"
+            )
+        store.delete(path)
+    raise PartConflict(f"{store.uri_of(path)}: other attempts keep writing it; gave up after {SETTLE_ROUNDS} rounds")
+
+
+def in_parallel(call: Callable[[_T], _R], items: Sequence[_T], sizes: Iterable[int]) -> list[_R]:
+    """call(item) for every item on threads, results in order, with at most IN_FLIGHT_BYTES of files in memory.
+
+    The first error is raised; calls not yet begun are dropped.
+    """
+    threads = max(1, min(PUT_THREADS, len(items), IN_FLIGHT_BYTES // max(1, *sizes, 1)))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="commit")
+    try:
+        return list(pool.map(call, items))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _claims(footer: Mapping[str, str]) -> dict[str, str]:
+    """What must agree for two files to hold the same rows of the same run."""
+    return {key: value for key, value in footer.items() if key.startswith(PREFIX) and key not in OF_THE_ATTEMPT}
+
+
+def _stands(store: Store, file: OutputFile) -> bool:
+    try:
+        data = store.read(file.path)
+    except FileNotFoundError:
+        return False
+    return len(data) == file.bytes and hashlib.sha256(data).hexdigest() == file.sha256

@@ -1,0 +1,139 @@
+"""What the model made of a window becomes rows that wait on the local disk: of texts, and of documents that point at them.
+
+    TokenizedTexts + EncodedTexts -> TextRows        shelf rows of the texts embedded now, and which of them are bad
+    Placement + bad texts         -> DocumentRows    one row a document: id, hash, kept columns, place of its vectors
+
+A text whose vector (or the vector of any of its chunks or tokens) is not finite or all zeros is bad: every document that has
+it is quarantined whole, never written. Its shelf rows are zeros that nobody reads. Pure; knows neither models nor files.
+D documents, N texts embedded now (then P that are only probed), R shelf rows (N, or their chunks), V vectors (R, or tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from workers.dedup.deduplicator import Placement
+from workers.dedup.hash_index import to_column
+from workers.records.documents import ID, KEEP, OBJECT, ROW, DocumentWindow, QuarantinedRow, RowsDigest
+from workers.records.tokens import EncodedTexts, TokenizedTexts, text_of_rows, text_of_vectors
+from workers.table.schema import CLIPPED, EMBEDDING, PLACE, TEXT_HASH, OutputSchema
+from workers.table.vectors import Floats, bad_rows, clipped_components, to_arrow, to_arrow_lists
+
+
+@dataclass(slots=True)
+class TextRows:
+    """`table` follows OutputSchema.shelf. `bad`: text -> reason."""
+
+    table: pa.Table
+    bad: dict[int, str]
+
+
+@dataclass(slots=True)
+class DocumentRows:
+    """What the writer appends, and what the receipt counts. `table` follows OutputSchema.documents."""
+
+    table: pa.Table
+    quarantined: list[QuarantinedRow]
+    rows: int  # output rows that the documents will have
+    reused_rows: int
+    repeated_rows: int
+    source_digest: RowsDigest
+
+
+def text_rows(
+    tokens: TokenizedTexts,
+    encoded: EncodedTexts,
+    texts: int,
+    schema: OutputSchema,
+    token_strings: Callable[[Sequence[int]], list[str]],
+) -> TextRows:
+    """Shelf rows of the first `texts` texts; what follows them was only probed.
+
+    Args:
+        token_strings: ids -> strings, for pooling=tokens only.
+    """
+    text_R, text_V = text_of_rows(tokens, schema.chunked), text_of_vectors(tokens, encoded, schema.chunked)
+    rows, vectors = (int(np.searchsorted(owner, texts)) for owner in (text_R, text_V))
+    text_R, text_V = text_R[:rows], text_V[:vectors]
+    vectors_VD, bad = _without_bad(encoded.vectors[:vectors], text_V, schema)
+    columns: dict[str, pa.Array] = {
+        "num_tokens": pa.array(tokens.lengths[:rows] if schema.chunked else tokens.num_tokens[:rows], pa.int32()),
+        "truncated": pa.array(tokens.truncated[text_R]),
+    }
+    counts_R = np.ones(rows, np.int64) if encoded.offsets is None else np.diff(encoded.offsets[: rows + 1])
+    stamp = schema.stamp
+    if schema.lists:
+        columns[EMBEDDING], clipped = to_arrow_lists(vectors_VD, counts_R, stamp.vector, stamp.int8_scale)
+        columns["tokens"] = _token_column(tokens, rows, token_strings)
+    else:
+        columns[EMBEDDING], clipped = to_arrow(vectors_VD, stamp.vector, stamp.int8_scale)
+    if CLIPPED in schema.shelf.names:
+        clipped_V = clipped_components(vectors_VD, stamp.int8_scale) if clipped else np.zeros(vectors)
+        clipped_R = np.bincount(np.repeat(np.arange(rows), counts_R), clipped_V, minlength=rows)
+        columns[CLIPPED] = pa.array(clipped_R.astype(np.int32))
+    if schema.chunked:
+        columns |= _chunk_columns(tokens, text_R)
+    return TextRows(pa.Table.from_arrays([columns[name] for name in schema.shelf.names], schema=schema.shelf), bad)
+
+
+def document_rows(placement: Placement, bad: Mapping[int, str], schema: OutputSchema) -> DocumentRows:
+    """`bad`: first shelf row -> reason, of all texts of the shard so far."""
+    window, row_D, count_D = placement.window, placement.row_D, placement.count_D
+    spoilt_D = np.isin(row_D, list(bad)) if bad else np.zeros(len(row_D), np.bool_)
+    good, spoilt = np.flatnonzero(~spoilt_D), np.flatnonzero(spoilt_D)
+    reasons = [bad[int(row)] for row in row_D[spoilt]]
+    table = window.table.take(pa.array(good)) if len(spoilt) else window.table
+    row_D, count_D = row_D[good], count_D[good]
+    hashes = to_column(placement.hashes[good])
+    places = [pa.array(row_D, pa.int64()), pa.array(count_D, pa.int32())]
+    columns = {"id": table[ID], TEXT_HASH: hashes, EMBEDDING: pa.StructArray.from_arrays(places, fields=list(PLACE))}
+    digest = RowsDigest()
+    for identity, text_hash in zip(table[ID].to_pylist(), hashes.to_pylist(), strict=True):
+        digest.add(identity, text_hash)
+    arrays = [columns[name] if name in columns else table[KEEP + name] for name in schema.documents.names]
+    return DocumentRows(
+        table=pa.Table.from_arrays(arrays, schema=schema.documents),
+        quarantined=window.quarantined + [_quarantined(window, *one) for one in zip(spoilt.tolist(), reasons, strict=True)],
+        rows=int(count_D.sum()),
+        reused_rows=int(count_D[placement.reused_D[good]].sum()),
+        repeated_rows=int(count_D[placement.repeated_D[good]].sum()),
+        source_digest=digest,
+    )
+
+
+def _without_bad(vectors_VD: Floats, text_V: npt.NDArray[np.integer], schema: OutputSchema) -> tuple[Floats, dict[int, str]]:
+    """The vectors with those of bad texts as zeros, and text -> reason; the first bad vector of a text names it."""
+    bad: dict[int, str] = {}
+    for vector, reason in bad_rows(vectors_VD, schema.stamp.vector).items():
+        bad.setdefault(int(text_V[vector]), reason)
+    if bad:
+        vectors_VD = np.where(np.isin(text_V, list(bad))[:, None], np.float32(0), vectors_VD)
+    return vectors_VD, bad
+
+
+def _token_column(tokens: TokenizedTexts, rows: int, token_strings: Callable[[Sequence[int]], list[str]]) -> pa.ListArray:
+    flat = tokens.input_ids[: tokens.offsets[rows]]
+    offsets = tokens.offsets[: rows + 1].astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(token_strings(flat.tolist()), pa.string()))
+
+
+def _chunk_columns(tokens: TokenizedTexts, text_R: npt.NDArray[np.integer]) -> dict[str, pa.Array]:
+    if tokens.chunk_start is None or tokens.chunk_end is None:
+        raise ValueError("long_text=chunks needs character offsets from the tokeniser")
+    rows = len(text_R)
+    first_R = np.searchsorted(text_R, text_R)  # sequences of a text are neighbours, in order
+    return {
+        "chunk": pa.array(np.arange(rows) - first_R, pa.int32()),
+        "chunk_start": pa.array(tokens.chunk_start[:rows]),
+        "chunk_end": pa.array(tokens.chunk_end[:rows]),
+    }
+
+
+def _quarantined(window: DocumentWindow, index: int, reason: str) -> QuarantinedRow:
+    cell = {name: window.table[name][index].as_py() for name in (ID, OBJECT, ROW)}
+    return QuarantinedRow(object=cell[OBJECT], row=cell[ROW], id=str(cell[ID]), reason=reason)

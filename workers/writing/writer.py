@@ -1,0 +1,215 @@
+"""Documents and the vectors they point at become the part files of one shard, each complete and named by the shard alone.
+
+    append, quarantine   documents in source order, vectors of new texts -> local spools, nothing on the store yet
+    totals               what the receipt says of the documents, counted once all are there
+    finish               group by partition, cut into parts, join documents with their vectors -> local Parquet files
+                         -> stage and settle (commit.py) -> Receipt
+    abandon              forget everything local
+
+    data/<run>/[col=value/]part-<shard>[-<n>].parquet         runs/<run>/quarantine/shard-<shard>.parquet
+
+Where a part ends depends on the number of its vectors alone, so a re-run cuts the same parts. Inside a part rows keep source
+order, a document's rows side by side. Memory holds one row group while encoding, at most IN_FLIGHT_BYTES of files while
+sending; the local disk holds the shard twice. This file does not know how vectors are made or shared, nor what is next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from workers.dedup.vector_cache import Shelf, ShelfRows
+from workers.host.spill_file import Spool, local_disk
+from workers.records.documents import QuarantinedRow, RowsDigest
+from workers.records.shard import Assignment, OutputFile, Receipt
+from workers.storage.objects import Store
+from workers.table.part_file import row_group_rows, vector_bytes, write_part
+from workers.table.schema import PREFIX, QUARANTINE_SCHEMA, TEXT_HASH, OutputSchema, part_footer
+from workers.writing.assembly import DocumentTotals, JoinedRows, count_documents, document_places, join, joined_rows
+from workers.writing.commit import LocalFile, adopt, in_parallel, settle, stage, staged_path
+from workers.writing.grouping import cut, cut_evenly, partition_groups
+
+__all__ = ["PART_BYTES", "Draft", "ShardWriter", "adopt"]
+
+PART_BYTES = 128 << 20  # of vectors: a few row groups, one comfortable download
+DIGESTED_ROWS = 8192  # as Python objects at a time
+Draft = Callable[[tuple[OutputFile, ...], OutputFile | None], Receipt]
+
+
+class ShardWriter:
+    """One attempt's output. Not thread-safe; `finish` or `abandon` ends it and removes its temporary files."""
+
+    def __init__(
+        self, store: Store, assignment: Assignment, schema: OutputSchema, spool_dir: Path, *, part_bytes: int = PART_BYTES
+    ) -> None:
+        self._store = store
+        self._assignment = assignment
+        self._schema = schema
+        self._vectors_per_part = max(1, part_bytes // vector_bytes(schema))
+        with local_disk(spool_dir / "x"):
+            spool_dir.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f"shard-{assignment.shard.name}-", dir=spool_dir))
+        self._documents = Spool(self._folder / "documents.arrow", schema.documents)
+        self.shelf = Shelf(self._folder, schema)
+        self._quarantined = Spool(self._folder / "quarantine.arrow", QUARANTINE_SCHEMA)
+
+    def append(self, documents: pa.Table, vectors: pa.Table) -> None:
+        """One window: documents in source order, rows of its new texts in the order in which the shelf gave them places.
+
+        Columns as in OutputSchema.documents and OutputSchema.shelf. Raises: TransientError: local disk full.
+        """
+        self.shelf.append(vectors)
+        self._documents.append(documents)
+
+    def quarantine(self, rows: Sequence[QuarantinedRow]) -> None:
+        """Rows that are not embedded. Raises: TransientError: local disk full."""
+        number = self._assignment.shard.number
+        cells = [
+            {
+                "id": _clean(row.id),
+                "object": _clean(row.object),
+                "row": row.row,
+                "rows": row.rows,
+                "reason": _clean(row.reason),
+                "shard": number,
+            }
+            for row in rows
+        ]
+        self._quarantined.append(pa.Table.from_pylist(cells, schema=QUARANTINE_SCHEMA))
+
+    def totals(self) -> DocumentTotals:
+        """Counts over the documents appended so far. Ends appending."""
+        with self._documents.batches() as documents, self.shelf.open() as shelf:
+            return count_documents(documents, shelf, self._release)
+
+    def finish(self, draft: Draft) -> Receipt:
+        """Write everything; what stands on the store afterwards is exactly what the returned receipt lists.
+
+        `draft(files, quarantine)` makes the receipt for a list of files; it may be called twice, and the second list differs
+        from the first only in size and SHA-256, where parts of an earlier attempt were adopted.
+
+        Raises:
+            PartConflict: a later attempt has written this shard. UsageError, TransientError: store or local disk.
+        """
+        try:
+            parts = list(self._encode_parts())
+            files = parts + self._encode_quarantine()
+            run_id = self._schema.stamp.run_id
+            place, fingerprint = staged_path(run_id, self._assignment.shard), self._schema.fingerprint()
+            receipt = _receipt(draft, [file.output for file in files], len(parts))
+            stage(self._store, place, fingerprint, receipt)
+            settled = in_parallel(lambda file: settle(self._store, file), files, [file.output.bytes for file in files])
+            final = _receipt(draft, settled, len(parts))
+            if settled != [file.output for file in files]:  # adopted parts: the staged record must tell the truth as well
+                stage(self._store, place, fingerprint, final)
+            return final
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Remove the temporary files; harmless when repeated."""
+        try:
+            self._documents.close()
+            self.shelf.close()
+            self._quarantined.close()
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _encode_parts(self) -> Iterator[LocalFile]:
+        with self._documents.batches() as documents, self.shelf.open() as shelf:
+            places = document_places(documents)
+            self._release()
+            vectors_R = shelf.vectors_per_row() if self._schema.lists and documents else None
+            for number, group in enumerate(partition_groups(documents, self._schema.partition_by)):
+                self._release()  # the pages that were read to find the group
+                rows = joined_rows(places, group.rows)
+                limit = self._vectors_per_part
+                pieces = cut_evenly(len(rows), limit) if vectors_R is None else cut(vectors_R[rows.shelf], limit)
+                for piece, run in enumerate(pieces):
+                    suffix = f"-{piece}" if len(pieces) > 1 else ""
+                    name = f"part-{self._assignment.shard.name}{suffix}.parquet"
+                    path = "/".join(["data", self._schema.stamp.run_id, *filter(None, [group.folder]), name])
+                    chosen = rows[run]
+                    vectors = len(chosen) if vectors_R is None else int(vectors_R[chosen.shelf].sum())
+                    tables = self._row_groups(documents, shelf, chosen, row_group_rows(self._schema, len(chosen), vectors))
+                    yield self._encode(self._folder / f"{number}-{piece}.parquet", path, tables, group.values)
+
+    def _row_groups(
+        self, documents: Sequence[pa.RecordBatch], shelf: ShelfRows, rows: JoinedRows, size: int
+    ) -> Iterator[pa.Table]:
+        for run in cut_evenly(len(rows), size):
+            yield join(documents, shelf, rows[run], self._schema.part)
+            self._release()
+
+    def _release(self) -> None:
+        self._documents.release()
+        self.shelf.release()
+
+    def _encode(self, local: Path, path: str, groups: Iterable[pa.Table], values: dict[str, str | None]) -> LocalFile:
+        schema, digest, rows = self._schema, RowsDigest(), 0
+
+        def counted() -> Iterator[pa.Table]:
+            nonlocal rows
+            for group in groups:
+                _add_rows(digest, group, chunked=schema.chunked)
+                rows += group.num_rows
+                yield group
+
+        def footer() -> dict[str, str]:
+            return part_footer(schema.stamp, self._assignment.shard.number, self._assignment.epoch, str(digest), values)
+
+        with local_disk(local):
+            write_part(local, counted(), schema, footer)
+        return _local_file(local, path, rows, str(digest), footer())
+
+    def _encode_quarantine(self) -> list[LocalFile]:
+        """The quarantine file, or nothing."""
+        shard, stamp = self._assignment.shard, self._schema.stamp
+        with self._quarantined.batches() as batches:
+            if not batches:
+                return []
+            table, digest = pa.Table.from_batches(batches), RowsDigest()
+            for row in table.to_pylist():
+                digest.add(*(row[name] for name in QUARANTINE_SCHEMA.names))
+            footer = {
+                PREFIX + "run_id": stamp.run_id,
+                PREFIX + "shard": str(shard.number),
+                PREFIX + "epoch": str(self._assignment.epoch),
+                PREFIX + "rows_digest": str(digest),
+            }
+            local = self._folder / "quarantine.parquet"
+            with local_disk(local), pq.ParquetWriter(local, QUARANTINE_SCHEMA, compression="zstd") as writer:
+                writer.write_table(table)
+                writer.add_key_value_metadata(footer)
+        path = f"runs/{stamp.run_id}/quarantine/shard-{shard.name}.parquet"
+        return [_local_file(local, path, self._quarantined.rows, str(digest), footer)]
+
+
+def _receipt(draft: Draft, files: Sequence[OutputFile], parts: int) -> Receipt:
+    return draft(tuple(files[:parts]), files[parts] if len(files) > parts else None)
+
+
+def _local_file(local: Path, path: str, rows: int, digest: str, footer: dict[str, str]) -> LocalFile:
+    with local_disk(local), local.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        output = OutputFile(path, rows, local.stat().st_size, sha256, digest)
+    return LocalFile(local, output, footer)
+
+
+def _add_rows(digest: RowsDigest, table: pa.Table, *, chunked: bool) -> None:
+    """(id, text_hash, chunk or 0) of each row."""
+    for batch in table.select(["id", TEXT_HASH, *(["chunk"] if chunked else [])]).to_batches(max_chunksize=DIGESTED_ROWS):
+        columns = [column.to_pylist() for column in batch.columns] + ([] if chunked else [[0] * batch.num_rows])
+        for cells in zip(*columns, strict=True):
+            digest.add(*cells)
+
+
+def _clean(text: str | None) -> str | None:
+    """Lone surrogates (from undecodable bytes) have no UTF-8 form; they become `?`."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
