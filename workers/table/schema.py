@@ -22,6 +22,7 @@ from workers import __version__
 from workers.config import LongText, Pooling, VectorType
 from workers.errors import UsageError
 from workers.records.documents import TEXT_HASH_BYTES, ReadPlan
+from workers.table.vector_identity import FOOTER_FACTS
 from workers.table.vectors import column_type
 
 PREFIX = "reembed."
@@ -30,12 +31,8 @@ CLIPPED = "clipped"  # of shelf rows, for int8: components that had to be clippe
 PLACE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("rows", pa.int32(), nullable=False)])
 # An attempt may be finished by a later one, or by newer code; everything else in a footer must agree.
 OF_THE_ATTEMPT = frozenset({PREFIX + "epoch", PREFIX + "code_version"})
-# What in a footer decides the vector of a text; the rest (run, shard, attempt, the model's name, code version) may differ.
-OF_THE_VECTORS = tuple(
-    PREFIX + name
-    for name in ("weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "vector",
-                 "int8_scale", "max_tokens", "long_text")
-)  # fmt: skip
+# In these all parts of a snapshot agree; the rest (run, shard, attempt, the model's name, code version) may differ.
+OF_THE_VECTORS = tuple(PREFIX + name for name in FOOTER_FACTS)
 
 QUARANTINE_SCHEMA = pa.schema(
     [
