@@ -25,11 +25,11 @@ from benchmarks.scale_weather import SCENARIOS
 from jobs.driver.signals import StopFlag
 from jobs.embed import job as job_module
 from jobs.planning.run import find_resumable
-from jobs.scheduling.policy import Command, Dispatch
+from jobs.scheduling.messages import Command, Dispatch
 from jobs.state.ledger import Ledger, load_receipts
-from jobs.state.records import RunPaths
 from workers.errors import RunAborted
 from workers.records.shard import OutputFile
+from workers.table.paths import RunPaths
 
 PART = OutputFile(f"{RunPaths(RUN_ID).data}/lang=de", ROWS, 27_000_000, "", "")
 

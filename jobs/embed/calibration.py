@@ -17,8 +17,7 @@ from jobs.driver.signals import StopFlag
 from jobs.planning.run import ReuseRefused, Run
 from jobs.pool.replica_pool import ReplicaPool
 from jobs.pool.replica_shape import ReplicaShape
-from jobs.scheduling.messages import Lost, Ready
-from jobs.scheduling.policy import StartReplica
+from jobs.scheduling.messages import Lost, Ready, StartReplica
 from workers.config import VectorType
 from workers.errors import PrecisionRefused, RunAborted, UsageError
 from workers.replica.settings import Settled

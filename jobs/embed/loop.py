@@ -16,8 +16,8 @@ from typing import Protocol
 
 from jobs.monitoring.metrics import Cause, RunMetrics
 from jobs.monitoring.progress import Progress
-from jobs.scheduling.messages import Event, Finished, Lost, Ready, Stats
-from jobs.scheduling.scheduler import Command, Scheduler, StopReplica
+from jobs.scheduling.messages import Command, Event, Finished, Lost, Ready, Stats, StopReplica
+from jobs.scheduling.scheduler import Scheduler
 from jobs.state.ledger import Ledger
 from workers.errors import RunAborted
 from workers.records.shard import Failure, Receipt

@@ -30,8 +30,7 @@ from jobs.driver.signals import deadline, handlers_kept
 from jobs.monitoring.metrics import Kind, Metric
 from jobs.pool.error_text import first_line, last_line, plain, refusal
 from jobs.pool.replica_shape import ReplicaShape
-from jobs.scheduling.messages import Event, Finished, Lost, Ready, Stats
-from jobs.scheduling.policy import Command, Dispatch, StartReplica, StopReplica
+from jobs.scheduling.messages import Command, Dispatch, Event, Finished, Lost, Ready, StartReplica, Stats, StopReplica
 from workers.errors import ReembedError, RunAborted, UsageError
 from workers.records.shard import Shard
 from workers.replica.settings import ReplicaSettings, Settled

@@ -1,12 +1,12 @@
-"""The work that waits: which shard a replica may take next.
+"""The backlog: the shards that wait for a replica, and which of them a replica takes next.
 
 Flow: fresh shards, in manifest order      take() -> in flight
-      a shard that comes back              put()  -> backing off -> wake() -> suspects | retries -> take() …
-An empty replica first takes a suspect (it must run alone); then come retries, then fresh shards.
+      a shard that is retried              put()  -> backing off -> wake() -> suspects | retries -> take() …
+An empty replica first takes a suspect (which must run alone). After suspects come retries, then fresh shards.
 
-A shard that never failed costs nothing here: it is a position in the manifest. Only shards in flight or with a past
-have a History. Every call is O(1), or O(log n) in the number of shards backing off.
-Does not know: the replicas' states, whom a failure is charged to, what a command is. Time comes in as `now`, in seconds.
+A shard that never failed is only a position in the manifest. Shards in flight, or with earlier attempts, have a History.
+Every call is O(1), or O(log n) in the number of shards backing off.
+Does not know: the replicas' states, which failures are charged, commands. Time is the argument `now`, in seconds.
 """
 
 from __future__ import annotations
@@ -21,46 +21,47 @@ from workers.records.shard import Shard
 
 @dataclass(slots=True, eq=False)
 class History:
-    """What has happened to one shard so far; dropped when its receipt arrives."""
+    """The attempts made at one shard so far; dropped when its receipt arrives."""
 
     shard: Shard
     epoch: int = -1  # of its latest assignment
     dispatches: int = 0
-    charged: int = 0  # failures and solo deaths held against the shard itself
-    uncharged: int = 0  # storage hiccups, preemptions, lost nodes
-    failed_on: set[int] = field(default_factory=set)  # replicas on which it was charged
+    charged: int = 0  # failed attempts that count against the shard
+    uncharged: int = 0  # attempts lost to storage errors, preemption or a lost node
+    failed_on: set[int] = field(default_factory=set)  # replicas with a charged attempt
     blamed: dict[str, int] = field(default_factory=dict)  # object uri -> the one replica that blamed it so far
-    exclude: tuple[tuple[str, str], ...] = ()
+    excluded_objects: tuple[tuple[str, str], ...] = ()  # (uri, reason)
     suspect: bool = False  # was in flight when a replica died: runs alone until its receipt
 
     def blame(self, uri: str, replica: int, reason: str, *, one_suffices: bool) -> None:
-        """A replica says that this object is at fault. Once two say so, the shard goes on without it."""
+        """A replica blames this object. Once two replicas have, the object is excluded."""
         if one_suffices or self.blamed.get(uri, replica) != replica:
             self.blamed.pop(uri, None)
-            self.exclude += ((uri, reason),)
+            self.excluded_objects += ((uri, reason),)
         else:
             self.blamed[uri] = replica
 
     def may_blame(self, uri: str | None) -> bool:
-        """Whether leaving out this object could help: it is one of the shard's and not left out already."""
-        return any(piece.uri == uri for piece in self.shard.slices) and all(uri != gone for gone, _ in self.exclude)
+        """Whether the object belongs to the shard and is not excluded yet."""
+        in_shard = any(piece.uri == uri for piece in self.shard.slices)
+        return in_shard and all(uri != excluded for excluded, _ in self.excluded_objects)
 
     def exhausted(self, max_attempts: int) -> bool:
-        """Whether the shard has had its attempts; `avoid` sees to it that they were made on two replicas, where several.
+        """Whether the shard has used up its attempts; `excluded_replicas` makes them run on two replicas, where possible.
 
         An object that one replica blames counts as an attempt until a second agrees and it is excluded.
         """
         return self.charged + len(self.blamed) >= max_attempts
 
     @property
-    def avoid(self) -> frozenset[int]:
-        """Replicas that could tell nothing new: a second opinion must come from another one."""
+    def excluded_replicas(self) -> frozenset[int]:
+        """Replicas that must not make the next attempt, because a second opinion has to come from another one."""
         blamers = frozenset(self.blamed.values())
         return blamers | self.failed_on if len(self.failed_on) == 1 else blamers
 
 
-class _Waiting:
-    """Shards ready to run, grouped by the replicas they avoid, so that nobody's turn means looking at every shard."""
+class _ReadyShards:
+    """Shards ready to run, grouped by their excluded replicas, so that a lookup never scans every shard."""
 
     def __init__(self) -> None:
         self._groups: dict[frozenset[int], deque[History]] = {}
@@ -69,44 +70,44 @@ class _Waiting:
         return bool(self._groups)
 
     def put(self, history: History) -> None:
-        self._groups.setdefault(history.avoid, deque()).append(history)
+        self._groups.setdefault(history.excluded_replicas, deque()).append(history)
 
     def take(self, replica: int) -> History | None:
-        for avoid, group in self._groups.items():
-            if replica not in avoid:
-                del self._groups[avoid]
+        for excluded, group in self._groups.items():
+            if replica not in excluded:
+                del self._groups[excluded]
                 history = group.popleft()
                 if group:
-                    self._groups[avoid] = group  # to the end: groups take turns
+                    self._groups[excluded] = group  # to the end: groups are served round-robin
                 return history
         return None
 
     def any_for(self, replica: int) -> bool:
-        return any(replica not in avoid for avoid in self._groups)
+        return any(replica not in excluded for excluded in self._groups)
 
-    def barred(self, replicas: Collection[int]) -> bool:
-        """Whether some shard avoids every one of `replicas`."""
-        return any(len(avoid) >= len(replicas) and avoid.issuperset(replicas) for avoid in self._groups)
+    def excluded_on_all(self, replicas: Collection[int]) -> bool:
+        """Whether some shard excludes every one of `replicas`."""
+        return any(len(excluded) >= len(replicas) and excluded.issuperset(replicas) for excluded in self._groups)
 
 
 class Backlog:
-    """Hands out shards to replicas and takes them back."""
+    """Hands out shards to replicas, and takes back those that must be retried."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._shards = shards
         self._next_fresh = 0
-        self._retries = _Waiting()
-        self._suspects = _Waiting()
+        self._retries = _ReadyShards()
+        self._suspects = _ReadyShards()
         self._backing_off: list[tuple[float, int, History]] = []  # heap of (due, tie-breaker, history)
         self._puts = 0
-        self._suspects_since: float | None = None  # since when suspects wait without any being served; None: none waits
+        self._suspects_since: float | None = None  # when a suspect was last served, or the first came; None: none waits
 
     def waiting(self, *, empty: bool) -> bool:
-        """Whether there may be work for a replica that has nothing in flight (`empty`), or has something."""
+        """Whether there may be work for a replica with nothing in flight (`empty`), or with something in flight."""
         return self._next_fresh < len(self._shards) or bool(self._retries) or (empty and bool(self._suspects))
 
     def take(self, replica: int, now: float, *, empty: bool) -> History | None:
-        """The next shard for this replica, or None when all that waits avoids it."""
+        """The next shard for this replica; None when every waiting shard excludes it."""
         if empty and self._suspects and (suspect := self._suspects.take(replica)):
             self._suspects_since = now if self._suspects else None
             return suspect
@@ -130,25 +131,25 @@ class Backlog:
             self._retries.put(history)
 
     def wake(self, now: float) -> None:
-        """Make ready what has backed off long enough."""
+        """Make ready the shards whose back-off is over."""
         while self._backing_off and self._backing_off[0][0] <= now:
             self.put(heapq.heappop(self._backing_off)[2], now)
 
-    def claim(self, replica: int, now: float, patience: float) -> bool:
-        """Whether a suspect that this busy replica may run has waited so long that the replica must be emptied for it.
+    def reserve(self, replica: int, now: float, after: float) -> bool:
+        """Whether this busy replica must be drained for a suspect, because suspects have waited `after` seconds.
 
-        True once in `patience` seconds at most: one replica, once empty, serves one suspect after the other.
+        True at most once in `after` seconds: an empty replica runs one suspect after another, so one is enough.
         """
-        if self._suspects_since is None or now - self._suspects_since < patience or not self._suspects.any_for(replica):
+        if self._suspects_since is None or now - self._suspects_since < after or not self._suspects.any_for(replica):
             return False
         self._suspects_since = now
         return True
 
     def deadlines(self) -> Iterator[float]:
-        """When the next shard has backed off long enough."""
+        """When the next back-off ends."""
         if self._backing_off:
             yield self._backing_off[0][0]
 
-    def barred(self, replicas: Collection[int]) -> bool:
-        """Whether a shard is ready to run that avoids every one of `replicas`."""
-        return self._suspects.barred(replicas) or self._retries.barred(replicas)
+    def excluded_on_all(self, replicas: Collection[int]) -> bool:
+        """Whether a shard is ready to run that excludes every one of `replicas`."""
+        return self._suspects.excluded_on_all(replicas) or self._retries.excluded_on_all(replicas)

@@ -1,12 +1,12 @@
-"""Who answers for a failure. Each shard that comes back goes to the backlog again or into quarantine, or the run ends.
+"""Blame: which failures are charged to a shard. A failed shard is retried or quarantined, or the run is aborted.
 
-Whose fault it is decides:
-    OBJECT    two replicas must agree, then the object is excluded and the shard goes on without it
-    SHARD     charged; after `max_attempts`, made on two replicas, it is quarantined
-    NOBODY    retried after a back-off; more than `max_uncharged` for one shard abort the run, which can be resumed
-    a death   charged to the one shard in flight; of several nobody is charged: all are suspects and run alone from then
-              on, so that an innocent does not pay for its neighbour
-Does not know: which replica does what next, deadlines, commands.
+By the failure's blame:
+    OBJECT          once two replicas agree, the object is excluded and the shard runs without it
+    SHARD           charged to the shard; after `max_attempts`, made on two replicas, it is quarantined
+    NOBODY          not charged: retried after a back-off; more than `max_uncharged` of one shard abort the run
+    replica died    charged to the shard if it was the only one in flight. Otherwise nobody is charged: each shard in
+                    flight becomes a suspect and runs alone from then on, which shows whether it is the cause
+An aborted run can be resumed. Does not know: which replica does what next, deadlines, commands.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from jobs.scheduling.policy import Policy
 from workers.records.shard import Blame, Failure
 
 
-class Judge:
-    """Holds what was decided for good: the quarantined shards and the reason to abort."""
+class BlameAssigner:
+    """Charges failures, returns shards to the backlog, and keeps the quarantined shards and the reason to abort."""
 
     def __init__(self, policy: Policy, backlog: Backlog) -> None:
         self._policy = policy
         self._backlog = backlog
-        self.quarantined: dict[int, str] = {}
+        self.quarantined: dict[int, str] = {}  # shard number -> reason
         self.abort_reason: str | None = None
-        self.last_trouble = "none was reported"
+        self.last_failure = "none was reported"
 
-    def failed(self, history: History, replica: int, failure: Failure, now: float) -> None:
-        """An attempt ended with an exception, for which the replica is not to blame."""
+    def attempt_failed(self, history: History, replica: int, failure: Failure, now: float) -> None:
+        """An attempt ended with an exception that is not the replica's fault."""
         uri = failure.object_uri
         if failure.blame is Blame.NOBODY:
-            self.interrupted(history, failure.reason, now, self._policy.backoff(history.uncharged + 1))
+            self.attempt_interrupted(history, failure.reason, now, self._policy.backoff(history.uncharged + 1))
         elif failure.blame is Blame.OBJECT and uri is not None and history.may_blame(uri):
             history.blame(uri, replica, failure.reason, one_suffices=self._policy.max_attempts == 1)
             self._backlog.put(history, now)
         else:
             self._charge(history, replica, failure.reason, now)
 
-    def died(self, flights: list[History], replica: int, reason: str, now: float) -> None:
-        """A replica ended with these shards in flight, and one of them may be why."""
-        for history in flights:
+    def replica_failed(self, in_flight: list[History], replica: int, reason: str, now: float) -> None:
+        """A replica ended with these shards in flight, and one of them may be the cause."""
+        for history in in_flight:
             history.suspect = True
-            if len(flights) == 1:
+            if len(in_flight) == 1:
                 self._charge(history, replica, reason, now)
             else:
                 self._backlog.put(history, now)
 
-    def interrupted(self, history: History, reason: str, now: float, delay: float) -> None:
-        """An attempt ended through nobody's fault; the shard runs again `delay` seconds from now."""
+    def attempt_interrupted(self, history: History, reason: str, now: float, delay: float) -> None:
+        """An attempt was lost to preemption, a lost node or a storage error; it is retried `delay` seconds from now."""
         history.uncharged += 1
         self._backlog.put(history, now, delay)
         if history.uncharged > self._policy.max_uncharged:
@@ -56,8 +56,8 @@ class Judge:
                 f"last: {reason}; look at the storage, its credentials, and at preempted nodes"
             )
 
-    def cannot_start(self, times: int, reason: str) -> None:
-        """So many replicas in a row were lost before they were ready, and none is left."""
+    def starts_exhausted(self, times: int, reason: str) -> None:
+        """`times` replicas in a row were lost before they were ready, and no replica is left."""
         self._abort(
             f"{times} replicas in a row failed to start and none is alive, last: {reason}; look at the model (name, "
             "revision, access), the device's driver and free memory, and whether the cluster has the resources of one "
@@ -65,10 +65,10 @@ class Judge:
         )
 
     def stalled(self, seconds: float, state: str) -> None:
-        """No receipt and no document for so long."""
+        """No receipt arrived and no document was embedded for `seconds`."""
         self._abort(
             f"no document was embedded anywhere for {seconds:.0f} s (run.stall_seconds): {state}; last trouble: "
-            f"{self.last_trouble}; look at the replicas' logs, the storage, and whether the cluster has free GPUs"
+            f"{self.last_failure}; look at the replicas' logs, the storage, and whether the cluster has free GPUs"
         )
 
     def _charge(self, history: History, replica: int, reason: str, now: float) -> None:
@@ -81,4 +81,4 @@ class Judge:
             self._backlog.put(history, now)
 
     def _abort(self, reason: str) -> None:
-        self.abort_reason = self.abort_reason or reason  # the first stands
+        self.abort_reason = self.abort_reason or reason  # the first reason is kept

@@ -1,12 +1,12 @@
-"""The replicas that live: who is starting, who has a free slot, whose time is up.
+"""The fleet: the live replicas, their free slots and their deadlines; and when lost replicas are restarted.
 
 Flow: start() -> starting -> ready() -> open at load 0 -> assign() -> open at load 1 … full -> release() -> open again
-      remove() at any time: the replica is forgotten, and whatever it still says is not listened to.
-Ids are never used twice, so a late word of a replica that is gone cannot be taken for another's.
+      remove() at any time: the replica is forgotten, and later messages from it are ignored.
+An id is used once, so a late message of a removed replica cannot be taken for another replica's.
 
-Each call is O(1), or O(log n) for a rest. Deadlines of one kind all last equally long, and time does not run backwards:
-a dict in order of insertion is in order of deadline, so the most urgent is its first entry.
-Does not know: why a replica is started or removed, what waits in the backlog, whom a failure is charged to.
+Each call is O(1), or O(log n) for a back-off. All deadlines of one kind have the same length, and time does not run
+backwards. A dict in order of insertion is therefore in order of deadline, and its first entry is the most urgent.
+Does not know: why a replica is started or removed, what waits in the backlog, which failures are charged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Replica:
     in_flight: dict[int, History] = field(default_factory=dict)  # by shard number, the oldest first
     tokens: int = 0  # running total it reported
     failures: int = 0  # in a row, without a receipt
-    rest_until: float = -math.inf  # no new work before
+    backoff_until: float = -math.inf  # no new work before
     draining: bool = False  # no new work until it is empty
     open_at: int | None = None  # the load under which the fleet lists it as open
 
@@ -39,7 +39,7 @@ class Replica:
 
     @property
     def alone(self) -> bool:
-        """Whether it runs a suspect, which nothing may join."""
+        """Whether it runs a suspect, beside which no other shard may run."""
         return any(history.suspect for history in self.in_flight.values())
 
 
@@ -52,7 +52,7 @@ class Fleet:
         self.starting: dict[int, float] = {}  # id -> when it must be ready
         self._shard_due: dict[int, float] = {}  # id -> when its oldest shard must be finished
         self._open: list[dict[int, Replica]] = [{} for _ in range(policy.slots)]  # by shards in flight
-        self._resting: list[tuple[float, int]] = []  # heap of (until, id)
+        self._backing_off: list[tuple[float, int]] = []  # heap of (until, id)
         self._started = 0
         self.running = 0  # shards in flight, over all replicas
 
@@ -61,7 +61,7 @@ class Fleet:
         return len(self.live) - len(self.starting)
 
     def start(self, now: float) -> int:
-        """A new replica's id; its time to become ready runs from now."""
+        """A new replica's id; its time to become ready starts now."""
         replica = Replica(self._started)
         self._started += 1
         self.live[replica.id] = replica
@@ -69,13 +69,13 @@ class Fleet:
         return replica.id
 
     def ready(self, replica: Replica, now: float) -> None:
-        """It may have work from now on."""
+        """The replica takes work from now on."""
         del self.starting[replica.id]
         replica.ready = True
-        self._list(replica, now)
+        self._update_open(replica, now)
 
     def remove(self, replica: Replica) -> list[History]:
-        """Forget the replica; its shards in flight, oldest first, are handed back."""
+        """Forget the replica. Returns its shards in flight, oldest first."""
         del self.live[replica.id]
         self.starting.pop(replica.id, None)
         self._shard_due.pop(replica.id, None)
@@ -85,15 +85,15 @@ class Fleet:
         return list(replica.in_flight.values())
 
     def assign(self, replica: Replica, history: History, now: float) -> None:
-        """Put a shard in flight."""
+        """Put a shard in flight on the replica."""
         if not replica.in_flight:
             self._shard_due[replica.id] = now + self._policy.shard_seconds
         replica.in_flight[history.shard.number] = history
         self.running += 1
-        self._list(replica, now)
+        self._update_open(replica, now)
 
     def release(self, replica: Replica, history: History, now: float) -> None:
-        """Take a shard that ended out of flight. The next one's time runs from here: until now it had to wait."""
+        """Take a finished or failed shard out of flight. The time of the next one starts now: until now it was queued."""
         if replica.oldest is history:
             del self._shard_due[replica.id]
             if len(replica.in_flight) > 1:
@@ -101,20 +101,20 @@ class Fleet:
         del replica.in_flight[history.shard.number]
         replica.draining = replica.draining and bool(replica.in_flight)
         self.running -= 1
-        self._list(replica, now)
+        self._update_open(replica, now)
 
-    def rest(self, replica: Replica, now: float, seconds: float) -> None:
-        """Give the replica no new work for so long."""
-        replica.rest_until = now + seconds
-        heapq.heappush(self._resting, (replica.rest_until, replica.id))
-        self._list(replica, now)
+    def back_off(self, replica: Replica, now: float, seconds: float) -> None:
+        """Give the replica no new work for `seconds`."""
+        replica.backoff_until = now + seconds
+        heapq.heappush(self._backing_off, (replica.backoff_until, replica.id))
+        self._update_open(replica, now)
 
     def wake(self, now: float) -> None:
-        """Open the replicas that have rested."""
-        while self._resting and self._resting[0][0] <= now:
-            replica = self.live.get(heapq.heappop(self._resting)[1])
+        """Open the replicas whose back-off is over."""
+        while self._backing_off and self._backing_off[0][0] <= now:
+            replica = self.live.get(heapq.heappop(self._backing_off)[1])
             if replica is not None:
-                self._list(replica, now)
+                self._update_open(replica, now)
 
     def open(self, load: int) -> tuple[Replica, ...]:
         """Ready replicas with exactly `load` shards in flight that may take one more, longest open first."""
@@ -123,68 +123,68 @@ class Fleet:
     def drain(self, replica: Replica, now: float) -> None:
         """Give the busy replica no more work until it is empty."""
         replica.draining = True
-        self._list(replica, now)
+        self._update_open(replica, now)
 
-    def late_start(self, now: float) -> Replica | None:
-        """A replica whose time to become ready is over."""
-        return self._late(self.starting, now)
+    def overdue_start(self, now: float) -> Replica | None:
+        """A replica that did not become ready in time."""
+        return self._overdue(self.starting, now)
 
-    def late_shard(self, now: float) -> Replica | None:
-        """A replica whose oldest shard is out of time."""
-        return self._late(self._shard_due, now)
+    def overdue_shard(self, now: float) -> Replica | None:
+        """A replica whose oldest shard did not finish in time."""
+        return self._overdue(self._shard_due, now)
 
     def deadlines(self) -> Iterator[float]:
         """The earliest deadline of each kind."""
         for due in (self.starting, self._shard_due):
             if due:
                 yield next(iter(due.values()))
-        if self._resting:
-            yield self._resting[0][0]
+        if self._backing_off:
+            yield self._backing_off[0][0]
 
-    def _list(self, replica: Replica, now: float) -> None:
+    def _update_open(self, replica: Replica, now: float) -> None:
         if replica.open_at is not None:
             del self._open[replica.open_at][replica.id]
         load = len(replica.in_flight)
-        closed = replica.alone or replica.draining or replica.rest_until > now
+        closed = replica.alone or replica.draining or replica.backoff_until > now
         replica.open_at = load if replica.ready and load < self._policy.slots and not closed else None
         if replica.open_at is not None:
             self._open[load][replica.id] = replica
 
-    def _late(self, due: dict[int, float], now: float) -> Replica | None:
+    def _overdue(self, due: dict[int, float], now: float) -> Replica | None:
         first = next(iter(due), None)
         return self.live[first] if first is not None and due[first] <= now else None
 
 
 class Restarts:
-    """When the next replica may be started, and when starting has become hopeless."""
+    """When the next replica may be started, and when no more starts are tried."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._setbacks = 0  # since the last receipt
+        self._losses = 0  # since the last receipt
         self.failed_in_a_row = 0  # failed starts, with no replica ready at any time since the first
         self.not_before = -math.inf
 
-    def set_back(self, now: float) -> None:
-        """A replica was lost. What is lost together, or before the delay is over, is one setback."""
+    def replica_lost(self, now: float) -> None:
+        """A replica was lost. Losses at the same time, or before the delay is over, count as one."""
         if now >= self.not_before:
-            self._setbacks += 1
-            self.not_before = now + self._policy.backoff(self._setbacks)
+            self._losses += 1
+            self.not_before = now + self._policy.backoff(self._losses)
 
-    def failed(self, now: float, *, charged: bool, any_ready: bool) -> None:
+    def start_failed(self, now: float, *, charged: bool, any_ready: bool) -> None:
         """A replica was lost before it was ready."""
-        self.set_back(now)
+        self.replica_lost(now)
         if any_ready:
             self.failed_in_a_row = 0
         elif charged:
             self.failed_in_a_row += 1
 
     def succeeded(self, *, receipt: bool) -> None:
-        """A replica became ready, or (`receipt`) even finished a shard."""
+        """A replica became ready, or (`receipt`) finished a shard."""
         self.failed_in_a_row = 0
         if receipt:
-            self._setbacks = 0
+            self._losses = 0
 
     @property
-    def hopeless(self) -> bool:
-        """Start no more. Those still starting decide whether the run goes on."""
+    def exhausted(self) -> bool:
+        """No more starts are tried. The run goes on only if one of the replicas still starting becomes ready."""
         return self.failed_in_a_row >= self._policy.max_failed_starts

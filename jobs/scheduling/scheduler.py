@@ -1,14 +1,15 @@
-"""Who does which shard when, and who answers for a failure: a pure state machine.
+"""The scheduler: which replica embeds which shard when. A pure state machine.
 
-Flow: the caller reports events (on_ready, on_receipt, on_failure, on_lost, on_progress, resize) as they happen, then asks
-decide(now) for commands (StartReplica, StopReplica, Dispatch), carries them out in that order, and sleeps until the next
-event or next_deadline(now). It ends when `finished` is true or `abort_reason` is set.
+Flow: the caller reports events (on_ready, on_receipt, on_failure, on_lost, on_progress, resize) as they happen. It then
+calls decide(now) for commands (StartReplica, StopReplica, Dispatch), carries them out in that order, and sleeps until the
+next event or next_deadline(now). The run is over when `finished` is true or `abort_reason` is set.
 
-A shard is never in flight on two live replicas: it moves on only after its replica was lost or told to stop, and whatever
-a replica that is gone still says is dropped.
+A shard is never in flight on two live replicas: it moves only after its replica was lost or told to stop. Later messages
+of that replica are ignored.
 
-Beside it: backlog (which shard waits), fleet (which replica lives), verdict (who answers for a failure).
-Does not know: Ray, storage, text, the clock (`now` is the caller's monotonic seconds; one that runs backwards is held).
+Parts: backlog (shards that wait), fleet (live replicas), blame (which failures are charged), policy (limits).
+Does not know: Ray, storage, text, or the clock. `now` is the caller's monotonic time in seconds; a `now` earlier than the
+last one is replaced by the last one.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from jobs.scheduling.backlog import Backlog, History
-from jobs.scheduling.blame import Judge
+from jobs.scheduling.blame import BlameAssigner
 from jobs.scheduling.fleet import Fleet, Replica, Restarts
-from jobs.scheduling.policy import Command, Dispatch, Policy, StartReplica, StopReplica
+from jobs.scheduling.messages import Command, Dispatch, StartReplica, StopReplica
+from jobs.scheduling.policy import Policy
 from workers.records.shard import Assignment, Blame, Failure, Receipt, Shard
-
-__all__ = ["Command", "Dispatch", "Policy", "Scheduler", "StartReplica", "StopReplica"]
 
 
 class Scheduler:
@@ -36,23 +36,23 @@ class Scheduler:
         self._backlog = Backlog(shards)
         self._fleet = Fleet(policy)
         self._restarts = Restarts(policy)
-        self._judge = Judge(policy, self._backlog)
-        self._outbox: list[Command] = []
+        self._blame = BlameAssigner(policy, self._backlog)
+        self._commands: list[Command] = []
         self._now = float("-inf")
-        self._decided = float("-inf")  # when decide() was last asked
+        self._decided = float("-inf")  # when decide() was last called
         self._last_progress: float | None = None  # None until the first decision: the run has not begun
         self.done = 0  # receipts
         self.attempts = 0  # dispatches
 
     @property
     def abort_reason(self) -> str | None:
-        """Why the run was given up before its end, and what to look at; None: it was not."""
-        return self._judge.abort_reason
+        """Why the run was aborted, and what to check; None: it was not."""
+        return self._blame.abort_reason
 
     @property
     def quarantined(self) -> Mapping[int, str]:
-        """Shard number -> why it was given up, in order of quarantine. A live view."""
-        return MappingProxyType(self._judge.quarantined)
+        """Shard number -> why it was quarantined, in order of quarantine. A live view."""
+        return MappingProxyType(self._blame.quarantined)
 
     @property
     def running(self) -> int:
@@ -83,11 +83,11 @@ class Scheduler:
             return now
         moments = [self._last_progress + self._policy.stall_seconds, self._restarts.not_before]
         moments += [*self._fleet.deadlines(), *self._backlog.deadlines()]
-        # What was due at the last decision was dealt with by it, or waits for an event.
+        # What was due at the last decision was handled by it, or waits for an event.
         return min((moment for moment in moments if moment > self._decided), default=now)
 
     def resize(self, target_replicas: int) -> None:
-        """How many replicas are wanted from now on. Fewer: those still starting are given up; ready ones are kept."""
+        """How many replicas are wanted from now on. Fewer: replicas still starting are stopped, ready ones are kept."""
         self._target = target_replicas
         while len(self._fleet.live) > target_replicas and self._fleet.starting:
             newest = self._fleet.live[next(reversed(self._fleet.starting))]
@@ -96,77 +96,77 @@ class Scheduler:
     def on_ready(self, replica: int, now: float) -> None:
         """The replica has loaded its model."""
         now = self._tick(now)
-        known = self._fleet.live.get(replica)
-        if known is not None and not known.ready:
-            self._fleet.ready(known, now)
+        sender = self._fleet.live.get(replica)
+        if sender is not None and not sender.ready:
+            self._fleet.ready(sender, now)
             self._restarts.succeeded(receipt=False)
 
     def on_progress(self, replica: int, tokens: int, now: float) -> None:
         """The replica's running total of tokens embedded; an increase anywhere shows that the run is not stalled."""
         now = self._tick(now)
-        known = self._fleet.live.get(replica)
-        if known is not None and tokens > known.tokens:
-            known.tokens = tokens
+        sender = self._fleet.live.get(replica)
+        if sender is not None and tokens > sender.tokens:
+            sender.tokens = tokens
             self._last_progress = now
 
     def on_receipt(self, replica: int, receipt: Receipt, now: float) -> bool:
-        """A shard is done. False: the late word of an attempt that was given up, dropped; the shard runs elsewhere."""
+        """A shard is done. False: a late message of an attempt that was given up, ignored; the shard runs elsewhere."""
         now = self._tick(now)
-        known = self._fleet.live.get(replica)
-        history = known.in_flight.get(receipt.shard) if known else None
+        sender = self._fleet.live.get(replica)
+        history = sender.in_flight.get(receipt.shard) if sender else None
         # An adopted part may carry the epoch of the attempt that wrote it.
-        if known is None or history is None or not (receipt.adopted or receipt.epoch == history.epoch):
+        if sender is None or history is None or not (receipt.adopted or receipt.epoch == history.epoch):
             return False
-        self._fleet.release(known, history, now)
+        self._fleet.release(sender, history, now)
         self._restarts.succeeded(receipt=True)
-        known.failures = 0
+        sender.failures = 0
         self._last_progress = now
         self.done += 1
         return True
 
     def on_failure(self, replica: int, failure: Failure, now: float) -> bool:
-        """An attempt ended without a receipt. False: a late word, dropped."""
+        """An attempt ended without a receipt. False: a late message, ignored."""
         now = self._tick(now)
-        known = self._fleet.live.get(replica)
-        history = known.in_flight.get(failure.shard) if known else None
-        if known is None or history is None or history.epoch != failure.epoch:
+        sender = self._fleet.live.get(replica)
+        history = sender.in_flight.get(failure.shard) if sender else None
+        if sender is None or history is None or history.epoch != failure.epoch:
             return False
-        self._judge.last_trouble = f"shard {history.shard.name} on replica {replica}: {failure.reason}"
+        self._blame.last_failure = f"shard {history.shard.name} on replica {replica}: {failure.reason}"
         if failure.blame is Blame.REPLICA:
-            self._restarts.set_back(now)
-            self._judge.died(self._stop(known, failure.reason), replica, failure.reason, now)
+            self._restarts.replica_lost(now)
+            self._blame.replica_failed(self._stop(sender, failure.reason), replica, failure.reason, now)
             return True
-        self._fleet.release(known, history, now)
-        # A replica that fails everything at once is always free and would draw all the work: it rests, longer each time.
-        # Not for objects: a shard may hold many bad ones, and each needs its two failures.
-        known.failures += failure.blame is not Blame.OBJECT
-        if known.failures > 1:
-            self._fleet.rest(known, now, self._policy.backoff(known.failures - 1))
-        self._judge.failed(history, replica, failure, now)
+        self._fleet.release(sender, history, now)
+        # A replica that fails every shard at once is always free and would take all the work, so it backs off, longer each
+        # time. Failures that blame an object do not count: a shard may hold many bad objects, and each needs two failures.
+        sender.failures += failure.blame is not Blame.OBJECT
+        if sender.failures > 1:
+            self._fleet.back_off(sender, now, self._policy.backoff(sender.failures - 1))
+        self._blame.attempt_failed(history, replica, failure, now)
         return True
 
     def on_lost(self, replica: int, reason: str, now: float, *, charged: bool = True, during_start: bool = False) -> None:
-        """The replica's process is gone. charged=False: preemption or a lost node, nobody's fault."""
+        """The replica's process is gone. charged=False: preemption or a lost node; it counts against no shard."""
         now = self._tick(now)
-        known = self._fleet.live.get(replica)
-        if known is None:
+        sender = self._fleet.live.get(replica)
+        if sender is None:
             return
-        flights = self._fleet.remove(known)
-        self._judge.last_trouble = f"replica {replica} was lost: {reason}"
-        if during_start or not known.ready:
+        in_flight = self._fleet.remove(sender)
+        self._blame.last_failure = f"replica {replica} was lost: {reason}"
+        if during_start or not sender.ready:
             self._fail_start(reason, now, charged=charged)
-            for history in flights:  # none, unless the caller contradicts itself; then they never ran
+            for history in in_flight:  # none, unless the caller contradicts itself; then they did not run
                 self._backlog.put(history, now)
             return
-        self._restarts.set_back(now)
+        self._restarts.replica_lost(now)
         if charged:
-            self._judge.died(flights, replica, f"replica {replica} died: {reason}", now)
+            self._blame.replica_failed(in_flight, replica, f"replica {replica} died: {reason}", now)
         else:
-            for history in flights:
-                self._judge.interrupted(history, f"replica {replica} was lost: {reason}", now, delay=0.0)
+            for history in in_flight:
+                self._blame.attempt_interrupted(history, f"replica {replica} was lost: {reason}", now, delay=0.0)
 
     def decide(self, now: float) -> list[Command]:
-        """What to do now. Report every event that is known first, lest a deadline strike what is done already."""
+        """What to do now. Report all events first, or a deadline may fire for finished work."""
         self._decided = now = self._tick(now)
         if self._last_progress is None:
             self._last_progress = now
@@ -176,15 +176,15 @@ class Scheduler:
             self._backlog.wake(now)
             self._fleet.wake(now)
             self._dispatch(now)
-            if now >= self._restarts.not_before and not (self._restarts.hopeless and self._fleet.starting):
+            if now >= self._restarts.not_before and not (self._restarts.exhausted and self._fleet.starting):
                 for _ in range(self._wanted - len(self._fleet.live)):
-                    self._outbox.append(StartReplica(self._fleet.start(now)))
-        commands, self._outbox = self._outbox, []
+                    self._commands.append(StartReplica(self._fleet.start(now)))
+        commands, self._commands = self._commands, []
         return commands
 
     @property
     def _remaining(self) -> int:
-        return self._total - self.done - len(self._judge.quarantined)
+        return self._total - self.done - len(self._blame.quarantined)
 
     @property
     def _over(self) -> bool:
@@ -192,7 +192,7 @@ class Scheduler:
 
     @property
     def _wanted(self) -> int:
-        return min(self._target, self._remaining)  # a replica that would get nothing is not started
+        return min(self._target, self._remaining)  # no replica is started that would get no shard
 
     def _tick(self, now: float) -> float:
         self._now = max(self._now, now)
@@ -202,16 +202,16 @@ class Scheduler:
         for load in range(self._policy.slots):  # every replica gets its first shard before any gets a second
             empty = load == 0
             for replica in self._fleet.open(load) if self._backlog.waiting(empty=empty) else ():
-                # No shard is fetched ahead that a replica still starting could have at once.
+                # Shards that the replicas still starting could run at once are not prefetched.
                 if not self._backlog.waiting(empty=empty) or (not empty and self.pending <= len(self._fleet.starting)):
                     break
-                if not empty and self._backlog.claim(replica.id, now, self._policy.suspect_seconds):
+                if not empty and self._backlog.reserve(replica.id, now, self._policy.suspect_seconds):
                     self._fleet.drain(replica, now)
                     continue
                 history = self._backlog.take(replica.id, now, empty=empty)
                 if history is not None:
                     self._assign(replica, history, now)
-                elif empty and len(self._fleet.live) >= self._wanted > 0 and self._backlog.barred(self._fleet.live):
+                elif empty and len(self._fleet.live) >= self._wanted > 0 and self._backlog.excluded_on_all(self._fleet.live):
                     self._stop(replica, "replaced, to have a failed shard tried on another replica")
 
     def _assign(self, replica: Replica, history: History, now: float) -> None:
@@ -219,34 +219,36 @@ class Scheduler:
         history.dispatches += 1
         self.attempts += 1
         self._fleet.assign(replica, history, now)
-        assignment = Assignment(history.shard, history.epoch, history.dispatches, history.exclude, wary=history.suspect)
-        self._outbox.append(Dispatch(replica.id, assignment))
+        assignment = Assignment(
+            history.shard, history.epoch, history.dispatches, history.excluded_objects, wary=history.suspect
+        )
+        self._commands.append(Dispatch(replica.id, assignment))
 
     def _stop(self, replica: Replica, reason: str) -> list[History]:
-        self._outbox.append(StopReplica(replica.id, reason))
+        self._commands.append(StopReplica(replica.id, reason))
         return self._fleet.remove(replica)
 
     def _fail_start(self, reason: str, now: float, *, charged: bool = True) -> None:
-        self._restarts.failed(now, charged=charged, any_ready=self._fleet.ready_count > 0)
-        if self._restarts.hopeless and not self._fleet.live:
-            self._judge.cannot_start(self._restarts.failed_in_a_row, reason)
+        self._restarts.start_failed(now, charged=charged, any_ready=self._fleet.ready_count > 0)
+        if self._restarts.exhausted and not self._fleet.live:
+            self._blame.starts_exhausted(self._restarts.failed_in_a_row, reason)
 
     def _enforce_deadlines(self, now: float, last_progress: float) -> None:
         policy = self._policy
         if now - last_progress >= policy.stall_seconds:
             fleet = f"{self._fleet.ready_count} replicas ready, {len(self._fleet.starting)} starting, {self._target} wanted"
             state = f"{fleet}; {self.running} shards in flight, {self.pending} waiting"
-            self._judge.stalled(now - last_progress, state)
+            self._blame.stalled(now - last_progress, state)
             return
-        while late := self._fleet.late_start(now):
-            self._stop(late, reason := f"not ready within {policy.ready_seconds:g} s (cluster.replica_ready_seconds)")
-            self._judge.last_trouble = f"replica {late.id}: {reason}"
+        while overdue := self._fleet.overdue_start(now):
+            self._stop(overdue, reason := f"not ready within {policy.ready_seconds:g} s (cluster.replica_ready_seconds)")
+            self._blame.last_failure = f"replica {overdue.id}: {reason}"
             self._fail_start(reason, now)
-        while late := self._fleet.late_shard(now):
+        while overdue := self._fleet.overdue_shard(now):
             reason = f"not finished within {policy.shard_seconds:g} s (run.shard_seconds)"
-            guilty, *others = self._stop(late, f"shard {next(iter(late.in_flight.values())).shard.name} {reason}")
-            self._judge.last_trouble = f"shard {guilty.shard.name} on replica {late.id}: {reason}"
-            self._restarts.set_back(now)
-            self._judge.died([guilty], late.id, reason, now)
-            for history in others:  # they only waited for it
+            oldest, *queued = self._stop(overdue, f"shard {next(iter(overdue.in_flight.values())).shard.name} {reason}")
+            self._blame.last_failure = f"shard {oldest.shard.name} on replica {overdue.id}: {reason}"
+            self._restarts.replica_lost(now)
+            self._blame.replica_failed([oldest], overdue.id, reason, now)
+            for history in queued:  # they only waited for the oldest
                 self._backlog.put(history, now)

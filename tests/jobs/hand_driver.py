@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jobs.scheduling.scheduler import Command, Policy, Scheduler, StartReplica, StopReplica
+from jobs.scheduling.messages import Command, StartReplica, StopReplica
+from jobs.scheduling.policy import Policy
+from jobs.scheduling.scheduler import Scheduler
 from workers.records.shard import Assignment, Blame, Failure, ObjectSlice, Receipt, Shard
 
 QUICK = Policy(ready_seconds=100, shard_seconds=50, stall_seconds=1000, backoff_seconds=2, max_backoff_seconds=16)

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.agenda import Agenda
-from jobs.scheduling.scheduler import Command, Dispatch, Policy, Scheduler, StartReplica, StopReplica
+from jobs.scheduling.messages import Command, Dispatch, StartReplica, StopReplica
+from jobs.scheduling.policy import Policy
+from jobs.scheduling.scheduler import Scheduler
 from tests.jobs.hand_driver import make_receipt, make_shard
 from tests.jobs.scenario import BROKEN, CORRUPT, FLAKY, HEALTHY, HUNG, POISON, Scenario
 from workers.records.shard import Assignment, Blame, Failure
@@ -60,7 +62,7 @@ class VirtualCluster:
         self.dispatched: Counter[int] = Counter()
         self.done: set[int] = set()
         self.failed_starts_in_a_row = 0
-        self.late_words = 0
+        self.late_messages = 0
 
     def run(self, max_steps: int = 1_000_000) -> VirtualCluster:
         for _ in range(self.scenario.resizes):
@@ -208,7 +210,7 @@ class VirtualCluster:
 
     def _on_receipt(self, replica: FakeReplica, task: Assignment) -> None:
         current = self.in_flight[replica.id].pop(task.shard.number, None) is not None
-        self.late_words += not current
+        self.late_messages += not current
         if current:
             self.done.add(task.shard.number)
             self.suspects.discard(task.shard.number)
@@ -216,7 +218,7 @@ class VirtualCluster:
 
     def _on_failure(self, replica: FakeReplica, failure: Failure) -> None:
         current = failure.shard in self.in_flight[replica.id]
-        self.late_words += not current
+        self.late_messages += not current
         if current and failure.blame is Blame.REPLICA:
             self._blame_death(list(self.in_flight[replica.id]), replica.id)
         elif current:

@@ -14,8 +14,7 @@ from jobs.driver.signals import StopFlag, Stopped
 from jobs.embed import calibration
 from jobs.planning.run import Request, ReuseRefused, Run, plan_or_reopen
 from jobs.pool.replica_shape import ReplicaShape
-from jobs.scheduling.messages import Event, Lost, Ready, Stats
-from jobs.scheduling.policy import Command, StartReplica
+from jobs.scheduling.messages import Command, Event, Lost, Ready, StartReplica, Stats
 from jobs.state.records import find_unfinished
 from tests.jobs.source_files import jsonl
 from workers.errors import RunAborted, UsageError

@@ -25,7 +25,7 @@ def test_a_busy_replica_gets_no_suspect() -> None:
     assert backlog.take(replica=5, now=0, empty=False) is None
 
 
-def test_shards_that_avoid_different_replicas_take_turns() -> None:
+def test_shards_that_exclude_different_replicas_take_turns() -> None:
     backlog = Backlog([])
     for history in (failed(1, 7), failed(2, 7), failed(3, 8)):
         backlog.put(history, now=0)
@@ -33,26 +33,26 @@ def test_shards_that_avoid_different_replicas_take_turns() -> None:
     assert [history.shard.number if history else None for history in taken] == [1, 3, 2]
 
 
-def test_a_shard_avoids_the_one_replica_that_failed_it_and_whoever_blamed_an_object() -> None:
+def test_a_shard_excludes_the_one_replica_that_failed_it_and_those_that_blamed_an_object() -> None:
     history = failed(1, 7)
-    assert history.avoid == {7}
+    assert history.excluded_replicas == {7}
     uri = history.shard.slices[0].uri
     history.blame(uri, 8, "truncated", one_suffices=False)
-    assert history.avoid == {7, 8}
+    assert history.excluded_replicas == {7, 8}
     history.failed_on.add(9)
-    assert history.avoid == {8}
+    assert history.excluded_replicas == {8}
     assert history.may_blame(uri)
     history.blame(uri, 9, "truncated", one_suffices=False)
-    assert history.avoid == frozenset()
-    assert not history.may_blame(uri), "it is left out already"
+    assert history.excluded_replicas == frozenset()
+    assert not history.may_blame(uri), "it is excluded already"
 
 
-def test_barred_says_that_only_a_replica_not_there_yet_can_help() -> None:
+def test_a_shard_excluded_on_all_live_replicas_needs_a_new_one() -> None:
     backlog = Backlog([])
     backlog.put(failed(1, 7), now=0)
-    assert backlog.barred({7})
-    assert not backlog.barred({7, 8})
-    assert not backlog.barred({8})
+    assert backlog.excluded_on_all({7})
+    assert not backlog.excluded_on_all({7, 8})
+    assert not backlog.excluded_on_all({8})
 
 
 def test_what_backs_off_is_woken_when_it_is_due() -> None:
@@ -66,12 +66,12 @@ def test_what_backs_off_is_woken_when_it_is_due() -> None:
     assert list(backlog.deadlines()) == []
 
 
-def test_a_replica_is_claimed_for_suspects_only_when_none_was_served_for_long() -> None:
+def test_a_replica_is_reserved_for_suspects_only_when_none_was_served_for_long() -> None:
     backlog = Backlog([])
     for number in range(3):
         backlog.put(failed(number, suspect=True), now=0)
-    assert not backlog.claim(5, now=9, patience=10)
+    assert not backlog.reserve(5, now=9, after=10)
     backlog.take(5, now=9, empty=True)
-    assert not backlog.claim(6, now=18, patience=10), "one was served at 9"
-    assert backlog.claim(6, now=19, patience=10)
-    assert not backlog.claim(7, now=28, patience=10), "one replica was claimed at 19"
+    assert not backlog.reserve(6, now=18, after=10), "one was served at 9"
+    assert backlog.reserve(6, now=19, after=10)
+    assert not backlog.reserve(7, now=28, after=10), "one replica was reserved at 19"

@@ -1,11 +1,11 @@
-"""Who gets which shard, and who answers for a failure: each rule by one example.
+"""Who gets which shard, and which failures are charged to it: each rule by one example.
 
 Time and replicas' lives are in test_scheduler_time.py, whole runs under random faults in test_scheduler_simulation.py.
 """
 
 from __future__ import annotations
 
-from jobs.scheduling.scheduler import StartReplica, StopReplica
+from jobs.scheduling.messages import StartReplica, StopReplica
 from tests.jobs.hand_driver import Driver, make_shard
 from workers.records.shard import Blame
 
@@ -137,7 +137,7 @@ def test_an_object_that_is_not_the_shards_own_is_the_attempts_failure() -> None:
     assert list(driver.run.quarantined) == [0]
 
 
-def test_an_unsettled_object_counts_as_an_attempt_until_it_is_excluded() -> None:
+def test_an_object_that_one_replica_blames_counts_as_an_attempt_until_it_is_excluded() -> None:
     driver = Driver(shards=40, replicas=2, slots=1, max_attempts=2, objects=1)
     uri = make_shard(0).slices[0].uri
     driver.ready(0, 1)

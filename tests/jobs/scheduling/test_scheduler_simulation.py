@@ -1,7 +1,7 @@
 """The scheduler against a virtual cluster: hundreds of fake workers, random faults, every command checked.
 
 virtual_cluster.py checks each command as it comes (never on two live replicas, at most `slots`, suspects alone, epochs grow,
-ids fresh, late words dropped); here the outcome of whole runs is held against its independent account.
+ids fresh, late messages ignored); here the outcome of whole runs is held against its independent account.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.scheduling.scheduler import Dispatch, Policy, Scheduler, StartReplica
+from jobs.scheduling.messages import Dispatch, StartReplica
+from jobs.scheduling.policy import Policy
+from jobs.scheduling.scheduler import Scheduler
 from tests.jobs.hand_driver import make_receipt, make_shard
 from tests.jobs.scenario import CORRUPT, HEALTHY, LOST_CAUSES, Scenario, scenarios
 from tests.jobs.virtual_cluster import VirtualCluster
@@ -27,10 +29,10 @@ def check_outcome(world: VirtualCluster) -> None:
     assert run.attempts == world.dispatched.total()
     for shard, reason in run.quarantined.items():
         charges = world.charges[shard]
-        unsettled = sum(len(who) < 2 for (number, _), who in world.blames.items() if number == shard)
-        assert len(charges) + unsettled >= limit, "quarantined before its attempts were over"
+        blamed_once = sum(len(who) < 2 for (number, _), who in world.blames.items() if number == shard)
+        assert len(charges) + blamed_once >= limit, "quarantined before its attempts were over"
         assert len(charges) <= limit
-        assert len(set(charges)) >= min(2, limit) or unsettled, "quarantined on the word of one replica"
+        assert len(set(charges)) >= min(2, limit) or blamed_once, "quarantined on the word of one replica"
         if world.kind[shard] in LOST_CAUSES and not world.scenario.device_faults:
             assert world.kind[shard] in reason.replace("not finished within", "hung")
         if not world.scenario.device_faults:
@@ -68,7 +70,7 @@ def test_hundreds_of_workers_in_a_storm(seed: int) -> None:
     ).run()
     check_outcome(world)
     assert world.scheduler.abort_reason is None
-    assert world.late_words > 0, "the storm has no zombie in it; the test shows less than it says"
+    assert world.late_messages > 0, "the storm has no zombie in it; the test shows less than it says"
     assert any(world.suspects), "no replica died with several in flight; the test shows less than it says"
 
 

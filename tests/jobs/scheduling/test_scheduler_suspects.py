@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.scheduling.scheduler import Dispatch, StartReplica, StopReplica
+from jobs.scheduling.messages import Dispatch, StartReplica, StopReplica
 from tests.jobs.hand_driver import Driver, make_shard
 from workers.records.shard import Blame
 
@@ -68,7 +68,7 @@ def test_a_replica_is_emptied_for_suspects_only_if_it_may_run_one_and_another_wh
     assert [len(driver.shards(replica)) for replica in (1, 2)] == [1, 2], "one at a time"
     driver.lose(1, charged=False)
     driver.receipt(2)
-    assert len(driver.shards(2)) == 2, "a new claim waits its time"
+    assert len(driver.shards(2)) == 2, "the next reservation waits its time"
     driver.step(10)
     driver.receipt(2)
     driver.receipt(2)

@@ -1,29 +1,30 @@
-"""Deadlines, back-offs, restarts, late words, aborts and resizes of the scheduler: each rule by one example."""
+"""Deadlines, back-offs, restarts, late messages, aborts and resizes of the scheduler: each rule by one example."""
 
 from __future__ import annotations
 
 import pytest
 
-from jobs.scheduling.scheduler import Policy, StartReplica, StopReplica
+from jobs.scheduling.messages import StartReplica, StopReplica
+from jobs.scheduling.policy import Policy
 from tests.jobs.hand_driver import Driver, make_receipt
 from workers.records.shard import Blame, Failure
 
 
-def test_a_replica_that_fails_everything_rests_and_does_not_draw_all_the_work() -> None:
+def test_a_replica_that_fails_everything_backs_off_and_does_not_take_all_the_work() -> None:
     driver = Driver(shards=100, replicas=1)
     driver.ready(0)
     driver.fail(0, Blame.NOBODY)
     assert len(driver.shards(0)) == 2, "one failure is no pattern"
     driver.fail(0, Blame.NOBODY)
     driver.fail(0, Blame.NOBODY)
-    assert driver.shards(0) == [], "resting, though fresh shards wait"
+    assert driver.shards(0) == [], "backing off, though fresh shards wait"
     assert len(driver.step(4)) == 2
     driver.receipt(0)
     driver.fail(0, Blame.NOBODY)
-    assert len(driver.shards(0)) == 2, "a receipt clears its record"
+    assert len(driver.shards(0)) == 2, "a receipt resets its failures"
 
 
-def test_late_words_of_a_stopped_replica_are_dropped() -> None:
+def test_late_messages_of_a_stopped_replica_are_ignored() -> None:
     driver = Driver(shards=1)
     driver.ready(0)
     task = driver.in_flight[0][0]
@@ -36,7 +37,7 @@ def test_late_words_of_a_stopped_replica_are_dropped() -> None:
     assert (driver.run.done, driver.run.pending) == (0, 1)
 
 
-def test_an_answer_to_an_older_assignment_is_dropped_unless_it_adopted_its_part() -> None:
+def test_an_answer_to_an_older_assignment_is_ignored_unless_it_adopted_its_part() -> None:
     driver = Driver(shards=1)
     driver.ready(0)
     assert not driver.run.on_receipt(0, make_receipt(0, epoch=9), driver.now)
@@ -71,7 +72,7 @@ def test_a_replica_not_ready_in_time_is_stopped_and_replaced_after_a_back_off() 
     assert driver.step(0.1) == [StartReplica(1)]
 
 
-def test_replicas_lost_together_are_one_setback_and_a_receipt_clears_it() -> None:
+def test_replicas_lost_together_count_as_one_loss_and_a_receipt_resets_it() -> None:
     driver = Driver(shards=50, replicas=5, slots=1)
     driver.ready(0, 1, 2, 3, 4)
     for replica in range(4):
@@ -177,7 +178,7 @@ def test_a_clock_that_runs_backwards_is_held() -> None:
     assert driver.run.next_deadline(driver.now) == 40 + 50
 
 
-def test_a_deadline_that_fell_due_since_the_last_decision_is_still_told() -> None:
+def test_a_deadline_that_fell_due_since_the_last_decision_is_still_reported() -> None:
     driver = Driver(shards=1)
     driver.ready(0)
     assert driver.run.next_deadline(driver.now + 60) == 50
