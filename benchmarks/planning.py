@@ -63,7 +63,7 @@ def plan(root: str, turn: int) -> dict[str, Any]:
     from jobs.planning.sharding import cut
     from jobs.state.manifest import load_manifest, save_manifest
     from workers.config import CorpusConfig
-    from workers.storage.objects import Store
+    from workers.storage.store import Store
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     marks = [time.perf_counter()]

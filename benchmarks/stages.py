@@ -42,7 +42,7 @@ from workers.records.tokens import TokenizedTexts
 from workers.replica.replica import Replica
 from workers.replica.settings import ReplicaSettings, Settled
 from workers.replica.shard_job import EncodedWindow, ShardJob
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.schema import output_schema
 
 IN_FLIGHT = 2  # shards at a time, as a run keeps them

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section
 from workers.errors import UsageError
-from workers.storage.client import hide_users
+from workers.storage.uris import hide_users
 
 MOST_CLAUSES = 20  # of what is wrong, in one message
 MAX_VALUES = 20_000  # names and values in it: a list of that many URIs is still read within a second

@@ -25,7 +25,7 @@ from jobs.corpus.schema import OUTPUT_COLUMNS, Columns, check_names, settle
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.records.documents import ReadPlan
-from workers.storage.objects import redact
+from workers.storage.uris import redact
 
 MAX_LOGGED = 20  # warnings logged one by one; all of them are in Corpus.warnings
 COMPRESSED_RATIO = 4  # text is estimated to be this many times its compressed size

@@ -21,7 +21,8 @@ from workers.config import CorpusConfig
 from workers.host.isolated_process import Aside, ProcessEnded
 from workers.inspection.parquet_footer import FooterTold, parse_footers
 from workers.storage.checksums import fetch_checked
-from workers.storage.client import filesystem, patiently, redact
+from workers.storage.client import filesystem, patiently
+from workers.storage.uris import redact
 
 FOOTER_THREADS = 48  # requests in flight: a footer is one round trip, and round trips are all that planning waits for
 BATCH = 16  # footers parsed by one call: a call each would cost the driver more than the parsing

@@ -19,7 +19,9 @@ from jobs.driver.preflight import bucket_of, require_endpoint
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import TransientError, UsageError
 from workers.reading.formats.traits import format_of
-from workers.storage.objects import ObjectInfo, filesystem, list_objects, redact
+from workers.storage.client import filesystem
+from workers.storage.objects import ObjectInfo, list_objects
+from workers.storage.uris import redact
 
 LISTING_THREADS = 16
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"

@@ -24,7 +24,8 @@ from jobs.corpus.sampling import SAMPLE_OBJECTS
 from jobs.corpus.schema import Columns
 from jobs.planning.matching import Content, content_of
 from workers.config import SourceFormat
-from workers.storage.objects import ObjectInfo, Store
+from workers.storage.objects import ObjectInfo
+from workers.storage.store import Store
 
 _SCHEMA = pa.schema(
     {

@@ -20,7 +20,7 @@ from workers.config import CorpusConfig, SourceFormat
 from workers.errors import UsageError
 from workers.reading.columns import is_text, plain_type, refusal
 from workers.records.documents import ReadPlan
-from workers.storage.objects import redact
+from workers.storage.uris import redact
 
 OUTPUT_COLUMNS = frozenset(
     ("id", "embedding", "num_tokens", "truncated", "text_hash", "chunk", "chunk_start", "chunk_end", "tokens")

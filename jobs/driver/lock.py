@@ -28,7 +28,7 @@ from typing import Self
 from jobs.driver.claims import Claim, Claims, LockState
 from jobs.driver.process_identity import Identity, Life
 from workers.errors import LockHeld, ReembedError, RunAborted
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 BEAT_SECONDS = 3.0  # three of them fit into the 10 s in which a second driver must have its answer
 TAKEOVER_SECONDS = 20.0  # several beats: a slow request or a pause of the process does not cost the lock

@@ -27,7 +27,7 @@ from workers.host.isolated_process import Aside
 from workers.inspection.text_sample import HEAD_BYTES, draw
 from workers.reading.formats.traits import format_of
 from workers.records.shard import ObjectSlice, Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.part_file import vector_bytes
 from workers.table.schema import output_schema
 

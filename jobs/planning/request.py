@@ -18,7 +18,7 @@ from workers.errors import UsageError
 from workers.model.files import ModelFiles, resolve_model
 from workers.model.recipe import EmbeddingRecipe, read_layout
 from workers.model.tokenizer import TextTokenizer
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)

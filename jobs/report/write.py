@@ -17,7 +17,7 @@ from jobs.state.ledger import Ledger, load_receipts
 from jobs.state.records import RunState
 from workers.errors import RunAborted
 from workers.records.shard import Receipt
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 log = logging.getLogger("reembed")
 

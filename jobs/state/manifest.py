@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jobs.state.stored_shards import SCHEMA, StoredShards, columns_of
 from workers.errors import RunAborted, UsageError
 from workers.records.shard import Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 _FINGERPRINT = b"reembed.fingerprint"
 _OF_REUSE = ("carried", "earlier")  # not in manifests of versions that reused nothing

@@ -17,7 +17,7 @@ from tests.fuzz.tried import try_seeds
 from workers.errors import ReembedError
 from workers.inspection.parquet_footer import parse_footers
 from workers.records.shard import ObjectSlice, Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 SEED, COUNT = 20_261, 300
 DEADLINE = 60.0

@@ -23,7 +23,7 @@ from jobs.driver.lock import DriverLock
 from tests.drivers import PATIENCE, Snapshot, committed, configure
 from tests.ray_nodes import RayNode
 from tests.sessions import ROOT
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -18,7 +18,8 @@ import jobs.embed.session
 from jobs.embed.job import embed_corpus
 from tests.jobs.nights import by_hand, settings
 from workers.errors import UsageError
-from workers.storage.objects import Store, list_objects
+from workers.storage.objects import list_objects
+from workers.storage.store import Store
 
 VALUES = [
     "..", ".", "../..", "../../../escaped", "/", "/etc/escaped", "//escaped", "a/../../escaped", "\\..\\..\\escaped",

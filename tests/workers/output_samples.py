@@ -12,7 +12,7 @@ import pyarrow as pa
 from workers.config import CorpusConfig, LongText, Pooling, VectorType
 from workers.records.documents import ReadPlan, text_hash
 from workers.records.shard import Assignment, OutputFile, Receipt, Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.schema import OutputSchema, SnapshotStamp, output_schema
 from workers.table.vectors import to_arrow, to_arrow_lists
 from workers.writing.writer import PART_BYTES, Draft, ShardWriter

@@ -22,7 +22,9 @@ from typing import Any
 import filelock
 
 from workers.errors import ObjectError, TransientError, UsageError
-from workers.storage.objects import ObjectInfo, filesystem, list_objects, open_object, redact
+from workers.storage.client import filesystem
+from workers.storage.objects import ObjectInfo, list_objects, open_object
+from workers.storage.uris import redact
 
 WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # configuration, vocabularies, weights; never *.bin *.pt *.py
 CACHE_VARIABLE = "REEMBED_CACHE"

@@ -19,7 +19,7 @@ from typing import Any
 from workers.config import ModelConfig
 from workers.errors import UsageError
 from workers.model.fetch import fetch_hub, fetch_store
-from workers.storage.objects import redact
+from workers.storage.uris import redact
 
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"

@@ -1,6 +1,6 @@
 """A shard -> windows of documents: the first stage of a replica.
 
-    slices -> SourceStream -> Parquet | JSONL | CSV | text reader -> SourceRows -> judge -> RowChunk -> windows
+    slices -> SourceStream -> the format's reader -> SourceRows -> validate_rows -> RowChunk -> windows
 
 Windows run across slices and objects. Each ends with the row that fills it, so its border is a function of the shard's
 content alone: after WINDOW_ROWS documents or plan.window_bytes of text (and, to bound memory, after KEPT_BYTES of kept
@@ -15,20 +15,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
-from workers.config import SourceFormat
-from workers.reading.formats.csv import read_csv
-from workers.reading.formats.jsonl import read_jsonl
-from workers.reading.formats.parquet import read_parquet
-from workers.reading.formats.traits import format_of
-from workers.reading.line_records import read_text
-from workers.reading.source_rows import RowChunk, SourceRows, judge, kept_bytes, text_bytes
+from workers.reading.formats.registry import format_of, traits_of
+from workers.reading.source_rows import RowChunk, SourceRows, kept_bytes, text_bytes, validate_rows
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, DocumentWindow, QuarantinedRow, ReadPlan
 from workers.records.shard import ObjectSlice, Shard
-from workers.storage.objects import redact
 from workers.storage.stream import SourceStream
+from workers.storage.uris import redact
 
 KEPT_BYTES = 4 * WINDOW_BYTES  # kept columns of one window, in Arrow's memory
-_LINE_READERS = {SourceFormat.JSONL: read_jsonl, SourceFormat.CSV: read_csv, SourceFormat.TEXT: read_text}
 
 
 def read_windows(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> Iterator[DocumentWindow]:
@@ -50,22 +44,19 @@ def read_windows(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> It
             cutter.add_lost(QuarantinedRow(redact(piece.uri), None, None, reason, rows=piece.rows))
             continue
         for rows in _source_rows(piece, plan):
-            yield from cutter.add(judge(rows, piece.uri, plan))
+            yield from cutter.add(validate_rows(rows, piece.uri, plan))
     yield from cutter.finish()
 
 
 def _source_rows(piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
-    kind, compression = format_of(piece.uri, plan.corpus.format)
-    is_parquet = kind is SourceFormat.PARQUET
-    with SourceStream.open(piece, plan.corpus.storage_options, exact=is_parquet) as stream:
-        if is_parquet:
-            yield from read_parquet(stream, piece, plan)
-        else:
-            yield from _LINE_READERS[kind](stream, piece, plan, compression)
+    source_format, compression = format_of(piece.uri, plan.corpus.format)
+    traits = traits_of(source_format)
+    with SourceStream.open(piece, plan.corpus.storage_options, exact=traits.random_access) as stream:
+        yield from traits.read(stream, piece, plan, compression)
 
 
 class _WindowCutter:
-    """Gathers judged rows and hands out full windows."""
+    """Gathers validated rows and hands out full windows."""
 
     def __init__(self, plan: ReadPlan) -> None:
         self._schema, self._window_bytes = plan.schema, plan.window_bytes
@@ -76,7 +67,7 @@ class _WindowCutter:
         self._tables: list[pa.Table] = []
         self._rows_read = 0
         self._quarantined: list[QuarantinedRow] = []
-        # What is left of the window's limits: documents, text bytes, kept bytes, quarantined rows
+        # The rest of the window's limits: documents, text bytes, kept bytes, quarantined rows
         self._room = np.array([WINDOW_ROWS, self._window_bytes, KEPT_BYTES, WINDOW_ROWS], dtype=np.int64)
 
     def add_lost(self, row: QuarantinedRow) -> None:
@@ -120,8 +111,7 @@ def _running_totals(chunk: RowChunk) -> np.ndarray[tuple[int, int], np.dtype[np.
     after = chunk.places + 1
     cost[0, after] = 1
     cost[1, after] = text_bytes(chunk.table)
-    cost[2, after] = kept_bytes(chunk.table) // max(
-        1, len(chunk.places)
-    )  # an even share: exact sizes of nested rows are dear to find
+    # An even share of the kept columns: exact sizes of nested rows are expensive to find
+    cost[2, after] = kept_bytes(chunk.table) // max(1, len(chunk.places))
     cost[3, 1:] = 1 - cost[0, 1:]
     return np.cumsum(cost, axis=1)

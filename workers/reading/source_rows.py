@@ -1,10 +1,10 @@
-"""Source rows -> documents and quarantined rows: the one policy, the same for every format.
+"""Source rows -> documents and quarantined rows: one policy, the same for every format.
 
-    format reader -> SourceRows (Arrow columns, what could not be parsed already named) -> judge -> RowChunk
+    format reader -> SourceRows (Arrow columns; rows that could not be parsed have their reason) -> validate_rows -> RowChunk
 
 A row is a document when it could be parsed, its id is not null, and its text is neither null, nor empty (Unicode white space
 only), nor longer than corpus.max_text_bytes. Several text columns are joined by corpus.separator, nulls left out. NUL bytes
-and duplicate ids are let through (duplicates are counted where rows are written). Every other row comes out as a
+and duplicate ids are accepted (duplicates are counted where rows are written). Every other row becomes a
 QuarantinedRow whose reason is a short stable phrase, then details. Knows nothing of files and formats.
 """
 
@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from workers.records.documents import KEEP, TEXT, QuarantinedRow, ReadPlan
-from workers.storage.objects import object_key, redact
+from workers.storage.objects import object_key
+from workers.storage.uris import redact
 
 EMPTY = "text is empty"
 
@@ -41,7 +42,7 @@ class SourceRows:
 
 @dataclass(slots=True)
 class RowChunk:
-    """Rows of one object, judged: `table` (plan.schema) holds the documents, `places` where each stood among `size` rows."""
+    """Rows of one object, validated: `table` (plan.schema) holds the documents, `places` where each stood among `size` rows."""
 
     table: pa.Table
     places: NDArray[np.int64]
@@ -53,8 +54,8 @@ class RowChunk:
         return len(self.places) + sum(row.rows or 0 for _, row in self.quarantined)
 
 
-def judge(rows: SourceRows, uri: str, plan: ReadPlan) -> RowChunk:
-    """Sort the rows of one object into documents and quarantine.
+def validate_rows(rows: SourceRows, uri: str, plan: ReadPlan) -> RowChunk:
+    """Divide the rows of one object into documents and quarantined rows.
 
     Raises:
         ValueError: ids are to be made from row numbers that are not known; the plan must give first_row then.
@@ -63,8 +64,8 @@ def judge(rows: SourceRows, uri: str, plan: ReadPlan) -> RowChunk:
     size = len(text)
     reasons = dict(rows.reasons)
     if rows.ids is not None and rows.ids.null_count:
-        _blame(reasons, rows.ids.is_null(), "id is null")
-    _blame_texts(reasons, text, plan.corpus.max_text_bytes)
+        _refuse(reasons, rows.ids.is_null(), "id is null")
+    _refuse_texts(reasons, text, plan.corpus.max_text_bytes)
 
     good = np.ones(size, dtype=bool)
     good[list(reasons)] = False
@@ -86,19 +87,19 @@ def join_texts(texts: list[pa.Array], separator: str) -> pa.Array:
     return text
 
 
-def _blame_texts(reasons: dict[int, str], text: pa.Array, longest: int) -> None:
+def _refuse_texts(reasons: dict[int, str], text: pa.Array, longest: int) -> None:
     if text.null_count:
-        _blame(reasons, text.is_null(), "text is null")
+        _refuse(reasons, text.is_null(), "text is null")
     lengths = pc.binary_length(text)
     empty = pc.or_(pc.equal(lengths, 0), pc.utf8_is_space(text)).fill_null(False)
     if empty.true_count:
-        _blame(reasons, empty, EMPTY)
+        _refuse(reasons, empty, EMPTY)
     too_long = pc.greater(lengths, longest).fill_null(False)
     for place in np.flatnonzero(too_long.to_numpy(zero_copy_only=False)).tolist() if too_long.true_count else ():
         reasons.setdefault(place, f"text is too long ({lengths[place]} bytes, corpus.max_text_bytes is {longest})")
 
 
-def _blame(reasons: dict[int, str], mask: pa.Array, reason: str) -> None:
+def _refuse(reasons: dict[int, str], mask: pa.Array, reason: str) -> None:
     for place in np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist():
         reasons.setdefault(place, reason)
 

@@ -15,7 +15,7 @@ from workers.host.isolated_process import Aside, ProcessEnded
 from workers.reading.reader import read_windows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice, Shard
-from workers.storage.objects import redact
+from workers.storage.uris import redact
 
 PATIENCE_SECONDS = 1800.0  # of one slice; two such waits are well within run.shard_seconds
 

@@ -44,7 +44,7 @@ from workers.replica.pipeline import Pipeline
 from workers.replica.settings import ReplicaSettings, Settled
 from workers.replica.shard_job import EncodedWindow, ReadWindow, ShardJob
 from workers.storage.client import retries
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.schema import OutputSchema, output_schema
 from workers.table.vectors import calibrate_scale
 from workers.writing.writer import adopt

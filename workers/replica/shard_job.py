@@ -26,7 +26,7 @@ from workers.records.documents import DocumentWindow, ReadPlan, RowsDigest
 from workers.records.shard import Assignment, OutputFile, Receipt
 from workers.records.tokens import EncodedTexts, TokenizedTexts
 from workers.replica.poison import try_objects
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.schema import OutputSchema
 from workers.writing.rows import document_rows, text_rows
 from workers.writing.writer import ShardWriter

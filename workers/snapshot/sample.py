@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from workers.config import VectorType
 from workers.records.shard import OutputFile
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
 from workers.table.schema import EMBEDDING
 from workers.table.vectors import as_float32

@@ -12,17 +12,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, cast
-from urllib.parse import parse_qsl
 
 import tenacity
 from fsspec.core import url_to_fs
 
 from workers.errors import ObjectError, TransientError, UsageError
+from workers.storage.uris import hide_secrets, redact, refuse_secrets
 
 RETRY_SECONDS = 60.0  # a store that stays away longer fails the attempt; the scheduler decides what follows
 READ_BLOCK_BYTES = 8 << 20  # one range request while streaming an object
@@ -36,13 +35,6 @@ _REQUEST = ("InvalidBucketName", "Invalid bucket name", "Invalid endpoint", "Per
 _CLOCK = "RequestTimeTooSkewed"
 _FOLDER = (errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
 _CLIENTS = ("botocore", "aiohttp", "aiobotocore")
-_PLACES = ("file", "local", "memory")  # of these a URI has no host, and so no user
-_LITERAL_KEYS = ("s3", "s3a", "gs", "gcs")  # `@` and `?` are plain characters of their keys
-_HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*):\d*")
-_SIGNATURE = re.compile(r"(?i)sig|secret|token|passw|pwd|credential|key|auth")
-_SECRET = re.compile(r"""(?ix) (authorization|access|secret|token|password|passwd|signature|credential) [\w-]* ["']?
-                         \s*[=:]\s* (?: (?:basic|bearer|aws4-\S+)\s+ )? ["']? [^\s"'&,;]+""")
-_USERINFO = re.compile(r"//[^/\s@]+@")
 _T = TypeVar("_T")
 
 
@@ -59,49 +51,6 @@ class _Count:
 
 
 _retried = _Count()
-
-
-def redact(uri: str) -> str:
-    """The URI without user, password and query: safe for logs and errors."""
-    scheme, separator, rest = uri.partition("://")
-    inner = scheme.rpartition("::")[2]
-    if not separator or inner in _PLACES:
-        return uri
-    public = rest[len(_user(rest)) :]
-    return f"{scheme}://{public if inner in _LITERAL_KEYS else public.partition('?')[0]}"
-
-
-def _user(rest: str) -> str:
-    """`user:password@` at the beginning of what follows `://`, or "". A key that nobody encoded may hold slashes."""
-    place = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in place:
-        return place[: place.rindex("@") + 1]
-    odd = ":" in place and not place.startswith("arn:") and not _HOST_AND_PORT.fullmatch(place)
-    return rest[: rest.rindex("@") + 1] if odd and "@" in rest else ""
-
-
-def hide_users(text: str) -> str:
-    """Any text, with stars for users and passwords of the URIs in it."""
-    return _USERINFO.sub("//***@", text)
-
-
-def refuse_secrets(uri: str) -> None:
-    """A URI names objects: it is listed, logged and stored with the run. What opens them must not stand in it.
-
-    Raises:
-        UsageError: it holds a password, or a signature in its query.
-    """
-    scheme, separator, rest = uri.partition("://")
-    inner = scheme.rpartition("::")[2]
-    if not separator or inner in _PLACES:
-        return
-    user = _user(rest)
-    names = [] if inner in _LITERAL_KEYS else [name for name, _ in parse_qsl(rest.partition("?")[2], keep_blank_values=True)]
-    if ":" in user or (user and inner in _LITERAL_KEYS) or any(map(_SIGNATURE.search, names)):
-        raise UsageError(
-            f"{redact(uri)}: holds a password, key or signature, and would be written down wherever an object is named; "
-            "give credentials by storage_options or the environment"
-        )
 
 
 def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETRY_SECONDS) -> tuple[Any, str]:
@@ -254,5 +203,4 @@ def _plain(error: BaseException) -> str:
         text = error_code(error)
     if text in ("", "None") or text.endswith("] None"):  # servers that send a code only
         text = error_code(error) or type(error).__name__
-    text = hide_users(_SECRET.sub(r"\1=***", text))
-    return re.sub(r"(https?://[^\s?\"']+)\?[^\s\"']*", r"\1", text)[:300]
+    return hide_secrets(text)[:300]

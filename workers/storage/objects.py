@@ -1,11 +1,12 @@
-"""The one door to bytes: any fsspec scheme, S3 through s3fs, local folders.
+"""Source objects: listed, described and opened by full URI, on any fsspec scheme (S3 through s3fs, local folders).
 
-    stat_object / list_objects / open_object     source side: full URIs, pinned to a size and etag
-    Store                                        output side: paths relative to one root
+    list_objects   what a URI, prefix or glob names
+    stat_object    size and etag of one object
+    open_object    a readable stream of an object that still has the size and etag that the manifest recorded
 
-Failures come out as three kinds (see storage_client): FileNotFoundError, UsageError, TransientError, the last only after
-retries inside a budget: 60 s while a run works, less where somebody waits for the answer (retry_seconds=10 before a start).
-This file knows nothing of documents, shards or Parquet.
+Failures are of three kinds (client.py): FileNotFoundError, UsageError and TransientError, the last only after retries for
+`retry_seconds`: 60 s while a run works, 12 s where somebody waits at the start (jobs/driver/preflight.py).
+Knows nothing of documents, shards or Parquet.
 """
 
 from __future__ import annotations
@@ -19,11 +20,8 @@ from typing import IO, Any, cast
 
 from workers.errors import ObjectChanged, ObjectMissing, UsageError
 from workers.storage.checksums import can_check, fetch_checked
-from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, no_bucket, patiently, redact, translated
-from workers.storage.store import Store
-
-__all__ = ["READ_BLOCK_BYTES", "RETRY_SECONDS", "ObjectInfo", "Store", "filesystem", "list_objects", "object_key",
-           "open_object", "redact", "stat_object", "translated"]  # fmt: skip
+from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, no_bucket, patiently
+from workers.storage.uris import redact
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,28 +5,28 @@
     delete_many     not atomic: killed half-way, some are gone
     copy            bytes move inside the store: server-side on S3, a hard link locally; so no file is ever changed in place
 
-Knows nothing of runs, parts or locks; callers import it from `workers.storage.objects`.
+Knows nothing of runs, parts or locks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
+import logging
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
+from workers.errors import ReembedError
 from workers.storage.checksums import can_check, fetch_checked
 from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_bucket, patiently
+from workers.storage.local import copy_local, write_local
 
 DELETE_BATCH = 1000  # what S3 takes in one DeleteObjects
 _NO_BATCHES = ("NotImplemented", "501", "MethodNotAllowed", "405", "InvalidRequest", "MissingContentMD5")
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _NOT_ONE_COPY = ("EntityTooLarge", "InvalidRequest", "NotImplemented", "501")  # CopyObject takes 5 GB at most
+_log = logging.getLogger("reembed")
 _T = TypeVar("_T")
 
 
@@ -124,7 +124,7 @@ class Store:
         def attempt() -> None:
             self._fs.invalidate_cache()
             if self._kind == "local":
-                _copy_local(Path(self._at(source)), Path(self._at(target)))
+                copy_local(Path(self._at(source)), Path(self._at(target)))
             elif self._kind == "s3":
                 self._copy_s3(source, target)
             else:
@@ -141,6 +141,14 @@ class Store:
         left = self._try(lambda: self._delete_s3(paths), paths[0]) if self._kind == "s3" and paths else paths
         for path in left:
             self.delete(path)
+
+    def discard(self, paths: Iterable[str]) -> None:
+        """Delete what an earlier driver left behind. A failure is logged and not raised: the next driver tries again."""
+        for path in paths:
+            try:
+                self.delete(path)
+            except ReembedError as error:
+                _log.warning("%s: left by an earlier driver, not deleted: %s", self.uri_of(path), error)
 
     def prune(self, prefix: str) -> None:
         """Remove a local folder that holds no file any more, and such folders below it; elsewhere folders are only names."""
@@ -174,7 +182,7 @@ class Store:
 
     def _write(self, path: str, data: bytes, *, create: bool) -> bool:
         if self._kind == "local":
-            return _write_local(Path(self._at(path)), data, create=create)
+            return write_local(Path(self._at(path)), data, create=create)
         if self._kind == "s3":
             return self._write_s3(path, data, create=create)
         try:
@@ -221,72 +229,3 @@ class Store:
             if error_code(error) not in _NOT_ONE_COPY:
                 raise
             self._fs.cp_file(self._at(source), self._at(target))
-
-
-def _write_local(target: Path, data: bytes, *, create: bool) -> bool:
-    """Temporary file beside the target, fsync, then link (fails if there) or rename (replaces)."""
-    temporary = _temporary(target)
-    try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if create and not _link(temporary, target):
-            return False
-        if not create:
-            temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _keep_name(target)
-    return True
-
-
-def _copy_local(source: Path, target: Path) -> None:
-    """Link, or copy where links are not to be had, under a temporary name; then rename."""
-    temporary = _temporary(target)
-    try:
-        try:
-            temporary.hardlink_to(source)
-        except OSError as error:
-            if error.errno not in (*_NO_LINKS, errno.EXDEV):
-                raise
-            with source.open("rb") as original, temporary.open("xb") as stream:
-                shutil.copyfileobj(original, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)  # renaming a link onto its own file leaves it
-    _keep_name(target)
-
-
-def _temporary(target: Path) -> Path:
-    """A name beside the target, whose folder is made if need be."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, "a file stands where a folder is needed", str(target.parent)) from None
-    return target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
-
-
-def _keep_name(target: Path) -> None:
-    """The name must survive a power cut as well, or a receipt outlives its part."""
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _link(temporary: Path, target: Path) -> bool:
-    try:
-        target.hardlink_to(temporary)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if target.exists():  # a file system without hard links: not atomic, which the race at start finds out
-            return False
-        temporary.replace(target)
-    return True

@@ -17,7 +17,9 @@ import pyarrow as pa
 
 from workers.errors import ObjectError, ObjectMissing, ReembedError, TransientError
 from workers.records.shard import ObjectSlice
-from workers.storage.objects import READ_BLOCK_BYTES, open_object, redact, translated
+from workers.storage.client import READ_BLOCK_BYTES, translated
+from workers.storage.objects import open_object
+from workers.storage.uris import redact
 
 EXACT = 1  # read-ahead in bytes for callers that ask for the ranges they need (Parquet); 0 means streaming to some stores
 LEAST_BYTES = 1 << 20  # such callers' small reads become one request of this size, which neighbouring reads then share

@@ -12,7 +12,7 @@ import pytest
 from jobs.corpus.discovery import Corpus, discover
 from jobs.corpus.metadata_cache import Memory, load_memory, save_memory
 from tests.jobs.source_files import config, jsonl, parquet
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 SETTINGS: dict[str, Any] = {"id": "id", "keep": ["n"]}
 

@@ -19,7 +19,7 @@ import pytest
 from jobs.driver.lock import DriverLock
 from jobs.driver.process_identity import Identity
 from workers.errors import LockHeld, RunAborted, TransientError
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 BACKENDS = ["local", pytest.param("s3", marks=pytest.mark.s3)]
@@ -31,7 +31,7 @@ from dataclasses import replace
 from jobs.driver.process_identity import Identity
 from jobs.driver.lock import DriverLock
 from workers.errors import LockHeld
-from workers.storage.objects import Store
+from workers.storage.store import Store
 uri, host, beat, takeover = sys.argv[1:]
 me = Identity.mine()
 lock = DriverLock(Store(uri, {}), identity=replace(me, host=host or me.host), beat_seconds=float(beat),

@@ -19,7 +19,7 @@ from tests.jobs.ledger_samples import RUN, receipt, shard
 from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted
 from workers.records.shard import OutputFile, Receipt, Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 NEW = "20261121T100312Z-5e6f7a8b"
 SHARDS = 6

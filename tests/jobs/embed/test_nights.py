@@ -29,7 +29,7 @@ from jobs.state.records import RunRecord, list_runs, new_run_id, read_status, wr
 from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, rows_of, settings
 from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted, TransientError, UsageError
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 
 @pytest.fixture(autouse=True)

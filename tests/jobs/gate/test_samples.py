@@ -20,7 +20,7 @@ from workers.config import LongText, Pooling, VectorType
 from workers.records.documents import text_hash
 from workers.records.shard import ObjectSlice, OutputFile, Shard
 from workers.snapshot.sample import PartUnreadable, Stored, find_rows, sample_part
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 
 def one_part(folder: Path, count: int = 300, **stamp: Any) -> tuple[Store, OutputFile, Stored]:

@@ -20,7 +20,7 @@ from jobs.planning.reuse import open_base
 from jobs.planning.run import ReuseRefused
 from jobs.state.records import list_runs, new_run_id, read_run
 from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, settings
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from jobs.state.manifest import save_manifest
 from workers.config import CorpusConfig
 from workers.reading.reader import read_windows
 from workers.records.shard import ObjectSlice, Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 MIB = 1 << 20
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jobs.state.ledger import Ledger, Totals
 from tests.jobs.ledger_samples import RUN, receipt, shard, with_rows
 from workers.errors import RunAborted, TransientError
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])

@@ -12,7 +12,7 @@ import pytest
 from jobs.state.manifest import load_manifest, save_manifest
 from workers.errors import RunAborted, UsageError
 from workers.records.shard import ObjectSlice, Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 MIB = 1 << 20
 

@@ -22,7 +22,7 @@ from workers.records.shard import Assignment, Blame, Failure, Receipt, Shard
 from workers.records.tokens import EncodedTexts, TokenizedTexts
 from workers.replica.replica import Replica
 from workers.replica.settings import ReplicaSettings, Settled
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 WORDS = ["snow", "the quick brown fox", "a harbour in January"]
 

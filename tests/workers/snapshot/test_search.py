@@ -11,7 +11,7 @@ import pytest
 from tests.workers.output_samples import INT8_SCALE, append, assignment, draft_for, rows, schema, unit_vectors
 from workers.config import Pooling, VectorType
 from workers.snapshot.search import nearest
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.schema import OutputSchema
 from workers.table.vectors import as_float32
 from workers.writing.writer import ShardWriter

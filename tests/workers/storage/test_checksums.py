@@ -14,7 +14,8 @@ from tests.conftest import S3Server
 from tests.faults.proxy import FaultyProxy, Wire
 from workers.errors import TransientError
 from workers.storage.checksums import WHOLE_BYTES, Fetched, checked
-from workers.storage.objects import Store, open_object, stat_object
+from workers.storage.objects import open_object, stat_object
+from workers.storage.store import Store
 
 GOOD = b"all of the bytes"
 MD5 = hashlib.md5(GOOD).hexdigest()

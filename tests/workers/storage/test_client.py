@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from workers.errors import TransientError, UsageError
-from workers.storage.client import filesystem, patiently, refuse_secrets
-from workers.storage.objects import Store, list_objects, redact, stat_object, translated
+from workers.storage.client import filesystem, patiently, translated
+from workers.storage.objects import list_objects, stat_object
+from workers.storage.store import Store
 
 SECRET = "PLANTED-SECRET"
 
@@ -21,62 +22,6 @@ def silent_port() -> Iterator[int]:
     """Accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
-
-
-@pytest.mark.parametrize(
-    ("uri", "shown"),
-    [
-        ("https://me:pw@host/a.jsonl?sig=1", "https://host/a.jsonl"),
-        ("s3://bucket/what?@x", "s3://bucket/what?@x"),
-        ("/local/a@b?c", "/local/a@b?c"),
-        ("file:///local/a@b?c", "file:///local/a@b?c"),
-        ("s3://key:pw@bucket/a@b?c", "s3://bucket/a@b?c"),
-        ("simplecache::s3://bucket/a@b", "simplecache::s3://bucket/a@b"),
-        ("https://host/a@b.jsonl?sig=1", "https://host/a@b.jsonl"),
-        ("https://host?sig=1/2", "https://host"),
-    ],
-)
-def test_redact(uri: str, shown: str) -> None:
-    assert redact(uri) == shown
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        f"s3://key:{SECRET}@bucket/corpus/",
-        f"s3://{SECRET}@bucket/corpus/",
-        f"s3://key:{SECRET}/with/slashes@bucket/corpus/",
-        f"https://me:x/{SECRET}@host/corpus/",
-        f"simplecache::s3://key:{SECRET}@bucket/corpus/",
-        f"https://me:{SECRET}@host/a.jsonl",
-        f"https://host/a.jsonl?X-Amz-Signature={SECRET}",
-        f"https://host/a.jsonl?x=1&sig={SECRET}",
-        f"sftp://me:{SECRET}@host/corpus/",
-        f"gs://me:{SECRET}@bucket/corpus/",
-    ],
-)
-def test_a_uri_with_a_secret_is_refused_without_telling_it(uri: str) -> None:
-    for call in (lambda: list_objects(uri, {}), lambda: Store(uri, {})):
-        with pytest.raises(UsageError, match=r"holds a password.*storage_options") as caught:
-            call()
-        assert SECRET not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "s3://bucket/a@b:c?sig=1",
-        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/mine/a@b",
-        "/local/me:x@y",
-        "file:///a:b@c",
-        "https://host/a?download=true",
-        "https://host:9000/a@b",
-        "https://[::1]:80/a@b",
-        "sftp://me@host/a",
-    ],
-)
-def test_a_uri_without_a_secret_is_not_refused(uri: str) -> None:
-    refuse_secrets(uri)
 
 
 @pytest.mark.parametrize(

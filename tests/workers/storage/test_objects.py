@@ -12,7 +12,9 @@ import pytest
 
 from workers.errors import ObjectChanged, ObjectMissing, TransientError, UsageError
 from workers.storage.checksums import WHOLE_BYTES
-from workers.storage.objects import ObjectInfo, Store, list_objects, object_key, open_object, stat_object, translated
+from workers.storage.client import translated
+from workers.storage.objects import ObjectInfo, list_objects, object_key, open_object, stat_object
+from workers.storage.store import Store
 
 LARGE = WHOLE_BYTES + 1  # smaller objects are read in one piece
 BACKENDS = ["local", "memory", pytest.param("s3", marks=pytest.mark.s3)]

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from workers.errors import TransientError, UsageError
-from workers.storage.objects import Store
+from workers.errors import UsageError
+from workers.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 BACKENDS = ["local", "memory", pytest.param("s3", marks=pytest.mark.s3)]
@@ -162,22 +162,6 @@ def test_a_copy_of_nothing_changes_nothing(root: str) -> None:
     assert store.list("") == {"there": 1}
 
 
-def test_a_local_copy_is_a_link_where_there_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store(str(tmp_path), {})
-    store.put("a", b"1")
-    store.copy("a", "b/link")
-    assert (tmp_path / "a").samefile(tmp_path / "b/link")
-
-    def refuse(self: Path, target: Path) -> None:
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    store.copy("a", "b/link")
-    assert not (tmp_path / "a").samefile(tmp_path / "b/link")
-    assert store.read("b/link") == b"1"
-    assert store.list("b") == {"b/link": 1}
-
-
 @pytest.mark.s3
 def test_what_one_request_does_not_copy_is_copied_in_parts(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusal that AWS gives beyond 5 GB; parts of 5 MB instead of large ones."""
@@ -223,7 +207,7 @@ def test_of_racing_threads_one_creates(root: str) -> None:
 
 _RACER = """
 import sys
-from workers.storage.objects import Store
+from workers.storage.store import Store
 store = Store(sys.argv[1], {})
 store.list("")
 print("ready", flush=True); sys.stdin.readline()
@@ -277,35 +261,6 @@ def test_a_reader_never_sees_half_an_object(root: str) -> None:
     assert len(seen) > 3
     assert all(len(data) == size and len(set(data)) == 1 for data in seen)
     assert list(store.list("")) == ["key"], "no temporary file stays"
-
-
-def test_a_file_system_without_hard_links_still_creates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, target: Path) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    store = Store(str(tmp_path), {})
-    assert store.put_if_absent("key", b"1")
-    assert not store.put_if_absent("key", b"2")
-    assert store.read("key") == b"1"
-
-
-def test_a_full_disk_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    store = Store(str(tmp_path), {}, retry_seconds=0.3)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(TransientError, match="No space left"):
-            store.put("key", b"1")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_in_the_way_of_the_output_is_named(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
-    with pytest.raises(UsageError, match=r"out.*choose another uri"):
-        Store(str(tmp_path / "out"), {}).put("a/b", b"1")
 
 
 @pytest.mark.s3

@@ -15,7 +15,7 @@ import pytest
 from tests.workers.output_samples import RUN, rows, schema, unit_vectors, write
 from workers.config import LongText, Pooling, VectorType
 from workers.records.shard import OutputFile, Receipt
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.schema import QUARANTINE_SCHEMA, part_footer
 from workers.table.vectors import as_float32, to_arrow
 

@@ -14,7 +14,7 @@ from tests.workers.output_samples import RUN, append, assignment, draft_for, row
 from workers.errors import PartConflict
 from workers.records.documents import QuarantinedRow
 from workers.records.shard import OutputFile
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.schema import OutputSchema
 from workers.writing.writer import ShardWriter, adopt
 

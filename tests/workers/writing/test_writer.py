@@ -32,7 +32,7 @@ from tests.workers.output_samples import (
 from workers.config import LongText, Pooling, VectorType
 from workers.errors import TransientError
 from workers.records.documents import QuarantinedRow, RowsDigest
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.part_file import vector_bytes
 from workers.table.schema import OutputSchema
 from workers.table.vectors import as_float32
