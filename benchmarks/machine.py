@@ -42,7 +42,7 @@ def commit() -> dict[str, Any]:
     """The commit of this tree, and whether anything but results differs from it; None outside a git checkout."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        changed = ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md"]
+        changed = ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md", ":!docs/benchmarks.md"]
         state = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
