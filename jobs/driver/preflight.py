@@ -16,7 +16,9 @@ from typing import Any
 
 from workers.config import OutputConfig
 from workers.errors import TransientError, UsageError
-from workers.storage.objects import Store, stat_object
+from workers.storage.objects import stat_object
+from workers.storage.store import Store
+from workers.table.paths import RUNS
 
 ENDPOINT_SECONDS = 12.0
 CLUSTER_SECONDS = 10.0
@@ -49,7 +51,7 @@ def require_output(config: OutputConfig, store: Store) -> None:
     """
     require_endpoint(config.uri, config.storage_options, "output.uri")
     try:
-        store.folders("runs")
+        store.folders(RUNS)
     except UsageError as error:
         raise UsageError(f"output.uri {error} (setting output.storage_options)") from None
 

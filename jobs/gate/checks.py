@@ -24,6 +24,7 @@ from jobs.config import GateConfig
 from jobs.gate.figures import Comparison, Figures
 from jobs.state.ledger import ALTERED, Accounting
 from workers.config import VectorType
+from workers.table.paths import RunPaths
 
 AGAIN = "and run the same command again: nothing is embedded twice"
 _SHOWN_BREACHES = 3
@@ -241,8 +242,8 @@ def _apart(facts: GateFacts) -> str:
 
 def _afresh(facts: GateFacts) -> str:
     """Parts that stand there are adopted, never embedded again: they go as well."""
-    run_id = facts.now.run_id
-    return f"delete runs/{run_id} and data/{run_id} and run the same command, which embeds everything again"
+    paths = RunPaths(facts.now.run_id)
+    return f"delete {paths.root} and {paths.data} and run the same command, which embeds everything again"
 
 
 def _check(

@@ -11,7 +11,6 @@ workers/snapshot/sample.py reads them.
 from __future__ import annotations
 
 import math
-import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ from typing import TypeVar
 import numpy as np
 
 from jobs.gate.figures import Comparison, Floats, VectorFigures
+from jobs.state.stored_run import StoredRun
 from workers.config import VectorType
 from workers.model.golden import cosines
 from workers.records.shard import OutputFile, Receipt, Shard
 from workers.snapshot.sample import PartSample, PartUnreadable, Stored, TextKey, find_rows, sample_part
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import folder_in_snapshot
 
 MOST_PARTS = 64  # more parts and fewer rows of each: neighbours in a corpus are alike
 MOST_VECTORS = 4096
@@ -37,15 +38,6 @@ _R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """One of two snapshots that are compared."""
-
-    shards: Sequence[Shard]
-    receipts: Mapping[int, Receipt]
-    stored: Stored
-
-
-@dataclass(frozen=True, slots=True)
 class _Pair:
     """A part and the earlier parts that may hold vectors of its texts."""
 
@@ -53,17 +45,15 @@ class _Pair:
     earlier: tuple[OutputFile, ...]
 
 
-def measure_vectors(
-    store: Store, files: Iterable[OutputFile], stored: Stored
-) -> tuple[VectorFigures | None, tuple[str, ...]]:
-    """Figures of a sample of these parts' vectors (None: no vectors), and which of those parts are not what they should be.
+def measure_vectors(run: StoredRun) -> tuple[VectorFigures | None, tuple[str, ...]]:
+    """Figures of a sample of a run's vectors (None: no vectors), and which of the parts read are not what they should be.
 
-    A part that is gone or of another size is left out: publishing looks for those among all parts. `files` is gone through
-    twice, and not kept.
+    A part that is gone or of another size is left out: publishing checks that of all parts.
 
     Raises:
         UsageError, TransientError.
     """
+    store, files, stored = run.store, run.files, run.stored
     places = set(spread(range(sum(file.rows > 0 for file in files)), MOST_PARTS))
     chosen = [file for place, file in enumerate(file for file in files if file.rows) if place in places]
     share = MOST_VECTORS // max(1, len(chosen))
@@ -84,7 +74,7 @@ def measure_vectors(
     return figures, tuple(item for item in met if isinstance(item, str))
 
 
-def compare_texts(store: Store, now: Side, last: Side) -> Comparison:
+def compare_texts(now: StoredRun, last: StoredRun) -> Comparison:
     """Cosines of texts that stand in both snapshots, of parts that were embedded in this run.
 
     Raises:
@@ -97,13 +87,13 @@ def compare_texts(store: Store, now: Side, last: Side) -> Comparison:
 
     def compared(pair: _Pair) -> list[float]:
         try:
-            sample = sample_part(store, pair.part, now.stored, share)
+            sample = sample_part(now.store, pair.part, now.stored, share)
             if sample is None:
                 return []
             fresh = dict(zip(sample.keys, sample.vectors, strict=True))
             known: dict[TextKey, Floats] = {}
             for file in pair.earlier:
-                known |= find_rows(store, file, last.stored, fresh.keys() - known.keys(), SEARCHED_VECTORS)
+                known |= find_rows(last.store, file, last.stored, fresh.keys() - known.keys(), SEARCHED_VECTORS)
         except PartUnreadable:
             return []  # measure_vectors tells of such parts; of the last snapshot it is not for this gate to tell
         return [text_cosine(fresh[key], known[key], now.stored) for key in known]
@@ -137,7 +127,7 @@ def spread(items: Sequence[_T], most: int) -> list[_T]:
     return [items[number * len(items) // most] for number in range(most)]
 
 
-def _pairs(now: Side, last: Side) -> list[_Pair]:
+def _pairs(now: StoredRun, last: StoredRun) -> list[_Pair]:
     """Each part of some shards that were embedded, with the parts of the same partition of earlier shards that overlap it.
 
     Where none does, perhaps because the corpus has another name now, of the earlier shard in the same place.
@@ -164,15 +154,10 @@ def _pairs(now: Side, last: Side) -> list[_Pair]:
             numbers = {last.shards[place * len(last.shards) // len(now.shards)].number}
         earlier = [file for number in sorted(numbers & last.receipts.keys()) for file in last.receipts[number].files]
         for part in receipt.files:
-            same = tuple(file for file in earlier if _partition(file) == _partition(part))
+            same = tuple(file for file in earlier if folder_in_snapshot(file.path) == folder_in_snapshot(part.path))
             if same:
                 pairs.append(_Pair(part, same[:MOST_EARLIER]))
     return pairs
-
-
-def _partition(file: OutputFile) -> str:
-    """The folders below data/<run_id>/."""
-    return posixpath.dirname(file.path).partition("/")[2].partition("/")[2]
 
 
 def _in_threads(call: Callable[[_T], _R], items: Sequence[_T]) -> list[_R]:

@@ -17,18 +17,16 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from jobs.commands.snapshots import published_runs
 from jobs.driver.lock import DriverLock
 from jobs.driver.signals import StopFlag
-from jobs.publish.publish import read_current
-from jobs.state.records import RunPaths, list_runs, run_folders
+from jobs.state.current import published_runs, read_current
+from jobs.state.records import list_runs, run_folders
 from workers.errors import ReembedError, TransientError, UsageError
-from workers.storage.objects import Store
-from workers.storage.store import DELETE_BATCH
+from workers.storage.store import DELETE_BATCH, Store
+from workers.table.paths import DATA, RunPaths
 
 log = logging.getLogger("reembed")
 
-HISTORY = ("summary.json", "report.html")  # what stays of a run
 _DELETERS = 8  # batches at once
 _LOOKERS = 16
 
@@ -77,7 +75,7 @@ def _superfluous(store: Store, keep: int) -> list[str]:
     with ThreadPoolExecutor(_LOOKERS) as pool:
         planned = pool.map(lambda run_id: store.exists(RunPaths(run_id).manifest), rest)
         leftovers = {run_id for run_id, found in zip(rest, planned, strict=True) if found}
-    leftovers |= set(run_folders(store, "data")) - set(begun)
+    leftovers |= set(run_folders(store, DATA)) - set(begun)
     if current.run_id not in begun:
         return []  # not our output as we know it: rather keep too much
     return beyond(begun, published_runs(store, current, begun), leftovers, current.run_id, keep)
@@ -90,16 +88,16 @@ def _delete(store: Store, run_id: str, lock: DriverLock, stop: StopFlag) -> bool
         store.delete(paths.record)
         # the data last: its folder, seen at a glance, is how the next retention finds a run that was deleted in part
         for folder in (paths.root, paths.data):
-            _empty(store, folder, lock, stop)
+            _empty(store, folder, paths.history, lock, stop)
     except (UsageError, TransientError) as error:
         log.warning("old run %s was not deleted, or only in part; the next run tries again: %s", run_id, error)
         return False
     return True
 
 
-def _empty(store: Store, folder: str, lock: DriverLock, stop: StopFlag) -> None:
+def _empty(store: Store, folder: str, keep: Collection[str], lock: DriverLock, stop: StopFlag) -> None:
     """Delete all files below a folder but those that stay as history."""
-    paths = [path for path in store.list(folder) if path.removeprefix(f"{folder}/") not in HISTORY]
+    paths = [path for path in store.list(folder) if path not in keep]
 
     def remove(batch: Sequence[str]) -> None:
         lock.guard()

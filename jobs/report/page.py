@@ -1,9 +1,9 @@
-"""report.html: a run's facts as one page that a person understands at three in the morning, on a phone or on paper.
+"""report.html: the facts of a run as one HTML page, readable on a desktop, on a phone and in print.
 
-    verdict -> four figures -> what to do next -> checks, rows, predictions, charts, quarantine, and all of summary.json
+    headline -> four figures -> what to do next -> checks, rows, predictions, charts, quarantine, and all of summary.json
 
-One file without scripts; nothing leaves it (its own content policy forbids that). Names and reasons come from corpora and
-are hostile text: the template escapes whatever it is given, only our own charts go in as they are.
+The page is one file without scripts, and its content security policy forbids network requests. Names and reasons come from
+corpora and are untrusted: the template escapes every value except our own charts.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 
 from jobs.report.facts import Forecast, ReportFacts
 from jobs.report.template import PAGE, POLICY, STYLE
+from workers.table.paths import RunPaths
 
 _UNKNOWN = "not known"
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Headline:
     word: str
     mood: str  # good | bad
     sentence: str
@@ -33,7 +34,7 @@ class _Card:
 
 
 def render_page(facts: ReportFacts, summary: Mapping[str, Any]) -> str:
-    """HTML of one run. `summary` is its summary.json, with the checks of the gate under `gate` where there are any."""
+    """HTML of one run. `summary` is its summary.json; `gate` in it holds the checks of the gate, if they ran."""
     import jinja2
 
     from jobs.report.charts import charts
@@ -46,7 +47,7 @@ def render_page(facts: ReportFacts, summary: Mapping[str, Any]) -> str:
         model=dict.fromkeys(("name", "pooling", "dim", "vector"), "") | summary["model"],
         facts=facts,
         charts=charts(facts),
-        verdict=_verdict(summary),
+        headline=_headline(summary),
         cards=_cards(facts, summary),
         steps=_steps(facts, summary),
         gate=_gate(summary.get("gate") or ()),
@@ -63,18 +64,20 @@ def render_page(facts: ReportFacts, summary: Mapping[str, Any]) -> str:
     )
 
 
-def _verdict(summary: Mapping[str, Any]) -> _Verdict:
+def _headline(summary: Mapping[str, Any]) -> _Headline:
     rows = f"{summary['rows']:,} rows"
-    reasons = "; ".join(reason.partition("; ")[0] for reason in summary["reasons"])  # what to do about it comes further down
+    reasons = "; ".join(
+        reason.partition("; ")[0] for reason in summary["reasons"]
+    )  # the advice after it is shown under the next steps
     forced = summary.get("forced")
     if summary["published"] and forced:
         who = forced.get("by", "somebody") if isinstance(forced, Mapping) else "somebody"
-        return _Verdict("Published by force", "bad", f"{who} overrode the checks; readers see this run's {rows}.")
+        return _Headline("Published by force", "bad", f"{who} overrode the checks; readers see this run's {rows}.")
     if summary["published"]:
-        return _Verdict("Published", "good", f"Readers see this run's {rows}.")
+        return _Headline("Published", "good", f"Readers see this run's {rows}.")
     if summary["state"] == "refused":
-        return _Verdict("Refused", "bad", f"Not published: {reasons}")
-    return _Verdict(str(summary["state"]).capitalize(), "bad", f"Not published: {reasons or 'it did not reach its end'}")
+        return _Headline("Refused", "bad", f"Not published: {reasons}")
+    return _Headline(str(summary["state"]).capitalize(), "bad", f"Not published: {reasons or 'it did not reach its end'}")
 
 
 def _cards(facts: ReportFacts, summary: Mapping[str, Any]) -> list[_Card]:
@@ -103,7 +106,7 @@ def _cards(facts: ReportFacts, summary: Mapping[str, Any]) -> list[_Card]:
 
 
 def _steps(facts: ReportFacts, summary: Mapping[str, Any]) -> list[str]:
-    output, _, _ = summary["data"].partition(f"/data/{summary['run_id']}")
+    output, _, _ = summary["data"].partition(f"/{RunPaths(summary['run_id']).data}")
     steps = []
     if not summary["published"]:
         steps = list(summary["reasons"])
@@ -139,7 +142,7 @@ def _steps(facts: ReportFacts, summary: Mapping[str, Any]) -> list[str]:
 
 
 def _gate(checks: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Those that failed first: nobody should have to look for them."""
+    """The failed checks first, so that they are seen at once."""
     return sorted(map(_check, checks), key=lambda check: check["result"] != "failed")
 
 

@@ -13,21 +13,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
 from types import TracebackType
 from typing import Self
 
-from jobs.state.accounting import ALTERED, Accounting, Totals, account, audit, totals
-from jobs.state.receipt_log import WITHDRAWN, check_receipt, encode_segment, read_receipts, receipt_path, segment_path
+from jobs.state.receipt_log import WITHDRAWN, check_receipt, encode_segment, read_receipts
 from jobs.state.receipts import Receipts
-from jobs.state.stored_shards import pending
 from workers.errors import RunAborted, TransientError, UsageError
-from workers.records.shard import Receipt, Shard
-from workers.storage.objects import Store
-
-__all__ = ["ALTERED", "Accounting", "Ledger", "Totals", "load_receipts"]
+from workers.records.shard import Receipt
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
 
 SEGMENT_RECEIPTS = 2000  # in one file of the log: a killed driver leaves at most so many that are read one by one
 FIRST_SEGMENTS = 200  # receipts in each, until a tenth of those logged are more: what waits takes a kilobyte each
@@ -48,7 +45,7 @@ class Ledger:
         self, store: Store, run_id: str, *, guard: Callable[[], None] | None = None, generation: int = 0,
         segment: int | None = None,
     ) -> None:  # fmt: skip
-        self._store, self._run_id = store, run_id
+        self._store, self._run_id, self._paths = store, run_id, RunPaths(run_id)
         self._guard, self._generation, self._segment = guard, generation, segment
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="ledger")
         self._in_flight: deque[Future[Receipt]] = deque()
@@ -62,7 +59,7 @@ class Ledger:
 
         Raises: RunAborted, UsageError, TransientError.
         """
-        path, data = receipt_path(self._run_id, receipt.shard), receipt.to_json()
+        path, data = self._paths.receipt(receipt.shard), receipt.to_json()
         if self._guard:
             self._guard()
         if not self._store.put_if_absent(path, data):
@@ -118,16 +115,7 @@ class Ledger:
         for number in numbers:
             if self._guard:
                 self._guard()
-            self._store.delete(receipt_path(self._run_id, number))
-
-    @staticmethod
-    def pending(shards: Sequence[Shard], receipts: Collection[int]) -> Sequence[Shard]:
-        """Shards without a receipt, in the manifest's order. `receipts`: by shard number."""
-        return pending(shards, receipts)
-
-    totals = staticmethod(totals)
-    account = staticmethod(account)
-    audit = staticmethod(audit)
+            self._store.delete(self._paths.receipt(number))
 
     def _note(self, number: int, data: bytes) -> None:
         """This receipt stands: it goes into the log with the next few thousand."""
@@ -159,7 +147,7 @@ class Ledger:
         data = encode_segment(entries)
         if self._guard:
             self._guard()
-        while not self._store.put_if_absent(segment_path(self._run_id, self._generation, next(self._sequence)), data):
+        while not self._store.put_if_absent(self._paths.ledger_segment(self._generation, next(self._sequence)), data):
             pass  # of an earlier ledger of this generation
 
 

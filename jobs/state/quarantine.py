@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.state.records import RunPaths
 from workers.records.shard import Receipt, Shard
-from workers.storage.objects import Store, redact
+from workers.storage.store import Store
+from workers.storage.uris import redact
+from workers.table.paths import RunPaths
 from workers.table.schema import QUARANTINE_SCHEMA
 
 
@@ -46,7 +47,7 @@ def settle_quarantine(
         pq.write_table(
             pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), sink, compression="zstd", write_page_checksum=True
         )
-        path = f"{RunPaths(run_id).quarantine}/shard-{shard.name}-whole.parquet"  # apart from the replicas' files
+        path = RunPaths(run_id).quarantined_shard(shard.number)
         store.put(path, sink.getvalue())
         valid.add(path)
     for path in store.list(RunPaths(run_id).quarantine):

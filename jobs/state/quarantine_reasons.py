@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from jobs.state.records import RunPaths
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
 
 MAX_FILES = 400  # one a shard that lost rows
 MAX_LINES_A_FILE = 50_000

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,17 +23,14 @@ from typing import TypeVar
 import pyarrow as pa
 
 from jobs.state.receipts import Receipts, from_lines, to_lines
-from jobs.state.records import RunPaths
 from workers.errors import RunAborted
 from workers.records.shard import Receipt
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import RECEIPTS_PER_FOLDER, RunPaths, is_ledger_segment, receipt_shard
 
-PER_FOLDER = 1000  # receipts: one page of a listing
 WITHDRAWN = b""  # in place of a receipt: earlier entries of the shard do not count
 _THREADS = 32  # small objects are all latency
 _AHEAD = 2 * _THREADS  # answers held while earlier ones are looked at
-_NAME = re.compile(r"(\d{7,})\.json")
-_SEGMENT = re.compile(r"\d{8}-\d{6}\.jsonl\.zst")
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 log = logging.getLogger("reembed")
@@ -46,14 +42,6 @@ class Read:
 
     receipts: Receipts = field(default_factory=Receipts)
     stale: list[int] = field(default_factory=list)
-
-
-def receipt_path(run_id: str, number: int) -> str:
-    return f"{RunPaths(run_id).receipts}/{number // PER_FOLDER:05d}/{number:07d}.json"
-
-
-def segment_path(run_id: str, generation: int, sequence: int) -> str:
-    return f"{RunPaths(run_id).ledger}/{generation:08d}-{sequence:06d}.jsonl.zst"
 
 
 def encode_segment(entries: Mapping[int, bytes]) -> bytes:
@@ -103,12 +91,13 @@ def read_receipts(store: Store, run_id: str, unlogged: Callable[[int, bytes], No
 def count_receipts(store: Store, run_id: str) -> int:
     """How many shards are done, by the listing alone. Raises: as read_receipts()."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        return sum(PER_FOLDER - sizes.count(-1) for sizes in _listed(store, run_id, pool).values())
+        return sum(RECEIPTS_PER_FOLDER - sizes.count(-1) for sizes in _listed(store, run_id, pool).values())
 
 
 def _listed(store: Store, run_id: str, pool: ThreadPoolExecutor) -> dict[int, array[int]]:
-    """Folder -> [PER_FOLDER] bytes of its receipts, -1: none. Costs a request a folder, and one for the folders."""
-    root = RunPaths(run_id).receipts
+    """Folder -> [RECEIPTS_PER_FOLDER] bytes of its receipts, -1: none. Costs a request a folder, and one for the folders."""
+    run = RunPaths(run_id)
+    root = run.receipts
 
     def look(folder: str) -> dict[str, int]:
         return store.list(f"{root}/{folder}")
@@ -116,26 +105,25 @@ def _listed(store: Store, run_id: str, pool: ThreadPoolExecutor) -> dict[int, ar
     found: dict[int, array[int]] = {}
     for paths in _ahead(pool, look, store.folders(root)):
         for path, size in paths.items():
-            named = _NAME.fullmatch(path.rpartition("/")[2])
-            if named is None:
+            number = receipt_shard(path)
+            if number is None:
                 continue
-            number = int(named[1])
-            if receipt_path(run_id, number) != path:
+            if run.receipt(number) != path:
                 raise RunAborted(f"{store.uri_of(path)}: not a receipt (it lies in another's folder); remove it")
-            sizes = found.get(number // PER_FOLDER)
+            sizes = found.get(number // RECEIPTS_PER_FOLDER)
             if sizes is None:
-                sizes = found[number // PER_FOLDER] = array("q", [-1]) * PER_FOLDER
-            sizes[number % PER_FOLDER] = size
+                sizes = found[number // RECEIPTS_PER_FOLDER] = array("q", [-1]) * RECEIPTS_PER_FOLDER
+            sizes[number % RECEIPTS_PER_FOLDER] = size
     return dict(sorted(found.items()))
 
 
 def _left(folder: int, sizes: array[int]) -> Iterator[int]:
-    return (folder * PER_FOLDER + place for place, size in enumerate(sizes) if size >= 0)
+    return (folder * RECEIPTS_PER_FOLDER + place for place, size in enumerate(sizes) if size >= 0)
 
 
 def _from_log(store: Store, run_id: str, pool: ThreadPoolExecutor, found: dict[int, array[int]], read: Read) -> None:
     """Take what the log has, the latest first: a shard met once has been decided. What was taken is -1 in `found` then."""
-    paths = sorted(path for path in store.list(RunPaths(run_id).ledger) if _SEGMENT.fullmatch(path.rpartition("/")[2]))
+    paths = sorted(path for path in store.list(RunPaths(run_id).ledger) if is_ledger_segment(path))
     met: dict[int, bytearray] = {}
 
     def fetch(path: str) -> list[tuple[int, bytes]]:
@@ -147,10 +135,10 @@ def _from_log(store: Store, run_id: str, pool: ThreadPoolExecutor, found: dict[i
 
     for entries in _ahead(pool, fetch, paths[::-1], ahead=_THREADS // 4):
         for number, data in entries:
-            folder, place = divmod(number, PER_FOLDER)
+            folder, place = divmod(number, RECEIPTS_PER_FOLDER)
             seen = met.get(folder)
             if seen is None:
-                seen = met[folder] = bytearray(PER_FOLDER)
+                seen = met[folder] = bytearray(RECEIPTS_PER_FOLDER)
             if seen[place]:
                 continue
             seen[place] = 1
@@ -166,7 +154,7 @@ def _from_log(store: Store, run_id: str, pool: ThreadPoolExecutor, found: dict[i
 
 
 def _fetch(store: Store, run_id: str, number: int) -> bytes | None:
-    path = receipt_path(run_id, number)
+    path = RunPaths(run_id).receipt(number)
     try:
         data = store.read(path)
     except FileNotFoundError:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -30,9 +29,10 @@ from jobs.config import RunConfig
 from workers.config import CorpusConfig
 from workers.errors import RunAborted
 from workers.records.documents import ID, ReadPlan
-from workers.storage.objects import Store, redact
+from workers.storage.store import Store
+from workers.storage.uris import redact
+from workers.table.paths import RUNS, RunPaths, is_run_id
 
-_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _THREADS = 16
 
 
@@ -47,69 +47,6 @@ class RunState(StrEnum):
 
 
 UNFINISHED = frozenset({RunState.RUNNING, RunState.STOPPED, RunState.ABORTED})
-
-
-@dataclass(frozen=True, slots=True)
-class RunPaths:
-    """Paths of one run, relative to the output root."""
-
-    run_id: str
-
-    @property
-    def root(self) -> str:
-        return f"runs/{self.run_id}"
-
-    @property
-    def record(self) -> str:
-        return f"{self.root}/run.json"
-
-    @property
-    def manifest(self) -> str:
-        return f"{self.root}/manifest.parquet"
-
-    @property
-    def objects(self) -> str:
-        return f"{self.root}/objects.parquet"
-
-    @property
-    def receipts(self) -> str:
-        return f"{self.root}/receipts"
-
-    @property
-    def ledger(self) -> str:
-        return f"{self.root}/ledger"
-
-    @property
-    def staged(self) -> str:
-        return f"{self.root}/staged"
-
-    @property
-    def quarantine(self) -> str:
-        return f"{self.root}/quarantine"
-
-    @property
-    def status(self) -> str:
-        return f"{self.root}/status.json"
-
-    @property
-    def summary(self) -> str:
-        return f"{self.root}/summary.json"
-
-    @property
-    def report(self) -> str:
-        return f"{self.root}/report.html"
-
-    @property
-    def golden(self) -> str:
-        return f"{self.root}/golden.npz"
-
-    @property
-    def figures(self) -> str:
-        return f"{self.root}/gate.npz"
-
-    @property
-    def data(self) -> str:
-        return f"data/{self.run_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +148,9 @@ def read_run(store: Store, run_id: str) -> RunRecord | None:
         raise RunAborted(f"{store.uri_of(path)}: written by another version of this program ({error})") from None
 
 
-def run_folders(store: Store, room: str = "runs") -> list[str]:
-    """Names of run folders below `runs` or `data`, oldest first, whether or not the run was begun or still is there."""
-    return [name for name in store.folders(room) if _RUN_ID.fullmatch(name)]
+def run_folders(store: Store, below: str = RUNS) -> list[str]:
+    """Names of run folders below RUNS or DATA, oldest first, whether or not the run was begun or still is there."""
+    return list(filter(is_run_id, store.folders(below)))
 
 
 def list_runs(store: Store) -> list[str]:

@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 
 from jobs.config import parse_config
 from jobs.driver.lock import DriverLock
-from jobs.publish.publish import CURRENT, publish
+from jobs.publish.publish import publish
 from jobs.state.ledger import Ledger
 from jobs.state.manifest import save_manifest
-from jobs.state.records import RunPaths, RunRecord, config_snapshot, create_run, write_summary
+from jobs.state.records import RunRecord, config_snapshot, create_run, write_summary
 from tests.jobs.ledger_samples import receipt, shard
 from workers.records.shard import OutputFile, Receipt
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import CURRENT, RunPaths
 
 ROWS = 10  # of a shard
 
@@ -61,7 +62,7 @@ def make_run(
     with Ledger(store, run) as ledger:
         for item in receipts:
             ledger.record(item)
-    store.put(f"{paths.staged}/0000000.json", b"{}")
+    store.put(paths.staged(0), b"{}")
     store.put(f"{paths.quarantine}/shard-0000000.parquet", b"rows")
     store.put(paths.status, b"{}")
     if state == "running":

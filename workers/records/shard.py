@@ -36,6 +36,11 @@ class ObjectSlice:
         return self.start == 0
 
 
+def shard_name(number: int) -> str:
+    """The shard's number as every file name has it: at least seven digits, so that names sort by number."""
+    return f"{number:07d}"
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """The unit of work, of retry and of commit. `number` fixes the part names."""
@@ -54,7 +59,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return f"{self.number:07d}"
+        return shard_name(self.number)
 
 
 @dataclass(frozen=True, slots=True)

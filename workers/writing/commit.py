@@ -24,8 +24,9 @@ from typing import TypeVar
 
 from workers.errors import PartConflict
 from workers.records.shard import OutputFile, Receipt, Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.part_file import read_footer
+from workers.table.paths import RunPaths
 from workers.table.schema import OF_THE_ATTEMPT, PREFIX
 
 log = logging.getLogger("reembed")
@@ -46,10 +47,6 @@ class LocalFile:
     footer: Mapping[str, str]
 
 
-def staged_path(run_id: str, shard: Shard) -> str:
-    return f"runs/{run_id}/staged/{shard.name}.json"
-
-
 def stage(store: Store, path: str, fingerprint: str, receipt: Receipt) -> None:
     """Announce what is about to be put. Raises: UsageError, TransientError."""
     record = {"fingerprint": fingerprint, "receipt": json.loads(receipt.to_json())}
@@ -65,7 +62,7 @@ def adopt(store: Store, run_id: str, shard: Shard, fingerprint: str) -> Receipt 
     Raises:
         UsageError, TransientError: the store refused or did not answer.
     """
-    path = staged_path(run_id, shard)
+    path = RunPaths(run_id).staged(shard.number)
     try:
         record = json.loads(store.read(path))
         if record["fingerprint"] != fingerprint:

@@ -28,14 +28,13 @@ from workers.dedup.vector_cache import Shelf, ShelfRows
 from workers.host.spill_file import Spool, local_disk
 from workers.records.documents import QuarantinedRow, RowsDigest
 from workers.records.shard import Assignment, OutputFile, Receipt
-from workers.storage.objects import Store
+from workers.storage.store import Store
 from workers.table.part_file import row_group_rows, vector_bytes, write_part
+from workers.table.paths import RunPaths
 from workers.table.schema import PREFIX, QUARANTINE_SCHEMA, TEXT_HASH, OutputSchema, part_footer
 from workers.writing.assembly import DocumentTotals, JoinedRows, count_documents, document_places, join, joined_rows
-from workers.writing.commit import LocalFile, adopt, in_parallel, settle, stage, staged_path
+from workers.writing.commit import LocalFile, in_parallel, settle, stage
 from workers.writing.grouping import cut, cut_evenly, partition_groups
-
-__all__ = ["PART_BYTES", "Draft", "ShardWriter", "adopt"]
 
 PART_BYTES = 128 << 20  # of vectors: a few row groups, one comfortable download
 DIGESTED_ROWS = 8192  # as Python objects at a time
@@ -101,7 +100,7 @@ class ShardWriter:
             parts = list(self._encode_parts())
             files = parts + self._encode_quarantine()
             run_id = self._schema.stamp.run_id
-            place, fingerprint = staged_path(run_id, self._assignment.shard), self._schema.fingerprint()
+            place, fingerprint = RunPaths(run_id).staged(self._assignment.shard.number), self._schema.fingerprint()
             receipt = _receipt(draft, [file.output for file in files], len(parts))
             stage(self._store, place, fingerprint, receipt)
             settled = in_parallel(lambda file: settle(self._store, file), files, [file.output.bytes for file in files])
@@ -187,7 +186,7 @@ class ShardWriter:
             with local_disk(local), pq.ParquetWriter(local, QUARANTINE_SCHEMA, compression="zstd") as writer:
                 writer.write_table(table)
                 writer.add_key_value_metadata(footer)
-        path = f"runs/{stamp.run_id}/quarantine/shard-{shard.name}.parquet"
+        path = RunPaths(stamp.run_id).quarantined_rows(shard.number)
         return [_local_file(local, path, self._quarantined.rows, str(digest), footer)]
 
 

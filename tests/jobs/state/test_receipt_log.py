@@ -12,12 +12,12 @@ import pytest
 
 from jobs.state import ledger as ledger_module
 from jobs.state.ledger import LEAST_LOGGED, Ledger, load_receipts
-from jobs.state.receipt_log import count_receipts, decode_segment, encode_segment, receipt_path, segment_path
-from jobs.state.records import RunPaths
+from jobs.state.receipt_log import count_receipts, decode_segment, encode_segment
 from tests.jobs.ledger_samples import RUN, receipt
 from workers.errors import RunAborted, TransientError
 from workers.records.shard import Receipt
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
 
 LOG = RunPaths(RUN).ledger
 
@@ -106,7 +106,7 @@ def test_shards_done_are_counted_by_listing_alone(store: Counting) -> None:
 
 def test_looking_at_a_run_writes_nothing(store: Counting) -> None:
     write(store, range(25), segment=10)
-    store.delete(receipt_path(RUN, 3))
+    store.delete(RunPaths(RUN).receipt(3))
     before = store.list("")
     assert store.loads().keys() == set(range(25)) - {3}
     assert store.list("") == before
@@ -141,7 +141,7 @@ def test_what_is_dropped_before_it_was_logged_is_not_logged_later(store: Countin
 
 def test_a_receipt_deleted_by_hand_is_pending_and_its_successor_counts(store: Counting) -> None:
     write(store, range(10))
-    store.delete(receipt_path(RUN, 4))
+    store.delete(RunPaths(RUN).receipt(4))
     with Ledger(store, RUN, generation=2) as ledger:
         assert 4 not in ledger.load()
         ledger.record(receipt(4, replica="q"))
@@ -151,7 +151,7 @@ def test_a_receipt_deleted_by_hand_is_pending_and_its_successor_counts(store: Co
 def test_all_receipts_deleted_by_hand(store: Counting) -> None:
     write(store, range(10))
     for number in range(10):
-        store.delete(receipt_path(RUN, number))
+        store.delete(RunPaths(RUN).receipt(number))
     with Ledger(store, RUN, generation=2) as ledger:
         assert ledger.load() == {}
         ledger.record(receipt(4, replica="q"))
@@ -165,7 +165,7 @@ def test_a_driver_frozen_before_it_wrote_its_log_changes_nothing_later(store: Co
         ledger.drop([4])
         ledger.record(receipt(4, replica="q"))
     late = {number: receipt(number).to_json() for number in range(10)}
-    store.put(segment_path(RUN, 1, 0), encode_segment(late))
+    store.put(RunPaths(RUN).ledger_segment(1, 0), encode_segment(late))
     assert store.loads()[4].replica == "q"
     assert store.one_by_one == 1
 
@@ -209,9 +209,9 @@ def _flipped(data: bytes) -> bytes:
 
 def test_a_receipt_altered_in_place_is_seen_where_its_size_tells(store: Counting) -> None:
     write(store, range(10))
-    store.put(receipt_path(RUN, 4), receipt(4, documents=9).to_json())
+    store.put(RunPaths(RUN).receipt(4), receipt(4, documents=9).to_json())
     assert store.loads()[4].documents == 9
-    store.put(receipt_path(RUN, 4), b"{")
+    store.put(RunPaths(RUN).receipt(4), b"{")
     with pytest.raises(RunAborted, match=r"0000004\.json: not a receipt"):
         store.loads()
 
@@ -265,7 +265,7 @@ def test_a_receipt_in_another_folder_is_named(store: Counting) -> None:
 
 def test_a_receipt_edited_into_lines_is_read_from_where_it_lies(store: Counting) -> None:
     edited = receipt(1).to_json().replace(b", ", b",\n ")
-    store.put(receipt_path(RUN, 1), edited)
+    store.put(RunPaths(RUN).receipt(1), edited)
     for _ in range(2):
         with Ledger(store, RUN, segment=1) as ledger:
             assert ledger.load() == {1: receipt(1)}

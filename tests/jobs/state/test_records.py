@@ -14,7 +14,6 @@ import pytest
 
 from jobs.config import RunConfig, parse_config
 from jobs.state.records import (
-    RunPaths,
     RunRecord,
     config_snapshot,
     create_run,
@@ -33,7 +32,8 @@ from jobs.state.records import (
 )
 from workers.errors import RunAborted
 from workers.records.documents import ReadPlan
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SECRET = "PLANTED-SECRET"

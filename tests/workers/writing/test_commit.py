@@ -16,7 +16,8 @@ from workers.records.documents import QuarantinedRow
 from workers.records.shard import OutputFile
 from workers.storage.store import Store
 from workers.table.schema import OutputSchema
-from workers.writing.writer import ShardWriter, adopt
+from workers.writing.commit import adopt
+from workers.writing.writer import ShardWriter
 
 SHARD = assignment().shard
 COUNT = 60
