@@ -25,9 +25,9 @@ import numpy as np
 
 from benchmarks.machine import commit, hardware
 from workers.config import ModelConfig, Precision
+from workers.engine.checkpoint import load_transformer
 from workers.engine.encoder import Encoder
 from workers.engine.forward import Forward
-from workers.engine.model_weights import load_transformer
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import read_layout

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.dedup.hash_index import Hashes, Positions, TextIndex, first_places, hash_texts
+from workers.dedup.hash_index import Hashes, TextIndex, first_places, hash_texts
+from workers.host.spill_file import Positions
 from workers.records.documents import TEXT, DocumentWindow
 
 Flags = npt.NDArray[np.bool_]

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from workers.host.spill_file import Positions
 from workers.records.documents import TEXT_HASH_BYTES
 
 Hashes = npt.NDArray[np.bytes_]
-Positions = npt.NDArray[np.int64]
 
 RUN_TEXTS = 1 << 18  # 5 MB a run; a 1 GiB shard of short texts has a dozen of them to search
 _HASH = np.dtype(f"S{TEXT_HASH_BYTES}")

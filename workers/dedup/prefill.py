@@ -27,13 +27,13 @@ from workers.dedup.deduplicator import TextPlacer
 from workers.dedup.hash_index import from_column
 from workers.dedup.vector_cache import Shelf
 from workers.errors import ObjectError
+from workers.host.spill_file import Positions
 from workers.records.documents import WINDOW_ROWS
 from workers.records.tokens import ranges
 from workers.storage.store import Store
 from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
 from workers.table.schema import EMBEDDING, OF_THE_VECTORS, TEXT_HASH, OutputSchema
-from workers.table.vectors import as_float32, bad_rows
-from workers.writing.grouping import Positions, vectors_per_row
+from workers.table.vectors import as_float32, bad_rows, vectors_per_row
 
 BATCH_BYTES = 8 << 20
 BUFFER_BYTES = 4 << 20  # one range request inside a large column chunk

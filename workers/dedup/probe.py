@@ -15,8 +15,7 @@ from workers.dedup.deduplicator import Placement
 from workers.dedup.vector_cache import ShelfRows
 from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges, text_of_vectors
 from workers.table.schema import EMBEDDING, OutputSchema
-from workers.table.vectors import as_float32, cosines
-from workers.writing.grouping import vectors_per_row
+from workers.table.vectors import as_float32, cosines, vectors_per_row
 
 
 def probe_cosine(

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from workers.host.spill_file import Spool
+from workers.host.spill_file import Positions, Spool, take_rows
 from workers.table.schema import EMBEDDING, OutputSchema
-from workers.writing.grouping import Positions, take_rows, vectors_per_row
+from workers.table.vectors import vectors_per_row
 
 GATHERED_ROWS = 8192  # rows in no order are gathered so many at a time: sorted, taken, put back
 

@@ -11,13 +11,18 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 import pyarrow as pa
 
 from workers.errors import TransientError
+
+Positions = npt.NDArray[np.int64]
+"""Row numbers, counted from 0 over all batches."""
 
 
 class Spool:
@@ -64,6 +69,21 @@ class Spool:
             with local_disk(self._path):
                 self._writer.close()
             self._writer = None
+
+
+def take_rows(batches: Sequence[pa.RecordBatch], rows: Positions) -> pa.Table:
+    """Rows by ascending position, repeated ones too. At least one.
+
+    Batch by batch: pyarrow's own take would first join the whole spool in memory. Runs are not copied.
+    """
+    starts = np.cumsum([0, *(len(batch) for batch in batches)])
+    borders = np.searchsorted(rows, starts)
+    taken = []
+    for number in np.flatnonzero(np.diff(borders)).tolist():
+        batch, local = batches[number], rows[borders[number] : borders[number + 1]] - starts[number]
+        run = local[-1] - local[0] + 1 == len(local) and (np.diff(local) == 1).all()
+        taken.append(batch.slice(local[0], len(local)) if run else batch.take(pa.array(local)))
+    return pa.Table.from_batches(taken)
 
 
 @contextlib.contextmanager

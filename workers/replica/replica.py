@@ -47,7 +47,7 @@ from workers.storage.client import retries
 from workers.storage.store import Store
 from workers.table.schema import OutputSchema, output_schema
 from workers.table.vectors import calibrate_scale
-from workers.writing.writer import adopt
+from workers.writing.commit import adopt
 
 log = logging.getLogger("reembed")
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from workers.config import VectorType
 from workers.errors import UsageError
@@ -165,3 +166,11 @@ def _known(scale: float | None) -> float:
     if scale is None or not scale > 0:
         raise UsageError(f"int8 vectors need a positive scale, not {scale}; it is the footer's reembed.int8_scale")
     return scale
+
+
+def vectors_per_row(embedding: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Vectors of each row [N]: 1, or for a column of lists their lengths."""
+    if not pa.types.is_list(embedding.type):
+        return np.ones(len(embedding), dtype=np.int64)
+    lengths: npt.NDArray[np.int64] = pc.list_value_length(embedding).to_numpy().astype(np.int64)
+    return lengths

@@ -20,10 +20,10 @@ import pyarrow as pa
 
 from workers.dedup.hash_index import hash_texts
 from workers.dedup.vector_cache import ShelfRows
+from workers.host.spill_file import Positions, take_rows
 from workers.records.shard import TOKEN_BINS
 from workers.records.tokens import ranges
 from workers.table.schema import CLIPPED, EMBEDDING
-from workers.writing.grouping import Positions, take_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
     partition_groups   one group a folder, rows in source order inside it
     cut                a group into parts
-    take_rows          positions -> table
 
 Grouping is by folder, not by value, so two parts of one shard can never want the same name.
 """
@@ -14,13 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from workers.host.spill_file import Positions
 from workers.table.partitions import partition_folder
-
-Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +66,6 @@ def cut(counts: Positions, limit: int) -> list[slice]:
 def cut_evenly(rows: int, limit: int) -> list[slice]:
     """As `cut` where every row holds one vector."""
     return [slice(low, min(low + limit, rows)) for low in range(0, rows, limit)]
-
-
-def vectors_per_row(embedding: pa.Array | pa.ChunkedArray) -> Positions:
-    """1, or for lists of vectors their lengths."""
-    if not pa.types.is_list(embedding.type):
-        return np.ones(len(embedding), dtype=np.int64)
-    lengths: Positions = pc.list_value_length(embedding).to_numpy().astype(np.int64)
-    return lengths
-
-
-def take_rows(batches: Sequence[pa.RecordBatch], rows: Positions) -> pa.Table:
-    """Rows by ascending position, repeated ones too. At least one.
-
-    Batch by batch: pyarrow's own take would first join the whole spool in memory. Runs are not copied.
-    """
-    starts = np.cumsum([0, *(len(batch) for batch in batches)])
-    borders = np.searchsorted(rows, starts)
-    taken = []
-    for number in np.flatnonzero(np.diff(borders)).tolist():
-        batch, local = batches[number], rows[borders[number] : borders[number + 1]] - starts[number]
-        run = local[-1] - local[0] + 1 == len(local) and (np.diff(local) == 1).all()
-        taken.append(batch.slice(local[0], len(local)) if run else batch.take(pa.array(local)))
-    return pa.Table.from_batches(taken)
 
 
 def _texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
