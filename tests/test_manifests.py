@@ -20,6 +20,7 @@ import yaml
 
 from jobs.config import load_config
 from jobs.monitoring.metrics import METRICS
+from tests.exported_metrics import exported
 from tests.kuberay_schema import RAYJOB, Schema, crd_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,8 +159,8 @@ DASHBOARD = json.loads((DEPLOY / "grafana" / "reembed.json").read_text())
 def test_the_dashboard_shows_every_metric_and_no_other() -> None:
     exprs = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
     used = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bray_\w+", " ".join(exprs))}
-    assert used == {metric.exported for metric in METRICS}
-    tags = {metric.exported: set(metric.tags) | {"SessionName", "le"} for metric in METRICS}
+    assert used == {exported(metric) for metric in METRICS}
+    tags = {exported(metric): set(metric.tags) | {"SessionName", "le"} for metric in METRICS}
     for panel in DASHBOARD["panels"]:
         for target in panel["targets"]:
             names = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"\bray_\w+", target["expr"])}

@@ -56,13 +56,13 @@ def dispatch(
         progress.quarantined_shards = len(scheduler.quarantined)
         now = time.monotonic()
         progress.tick(now)
-        metrics.look(now, scheduler, progress, retries())
+        metrics.update_gauges(now, scheduler, progress, retries())
 
 
 def _hear(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress, metrics: RunMetrics) -> None:
     now = time.monotonic()
     if not isinstance(event, Finished):
-        metrics.hear(event)
+        metrics.on_event(event)
     match event:
         case Ready(replica, facts):
             log.info("replica %d ready: %s", replica, ", ".join(f"{key} {value}" for key, value in facts.items()))
@@ -81,9 +81,9 @@ def _hear(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress
             if scheduler.on_receipt(replica, receipt, now):
                 ledger.record_async(receipt)
                 progress.receipt(receipt)
-                metrics.hear(event)
+                metrics.on_event(event)
         case Finished(replica, Failure() as failure):
             named = f"{failure.object_uri}: {failure.reason}" if failure.object_uri else failure.reason
             log.warning("shard %d failed on replica %d (%s): %s", failure.shard, replica, failure.blame.value, named)
             if scheduler.on_failure(replica, failure, now):
-                metrics.hear(event)
+                metrics.on_event(event)

@@ -1,11 +1,12 @@
-"""What an operator's Prometheus sees of a run: METRICS says which figures there are, RunMetrics keeps them.
+"""Prometheus metrics of a run: METRICS declares them, RunMetrics records them.
 
-    counters    what this driver and its replicas did, since it connected to Ray: for rates
-    gauges      the run as it stands, work of earlier drivers included: for "how far, and is it well"
+    counters    the work of this driver and its replicas since the driver connected to Ray; for rates
+    gauges      the present state of the run, work of earlier drivers included
 
-Fed by the driver's loop; decides nothing. Tag values come from short lists, never from a corpus: no object, shard or run is
-a tag. Ray exports each as ray_<name> (counters with _total) on the metrics port of the driver's node. What to make of them
-is in docs/operations.md. Until `connect`, and in runs that join no cluster, nothing here does anything. Does not know Ray.
+The driver's loop calls RunMetrics; the metrics decide nothing. Tag values come from short fixed lists: no object, shard or
+run is a tag. Ray exports each metric as ray_<name> (counters with _total) on the metrics port of the driver's node.
+docs/operations.md explains how to read them. Until `connect` is called every call is a no-op; in runs on a Ray of their own
+it is never called. Does not know Ray.
 """
 
 from __future__ import annotations
@@ -18,10 +19,9 @@ from typing import Any, Protocol
 from jobs.scheduling.messages import Event, Finished, Lost, Ready, Stats
 from workers.records.shard import Blame, Failure, Receipt, ReplicaStats
 
-LOOK_SECONDS = (
-    1.0  # how often gauges are set; Ray sends every ten seconds, and drops a gauge that was not set again for twenty
-)
-MAX_SLOTS = 64  # replicas with a series of their own; a slot is taken over by the replica that comes after a lost one
+# How often gauges are set. Ray exports every 10 seconds, and drops a gauge that was not set for 20 seconds.
+UPDATE_SECONDS = 1.0
+MAX_SLOTS = 64  # replicas with a time series of their own; the slot of a lost replica goes to the next one
 _SECONDS = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 3600.0, 7200.0)
 
 
@@ -36,7 +36,7 @@ class Stage(StrEnum):
 
     STARTING = "starting"  # replicas load the model
     EMBEDDING = "embedding"
-    JUDGING = "judging"  # rows are accounted for, the gate looks
+    JUDGING = "judging"  # rows are accounted for, and the gate checks the snapshot
     PUBLISHING = "publishing"
 
 
@@ -50,17 +50,17 @@ class Outcome(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a replica is no longer there."""
+    """Why a replica was lost."""
 
-    DIED = "died"  # its process ended; charged to what it was doing
-    AWAY = "away"  # preempted, its node lost, or unreachable: charged to nobody
-    START = "start"  # before it was ready
-    STOPPED = "stopped"  # by the scheduler: a deadline, or a device that fails
+    DIED = "died"  # its process ended; the failure is charged to its shard
+    AWAY = "away"  # preempted, or its node lost or unreachable; not charged
+    START = "start"  # lost before it was ready
+    STOPPED = "stopped"  # stopped by the scheduler: a missed deadline, or a failing device
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One figure. `tags`: name -> every value that it can have."""
+    """One metric. `tags`: tag name -> all values it can take."""
 
     name: str
     kind: Kind
@@ -68,14 +68,9 @@ class Metric:
     tags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     boundaries: tuple[float, ...] = ()
 
-    @property
-    def exported(self) -> str:
-        """The name in Prometheus."""
-        return f"ray_{self.name}" + ("_total" if self.kind is Kind.COUNTER else "")
-
 
 Record = Callable[[float, dict[str, str]], None]
-_Figure = tuple[str, tuple[tuple[str, str], ...]]  # a counter and its tags
+_Figure = tuple[str, tuple[tuple[str, str], ...]]  # a counter's name and its tags
 _SLOTS = tuple(map(str, range(MAX_SLOTS)))
 _C, _G = Kind.COUNTER, Kind.GAUGE
 
@@ -113,7 +108,7 @@ METRICS = (
 
 
 class Standing(Protocol):
-    """What the gauges need of the scheduler."""
+    """The part of the scheduler that the gauges read."""
 
     @property
     def running(self) -> int: ...
@@ -124,7 +119,7 @@ class Standing(Protocol):
 
 
 class Figures(Protocol):
-    """And of jobs.monitoring.progress."""
+    """The part of jobs.monitoring.progress.Progress that the gauges read."""
 
     def snapshot(self, now: float) -> Mapping[str, Any]: ...
 
@@ -134,11 +129,11 @@ class RunMetrics:
 
     def __init__(self) -> None:
         self._records: dict[str, Record] = {}
-        self._known: dict[int, dict[_Figure, float]] = {}  # highest totals heard of each live replica
+        self._totals: dict[int, dict[_Figure, float]] = {}  # highest totals reported by each live replica
         self._memory: dict[int, int] = {}
         self._slots: dict[int, int] = {}
         self._driver_retries = 0
-        self._looked = float("-inf")
+        self._updated = float("-inf")
         self._stage: Stage | None = None
 
     @property
@@ -146,52 +141,52 @@ class RunMetrics:
         return bool(self._records)
 
     def connect(self, recorder: Callable[[Metric], Record]) -> None:
-        """From now on figures are kept: `recorder` opens a metric in whatever exports it."""
+        """Record metrics from now on; `recorder` opens one metric in the exporter."""
         self._records = {metric.name: recorder(metric) for metric in METRICS}
 
     def stage(self, stage: Stage) -> None:
-        """What the driver does from now on."""
+        """Set the stage of the driver."""
         self._stage = stage
         if stage is Stage.STARTING:  # replicas are numbered from 0 again
-            for known in (self._known, self._memory, self._slots):
-                known.clear()
-        self._tell_stage()
+            for by_replica in (self._totals, self._memory, self._slots):
+                by_replica.clear()
+        self._set_stage()
 
     def ended(self, outcome: Outcome) -> None:
-        """The driver's last word."""
+        """Record how the driver ended."""
         self._stage = None
-        self._tell_stage()
+        self._set_stage()
         self._add("reembed_drivers_ended", 1, outcome=outcome.value)
 
-    def hear(self, event: Event) -> None:
-        """What came up from a replica. A receipt counts only if the scheduler took it: report no others."""
+    def on_event(self, event: Event) -> None:
+        """Record an event of a replica. Pass only receipts that the scheduler accepted."""
         match event:
             case Ready(replica):
                 self._take_slot(replica)
             case Stats(replica, stats):
-                self._grow(replica, stats)
+                self._add_growth(replica, stats)
             case Lost(replica, _, charged, starting):
                 self.lost(replica, Cause.START if starting else Cause.DIED if charged else Cause.AWAY)
             case Finished(_, Receipt() as receipt):
-                self._commit(receipt)
+                self._add_receipt(receipt)
             case Finished(_, Failure() as failure):
                 self._add("reembed_shard_failures", 1, blame=failure.blame.value)
 
     def lost(self, replica: int, cause: Cause) -> None:
-        """A replica is gone, or told to go."""
+        """Record that a replica was lost or stopped."""
         self._add("reembed_replicas_lost", 1, cause=cause.value)
-        self._known.pop(replica, None)
+        self._totals.pop(replica, None)
         self._memory.pop(replica, None)
         slot = self._slots.pop(replica, None)
-        if slot is not None:  # until another replica takes the slot over, or Ray drops it
+        if slot is not None:  # zero until another replica takes the slot, or Ray drops the series
             self._set("reembed_replica_busy_share", 0.0, replica=str(slot))
 
-    def look(self, now: float, standing: Standing, progress: Figures, retries: int, *, last: bool = False) -> None:
-        """Set the gauges every LOOK_SECONDS, and when it is the `last` time. `retries`: the driver's own, in all."""
-        if not self.connected or (now - self._looked < LOOK_SECONDS and not last):
+    def update_gauges(self, now: float, standing: Standing, progress: Figures, retries: int, *, last: bool = False) -> None:
+        """Set the gauges every UPDATE_SECONDS, and at the `last` call. `retries`: the driver's storage retries so far."""
+        if not self.connected or (now - self._updated < UPDATE_SECONDS and not last):
             return
-        self._looked = now
-        self._tell_stage()
+        self._updated = now
+        self._set_stage()
         figures = progress.snapshot(now)
         shards = figures["shards"] | {"running": standing.running, "waiting": standing.pending}
         for state, count in shards.items():
@@ -207,7 +202,7 @@ class RunMetrics:
         self._add("reembed_storage_retries", retries - self._driver_retries, side="driver")
         self._driver_retries = retries
 
-    def _tell_stage(self) -> None:
+    def _set_stage(self) -> None:
         for each in Stage:
             self._set("reembed_stage", float(each is self._stage), stage=each.value)
 
@@ -217,13 +212,13 @@ class RunMetrics:
         if slot is not None:
             self._slots[replica] = slot
 
-    def _grow(self, replica: int, stats: ReplicaStats) -> None:
-        """Totals since the replica's start become increments; one that falls back a little waits until it has caught up."""
-        known = self._known.setdefault(replica, {})
+    def _add_growth(self, replica: int, stats: ReplicaStats) -> None:
+        """Add the growth of the replica's totals. A total that falls adds nothing until it exceeds its earlier value."""
+        recorded = self._totals.setdefault(replica, {})
         for figure, total in _totals(stats).items():
-            more = total - known.get(figure, 0.0)
+            more = total - recorded.get(figure, 0.0)
             if more > 0:
-                known[figure] = total
+                recorded[figure] = total
                 name, tags = figure
                 self._add(name, more, **dict(tags))
         self._memory[replica] = stats.peak_memory_bytes
@@ -231,7 +226,7 @@ class RunMetrics:
         if slot is not None and stats.uptime_seconds:
             self._set("reembed_replica_busy_share", stats.busy_seconds / stats.uptime_seconds, replica=str(slot))
 
-    def _commit(self, receipt: Receipt) -> None:
+    def _add_receipt(self, receipt: Receipt) -> None:
         embedded = receipt.rows - receipt.reused_rows - receipt.repeated_rows
         rows = {"embedded": embedded, "reused": receipt.reused_rows, "repeated": receipt.repeated_rows}
         for outcome, count in (rows | {"quarantined": receipt.quarantined_rows}).items():

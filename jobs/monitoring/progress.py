@@ -1,10 +1,10 @@
-"""What a running job shows: a live display on a terminal, one log line every ten seconds elsewhere, status.json on storage.
+"""The progress of a running job: a live display on a terminal, a log line every ten seconds otherwise, and status.json.
 
-    note(event)   what the driver heard: a receipt, a replica's running totals
-    tick(now)     draw, log and store at their own pace
-    snapshot()    the same figures as a dictionary: the status on storage
+    receipt(), replica_ready(), replica_stats(), replica_lost()    record what the driver's loop received
+    tick(now)                                                      draws, logs and stores, each at its own interval
+    snapshot(now)                                                  the same figures as a dictionary, stored as status.json
 
-It decides nothing and is never asked by the scheduler.
+The scheduler never reads it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from workers.records.shard import Receipt, ReplicaStats, Shard
 log = logging.getLogger("reembed")
 
 LOG_SECONDS = 10.0
-STORE_SECONDS = 3.0  # what a killed driver did since is not in the summary's work
+STORE_SECONDS = 3.0  # a killed driver's work since the last status is missing from the summary
 DRAW_SECONDS = 0.5
 RATE_WINDOW_SECONDS = 60.0
-SHOWN_REPLICAS = 64  # in the status, the longest-lived first: a thousand would be the dearest thing the driver does
+SHOWN_REPLICAS = 64  # in the status, the oldest first: listing 1,000 would dominate the driver's CPU time
 DRAWN_REPLICAS = 16
 
 
@@ -66,14 +66,14 @@ class Progress:
         self._total_bytes = total_text_bytes(shards)
         self._shards = len(shards)
         self._done = self._done_bytes = self._documents = self._quarantined_rows = 0
-        self.documents_before = 0  # embedded by earlier drivers, for all we know
+        self.documents_before = 0  # embedded by earlier drivers, as far as receipts tell
         self._first_epoch = first_epoch
         for receipt in done.values():
             self.receipt(receipt, before=True)
         self._resumed_bytes = self._done_bytes
         self.quarantined_shards = 0
-        self._replicas: dict[int, _ReplicaView] = {}  # that live
-        self._lost = ReplicaStats()  # of those that do not: sums, and the largest peak
+        self._replicas: dict[int, _ReplicaView] = {}  # live replicas
+        self._lost = ReplicaStats()  # lost replicas together: sums, and the largest peak
         self._samples: deque[tuple[float, int]] = deque()
         self._store_status = store_status
         self._began = self._logged = self._drawn = self._stored = now
@@ -85,16 +85,16 @@ class Progress:
         self._replicas[replica] = _ReplicaView(facts)
 
     def replica_lost(self, replica: int) -> None:
-        """What it did stays in the sums; of a thousand that came and went no list is kept."""
+        """Its totals are added to the sums; no list of lost replicas is kept."""
         if view := self._replicas.pop(replica, None):
-            self._lost = _together(self._lost, view.stats)
+            self._lost = _merged(self._lost, view.stats)
 
     def replica_stats(self, replica: int, stats: ReplicaStats) -> None:
         if replica in self._replicas:
             self._replicas[replica].stats = stats
 
     def receipt(self, receipt: Receipt, *, before: bool = False) -> None:
-        """A shard is done; `before`: it was when this driver came."""
+        """A shard is done; `before`: an earlier driver did it."""
         self._done += 1
         self._done_bytes += self._bytes(receipt.shard)
         self._documents += receipt.documents
@@ -103,7 +103,7 @@ class Progress:
 
     @property
     def stats(self) -> Iterator[ReplicaStats]:
-        """Last known totals: of each replica that lives, then of all others that were ever ready together."""
+        """Last known totals: one entry for each live replica, then one for all lost replicas together."""
         yield from (view.stats for view in self._replicas.values())
         yield self._lost
 
@@ -111,7 +111,7 @@ class Progress:
         return [view.facts for view in self._replicas.values()]
 
     def tick(self, now: float) -> None:
-        """Draw, log and store what is due."""
+        """Draw, log and store, whichever is due."""
         if self._live and now - self._drawn >= DRAW_SECONDS:
             self._drawn = now
             self._live.update(self._picture(self.snapshot(now)), refresh=True)
@@ -128,7 +128,7 @@ class Progress:
             self._live.stop()
 
     def snapshot(self, now: float) -> dict[str, Any]:
-        """Figures as of now; `tokens` counts what replicas embedded since this driver started."""
+        """Figures as of `now`; `tokens` counts what replicas embedded since this driver started."""
         tokens = sum(stats.tokens for stats in self.stats)
         self._samples.append((now, tokens))
         while self._samples and now - self._samples[0][0] > RATE_WINDOW_SECONDS:
@@ -136,7 +136,7 @@ class Progress:
         seconds = now - self._samples[0][0]
         rate = (tokens - self._samples[0][1]) / seconds if seconds > 0 else 0.0
         embedded = self._done_bytes - self._resumed_bytes
-        left = self._total_bytes - self._done_bytes
+        remaining = self._total_bytes - self._done_bytes
         return {
             "shards": {"planned": self._shards, "done": self._done, "quarantined": self.quarantined_shards},
             "documents": self._documents,
@@ -144,7 +144,7 @@ class Progress:
             "tokens": tokens,
             "tokens_per_second": round(rate, 1),
             "seconds": round(now - self._began, 1),
-            "eta_seconds": round((now - self._began) * left / embedded) if embedded else None,
+            "eta_seconds": round((now - self._began) * remaining / embedded) if embedded else None,
             "done_share": round(self._done_bytes / self._total_bytes, 4) if self._total_bytes else 1.0,
             "replicas_alive": len(self._replicas),
             "replicas_busy": round(self._busy(), 4),
@@ -177,11 +177,11 @@ class Progress:
 
 
 def _embedded(receipt: Receipt) -> int:
-    """Documents that a replica computed: not carried over, found in an earlier snapshot, or repeated."""
+    """Documents whose vectors a replica computed: not carried over, reused or repeated."""
     return max(0, receipt.documents - receipt.reused_rows - receipt.repeated_rows)
 
 
-def _together(one: ReplicaStats, other: ReplicaStats) -> ReplicaStats:
+def _merged(one: ReplicaStats, other: ReplicaStats) -> ReplicaStats:
     return ReplicaStats(
         documents=one.documents + other.documents,
         tokens=one.tokens + other.tokens,

@@ -1,1 +1,1 @@
-"""How a run ended: summary.json and report.html."""
+"""The record of a finished run: summary.json and report.html."""

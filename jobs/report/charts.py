@@ -1,8 +1,9 @@
-"""The charts of a run's report, each drawn twice: for a phone's width and for a desktop's column.
+"""The charts of a run's report, as SVG. Each is drawn twice: for a phone's width and for a desktop column.
 
-    charts(facts) -> {name: Chart}; a chart without anything to show is left out
+    charts(facts) -> {name: Chart}; a chart without data is left out
 
-Two inks of different lightness, figures written beside the bars: readable in greyscale, by the colour-blind, and aloud.
+The two colours differ in lightness, and figures are written beside the bars, so that charts can be read in greyscale and by
+colour-blind readers. The alternative text of each chart states the same figures for screen readers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NARROW, WIDE = 336, 552  # pixels: a phone of 390 less its margins, half a desktop page
-_CHARACTER = 0.64 * FONT_PIXELS  # width of one, on average, generously
+_CHARACTER = 0.64 * FONT_PIXELS  # upper estimate of the mean width of one, in pixels
 _BAR_ROW = 26  # pixels from one labelled bar to the next
 
 
@@ -32,7 +33,7 @@ class Chart:
 
 
 def charts(facts: ReportFacts) -> dict[str, Chart]:
-    """Everything drawable, by name: rows, throughput, timeline, stages, lengths."""
+    """The charts for which there is data, by name: rows, throughput, timeline, stages, lengths."""
     drawn: dict[str, Chart] = {}
     if facts.origins.carried or facts.origins.reused or facts.origins.repeated:
         drawn["rows"] = _rows(facts.origins)
@@ -77,7 +78,7 @@ def _lengths(lengths: Lengths) -> Chart:
 def _bars(
     name: str, what: str, labels: Sequence[str], values: Sequence[float], notes: Sequence[str], second: Sequence[str] = ()
 ) -> Chart:
-    """Horizontal bars from top to bottom, with names before and figures behind them; `second` are drawn in the other ink."""
+    """Horizontal bars with their labels on the left and `notes` on the right; `second` names bars in the second colour."""
 
     def paint(figure: Figure, width: int) -> None:
         left, right = _CHARACTER * max(map(len, labels)) + 8, _CHARACTER * max(map(len, notes)) + 8
@@ -93,8 +94,8 @@ def _bars(
         for row, (value, note) in enumerate(zip(values, notes, strict=True)):
             axes.annotate(note, (value, row), (6, 0), textcoords="offset points", va="center", annotation_clip=False)
 
-    told = "; ".join(f"{label} {note}" for label, note in zip(labels, notes, strict=True))
-    return _chart(name, f"{what}: {told}.", paint, _BAR_ROW * len(labels))
+    described = "; ".join(f"{label} {note}" for label, note in zip(labels, notes, strict=True))
+    return _chart(name, f"{what}: {described}.", paint, _BAR_ROW * len(labels))
 
 
 def _throughput(rates: Throughput, pauses: Sequence[Pause]) -> Chart:
@@ -126,7 +127,7 @@ def _throughput(rates: Throughput, pauses: Sequence[Pause]) -> Chart:
 def _timeline(timeline: Timeline, pauses: Sequence[Pause]) -> Chart:
     unit, scale = _time_unit(timeline.seconds)
     pitch = 24 if len(timeline.lanes) <= 12 else 10
-    every = -(-(FONT_PIXELS + 3) // pitch)  # so that names do not touch
+    every = -(-(FONT_PIXELS + 3) // pitch)  # label every n-th lane, so that labels do not overlap
     top, bottom = 18, 44
     height = top + bottom + pitch * len(timeline.lanes)
 
@@ -136,7 +137,7 @@ def _timeline(timeline: Timeline, pauses: Sequence[Pause]) -> Chart:
         box = (left / width, bottom / height, (width - left - right) / width, (height - top - bottom) / height)
         axes = figure.add_axes(box)
         for row, lane in enumerate(timeline.lanes):
-            for first, ink in enumerate((MAIN, PALE)):  # by turns, so that one shard is told from the next
+            for first, ink in enumerate((MAIN, PALE)):  # alternating colours separate neighbouring shards
                 _blocks(axes, [(bar.start / scale, bar.end / scale) for bar in lane.bars[first::2]], row, ink)
         axes.set_ylim(len(timeline.lanes) - 0.5, -0.5)
         axes.set_yticks(range(0, len(names), every), names[::every])
@@ -153,7 +154,7 @@ def _timeline(timeline: Timeline, pauses: Sequence[Pause]) -> Chart:
 
 
 def _blocks(axes: Axes, spans: Sequence[tuple[float, float]], row: int, ink: str) -> None:
-    """Rectangles of one lane as one path: a thousand elements of their own would make the page heavy."""
+    """The bars of one lane as one path: an SVG element for each bar would make the page large."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -191,7 +192,7 @@ def _time_unit(seconds: float) -> tuple[str, float]:
 
 
 def _compact(value: Any) -> str:
-    """1,500,000 -> 1.5M, in the width of an axis."""
+    """1,500,000 -> 1.5M: short enough for an axis label."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"

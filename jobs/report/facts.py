@@ -1,9 +1,9 @@
-"""What a run's report says, as figures: gathered from receipts, shards and summary. Pure: no storage, no clock, no drawing.
+"""The figures of a run's report, computed from receipts, shards and summary. Pure: no storage, no clock, no drawing.
 
-    gather_facts(...)        -> ReportFacts: all that report.html draws
-    ReportFacts.to_json()    the compact of it, in summary.json under `report`
+    gather_facts(...)        -> ReportFacts: everything that report.html shows
+    ReportFacts.to_json()    a compact form, stored in summary.json under `report`
 
-Nothing is guessed: what receipts of an earlier version do not tell (times, histograms) is left out and said to be.
+Nothing is estimated: figures that receipts of an earlier version lack (times, histograms) are left out; the report says so.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from jobs.state.quarantine_reasons import Reasons
 from workers.records.shard import TOKEN_BINS, Receipt, Shard
 
 STAGES = ("read", "tokenize", "encode", "wait", "write")
-STARVING_SHARE = 0.05  # the encoder may wait for so much of its time before a stage is called starving
+STARVING_SHARE = 0.05  # share of its time that the encoder may wait before `starving` names a stage
 
 
 @dataclass(frozen=True, slots=True)
 class RowOrigins:
-    """Where each output row's vector came from; `planned` and `quarantined` are source rows (chunks make more of them)."""
+    """Output rows by the origin of their vectors. `planned` and `quarantined` are source rows (each may give chunks)."""
 
-    planned: int | None  # None: only reading tells
-    carried: int  # whole parts copied from the snapshot before
-    reused: int  # single vectors taken from it
-    repeated: int  # text met before in the same shard, embedded once
+    planned: int | None  # None: not known before the source is read
+    carried: int  # in part files copied from the previous snapshot
+    reused: int  # single vectors taken from the previous snapshot
+    repeated: int  # text that occurs earlier in the same shard; embedded once
     embedded: int
     quarantined: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """Replica seconds of each stage. Stages run side by side: shares are of the encoder's time (encode + wait = 1)."""
+    """Replica seconds of each stage. Stages run concurrently, so shares are of the encoder's time (encode + wait = 1)."""
 
     seconds: dict[str, float]
 
@@ -49,9 +49,9 @@ class Stages:
 
     @property
     def starving(self) -> str | None:
-        """The slowest stage before an encoder that waits too much; `shards` where no stage was busy as long as it waited.
+        """The slowest stage before an encoder that waits too much; `shards` if it waited longer than these stages worked.
 
-        None: the encoder hardly waits, so nothing but more or faster devices helps.
+        None: the encoder hardly waits, so only more or faster devices help.
         """
         wait = self.shares.get("wait", 0.0)
         if wait <= STARVING_SHARE:
@@ -81,7 +81,7 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Documents by number of tokens: `documents[i]` of at most TOKEN_BINS[i], the last of more."""
+    """Documents by number of tokens: `documents[i]` have at most TOKEN_BINS[i], the last entry has more."""
 
     documents: tuple[int, ...]
 
@@ -103,7 +103,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One figure as it was predicted when the run was planned, and as it came; None: not known."""
+    """One figure as predicted at planning time, and its actual value; None: not known."""
 
     name: str
     predicted: float | None
@@ -126,7 +126,7 @@ class ReportFacts:
     throughput: Throughput | None
     timeline: Timeline
     pauses: tuple[Pause, ...]
-    untimed_shards: int  # whose receipts do not tell when they ended
+    untimed_shards: int  # shards whose receipts do not hold the time at which they ended
     reasons: Reasons
     forecasts: tuple[Forecast, ...]
 
@@ -185,22 +185,22 @@ def gather_facts(
 
 @dataclass(slots=True)
 class _Sums:
-    """Over receipts; those of parts that were copied apart, which no replica of this run made."""
+    """Sums over receipts. Copied parts, which no replica of this run made, are counted separately."""
 
     documents: int = 0
     truncated: int = 0
     carried_rows: int = 0
-    made: int = 0  # receipts of replicas; what follows is theirs
+    made: int = 0  # receipts of replicas; the fields below are sums over these
     rows: int = 0
     tokens: int = 0
     padded: int = 0
     reused: int = 0
     repeated: int = 0
     stages: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    lengths: list[int] = field(default_factory=lambda: [0] * (len(TOKEN_BINS) + 1))  # of all
+    lengths: list[int] = field(default_factory=lambda: [0] * (len(TOKEN_BINS) + 1))  # of all receipts
 
     def adding(self, receipts: Iterable[Receipt]) -> Iterator[Receipt]:
-        """Those of replicas, handed on while they are added: a million are gone through once."""
+        """Add each receipt and yield those of replicas, so that a million receipts are iterated once."""
         for receipt in receipts:
             self.documents += receipt.documents
             self.truncated += receipt.truncated

@@ -1,9 +1,9 @@
-"""A matplotlib figure as SVG that lives inside an HTML page: text stays text, colours follow the page, ids are its own.
+"""matplotlib figures as inline SVG for an HTML page: text stays text, colours come from the page, ids are unique.
 
-    MAIN, …    colours to draw with; each becomes a CSS variable, so that light, dark and print need one drawing
-    draw()     a figure of so many pixels as one <svg role="img">, without prolog, metadata, comments and fonts
+    MAIN, …    colours to draw with; each becomes a CSS variable, so that one drawing serves light mode, dark mode and print
+    draw()     a figure as one <svg role="img">, without prolog, metadata, comments and fonts
 
-matplotlib is imported when something is drawn: runs without a report do without it. Knows nothing of runs.
+matplotlib is imported when the first figure is drawn, so runs without a report do not load it. Knows nothing of runs.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 FONT_PIXELS = 13  # at the width a chart is drawn for
 TEXT, GRID, MAIN, PALE, SECOND = "#010101", "#020202", "#030303", "#040404", "#050505"
 _INKS = {TEXT: "currentColor", GRID: "var(--grid)", MAIN: "var(--main)", PALE: "var(--pale)", SECOND: "var(--second)"}
-"""Stand-ins that pass through matplotlib, and what the page's style sheet calls them."""
+"""Placeholder colours that matplotlib writes -> their names in the page's style sheet."""
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "reembed",  # the same figures give the same bytes
-    "text.parse_math": False,  # a name with two dollars is no formula
-    "font.family": "DejaVu Sans",  # comes with matplotlib, and is as wide as a page's font gets: only measured with
+    "text.parse_math": False,  # a name with two dollar signs is not a formula
+    "font.family": "DejaVu Sans",  # only measures text: comes with matplotlib, and is as wide as the page's widest font
     "font.size": FONT_PIXELS,
     "text.color": TEXT,
     "axes.labelcolor": TEXT,
@@ -54,14 +54,16 @@ _PATH, _DECIMALS = re.compile(r' d="([^"]*)"'), re.compile(r"\d+\.\d+")
 
 
 def draw(paint: Callable[[Figure], None], width: int, height: int, *, name: str, alt: str) -> str:
-    """`paint` fills an empty figure of width x height pixels. `name` sets its ids apart from other charts'; `alt` tells the
-    figures to those who cannot see it."""
+    """An <svg> of width x height pixels; `paint` draws into an empty figure.
+
+    `name` prefixes its ids, so that they differ from those of other charts. `alt` is the alternative text.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     sink = io.StringIO()
     with mpl.rc_context():
-        mpl.rcdefaults()  # whatever style sheet this machine has
+        mpl.rcdefaults()  # ignore the matplotlib style of this machine
         mpl.rcParams.update(_STYLE)
         figure = Figure((width / _POINTS_AN_INCH, height / _POINTS_AN_INCH))
         paint(figure)
@@ -72,12 +74,12 @@ def draw(paint: Callable[[Figure], None], width: int, height: int, *, name: str,
 def _inlined(svg: str, width: int, height: int, name: str, alt: str) -> str:
     body = svg[_start(svg) :]
     body = _SHEET.sub("", _COMMENT.sub("", body)).replace("xlink:href", "href")
-    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # the page's own
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)  # the font is set by the page
     body = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", body)
     body = _PATH.sub(lambda path: f' d="{_shorter(path[1])}"', body)
     used = set(_REFERENCE.findall(body))
-    body = _ID.sub(lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body)
-    body = _REFERENCE.sub(lambda found: f"#{name}-{found[1]}" if found[1] in used else found[0], body)
+    body = _ID.sub(lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", body)
+    body = _REFERENCE.sub(lambda match: f"#{name}-{match[1]}" if match[1] in used else match[0], body)
     for ink, colour in _INKS.items():
         body = body.replace(ink, colour)
     root = f'<svg role="img" aria-label="{escape(alt)}" viewBox="0 0 {width} {height}" stroke-linejoin="round">'
@@ -85,7 +87,7 @@ def _inlined(svg: str, width: int, height: int, name: str, alt: str) -> str:
 
 
 def _start(svg: str) -> int:
-    """Where the root's content begins."""
+    """Offset of the root element's content."""
     root = _ROOT.search(svg)
     if root is None:
         raise ValueError("matplotlib gave no <svg>")
@@ -93,5 +95,5 @@ def _start(svg: str) -> int:
 
 
 def _shorter(path: str) -> str:
-    """A tenth of a pixel is enough."""
+    """The path with coordinates rounded to a tenth of a pixel."""
     return " ".join(_DECIMALS.sub(lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), path).split())

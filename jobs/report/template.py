@@ -1,4 +1,7 @@
-"""The page that report_page fills in: one file, no script, nothing fetched. Light, dark, phone and paper by style alone."""
+"""The jinja2 template, style sheet and content security policy of report.html, which jobs/report/page.py fills in.
+
+The style sheet alone adapts the page to light and dark mode, phone, desktop and print: no script, no network request.
+"""
 
 from __future__ import annotations
 
@@ -57,22 +60,22 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{{ policy }}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ verdict.word }}: run {{ summary.run_id }}</title>
+<title>{{ headline.word }}: run {{ summary.run_id }}</title>
 <style>{{ style|safe }}</style>
 </head>
 <body>
 {% macro chart(name) %}{% if name in charts %}
 <figure><div class="narrow">{{ charts[name].narrow|safe }}</div><div class="wide">{{ charts[name].wide|safe }}</div></figure>
 {% endif %}{% endmacro %}
-<header class="{{ verdict.mood }}">
-<h1 class="foreign"><span>{{ verdict.word }}.</span> {{ verdict.sentence }}</h1>
+<header class="{{ headline.mood }}">
+<h1 class="foreign"><span>{{ headline.word }}.</span> {{ headline.sentence }}</h1>
 <p class="quiet foreign">Run {{ summary.run_id }}{% if model.name %} · {{ model.name }}, {{ model.pooling }}, \
 {{ model.dim }} &times; {{ model.vector }}{% endif %} · {{ summary.data }}</p>
 </header>
 <dl class="figures">
 {% for card in cards %}<div><dt>{{ card.name }}</dt><dd>{{ card.value }}<small>{{ card.note }}</small></dd></div>
 {% endfor %}</dl>
-<section class="next {{ verdict.mood }}">
+<section class="next {{ headline.mood }}">
 <h2>What to do next</h2>
 <ul class="foreign">{% for step in steps %}<li>{{ step }}</li>{% endfor %}</ul>
 </section>

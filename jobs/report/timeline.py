@@ -1,11 +1,12 @@
-"""When a run's shards were embedded: throughput over time, and what each replica did when. Pure arithmetic on receipts.
+"""The timeline of a run: throughput over time, and the shards that each replica embedded. Pure arithmetic on receipts.
 
-    WorkingTime.of(receipts)   one stretch a shard; long pauses of the whole run are cut out: a resumed run stays readable
-    throughput(work)           documents and tokens a second, at most MAX_BINS bins
-    timeline(work)             at most MAX_LANES replicas of at most MAX_BARS bars, however many shards there are
+    WorkingTime.of(receipts)   one interval for each shard; long pauses of the whole run are removed from the time axis
+    throughput(work)           documents and tokens per second, in at most MAX_BINS bins
+    timeline(work)             at most MAX_LANES replicas with at most MAX_BARS bars each, for any number of shards
 
-A replica embeds one shard after another and reads the next one meanwhile: a shard's stretch begins when its replica ended
-the one before, not when reading began. A shard's work is spread evenly over its stretch. Times are the replicas' own clocks.
+A replica embeds one shard after another and reads the next one meanwhile. A shard's interval therefore begins when its
+replica ended the previous shard, not when reading began. A shard's work is spread evenly over its interval. Times are from
+the replicas' own clocks.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from workers.records.shard import Receipt
 MAX_BINS = 200
 MAX_LANES = 60
 MAX_BARS = 400
-SHORTEST_PAUSE_SECONDS = 60.0  # nobody worked for so long, and for a tenth of the working time: a pause
-SHORTEST_STRETCH_SECONDS = 1e-3
+SHORTEST_PAUSE_SECONDS = 60.0  # a pause is at least this long, and a tenth of the working time
+SHORTEST_INTERVAL_SECONDS = 1e-3
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Nobody worked for `seconds`; `at` is its place on the axis of working time."""
+    """No replica worked for `seconds`; `at` is the position on the axis of working time."""
 
     at: float
     seconds: float
@@ -41,7 +42,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class WorkingTime:
-    """Stretches of work, sorted by replica, then time; seconds since the first began, less the pauses. [shards] each."""
+    """Intervals of work by replica, then time; seconds since the first began, without pauses. Arrays are [shards]."""
 
     replicas: tuple[str, ...]
     replica: NDArray[np.int64]  # index into `replicas`
@@ -58,17 +59,17 @@ class WorkingTime:
 
     @classmethod
     def of(cls, receipts: Iterable[Receipt]) -> WorkingTime:
-        """Of the receipts that tell when they ended; parts that were copied were no replica's work."""
-        met: dict[str, int] = {}  # replicas, as they are met
-        told, figures = array("q"), array("d")
+        """From the receipts that hold an end time; copied parts were not the work of a replica and are skipped."""
+        seen: dict[str, int] = {}  # replica -> index, in order of first receipt
+        indices, figures = array("q"), array("d")
         for item in receipts:
             if item.ended > 0 and item.carried_from is None:
-                told.append(met.setdefault(item.replica, len(met)))
+                indices.append(seen.setdefault(item.replica, len(seen)))
                 figures.extend((item.ended, item.seconds, item.documents, item.tokens))
-        names = tuple(sorted(met, key=_natural))
-        place = np.zeros(len(met), np.int64)
-        place[[met[name] for name in names]] = np.arange(len(names))
-        replica = place[np.array(told, np.int64)]
+        names = tuple(sorted(seen, key=_natural))
+        rank = np.zeros(len(seen), np.int64)
+        rank[[seen[name] for name in names]] = np.arange(len(names))
+        replica = rank[np.array(indices, np.int64)]
         ends, seconds, documents, tokens = np.array(figures, np.float64).reshape(-1, 4).T
         order = np.lexsort((ends, replica))
         replica, ends = replica[order], ends[order]
@@ -76,7 +77,7 @@ class WorkingTime:
         if len(ends):
             follows = replica[1:] == replica[:-1]
             starts[1:] = np.where(follows, np.maximum(starts[1:], ends[:-1]), starts[1:])
-        starts = np.minimum(starts, ends - SHORTEST_STRETCH_SECONDS)
+        starts = np.minimum(starts, ends - SHORTEST_INTERVAL_SECONDS)
         starts, ends, began, pauses = _without_pauses(starts, ends)
         return cls(
             replicas=names,
@@ -92,7 +93,7 @@ class WorkingTime:
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Means over bins of equal length of the working time."""
+    """Mean rates over bins of equal length of the working time."""
 
     bin_seconds: float
     tokens_per_second: tuple[float, ...]
@@ -108,7 +109,7 @@ class Throughput:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`shards` neighbours drawn as one, seconds of working time."""
+    """One block of `shards` consecutive shards; start and end in seconds of working time."""
 
     start: float
     end: float
@@ -125,7 +126,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """`lanes` are a sample when they are fewer than `replicas`; bars hold several shards when `merged`."""
+    """`lanes` are a sample if there are fewer than `replicas`; bars hold several shards if `merged`."""
 
     seconds: float
     replicas: int
@@ -135,7 +136,7 @@ class Timeline:
 
     @property
     def note(self) -> str:
-        """Says when not all is drawn as it was; empty otherwise."""
+        """States what is sampled or merged; empty if everything is drawn."""
         notes = []
         if len(self.lanes) < self.replicas:
             notes.append(f"a sample: {len(self.lanes)} of {self.replicas:,} replicas, evenly spread")
@@ -152,7 +153,7 @@ class Timeline:
 
 
 def throughput(work: WorkingTime) -> Throughput | None:
-    """None when no receipt tells when it ended."""
+    """None when no receipt holds an end time."""
     if not len(work.ends):
         return None
     bins = min(MAX_BINS, 4 * len(work.ends))
@@ -178,7 +179,7 @@ def _lane(work: WorkingTime, number: int) -> Lane:
     first, last = np.searchsorted(work.replica, [number, number + 1])
     starts, ends = work.starts[first:last], work.ends[first:last]
     count = len(starts)
-    # a block ends where the replica had nothing to do for a hundredth of the time: at most 100 such places
+    # a bar ends where the replica was idle for a hundredth of the time; there are at most 100 such places
     breaks = np.flatnonzero(starts[1:] - ends[:-1] > work.seconds / 100) + 1
     size = 1 if count <= MAX_BARS else -(-count // (MAX_BARS - len(breaks) - 1))
     borders = [0, *breaks.tolist(), count]
@@ -188,7 +189,7 @@ def _lane(work: WorkingTime, number: int) -> Lane:
 
 
 def _done_until(edges: Floats, starts: Floats, ends: Floats, amounts: Floats) -> Floats:
-    """[edges] how much was done by then, each amount spread evenly from its start to its end."""
+    """[edges]: the amount done until each edge, with each amount spread evenly from its start to its end."""
     rates = amounts / (ends - starts)
     times = np.concatenate([starts, ends])
     order = np.argsort(times, kind="stable")
@@ -198,7 +199,7 @@ def _done_until(edges: Floats, starts: Floats, ends: Floats, amounts: Floats) ->
 
 
 def _without_pauses(starts: Floats, ends: Floats) -> tuple[Floats, Floats, float, tuple[Pause, ...]]:
-    """Both arrays on the axis of working time, when it began (Unix seconds), and what was cut out."""
+    """Both arrays on the axis of working time, the time at which it began (Unix seconds), and the pauses removed."""
     if not len(starts):
         return starts, ends, 0.0, ()
     began = float(starts.min())
@@ -213,11 +214,11 @@ def _without_pauses(starts: Floats, ends: Floats) -> tuple[Floats, Floats, float
     pauses = tuple(
         Pause(float(at - gone), float(length)) for at, gone, length in zip(resumed_at, cut[1:], lengths, strict=True)
     )
-    # a stretch lies within one period of work, so both its ends move by the same
+    # an interval lies between two pauses, so both its ends move by the same amount
     shift = cut[np.searchsorted(resumed_at, starts, side="right")]
     return starts - shift, ends - shift, began, pauses
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """replica-2 before replica-10."""
+    """Sort key that puts replica-2 before replica-10."""
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name)]
