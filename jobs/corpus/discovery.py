@@ -1,11 +1,11 @@
-"""The source as a run sees it: listed once, its footers read once, one schema settled.
+"""The source as a run sees it: listed once, its metadata read once, one schema inferred.
 
 1. list       jobs/corpus/listing.py: every object with size and etag, sorted by URI
-2. look       row groups and schemas of Parquet (footers.py); the first records of a few line objects (sampling.py);
-              jobs/corpus/metadata_cache.py: what the last run saw, of objects that are as they were
-3. settle     jobs/corpus/schema.py: id type, kept types; objects that cannot be used are named before any replica starts
+2. describe   row groups and schemas of formats with a footer (footers.py); the first records of a few objects of the
+              others (sampling.py); metadata_cache.py: what the last run learned of objects that have not changed
+3. infer      jobs/corpus/schema.py: id type, kept types; objects that cannot be used are named before any replica starts
 
-The result is frozen: what the source becomes afterwards is the next run's affair. No document is opened here.
+The result is frozen: later changes of the source are the next run's affair. No document is opened here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import pyarrow as pa
 
 from jobs.corpus.footers import read_footers
 from jobs.corpus.listing import SourceObject, list_sources
-from jobs.corpus.metadata_cache import Memory
+from jobs.corpus.metadata_cache import MetadataCache
 from jobs.corpus.sampling import sample_columns
-from jobs.corpus.schema import OUTPUT_COLUMNS, Columns, check_names, settle
-from workers.config import CorpusConfig, SourceFormat
+from jobs.corpus.schema import OUTPUT_COLUMNS, Columns, check_names, infer_schema
+from workers.config import CorpusConfig
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.records.documents import ReadPlan
 from workers.storage.uris import redact
@@ -36,7 +36,7 @@ log = logging.getLogger("reembed")
 class Corpus:
     """Everything known about the source. `drifted` are URIs whose schema is not usable: their rows end quarantined.
 
-    `columns[i]` is what was found in `objects[i]`, None where nothing was looked at.
+    `columns[i]` is what is known of the columns of `objects[i]`; None: nothing.
     """
 
     objects: tuple[SourceObject, ...]
@@ -52,11 +52,6 @@ class Corpus:
         for source in self.objects:
             digest.update(f"{source.info.uri}\0{source.info.size}\0{source.info.etag}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes as stored."""
-        return sum(source.info.size for source in self.objects)
 
     @property
     def text_bytes(self) -> int:
@@ -75,17 +70,18 @@ class Corpus:
 
 
 def text_bytes_of(source: SourceObject) -> int:
-    """Parquet: uncompressed bytes of the text columns. Lines: the object's bytes, times COMPRESSED_RATIO when compressed."""
+    """Uncompressed bytes of the text columns by the footer; without one the object's bytes, times COMPRESSED_RATIO when
+    compressed."""
     if source.row_groups is not None:
         return sum(group.text_bytes for group in source.row_groups)
     return source.info.size * (COMPRESSED_RATIO if source.compression else 1)
 
 
-def discover(config: CorpusConfig, partition_by: Sequence[str] = (), memory: Memory | None = None) -> Corpus:
-    """List the source and settle its schema. Warnings are logged here, before anything is started.
+def discover(config: CorpusConfig, partition_by: Sequence[str] = (), cache: MetadataCache | None = None) -> Corpus:
+    """List the source and infer its schema. Warnings are logged here, before anything is started.
 
     `partition_by` are the output's partition columns: those found only in source folders become kept columns.
-    What `memory` knows is not looked at again.
+    An object that `cache` knows is not opened again.
 
     Raises:
         UsageError: names the uri or column, the setting and the mend. RunAborted: the store failed midway.
@@ -93,19 +89,19 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = (), memory: Mem
     check_names(config)
     listed = list_sources(config)
     try:
-        objects, columns, problems = _look(listed, config, memory)
+        objects, columns, problems = _describe(listed, config, cache)
     except TransientError as error:
         raise RunAborted(f"corpus.uri: listed, but not readable: {error}; the same command tries again") from None
-    settled = settle(config, objects, columns)
+    inferred = infer_schema(config, objects, columns)
     warnings = problems + [
         f"{redact(uri)}: {reason}; drifted, its rows will be quarantined: "
         "rewrite it with the common schema, or take it out of the corpus"
-        for uri, reason in settled.drift.items()
+        for uri, reason in inferred.drift.items()
     ]
-    warnings += settled.remarks
+    warnings += inferred.remarks
     if all(source.rows == 0 for source in objects):
         warnings.append(f"corpus.uri {', '.join(map(redact, config.uri))}: {len(objects)} objects without a single row")
-    corpus = Corpus(objects, settled.plan, tuple(warnings), tuple(sorted(settled.drift)), tuple(columns))
+    corpus = Corpus(objects, inferred.plan, tuple(warnings), tuple(sorted(inferred.drift)), tuple(columns))
     corpus = check_partitions(partition_by, corpus)
     _log(warnings)
     return corpus
@@ -140,21 +136,21 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
     return replace(corpus, read_plan=replace(corpus.read_plan, keep=keep))
 
 
-def _look(
-    listed: Sequence[SourceObject], config: CorpusConfig, memory: Memory | None
+def _describe(
+    listed: Sequence[SourceObject], config: CorpusConfig, cache: MetadataCache | None
 ) -> tuple[tuple[SourceObject, ...], list[Columns | None], list[str]]:
-    """Footers of every Parquet object, samples of the rest: objects with row groups, their columns, warnings."""
+    """Footers of every object that has one, samples of the others: objects with row groups, their columns, warnings."""
     objects = list(listed)
     columns: list[Columns | None] = [None] * len(objects)
     problems: list[str] = []
-    recalled = set()
+    cached = set()
     for at, source in enumerate(listed):
-        if memory and (found := memory.recall(source)):
-            objects[at], columns[at] = found
-            recalled.add(at)
-    fresh = [at for at in range(len(objects)) if at not in recalled]
-    parquet = [at for at in fresh if objects[at].format is SourceFormat.PARQUET]
-    for at, footer in zip(parquet, read_footers([objects[at] for at in parquet], config), strict=True):
+        if cache and (known := cache.get(source)):
+            objects[at], columns[at] = known
+            cached.add(at)
+    fresh = [at for at in range(len(objects)) if at not in cached]
+    with_footer = [at for at in fresh if objects[at].traits.footer]
+    for at, footer in zip(with_footer, read_footers([objects[at] for at in with_footer], config), strict=True):
         objects[at] = replace(objects[at], row_groups=footer.row_groups, problem=footer.problem)
         if footer.problem is None:
             columns[at] = Columns(footer.columns, footer.names, exact=True)
@@ -162,10 +158,10 @@ def _look(
             name = redact(objects[at].info.uri)
             problems.append(f"{name}: {footer.problem}; it will be quarantined: write the object again, or take it out")
     sampled, remarks = sample_columns([objects[at] for at in fresh], config)
-    for place, seen in sampled.items():
-        columns[fresh[place]] = seen
-    if memory:
-        memory.fill(objects, columns, recalled)
+    for place, sample in sampled.items():
+        columns[fresh[place]] = sample
+    if cache:
+        cache.complete_samples(objects, columns, cached)
     return tuple(objects), columns, problems + remarks
 
 

@@ -1,39 +1,38 @@
-"""Parquet footers of many objects, in parallel: one suffix request each (two for a footer beyond 64 KiB), never a data page.
+"""Footers of many objects, in parallel: a request or two each, never the data.
 
-The tail alone is a valid Parquet file to a metadata parser: it looks for the footer from the end and the footer's offsets
-into the data are not followed. Some corrupt footers end the process that parses them, so
-that is an isolated one (workers/inspection/parquet_footer.py). This file does not know which
-column is wanted for what; jobs/corpus/schema.py does.
+    fetch in threads -> parse in an isolated process, many at once -> Footer
+
+Some corrupt footers end the process that parses them in C++, hence the isolated one. How a footer is fetched and parsed is
+the format's affair (workers/reading/footers/); which column is wanted for what is jobs/corpus/schema.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
 from jobs.corpus.listing import RowGroup, SourceObject
 from workers.config import CorpusConfig
-from workers.host.isolated_process import Aside, ProcessEnded
-from workers.inspection.parquet_footer import FooterTold, parse_footers
+from workers.host.isolated_process import IsolatedProcess, ProcessEnded
+from workers.reading.footers.facts import FooterBytes, FooterFacts, FooterReader
 from workers.storage.checksums import fetch_checked
 from workers.storage.client import filesystem, patiently
 from workers.storage.uris import redact
 
-FOOTER_THREADS = 48  # requests in flight: a footer is one round trip, and round trips are all that planning waits for
+FOOTER_THREADS = 48  # requests in flight: a footer is one round trip, and round trips are most of planning's time
 BATCH = 16  # footers parsed by one call: a call each would cost the driver more than the parsing
-TAIL_BYTES = 64 << 10
-MAX_FOOTER_BYTES = 512 << 20  # beyond this it is no footer but damage
-_TRAILER = 8  # four bytes of length, then PAR1
 
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What one footer says: row groups, names of the top-level columns, types of the wanted ones; or the problem."""
+    """What one footer says: row groups, names of the top-level columns, types of the wanted ones; or the problem.
+
+    `row_groups` is also None where the footer is good and does not list any.
+    """
 
     row_groups: tuple[RowGroup, ...] | None
     columns: dict[str, pa.DataType]
@@ -42,21 +41,26 @@ class Footer:
 
 
 _Names = dict[tuple[str, ...], tuple[str, ...]]  # one tuple of names for all objects that share it: wide schemas cost once
+_Batch = list[int]  # positions of objects of one format
 
 
 def read_footers(objects: Sequence[SourceObject], config: CorpusConfig) -> list[Footer]:
-    """One Footer per object, in order. A footer that cannot be parsed is told as a problem, it never raises.
+    """One Footer per object, in order; all of formats that have one. A footer that cannot be parsed is reported as a
+    problem, it never raises.
 
     Raises:
         TransientError, UsageError: the store did not answer, or refused.
     """
     if not objects:
         return []
-    batch = max(1, min(BATCH, len(objects) // FOOTER_THREADS))
-    batches = [objects[start : start + batch] for start in range(0, len(objects), batch)]
+    batches = list(_batches(objects))
     names: _Names = {}
-    with Aside() as aside, ThreadPoolExecutor(max_workers=min(FOOTER_THREADS, len(batches))) as pool:
-        return list(chain.from_iterable(pool.map(lambda some: _read_batch(some, config, names, aside), batches)))
+    footers: dict[int, Footer] = {}
+    with IsolatedProcess() as isolated, ThreadPoolExecutor(max_workers=min(FOOTER_THREADS, len(batches))) as pool:
+        read = pool.map(lambda batch: _read_batch([objects[at] for at in batch], config, names, isolated), batches)
+        for batch, of_batch in zip(batches, read, strict=True):
+            footers.update(zip(batch, of_batch, strict=True))
+    return [footers[at] for at in range(len(objects))]
 
 
 def read_range(uri: str, start: int, stop: int, options: Mapping[str, Any]) -> bytes:
@@ -71,57 +75,64 @@ def read_range(uri: str, start: int, stop: int, options: Mapping[str, Any]) -> b
     return bytes(patiently(lambda: fs.cat_file(path, start=start, end=stop), uri))
 
 
-def _read_batch(objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, aside: Aside) -> list[Footer]:
+def _batches(objects: Sequence[SourceObject]) -> Iterator[_Batch]:
+    by_format: dict[str, _Batch] = {}
+    for at, source in enumerate(objects):
+        by_format.setdefault(source.format, []).append(at)
+    size = max(1, min(BATCH, len(objects) // FOOTER_THREADS))
+    for positions in by_format.values():
+        for start in range(0, len(positions), size):
+            yield positions[start : start + size]
+
+
+def _read_batch(objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, isolated: IsolatedProcess) -> list[Footer]:
     """A problem is believed when it is met twice: bytes of a part of an object cannot be checked on their way."""
     return [
-        footer if footer.problem is None else _look([source], config, names, aside)[0]
-        for source, footer in zip(objects, _look(objects, config, names, aside), strict=True)
+        footer if footer.problem is None else _read_once([source], config, names, isolated)[0]
+        for source, footer in zip(objects, _read_once(objects, config, names, isolated), strict=True)
     ]
 
 
-def _look(objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, aside: Aside) -> list[Footer]:
+def _read_once(objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, isolated: IsolatedProcess) -> list[Footer]:
     """Fetched one by one, parsed in one call."""
-    tails = [_fetch(source, config) for source in objects]
+    reader = objects[0].traits.footer
+    if reader is None:
+        raise ValueError(f"{objects[0].format} has no footers")
+    fetched = [_fetch(source, reader, config) for source in objects]
+    to_parse = [(data, source.info.size) for data, source in zip(fetched, objects, strict=True) if not isinstance(data, str)]
     others = [*config.keep, *([config.id] if config.id else [])]
-    fetched = [(tail, source.info.size) for tail, source in zip(tails, objects, strict=True) if isinstance(tail, bytes)]
-    parsed = iter(_parse(fetched, config.text, others, aside))
-    found = []
-    for tail in tails:
-        told = tail if isinstance(tail, str) else next(parsed)
-        if isinstance(told, str):
-            found.append(Footer(None, {}, problem=told))
+    parsed = iter(_parse(reader, to_parse, config.text, others, isolated))
+    footers = []
+    for data in fetched:
+        facts = data if isinstance(data, str) else next(parsed)
+        if isinstance(facts, str):
+            footers.append(Footer(None, {}, problem=facts))
         else:
-            groups = tuple(RowGroup(rows, text_bytes) for rows, text_bytes in told.groups)
-            found.append(Footer(groups, told.types, names.setdefault(told.names, told.names)))
-    return found
+            groups = None if facts.groups is None else tuple(RowGroup(rows, size) for rows, size in facts.groups)
+            footers.append(Footer(groups, facts.types, names.setdefault(facts.names, facts.names)))
+    return footers
 
 
-def _fetch(source: SourceObject, config: CorpusConfig) -> bytes | str:
-    """The object from its footer's first byte on, or the problem with it."""
-    uri, size = source.info.uri, source.info.size
-    if size < _TRAILER + 4:
-        return "too small for a Parquet file" if size else "zero bytes, not a Parquet file"
+def _fetch(source: SourceObject, reader: FooterReader, config: CorpusConfig) -> FooterBytes | str:
+    """The footer's bytes, or the problem with it."""
+    uri = source.info.uri
     try:
-        tail = read_range(uri, max(0, size - TAIL_BYTES), size, config.storage_options)
-        if tail[-4:] != b"PAR1":
-            return "its footer is encrypted" if tail[-4:] == b"PARE" else "it does not end as a Parquet file does (cut off?)"
-        needed = int.from_bytes(tail[-_TRAILER:-4], "little") + _TRAILER
-        if needed > min(size, MAX_FOOTER_BYTES):
-            return f"its footer claims {needed} bytes of {size}"
-        if needed > len(tail):
-            tail = read_range(uri, size - needed, size, config.storage_options)
+        return reader.fetch(lambda start, stop: read_range(uri, start, stop, config.storage_options), source.info.size)
     except FileNotFoundError:
         return f"{redact(uri)} was deleted while it was listed"
-    return tail[-needed:]
 
 
 def _parse(
-    footers: Sequence[tuple[bytes, int]], text: Sequence[str], others: Sequence[str], aside: Aside
-) -> list[FooterTold | str]:
-    """One by one when the process aside does not survive them together: so the one that ends it is found."""
+    reader: FooterReader,
+    footers: Sequence[tuple[FooterBytes, int]],
+    text: Sequence[str],
+    others: Sequence[str],
+    isolated: IsolatedProcess,
+) -> list[FooterFacts | str]:
+    """One by one when the isolated process does not survive them together: so the one that ends it is found."""
     try:
-        return aside.call(parse_footers, footers, text, others) if footers else []
+        return isolated.call(reader.parse, footers, text, others) if footers else []
     except ProcessEnded as error:
         if len(footers) == 1:
             return [f"its footer is corrupt: parsing it {error}"]
-        return [told for footer in footers for told in _parse([footer], text, others, aside)]
+        return [facts for footer in footers for facts in _parse(reader, [footer], text, others, isolated)]

@@ -1,4 +1,4 @@
-"""What is there: the URIs of a corpus become a sorted list of source objects.
+"""The URIs of a corpus become a sorted list of source objects.
 
 1. reachable   the endpoints answer at all (jobs/driver/preflight.py)
 2. list        every URI in its own thread; an object named twice is taken once
@@ -18,7 +18,8 @@ from urllib.parse import unquote
 from jobs.driver.preflight import bucket_of, require_endpoint
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import TransientError, UsageError
-from workers.reading.formats.traits import format_of
+from workers.reading.formats.registry import format_of, traits_of
+from workers.reading.formats.traits import FormatTraits
 from workers.storage.client import filesystem
 from workers.storage.objects import ObjectInfo, list_objects
 from workers.storage.uris import redact
@@ -31,7 +32,7 @@ Partitions = tuple[tuple[str, str | None], ...]
 
 
 class RowGroup(NamedTuple):
-    """One Parquet row group: rows, and uncompressed bytes of its text columns."""
+    """One row group (Arrow: record batch, ORC: stripe): rows, and uncompressed bytes of its text columns."""
 
     rows: int
     text_bytes: int
@@ -49,11 +50,15 @@ class SourceObject:
     problem: str | None = None  # why its footer cannot be read; the object ends quarantined
 
     @property
+    def traits(self) -> FormatTraits:
+        return traits_of(self.format)
+
+    @property
     def rows(self) -> int | None:
-        """Rows where known without reading: by Parquet footer, or 0 for an empty object (no compressor writes those)."""
+        """Rows where known without reading: by footer, or 0 for an empty object (no compressor writes those)."""
         if self.row_groups is not None:
             return sum(group.rows for group in self.row_groups)
-        empty = self.info.size == 0 and self.compression is None and self.format is not SourceFormat.PARQUET
+        empty = self.info.size == 0 and self.compression is None and self.traits.empty_has_no_rows
         return 0 if empty else None
 
 
@@ -67,12 +72,12 @@ def list_sources(config: CorpusConfig) -> list[SourceObject]:
         require_endpoint(uri, config.storage_options, "corpus.uri")
     with ThreadPoolExecutor(max_workers=min(LISTING_THREADS, len(config.uri))) as pool:
         listings = list(pool.map(lambda uri: _list_one(uri, config), config.uri))
-    found: dict[str, SourceObject] = {}
+    by_uri: dict[str, SourceObject] = {}
     for source in (source for listing in listings for source in listing):
-        known = found.get(source.info.uri)
+        known = by_uri.get(source.info.uri)
         if known is None or len(source.partitions) > len(known.partitions):  # named twice: the wider root tells more
-            found[source.info.uri] = source
-    return [found[uri] for uri in sorted(found)]
+            by_uri[source.info.uri] = source
+    return [by_uri[uri] for uri in sorted(by_uri)]
 
 
 def _list_one(uri: str, config: CorpusConfig) -> list[SourceObject]:

@@ -1,17 +1,14 @@
-"""Which columns line formats hold, guessed from the first records of a few objects spread over the listing.
+"""Columns of formats without a schema, guessed from the first records of a few objects spread over the listing.
 
-JSONL and CSV carry no schema. Up to SAMPLE_OBJECTS objects are opened at their start, never all: planning ten thousand small
-objects stays one listing. A JSONL sample proves that a column exists, not that it is missing; a CSV header proves both.
+At most SAMPLE_OBJECTS objects of a format are opened at their start, never all: planning ten thousand small objects stays
+one listing. A sample of JSON records proves that a column exists, not that it is missing; a header proves both.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,50 +17,52 @@ import pyarrow as pa
 from jobs.corpus.footers import read_range
 from jobs.corpus.listing import SourceObject
 from jobs.corpus.schema import Columns
-from workers.config import CorpusConfig, SourceFormat
-from workers.reading.formats.traits import delimiter_of
-from workers.reading.lines import BOM
+from workers.config import CorpusConfig
+from workers.reading.formats.registry import FORMATS
+from workers.reading.formats.traits import HeadSample
 
 SAMPLE_OBJECTS = 16
-SAMPLE_BYTES = 256 << 10  # of compressed bytes fetched and of decompressed records looked at, for each sampled object
+SAMPLE_BYTES = 256 << 10  # of compressed bytes fetched, and of decompressed records parsed, for each sampled object
 MOST_LEVELS = 32  # of a kept value's nesting; what is nested deeper is kept as text
-TEXT_COLUMN = "text"  # the one column of a plain-text corpus
 log = logging.getLogger("reembed")
 
 
 def sample_columns(objects: Sequence[SourceObject], config: CorpusConfig) -> tuple[dict[int, Columns], list[str]]:
-    """Columns of the sampled objects, by position in `objects`, and remarks. Plain text has one column, unseen.
+    """Columns of the sampled objects, by position in `objects`, and remarks. Objects of formats with a footer are left out.
 
     An object whose start cannot be decompressed or parsed says nothing here; its replica will say what is wrong with it.
 
     Raises:
         UsageError, TransientError: the store refused or did not answer.
     """
-    found: dict[int, Columns] = {}
+    columns: dict[int, Columns] = {}
     chosen: list[int] = []
-    for kind in (SourceFormat.JSONL, SourceFormat.CSV):
-        filled = [at for at, source in enumerate(objects) if source.format is kind and source.info.size > 0]
-        step = max(1, len(filled) / SAMPLE_OBJECTS)
-        chosen += [filled[int(turn * step)] for turn in range(min(SAMPLE_OBJECTS, len(filled)))]
-    if any(source.format is SourceFormat.TEXT for source in objects):
-        plain = Columns({TEXT_COLUMN: pa.string()}, (TEXT_COLUMN,), exact=True)
-        found |= {at: plain for at, source in enumerate(objects) if source.format is SourceFormat.TEXT}
+    for traits in FORMATS.values():
+        of_format = [at for at, source in enumerate(objects) if source.format is traits.format]
+        if traits.columns is not None:
+            known = Columns(dict.fromkeys(traits.columns, pa.string()), traits.columns, exact=True)
+            columns.update(dict.fromkeys(of_format, known))
+        if traits.sample is not None:
+            filled = [at for at in of_format if objects[at].info.size > 0]
+            step = max(1, len(filled) / SAMPLE_OBJECTS)
+            chosen += [filled[int(turn * step)] for turn in range(min(SAMPLE_OBJECTS, len(filled)))]
     if not chosen:
-        return found, []
+        return columns, []
     with ThreadPoolExecutor(max_workers=SAMPLE_OBJECTS) as pool:
-        heads = list(pool.map(lambda at: _head(objects[at], config), chosen))
-    records: list[tuple[int, list[dict[str, Any]]]] = []
-    for at, (head, complete) in zip(chosen, heads, strict=True):
-        if objects[at].format is SourceFormat.CSV:
-            if names := _csv_header(head, objects[at].info.uri):
-                found[at] = Columns(dict.fromkeys(names, pa.string()), names, exact=True)
-        elif rows := list(_json_records(head, complete)):
-            records.append((at, rows))
-    types, remarks = _pooled_types([row for _, rows in records for row in rows], config.keep)
-    for at, rows in records:
-        names = tuple(dict.fromkeys(name for row in rows for name in row))
-        found[at] = Columns({name: types.get(name, pa.string()) for name in names}, names, exact=False)
-    return found, remarks
+        samples = dict(zip(chosen, pool.map(lambda at: _sample(objects[at], config), chosen), strict=True))
+    records = [record for sample in samples.values() if sample for record in sample.records]
+    types, remarks = _pooled_types(records, config.keep)
+    for at, sample in samples.items():
+        if sample:
+            typed = {} if not sample.records else types
+            columns[at] = Columns({name: typed.get(name, pa.string()) for name in sample.names}, sample.names, sample.exact)
+    return columns, remarks
+
+
+def _sample(source: SourceObject, config: CorpusConfig) -> HeadSample | None:
+    if source.traits.sample is None:
+        raise ValueError(f"{source.format} is not sampled")
+    return source.traits.sample(*_head(source, config), source.info.uri)
 
 
 def _head(source: SourceObject, config: CorpusConfig) -> tuple[bytes, bool]:
@@ -94,38 +93,22 @@ def decompressed_head(data: bytes, codec: Any, limit: int) -> bytes:
     return bytes(head)
 
 
-def _json_records(head: bytes, complete: bool) -> Iterator[dict[str, Any]]:
-    lines = head.removeprefix(BOM).split(b"\n")
-    for line in lines if complete else lines[:-1]:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):  # malformed lines are the reader's to quarantine, row by row
-            continue
-        if isinstance(record, dict):
-            yield record
-
-
-def _csv_header(head: bytes, uri: str) -> tuple[str, ...]:
-    text = head.removeprefix(BOM).decode("utf-8", "replace")
-    return tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(uri)), ()))
-
-
 def _pooled_types(records: Sequence[dict[str, Any]], keep: Sequence[str]) -> tuple[dict[str, pa.DataType], list[str]]:
     """One type a kept column over all samples: what pyarrow infers, from the commonest kind where values disagree."""
     types: dict[str, pa.DataType] = {}
     remarks: list[str] = []
     for name in keep:
         values = [record[name] for record in records if record.get(name) is not None]
-        found = _inferred(values)
-        if found is None:
+        inferred = _inferred(values)
+        if inferred is None:
             kinds = [kind for kind, _ in Counter(map(type, values)).most_common()]
-            found = _inferred([value for value in values if type(value) is kinds[0]]) or pa.string()
+            inferred = _inferred([value for value in values if type(value) is kinds[0]]) or pa.string()
             why = f"of several kinds ({', '.join(kind.__name__ for kind in kinds)})" if len(kinds) > 1 else "of no one type"
             remarks.append(
                 f"corpus.keep: JSON values of {name} are {why}; "
-                f"taken as {found}, rows that do not fit will be quarantined: write one kind, or leave it out of keep"
+                f"taken as {inferred}, rows that do not fit will be quarantined: write one kind, or leave it out of keep"
             )
-        types[name] = found
+        types[name] = inferred
     return types, remarks
 
 

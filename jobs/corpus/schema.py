@@ -1,9 +1,9 @@
-"""One schema for a corpus whose objects may disagree: settled before anything starts, drift named object by object.
+"""One schema for a corpus whose objects may disagree: inferred before anything starts, drift named object by object.
 
-    settle   columns of every object -> ReadPlan (id type, types of the kept columns), unusable objects, remarks
+    infer_schema   columns of every object -> ReadPlan (id type, types of the kept columns), unusable objects, remarks
 
-A wanted column that no object has is the user's mistake (UsageError). One that only some objects lack, or hold in a type
-that does not fit, is drift: those objects end quarantined, and the warning says so before a replica starts.
+A wanted column that no object has is the user's mistake (UsageError). If only some objects lack it, or hold it in a type
+that does not fit, that is drift: those objects end quarantined, and the warning says so before a replica starts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from jobs.corpus.listing import SourceObject
-from workers.config import CorpusConfig, SourceFormat
+from workers.config import CorpusConfig
 from workers.errors import UsageError
 from workers.reading.columns import is_text, plain_type, refusal
 from workers.records.documents import ReadPlan
@@ -29,7 +29,8 @@ OUTPUT_COLUMNS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What is known of an object's columns. `exact`: a name not there is missing (a footer, a header, not a sample)."""
+    """What is known of an object's columns. `exact`: a column that is not named does not exist (a footer or a header says
+    so; a sample cannot)."""
 
     types: Mapping[str, pa.DataType]
     names: tuple[str, ...]
@@ -37,7 +38,7 @@ class Columns:
 
 
 @dataclass(slots=True)
-class Settled:
+class InferredSchema:
     """`drift` is why an object's rows cannot be used (uri -> reason); `remarks` are about objects that are usable."""
 
     plan: ReadPlan
@@ -62,7 +63,7 @@ def check_names(config: CorpusConfig) -> None:
                 raise UsageError(f"{setting}: {name} stands {count} times; name it once")
 
 
-def settle(config: CorpusConfig, objects: Sequence[SourceObject], columns: Sequence[Columns | None]) -> Settled:
+def infer_schema(config: CorpusConfig, objects: Sequence[SourceObject], columns: Sequence[Columns | None]) -> InferredSchema:
     """Agree on one schema. `columns[i]` describes `objects[i]`, None where nothing is known.
 
     Raises:
@@ -70,18 +71,18 @@ def settle(config: CorpusConfig, objects: Sequence[SourceObject], columns: Seque
     """
     check_names(config)
     known = [(source, found) for source, found in zip(objects, columns, strict=True) if found is not None]
-    settled = Settled(ReadPlan(config, pa.string(), pa.schema([])))
-    _refuse_doubles(config, known, settled)
+    inferred = InferredSchema(ReadPlan(config, pa.string(), pa.schema([])))
+    _refuse_doubles(config, known, inferred)
     for name in config.text:
         _require(
-            name, "corpus.text", known, settled, is_text, "text (string, large_string, string_view, dictionary, binary)"
+            name, "corpus.text", known, inferred, is_text, "text (string, large_string, string_view, dictionary, binary)"
         )
     if config.id is not None:
-        _require(config.id, "corpus.id", known, settled, _is_scalar, "a scalar type")
+        _require(config.id, "corpus.id", known, inferred, _is_scalar, "a scalar type")
     partition_keys = {key for source in objects for key, _ in source.partitions}
-    kept = [pa.field(name, _kept_type(name, known, partition_keys, settled)) for name in config.keep]
-    settled.plan = ReadPlan(config, _id_type(config, objects, known, settled), pa.schema(kept))
-    return settled
+    kept = [pa.field(name, _kept_type(name, known, partition_keys, inferred)) for name in config.keep]
+    inferred.plan = ReadPlan(config, _id_type(config, objects, known, inferred), pa.schema(kept))
+    return inferred
 
 
 _Known = Sequence[tuple[SourceObject, Columns]]
@@ -95,7 +96,7 @@ def _type_of(name: str, source: SourceObject, found: Columns) -> pa.DataType | N
 
 
 def _require(
-    name: str, setting: str, known: _Known, settled: Settled, usable: Callable[[pa.DataType], bool], wanted: str
+    name: str, setting: str, known: _Known, inferred: InferredSchema, usable: Callable[[pa.DataType], bool], wanted: str
 ) -> None:
     """A column that every object must have, in a usable type."""
     types = [(source, found, _type_of(name, source, found)) for source, found in known]
@@ -108,12 +109,12 @@ def _require(
         )
     for source, found, kind in types:
         if kind is None and found.exact:
-            _drift(settled, source, f"has no column {name} ({setting})")
+            _drift(inferred, source, f"has no column {name} ({setting})")
         elif kind is not None and not usable(kind):
-            _drift(settled, source, f"column {name} ({setting}) is {kind}; it must be {wanted}")
+            _drift(inferred, source, f"column {name} ({setting}) is {kind}; it must be {wanted}")
 
 
-def _kept_type(name: str, known: _Known, partition_keys: set[str], settled: Settled) -> pa.DataType:
+def _kept_type(name: str, known: _Known, partition_keys: set[str], inferred: InferredSchema) -> pa.DataType:
     """The output type of a kept column: what most objects agree on, widened by those that can be widened to."""
     found = [(source, columns, _type_of(name, source, columns)) for source, columns in known]
     types = [(source, kind) for source, _, kind in found if kind is not None]
@@ -126,16 +127,16 @@ def _kept_type(name: str, known: _Known, partition_keys: set[str], settled: Sett
         if output_type(kind) not in misfits:
             continue
         if refusal(kind, agreed):
-            _drift(settled, source, f"column {name} (corpus.keep) is {kind}, elsewhere {agreed}")
+            _drift(inferred, source, f"column {name} (corpus.keep) is {kind}, elsewhere {agreed}")
         else:
-            settled.remarks.append(
+            inferred.remarks.append(
                 f"{redact(source.info.uri)}: column {name} (corpus.keep) is {kind}, elsewhere {agreed}: values are "
                 "converted, rows whose value does not convert will be quarantined; write the column with one type"
             )
     without = [redact(source.info.uri) for source, columns, kind in found if kind is None and columns.exact]
     if without:
         where = without[0] + (f" and {len(without) - 1} more objects are" if len(without) > 1 else " is")
-        settled.remarks.append(f"{where} without column {name} (corpus.keep): null in its rows")
+        inferred.remarks.append(f"{where} without column {name} (corpus.keep): null in its rows")
     return agreed
 
 
@@ -150,10 +151,8 @@ def unify(types: Iterable[pa.DataType]) -> tuple[pa.DataType, set[pa.DataType]]:
             misfits.add(kind)
             continue
         widened = both.field(0).type
-        if pa.types.is_binary(widened) and pa.types.is_string(
-            agreed
-        ):  # one column of bytes must not turn all text into bytes
-            misfits.add(kind)
+        if pa.types.is_binary(widened) and pa.types.is_string(agreed):
+            misfits.add(kind)  # one column of bytes must not turn all text into bytes
         else:
             agreed = widened
     return (pa.string() if pa.types.is_null(agreed) else agreed), misfits
@@ -177,11 +176,11 @@ def output_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _id_type(config: CorpusConfig, objects: Sequence[SourceObject], known: _Known, settled: Settled) -> pa.DataType:
-    """int64 where every usable object is Parquet with integer ids that fit; text holds all others without loss."""
-    if config.id is None or any(source.format is not SourceFormat.PARQUET for source in objects):
+def _id_type(config: CorpusConfig, objects: Sequence[SourceObject], known: _Known, inferred: InferredSchema) -> pa.DataType:
+    """int64 where every usable object has typed ids that are integers and fit; text holds all others without loss."""
+    if config.id is None or not all(source.traits.typed_ids for source in objects):
         return pa.string()
-    usable = [(source, found) for source, found in known if source.info.uri not in settled.drift]
+    usable = [(source, found) for source, found in known if source.info.uri not in inferred.drift]
     kinds = [_type_of(config.id, source, found) for source, found in usable]
     whole = bool(kinds) and all(
         kind and pa.types.is_integer(plain_type(kind)) and plain_type(kind) != pa.uint64() for kind in kinds
@@ -189,21 +188,21 @@ def _id_type(config: CorpusConfig, objects: Sequence[SourceObject], known: _Know
     return pa.int64() if whole else pa.string()
 
 
-def _refuse_doubles(config: CorpusConfig, known: _Known, settled: Settled) -> None:
+def _refuse_doubles(config: CorpusConfig, known: _Known, inferred: InferredSchema) -> None:
     """Two columns of one name: which is meant cannot be told."""
     wanted = [*config.text, *config.keep, *([config.id] if config.id else [])]
     for source, found in known:
         for name in wanted:
             if found.names.count(name) > 1:
-                _drift(settled, source, f"has more than one column {name}")
+                _drift(inferred, source, f"has more than one column {name}")
 
 
 def _is_scalar(kind: pa.DataType) -> bool:
     return not pa.types.is_nested(plain_type(kind))
 
 
-def _drift(settled: Settled, source: SourceObject, reason: str) -> None:
-    settled.drift.setdefault(source.info.uri, reason)
+def _drift(inferred: InferredSchema, source: SourceObject, reason: str) -> None:
+    inferred.drift.setdefault(source.info.uri, reason)
 
 
 def _suggest(name: str, known: _Known, more: Iterable[str] = ()) -> str:

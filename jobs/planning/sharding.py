@@ -1,7 +1,7 @@
-"""The cut: objects become ordered Shards, once. A run that has begun loads its manifest and never cuts again.
+"""Objects become ordered Shards, once. A run that has begun loads its manifest and never cuts again.
 
 1. target   text of one shard, from the whole corpus, whatever is reused of it
-2. pieces   big objects by row groups or byte ranges; of what is reused only the slices that are left over
+2. pieces   large objects by row groups or byte ranges; of a reused object only the slices that are not covered
 3. group    small neighbours share a shard, in URI order; an object of some size stands alone
 
 Deterministic: the same corpus, shard_bytes and base give the same shards, whatever the number of replicas. Which slices are
@@ -15,14 +15,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from jobs.corpus.discovery import COMPRESSED_RATIO, Corpus, text_bytes_of
 from jobs.corpus.listing import SourceObject
 from jobs.planning.matching import Reuse
-from workers.config import CorpusConfig, SourceFormat
+from workers.config import CorpusConfig
 from workers.errors import RunAborted, TransientError
-from workers.inspection.record_offsets import Border, find_borders
+from workers.inspection.record_offsets import RecordOffset, record_offsets
+from workers.reading.formats.traits import Split
 from workers.records.shard import ObjectSlice, Shard
 
 MIN_SHARD_BYTES = 1 << 20  # below this the fixed cost of a shard (opening, receipt, part file) outweighs its work
@@ -47,15 +48,16 @@ def cut(corpus: Corpus, shard_bytes: int, *, id_given: bool, reuse: Reuse | None
     """Cut a corpus into shards of at most about `shard_bytes` of text; one row group or compressed object may be more.
 
     Shards that `reuse` carries over come first, as they are; what it has not accounted for is cut.
-    `id_given=False`: ids are row numbers, so big line objects are scanned once for exact borders. CSV always is: only a scan
-    tells a quoted line break from a record's end. Empty objects are in the corpus, not in the cut.
+    `id_given=False`: ids are row numbers, so large objects that are split by byte ranges are scanned once for the row number
+    at each split point. Formats whose record borders only a scan can find are always scanned. Empty objects are in the
+    corpus and in no shard.
 
     Raises:
         UsageError, RunAborted: the store refused or failed during the scan.
     """
     target = target_bytes(corpus.text_bytes, shard_bytes)
     fresh = [source for source in corpus.objects if reuse is None or source.info.uri not in reuse.given]
-    borders = _scan(fresh, corpus.read_plan.corpus, target, id_given=id_given)
+    offsets = _scan(fresh, corpus.read_plan.corpus, target, id_given=id_given)
     least = min(OBJECT_COST_BYTES, max(1, target // WANTED_SHARDS))
     shards = [replace(shard, number=number) for number, shard in enumerate(reuse.carried)] if reuse else []
     group: list[_Piece] = []
@@ -66,7 +68,7 @@ def cut(corpus: Corpus, shard_bytes: int, *, id_given: bool, reuse: Reuse | None
         alone = uri if text_bytes_of(source) * ALONE_SHARE > target else ""
         given = reuse.given.get(uri) if reuse else None
         pieces = (
-            _pieces(source, target, borders, corpus.read_plan.corpus)
+            _pieces(source, target, offsets, corpus.read_plan.corpus)
             if given is None
             else (_Piece(piece, _slice_text_bytes(source, piece)) for piece in given)
         )
@@ -95,7 +97,9 @@ def _slice_text_bytes(source: SourceObject, piece: ObjectSlice) -> int:
     return (piece.stop - piece.start) * (COMPRESSED_RATIO if source.compression else 1)
 
 
-def _pieces(source: SourceObject, target: int, borders: dict[str, list[Border]], config: CorpusConfig) -> Iterator[_Piece]:
+def _pieces(
+    source: SourceObject, target: int, offsets: dict[str, list[RecordOffset]], config: CorpusConfig
+) -> Iterator[_Piece]:
     """An object's slices, in order, none of more than `target` text where it can be split."""
     info = source.info
     if source.rows == 0:
@@ -104,13 +108,12 @@ def _pieces(source: SourceObject, target: int, borders: dict[str, list[Border]],
         yield from _row_group_pieces(source, target)
     elif not _splits(source, target, config):
         yield _Piece(_slice(source, 0, info.size, first_row=0), text_bytes_of(source))
-    elif info.uri in borders:
-        ends = [*borders[info.uri], Border(info.size, None)]
+    elif info.uri in offsets:
+        ends = [*offsets[info.uri], RecordOffset(info.size, None)]
         for here, after in pairwise(ends):
             yield _Piece(_slice(source, here.offset, after.offset, first_row=here.row), after.offset - here.offset)
     else:
-        offsets = _even_offsets(info.size, target)
-        for start, stop in pairwise(offsets):
+        for start, stop in pairwise(_even_offsets(info.size, target)):
             yield _Piece(_slice(source, start, stop, first_row=None if start else 0), stop - start)
 
 
@@ -132,10 +135,14 @@ def _slice(source: SourceObject, start: int, stop: int, *, first_row: int | None
 
 
 def _splits(source: SourceObject, target: int, config: CorpusConfig) -> bool:
-    """Whether a line object is cut by byte ranges: big, not compressed, and not one document as a whole."""
-    lines = source.format is not SourceFormat.PARQUET and source.compression is None
-    whole_file = source.format is SourceFormat.TEXT and config.text_unit == "file"
-    return lines and not whole_file and source.info.size > target
+    """Whether an object is cut by byte ranges."""
+    match source.traits.split(config):
+        case Split.RECORDS:
+            return source.compression is None and source.info.size > target
+        case Split.GROUPS | Split.NONE:
+            return False
+        case other:
+            assert_never(other)
 
 
 def _even_offsets(size: int, target: int) -> list[int]:
@@ -143,24 +150,27 @@ def _even_offsets(size: int, target: int) -> list[int]:
     return [size * at // count for at in range(count + 1)]
 
 
-def _scan(objects: Sequence[SourceObject], config: CorpusConfig, target: int, *, id_given: bool) -> dict[str, list[Border]]:
-    """Exact record borders of the objects whose splits need them, read once each, in parallel."""
-    big = [
-        source
-        for source in objects
-        if _splits(source, target, config) and (not id_given or source.format is not SourceFormat.JSONL)
-    ]
-    if not big:
+def _scan(
+    objects: Sequence[SourceObject], config: CorpusConfig, target: int, *, id_given: bool
+) -> dict[str, list[RecordOffset]]:
+    """Exact record offsets of the objects whose splits need them, read once each, in parallel."""
+    large = [source for source in objects if _splits(source, target, config) and _needs_scan(source, id_given=id_given)]
+    if not large:
         return {}
-    log.info("scanning %d large objects for record borders", len(big))
-    with ThreadPoolExecutor(max_workers=min(SCAN_THREADS, len(big))) as pool:
-        found = pool.map(lambda source: _find_borders(source, target, config), big)
+    log.info("scanning %d large objects for record borders", len(large))
+    with ThreadPoolExecutor(max_workers=min(SCAN_THREADS, len(large))) as pool:
+        scanned = pool.map(lambda source: _scan_one(source, target, config), large)
         try:
-            return {source.info.uri: borders for source, borders in zip(big, found, strict=True)}
+            return {source.info.uri: offsets for source, offsets in zip(large, scanned, strict=True)}
         except TransientError as error:
             raise RunAborted(f"corpus.uri: not readable: {error}; the same command tries again") from None
 
 
-def _find_borders(source: SourceObject, target: int, config: CorpusConfig) -> list[Border]:
+def _needs_scan(source: SourceObject, *, id_given: bool) -> bool:
+    numbered = not (id_given and source.traits.has_id_column)
+    return numbered or not source.traits.enter_anywhere
+
+
+def _scan_one(source: SourceObject, target: int, config: CorpusConfig) -> list[RecordOffset]:
     whole = _slice(source, 0, source.info.size, first_row=0)
-    return find_borders(whole, source.format, _even_offsets(source.info.size, target)[1:-1], config)
+    return record_offsets(whole, source.traits, _even_offsets(source.info.size, target)[1:-1], config)

@@ -15,7 +15,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -26,10 +26,8 @@ import pyarrow as pa
 from jobs.config import MAX_CONFIG_BYTES, RunConfig, load_config
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError, UsageError
-from workers.reading.formats.csv import read_csv
-from workers.reading.formats.jsonl import read_jsonl
-from workers.reading.line_records import read_text
-from workers.reading.source_rows import SourceRows, judge
+from workers.reading.formats.registry import traits_of
+from workers.reading.source_rows import validate_rows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
@@ -37,7 +35,6 @@ from workers.storage.stream import SourceStream
 BOM = b"\xef\xbb\xbf"
 LONGEST_TEXT = 4096  # of these readers: so that inputs of some KB reach what happens beyond it
 CONFIG_SECONDS = 2.0
-_READERS: dict[str, Callable[..., Iterator[SourceRows]]] = {"jsonl": read_jsonl, "csv": read_csv, "text": read_text}
 
 
 @dataclass
@@ -71,10 +68,10 @@ def read(kind: str, data: bytes, start: int = 0, stop: int | None = None) -> Out
     )
     found = Outcome()
     with SourceStream(io.BytesIO(data), uri, len(data)) as stream:
-        for rows in _READERS[kind](stream, piece, plan, None):
+        for rows in traits_of(SourceFormat(kind)).read(stream, piece, plan, None):
             assert rows.offsets is not None
             found.offsets += rows.offsets
-            chunk = judge(rows, uri, plan)
+            chunk = validate_rows(rows, uri, plan)
             chunk.table.validate(full=True)
             assert chunk.size == len(rows.offsets)
             assert len(chunk.places) + len(chunk.quarantined) == chunk.size, "a row that is neither document nor refused"

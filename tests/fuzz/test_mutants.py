@@ -15,7 +15,7 @@ from tests.fuzz.originals import ROWS, originals
 from tests.fuzz.trial import BAD, Outcome, judge, rows_of
 from tests.fuzz.tried import try_seeds
 from workers.errors import ReembedError
-from workers.inspection.parquet_footer import parse_footers
+from workers.reading.footers.parquet import parse_footers
 from workers.records.shard import ObjectSlice, Shard
 from workers.storage.store import Store
 
@@ -71,7 +71,7 @@ def test_random_footers_are_told_as_problems() -> None:
     draw = random.Random(SEED)
     for _ in range(300):
         noise = draw.randbytes(draw.randrange(1, 200))
-        (told,) = parse_footers([(noise + len(noise).to_bytes(4, "little") + b"PAR1", 10_000)], ["text"], ["id"])
+        (told,) = parse_footers([((noise + len(noise).to_bytes(4, "little") + b"PAR1",), 10_000)], ["text"], ["id"])
         assert isinstance(told, str)
 
 

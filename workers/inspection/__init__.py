@@ -1,1 +1,1 @@
-"""A look into source bytes without reading an object whole, in an isolated process where bytes may be hostile."""
+"""Source bytes examined without reading an object whole; in an isolated process where they may be hostile."""

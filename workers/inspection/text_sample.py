@@ -1,7 +1,7 @@
-"""A few texts of one place of the source, drawn and tokenised for the estimate (jobs/planning/estimate.py).
+"""A few texts from one place of the source, drawn and tokenised for the estimate (jobs/planning/estimate.py).
 
-Pages of Parquet are decoded by C++ that trusts them more than it should, and a tokenizer is native code as well. Both work
-in a process aside, so that a corrupt object or a deadly text costs the estimate one sample, and the driver nothing.
+Parquet, Arrow and ORC are decoded by C++ that trusts its input too much, and a tokenizer is native code as well. Both run
+in an isolated process, so that a corrupt object or a deadly text costs the estimate one sample, and the driver nothing.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from workers.config import SourceFormat
 from workers.errors import ObjectError, TransientError, UsageError
-from workers.host.isolated_process import Aside, ProcessEnded
+from workers.host.isolated_process import IsolatedProcess, ProcessEnded
 from workers.model.recipe import EmbeddingRecipe
 from workers.model.tokenizer import TextTokenizer
-from workers.reading.formats.traits import format_of
+from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.reader import read_windows
 from workers.records.documents import TEXT, ReadPlan, text_hash
 from workers.records.shard import ObjectSlice, Shard
 from workers.storage.objects import open_object
 
-HEAD_BYTES = 256 << 10  # read of a line object to see how long its records are
+HEAD_BYTES = 256 << 10  # read of an object without a schema to see how long its records are
 
 log = logging.getLogger("reembed")
 
@@ -40,13 +39,13 @@ class Drawn:
     rows: int = 0
 
 
-def draw(spot: Shard, plan: ReadPlan, count: int, model: Path, recipe: EmbeddingRecipe, aside: Aside) -> Drawn:
+def draw(spot: Shard, plan: ReadPlan, count: int, model: Path, recipe: EmbeddingRecipe, isolated: IsolatedProcess) -> Drawn:
     """Up to `count` texts of the spot's first window, spread over it; none where they cannot be read or tokenised.
 
     Raises: UsageError, TransientError.
     """
     try:
-        return aside.call(_draw, spot, plan, count, model, recipe)
+        return isolated.call(_draw, spot, plan, count, model, recipe)
     except (UsageError, TransientError):
         raise
     except ObjectError as error:  # it will be quarantined, or mended before the run; the other samples tell enough
@@ -72,7 +71,7 @@ def _draw(spot: Shard, plan: ReadPlan, count: int, model: Path, recipe: Embeddin
 
 @functools.lru_cache(1)
 def _tokenizer(model: Path, recipe: EmbeddingRecipe) -> TextTokenizer:
-    """Of the process aside."""
+    """Kept by the isolated process between calls."""
     return TextTokenizer(model, recipe)
 
 
@@ -87,15 +86,16 @@ def _texts(spot: Shard, plan: ReadPlan, count: int) -> list[str]:
 
 
 def _record_bytes(piece: ObjectSlice, plan: ReadPlan, texts: Sequence[str]) -> float:
-    """Source bytes behind one document: of a line format the record's, keys and other columns included, else the text's.
+    """Source bytes behind one document: the record's, keys and other columns included, where the object's size counts them;
+    else the text's.
 
-    Compressed lines count as the text's: their size is itself an estimate.
+    Compressed objects count as their texts: their size is itself an estimate.
     """
     corpus = plan.corpus
-    kind, compression = format_of(piece.uri, corpus.format)
-    if kind is SourceFormat.PARQUET or compression or corpus.text_unit == "file":
-        return sum(len(text.encode()) for text in texts) / len(texts)
-    with open_object(piece.uri, piece.size, piece.etag, corpus.storage_options, block=HEAD_BYTES) as stream:
-        stream.seek(piece.start)
-        head = stream.read(HEAD_BYTES)
-    return len(head) / max(1, head.count(b"\n"))
+    source_format, compression = format_of(piece.uri, corpus.format)
+    mean, record_bytes = None, traits_of(source_format).record_bytes
+    if compression is None and record_bytes is not None:
+        with open_object(piece.uri, piece.size, piece.etag, corpus.storage_options, block=HEAD_BYTES) as stream:
+            stream.seek(piece.start)
+            mean = record_bytes(stream.read(HEAD_BYTES), corpus)
+    return sum(len(text.encode()) for text in texts) / len(texts) if mean is None else mean

@@ -1,10 +1,10 @@
-"""Line formats (JSONL, CSV, plain text) -> SourceRows: what the three have in common, and plain text itself.
+"""Records of formats without a schema (JSONL, CSV, plain text) -> SourceRows: what these readers share.
 
     SourceStream -> line splitter -> records of the format (one per source row) -> batches -> Arrow columns
 
-A record is (byte offset, bytes, cells) where cells are the format's own, or Bad: a row that could not be parsed, with the
+A record is (byte offset, bytes, cells). The cells are the format's own, or Bad: a row that could not be parsed, with the
 reason. A row's number is the number of records before it in the object; blank lines are no records. Batches end after
-BATCH_ROWS records or BATCH_BYTES bytes, a function of the slice's content alone.
+BATCH_ROWS records or BATCH_BYTES bytes, so they are a function of the slice's content alone.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from workers.config import CorpusConfig
 from workers.errors import ObjectError
-from workers.reading.columns import Column, kept_column, refusal, text_column
-from workers.reading.lines import BLOCK_BYTES, BOM, LINE_OVERHEAD, Damaged, LongLine, is_blank, open_bytes, read_lines
+from workers.reading.columns import Column, refusal
+from workers.reading.lines import LINE_OVERHEAD, Damaged, LongLine, is_blank, split_lines
 from workers.reading.source_rows import SourceRows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
@@ -103,54 +104,13 @@ def require_castable(uri: str, name: str, target: pa.DataType) -> None:
         )
 
 
-def read_text(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compression: str | None) -> Iterator[SourceRows]:
-    """Plain text: a row is a line that is not blank, or the whole file (corpus.text_unit). Its one column is `text`.
-
-    Raises:
-        ObjectError, TransientError.
-    """
-    for name in plan.corpus.text:
-        if name != "text" and name not in dict(piece.partitions):
-            raise ObjectError(stream.uri, f"plain text has no column {name!r}, only 'text'; correct corpus.text")
-    for column in plan.keep:
-        require_castable(stream.uri, column.name, column.type)
-    whole = plan.corpus.text_unit == "file"
-    records = _file_record(stream, plan, compression) if whole else _text_lines(stream, piece, plan, compression)
-
-    def convert(rows: SourceRows, cells: list[Any]) -> None:
-        count = len(cells)
-        column = take(rows, text_column(pa.array(cells, pa.large_binary()), "text"))
-
-        def named(name: str) -> pa.Array:
-            return column if name == "text" else partition_column(piece, name, count)
-
-        rows.texts = [named(name).cast(pa.large_string()) for name in plan.corpus.text]
-        rows.keep = [take(rows, kept_column(named(field.name), field.type, field.name)) for field in plan.keep]
-
-    yield from gather(records, stream, piece, compression, convert)
+def line_starts(stream: SourceStream, _piece: ObjectSlice, corpus: CorpusConfig) -> Iterator[int]:
+    """Byte offsets of the lines that are rows, of a whole object that is not compressed. Raises: TransientError."""
+    for offset, line in split_lines(stream.read, 0, None, corpus.max_text_bytes + LINE_OVERHEAD):
+        if isinstance(line, LongLine) or not is_blank(line):
+            yield offset
 
 
-def _text_lines(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compression: str | None) -> Iterator[Record]:
-    for offset, line in read_lines(stream, piece, compression, plan.corpus.max_text_bytes + LINE_OVERHEAD):
-        if isinstance(line, LongLine):
-            yield offset, 0, too_long(line.size, plan)
-        elif not is_blank(line):
-            yield offset, len(line), line.removesuffix(b"\n").removesuffix(b"\r")
-
-
-def _file_record(stream: SourceStream, plan: ReadPlan, compression: str | None) -> Iterator[Record]:
-    """One record, or none for a file of zero bytes. A file beyond the limit streams by: its size is worth telling."""
-    read = open_bytes(stream, compression)
-    parts: list[bytes] = []
-    size = 0
-    limit = plan.corpus.max_text_bytes + len(BOM)
-    while block := read(BLOCK_BYTES):
-        size += len(block)
-        if size <= limit:
-            parts.append(block)
-        else:
-            parts.clear()
-    if size > limit:
-        yield 0, 0, too_long(size, plan, "file")
-    elif size:
-        yield 0, size, b"".join(parts).removeprefix(BOM)
+def mean_line_bytes(head: bytes, _corpus: CorpusConfig) -> float:
+    """Mean bytes of a line, line end included."""
+    return len(head) / max(1, head.count(b"\n"))

@@ -42,7 +42,7 @@ class SourceRows:
 
 @dataclass(slots=True)
 class RowChunk:
-    """Rows of one object, validated: `table` (plan.schema) holds the documents, `places` where each stood among `size` rows."""
+    """Rows of one object, validated: `table` (plan.schema) holds the documents, `places` their places among `size` rows."""
 
     table: pa.Table
     places: NDArray[np.int64]

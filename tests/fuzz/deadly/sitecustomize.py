@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 
 from tests.after_import import after_import
 
 
 def _make_deadly(module: ModuleType) -> None:
-    read_parquet, deadly = module.read_parquet, os.environ["REEMBED_DEADLY"]
+    traits, deadly = module.TRAITS, os.environ["REEMBED_DEADLY"]
 
-    def read(stream: object, piece: object, plan: object) -> Iterator[object]:
+    def read(stream: object, piece: object, *rest: object) -> Iterator[object]:
         if str(piece.uri).endswith(deadly):  # type: ignore[attr-defined]
             os.abort()
-        yield from read_parquet(stream, piece, plan)
+        yield from traits.read(stream, piece, *rest)
 
-    module.read_parquet = read  # type: ignore[attr-defined]
+    module.TRAITS = replace(traits, read=read)  # type: ignore[attr-defined]
 
 
 if os.environ.get("REEMBED_DEADLY"):

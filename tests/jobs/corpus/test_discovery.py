@@ -22,6 +22,7 @@ from tests.fuzz.originals import ROWS, originals
 from tests.jobs.source_files import TEXTS, config, jsonl, parquet
 from workers.config import SourceFormat
 from workers.errors import UsageError
+from workers.reading.footers.facts import TAIL_BYTES
 
 
 def names(corpus: Corpus) -> list[str]:
@@ -73,13 +74,13 @@ def test_footers_give_row_groups_and_rows_without_reading_data(tmp_path: Path, m
     assert [group.rows for group in groups] == [1500, 1500, 1000]
     assert all(450 * group.rows < group.text_bytes < 550 * group.rows for group in groups)
     assert corpus.rows == 4000
-    assert fetched == [(big.stat().st_size - footers.TAIL_BYTES, big.stat().st_size)]
+    assert fetched == [(big.stat().st_size - TAIL_BYTES, big.stat().st_size)]
 
 
 def test_footer_beyond_the_first_request_is_fetched_by_a_second(tmp_path: Path) -> None:
     columns = {f"column_{number:04d}": ["v"] for number in range(1500)} | {"text": ["x"]}
     path = parquet(tmp_path / "a.parquet", columns)
-    assert int.from_bytes(path.read_bytes()[-8:-4], "little") > footers.TAIL_BYTES
+    assert int.from_bytes(path.read_bytes()[-8:-4], "little") > TAIL_BYTES
     assert discover(config(tmp_path)).rows == 1
 
 

@@ -117,7 +117,7 @@ def jsonl_lines(count: int) -> bytes:
 
 def test_jsonl_with_ids_is_cut_by_bytes_without_opening_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl_lines(400))
-    monkeypatch.setattr("jobs.planning.sharding.find_borders", None)  # a scan would fail
+    monkeypatch.setattr("jobs.planning.sharding.record_offsets", None)  # a scan would fail
     corpus, shards = plan(tmp_path, 20_000, id="id")
     assert len(shards) > 10
     assert shards[0].slices[0].first_row == 0

@@ -15,17 +15,28 @@ stays bounded: beyond the longest text a record is only followed, by counting qu
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.types as pt
 
+from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError
 from workers.reading.columns import id_column, kept_column
-from workers.reading.formats.traits import delimiter_of
-from workers.reading.line_records import Bad, Record, gather, partition_column, require_castable, take, too_long
-from workers.reading.lines import LINE_OVERHEAD, QUOTE, Line, LongLine, read_lines, split_lines
+from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always, strip_compression
+from workers.reading.line_records import (
+    Bad,
+    Record,
+    gather,
+    mean_line_bytes,
+    partition_column,
+    require_castable,
+    take,
+    too_long,
+)
+from workers.reading.lines import BOM, LINE_OVERHEAD, QUOTE, Line, LongLine, read_lines, split_lines
 from workers.reading.source_rows import SourceRows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
@@ -72,6 +83,25 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
             rows.keep.append(take(rows, kept_column(array, field.type, field.name)))
 
     yield from gather(records(), stream, piece, compression, convert)
+
+
+def delimiter_of(uri: str) -> str:
+    """Field delimiter of an object: a tab for .tsv, else a comma."""
+    return "\t" if strip_compression(uri)[0].endswith(".tsv") else ","
+
+
+def sample_header(head: bytes, _complete: bool, uri: str) -> HeadSample | None:
+    """Column names of the header."""
+    text = head.removeprefix(BOM).decode("utf-8", "replace")
+    names = tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(uri)), ()))
+    return HeadSample(names, exact=True) if names else None
+
+
+def record_starts(stream: SourceStream, piece: ObjectSlice, corpus: CorpusConfig) -> Iterator[int]:
+    """Byte offsets of the records below the header. Raises: ObjectError (no usable header), TransientError."""
+    plan = ReadPlan(corpus.model_copy(update={"id": None, "keep": []}), pa.string(), pa.schema([]))
+    for rows in read_csv(stream, piece, plan, None):
+        yield from rows.offsets or ()
 
 
 def _header(records: Iterator[Record], uri: str) -> list[str]:
@@ -199,3 +229,17 @@ class _Feed:
             quotes = line.quotes if isinstance(line, LongLine) else line.count(QUOTE)
             still_open = quotes % 2 == 0
         raise _RecordTooLong
+
+
+TRAITS = FormatTraits(
+    format=SourceFormat.CSV,
+    title="CSV",
+    suffixes=(".csv", ".tsv"),
+    read=read_csv,
+    random_access=False,
+    split=always(Split.RECORDS),  # only a scan tells a quoted line break from a record's end
+    record_starts=record_starts,
+    empty_has_no_rows=True,
+    sample=sample_header,
+    record_bytes=mean_line_bytes,
+)

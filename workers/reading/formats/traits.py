@@ -1,57 +1,101 @@
-"""What a source object is, by its name alone: format, compression, CSV delimiter. Opens nothing."""
+"""What a source format is to the rest of the program: one row of traits, declared by the format's own module.
+
+    FormatTraits    how objects of the format are recognised, split, described without reading them whole, and read
+
+Whoever plans, samples or reads asks the traits and names no format. workers/reading/formats/registry.py lists them all.
+"""
 
 from __future__ import annotations
 
-from workers.config import SourceFormat
-from workers.errors import UsageError
-from workers.storage.objects import redact
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from workers.config import CorpusConfig, SourceFormat
+from workers.reading.footers.facts import FooterReader
+from workers.reading.source_rows import SourceRows
+from workers.records.documents import ReadPlan
+from workers.records.shard import ObjectSlice
+from workers.storage.stream import SourceStream
+from workers.storage.uris import redact
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """File name suffix -> codec name as pyarrow spells it."""
-FORMATS = {
-    ".parquet": SourceFormat.PARQUET,
-    ".pq": SourceFormat.PARQUET,
-    ".jsonl": SourceFormat.JSONL,
-    ".ndjson": SourceFormat.JSONL,
-    ".json": SourceFormat.JSONL,
-    ".csv": SourceFormat.CSV,
-    ".tsv": SourceFormat.CSV,
-    ".txt": SourceFormat.TEXT,
-}
 
 
-def format_of(uri: str, configured: SourceFormat) -> tuple[SourceFormat, str | None]:
-    """Format and compression (gzip, zstd, bz2 or None) of a source object; letter case does not matter.
+class Split(StrEnum):
+    """How a large object is split into slices."""
 
-    A configured format wins over the suffix; the compression is always taken from the suffix.
-
-    Raises:
-        UsageError: `auto` and a suffix that says nothing, or Parquet inside .gz, .zst, .bz2.
-    """
-    stem, compression = _strip_compression(uri)
-    found = configured
-    if configured is SourceFormat.AUTO:
-        known = next((kind for suffix, kind in FORMATS.items() if stem.endswith(suffix)), None)
-        if known is None:
-            raise UsageError(
-                f"{redact(uri)}: the file name does not tell its format (known: {' '.join(FORMATS)}, "
-                f"also with {' '.join(COMPRESSIONS)}); set corpus.format, or narrow corpus.uri to the files meant"
-            )
-        found = known
-    if found is SourceFormat.PARQUET and compression:
-        raise UsageError(
-            f"{redact(uri)}: a Parquet object compressed as a whole cannot be read by row group; unpack it "
-            "(Parquet compresses its own pages), or set corpus.format if it is something else"
-        )
-    return found, compression
+    GROUPS = "groups"  # by the row groups that its footer lists (Arrow calls them record batches, ORC stripes)
+    RECORDS = "records"  # by byte ranges that begin at record borders
+    NONE = "none"  # not at all
 
 
-def delimiter_of(uri: str) -> str:
-    """Field delimiter of a CSV object: a tab for .tsv, else a comma."""
-    return "\t" if _strip_compression(uri)[0].endswith(".tsv") else ","
+@dataclass(frozen=True, slots=True)
+class HeadSample:
+    """What an object's first bytes tell of its columns."""
+
+    names: tuple[str, ...]
+    exact: bool
+    """A column that is not named does not exist (a header); otherwise it may come later (sampled records)."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """Records with typed values. None where all values are strings."""
 
 
-def _strip_compression(uri: str) -> tuple[str, str | None]:
+ReadRows = Callable[[SourceStream, ObjectSlice, ReadPlan, str | None], Iterator[SourceRows]]
+"""The rows of a slice; the last argument is the codec of an object that is compressed as a whole.
+
+Raises: ObjectError, TransientError.
+"""
+RecordStarts = Callable[[SourceStream, ObjectSlice, CorpusConfig], Iterator[int]]
+"""Byte offset of every record of a whole object that is not compressed, in order. Raises: ObjectError, TransientError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatTraits:
+    """One format."""
+
+    format: SourceFormat
+    title: str
+    """As messages name it."""
+    suffixes: tuple[str, ...]
+    """Of object names, lower case, without a compression's suffix."""
+    read: ReadRows
+    random_access: bool
+    """The reader asks for the byte ranges that it needs; otherwise it streams through the object."""
+    split: Callable[[CorpusConfig], Split]
+    group: str = "row group"
+    """What the format calls a row group."""
+    record_starts: RecordStarts | None = None
+    """For Split.RECORDS."""
+    enter_anywhere: bool = False
+    """Split.RECORDS: the next record border can be found from any byte. Otherwise only by a scan from the object's start."""
+    compresses: str | None = None
+    """What the format compresses by itself. Such an object cannot also be compressed as a whole; None: it can."""
+    has_id_column: bool = True
+    """Otherwise ids are always made from row numbers, so slices need exact first rows."""
+    typed_ids: bool = False
+    """Its schema has types, so that a corpus of integer ids keeps them as int64; otherwise ids are strings."""
+    empty_has_no_rows: bool
+    """An object of zero bytes is valid and has no rows; otherwise it is damaged."""
+    footer: FooterReader | None = None
+    """How schema and row groups are learned. Exactly one of footer, sample and columns is set."""
+    sample: Callable[[bytes, bool, str], HeadSample | None] | None = None
+    """(first decompressed bytes, whether they are all, URI) -> columns; None where the bytes tell nothing."""
+    columns: tuple[str, ...] | None = None
+    """The same columns in every object, all of strings: nothing needs to be opened."""
+    record_bytes: Callable[[bytes, CorpusConfig], float | None] | None = None
+    """(first bytes of a slice, corpus) -> mean bytes of a record as stored. None: a record counts as its text."""
+
+
+def always(split: Split) -> Callable[[CorpusConfig], Split]:
+    """The split of a format that no setting changes."""
+    return lambda _corpus: split
+
+
+def strip_compression(uri: str) -> tuple[str, str | None]:
+    """The object's name in lower case without a compression's suffix, and the codec (None: not compressed)."""
     name = redact(uri).rpartition("/")[2].lower()
     for suffix, codec in COMPRESSIONS.items():
         if name.endswith(suffix):

@@ -1,12 +1,18 @@
-"""What a file name says."""
+"""What a file name says, and what is said of every format."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from workers.config import SourceFormat
+import jobs
+from workers.config import CorpusConfig, SourceFormat
 from workers.errors import UsageError
-from workers.reading.formats.traits import delimiter_of, format_of
+from workers.reading.formats.csv import delimiter_of
+from workers.reading.formats.registry import FORMATS, format_of, traits_of
+from workers.reading.formats.traits import Split
 
 
 @pytest.mark.parametrize(
@@ -55,3 +61,24 @@ def test_compressed_parquet_is_refused() -> None:
 def test_delimiter() -> None:
     assert delimiter_of("s3://b/a.tsv.gz") == "\t"
     assert delimiter_of("s3://b/a.csv") == ","
+
+
+def test_every_format_has_one_row_of_traits_that_says_how_it_is_described_and_split() -> None:
+    assert set(FORMATS) == set(SourceFormat) - {SourceFormat.AUTO}
+    suffixes = [suffix for traits in FORMATS.values() for suffix in traits.suffixes]
+    assert len(suffixes) == len(set(suffixes)), "a name tells one format"
+    for traits in FORMATS.values():
+        assert sum(way is not None for way in (traits.footer, traits.sample, traits.columns)) == 1, traits.title
+        for unit in ("line", "file"):
+            split = traits.split(CorpusConfig(uri=["unused"], text_unit=unit))  # type: ignore[arg-type]
+            assert (split is Split.GROUPS) == (traits.footer is not None), traits.title
+            assert split is not Split.RECORDS or traits.record_starts is not None, traits.title
+    with pytest.raises(ValueError, match="auto"):
+        traits_of(SourceFormat.AUTO)
+
+
+def test_jobs_names_no_format() -> None:
+    """What a format can do is asked of its traits: a new one must not need a line in jobs/."""
+    named = re.compile(r"SourceFormat\.(?!AUTO\b)[A-Z]+|formats\.(?!registry\b|traits\b)\w+")
+    folder = Path(jobs.__file__).parent
+    assert [(path, match.group()) for path in folder.rglob("*.py") for match in named.finditer(path.read_text())] == []

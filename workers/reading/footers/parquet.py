@@ -1,44 +1,56 @@
-"""Bytes of a Parquet footer -> what it says, if that makes sense. Runs in an isolated process.
+"""Parquet footers: which bytes they are, and what they say, if that makes sense.
 
-    parse -> does it agree with itself? -> rows and text bytes of each row group, names, types of the wanted columns
+    fetch_footer    one request for the object's end, two for a footer beyond 64 KiB; never a data page
+    parse_footers   parse -> does it agree with itself? -> rows and text bytes of each row group, names, types of columns
 
-A footer has no checksum. A flipped bit in it can still be parsed, and then promises other rows or points into another
-column; so its figures are held against each other first. Imports nothing but pyarrow: the process aside starts with it.
+The end of an object alone is a valid Parquet file to a metadata parser: it looks for the footer from the end, and does not
+follow the footer's offsets into the data. A footer has no checksum. One with a flipped bit can still be parsed, and then
+promises other rows or points into another column; so its figures are compared with each other first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from workers.reading.footers.facts import MAX_FOOTER_BYTES, TAIL_BYTES, FooterBytes, FooterFacts, ReadRange
+
 MOST_BYTES = 1 << 48  # of text in one row group: beyond it a size is damage, and sums would leave 64 bits
+_TRAILER = 8  # four bytes of length, then PAR1
 
 
-class FooterTold(NamedTuple):
-    """What a footer says; `groups` holds rows and uncompressed bytes of text of each row group."""
-
-    groups: tuple[tuple[int, int], ...]
-    types: dict[str, pa.DataType]
-    names: tuple[str, ...]
+def fetch_footer(read: ReadRange, size: int) -> FooterBytes | str:
+    """The object's end from the footer's first byte on. Raises what `read` raises."""
+    if size < _TRAILER + 4:
+        return "too small for a Parquet file" if size else "zero bytes, not a Parquet file"
+    tail = read(max(0, size - TAIL_BYTES), size)
+    if tail[-4:] != b"PAR1":
+        return "its footer is encrypted" if tail[-4:] == b"PARE" else "it does not end as a Parquet file does (cut off?)"
+    needed = int.from_bytes(tail[-_TRAILER:-4], "little") + _TRAILER
+    if needed > min(size, MAX_FOOTER_BYTES):
+        return f"its footer claims {needed} bytes of {size}"
+    if needed > len(tail):
+        tail = read(size - needed, size)
+    return (tail[-needed:],)
 
 
 def parse_footers(
-    footers: Sequence[tuple[bytes, int]], text: Sequence[str], others: Sequence[str]
-) -> list[FooterTold | str]:
+    footers: Sequence[tuple[FooterBytes, int]], text: Sequence[str], others: Sequence[str]
+) -> list[FooterFacts | str]:
     """What each footer says of these columns, or the problem with it.
 
     Args:
-        footers: the end of each object, from the footer's first byte on, and the size of the whole object.
+        footers: what fetch_footer gave, and the size of the whole object.
         text, others: top-level columns that will be read.
     """
-    return [_parse(footer, size, text, others) for footer, size in footers]
+    return [_parse(footer, size, text, others) for (footer,), size in footers]
 
 
-def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequence[str]) -> FooterTold | str:
+def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequence[str]) -> FooterFacts | str:
     try:
         metadata = pq.read_metadata(pa.BufferReader(footer))
         schema = metadata.schema.to_arrow_schema()
@@ -48,7 +60,7 @@ def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequen
     if isinstance(groups, str):
         return f"its footer is corrupt: {groups}"
     types = {field.name: field.type for field in schema if field.name in {*text, *others}}
-    return FooterTold(groups, types, tuple(schema.names))
+    return FooterFacts(groups, types, tuple(schema.names))
 
 
 def _groups(metadata: Any, data_bytes: int, text: set[str], wanted: set[str]) -> tuple[tuple[int, int], ...] | str:

@@ -1,0 +1,41 @@
+"""What a footer is to the rest of the program: bytes that are fetched without reading the data, and the facts in them.
+
+fetch   in the driver, many objects at once: which byte ranges hold the footer; follows no offset that it has not checked
+parse   in an isolated process, many footers in one call: bytes -> FooterFacts, or the problem with them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+TAIL_BYTES = 64 << 10  # fetched first: most footers are shorter, and then one request is all
+MAX_FOOTER_BYTES = 512 << 20  # beyond this it is no footer but damage
+
+ReadRange = Callable[[int, int], bytes]
+"""The object's bytes from `start` to `stop`. Raises: FileNotFoundError, UsageError, TransientError."""
+FooterBytes = tuple[bytes, ...]
+"""What `fetch` read, in an order that the format's `parse` knows."""
+
+
+class FooterFacts(NamedTuple):
+    """What a footer says of an object and of the wanted columns."""
+
+    groups: tuple[tuple[int, int], ...] | None
+    """(rows, uncompressed bytes of text) of each row group; None where the object must be read to know them."""
+    types: dict[str, pa.DataType]
+    names: tuple[str, ...]
+
+
+class FooterReader(NamedTuple):
+    """How a format's footers are read."""
+
+    fetch: Callable[[ReadRange, int], FooterBytes | str]
+    """(read, size of the object) -> the footer's bytes, or the problem with them. Raises what `read` raises."""
+    parse: Callable[[Sequence[tuple[FooterBytes, int]], Sequence[str], Sequence[str]], list[FooterFacts | str]]
+    """([(bytes, size of the object)], text columns, other wanted columns) -> facts of each, or the problem with it.
+
+    To be called in an isolated process: some corrupt footers end the process that parses them.
+    """
