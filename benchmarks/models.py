@@ -30,7 +30,7 @@ from workers.engine.encoder import Encoder
 from workers.engine.forward import Forward
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_layout
+from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.records.tokens import TokenizedTexts, ranges
 
@@ -85,7 +85,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         config = ModelConfig(name=str(folder))
         self.folder, self.files = folder, resolve_model(config)
-        self.recipe = read_layout(self.files, config)
+        self.recipe = read_recipe(self.files, config)
         self.tokenizer = TextTokenizer(self.files.folder, self.recipe)
         found = json.loads((self.files.folder / self.recipe.transformer / "config.json").read_text())
         self.shape = Shape(found["num_hidden_layers"], found["hidden_size"], found["intermediate_size"])

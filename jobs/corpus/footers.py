@@ -85,7 +85,9 @@ def _batches(objects: Sequence[SourceObject]) -> Iterator[_Batch]:
             yield positions[start : start + size]
 
 
-def _read_batch(objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, isolated: IsolatedProcess) -> list[Footer]:
+def _read_batch(
+    objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, isolated: IsolatedProcess
+) -> list[Footer]:
     """A problem is believed when it is met twice: bytes of a part of an object cannot be checked on their way."""
     return [
         footer if footer.problem is None else _read_once([source], config, names, isolated)[0]
@@ -93,7 +95,9 @@ def _read_batch(objects: Sequence[SourceObject], config: CorpusConfig, names: _N
     ]
 
 
-def _read_once(objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, isolated: IsolatedProcess) -> list[Footer]:
+def _read_once(
+    objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, isolated: IsolatedProcess
+) -> list[Footer]:
     """Fetched one by one, parsed in one call."""
     reader = objects[0].traits.footer
     if reader is None:

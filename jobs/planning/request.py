@@ -16,7 +16,7 @@ from jobs.driver.preflight import require_endpoint, require_output
 from jobs.state.records import settings_fingerprint
 from workers.errors import UsageError
 from workers.model.files import ModelFiles, resolve_model
-from workers.model.recipe import EmbeddingRecipe, read_layout
+from workers.model.recipe import EmbeddingRecipe, read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.storage.store import Store
 
@@ -48,7 +48,7 @@ class Request:
         require_output(config.output, store)
         require_endpoint(config.model.name, config.model.storage_options, "model.name")
         model = resolve_model(config.model)
-        recipe = read_layout(model, config.model)
+        recipe = read_recipe(model, config.model)
         if recipe.dim is None:
             raise UsageError(f"model.name={model.name}: its config.json does not tell the hidden size; use another model")
         TextTokenizer(model.folder, recipe)  # refuses settings that leave no room for text

@@ -220,7 +220,7 @@ class Scheduler:
         self.attempts += 1
         self._fleet.assign(replica, history, now)
         assignment = Assignment(
-            history.shard, history.epoch, history.dispatches, history.excluded_objects, wary=history.suspect
+            history.shard, history.epoch, history.dispatches, history.excluded_objects, suspect=history.suspect
         )
         self._commands.append(Dispatch(replica.id, assignment))
 

@@ -22,7 +22,7 @@ from tests.fuzz.mutations import Mutant
 from tests.fuzz.originals import KEEP, Original, documents, originals
 from workers.config import CorpusConfig
 from workers.errors import ObjectError, UsageError
-from workers.host.isolated_process import Aside
+from workers.host.isolated_process import IsolatedProcess
 from workers.reading.reader import read_windows
 from workers.records.documents import ReadPlan
 from workers.records.shard import Shard
@@ -63,13 +63,13 @@ def rows_of(original: Original) -> Counter[Row]:
 
 
 @contextlib.contextmanager
-def one_aside(aside: Aside) -> Iterator[None]:
-    """Let every planning use this process aside: starting one for each of ten thousand would be all that is measured."""
-    footers.Aside = lambda: contextlib.nullcontext(aside)  # type: ignore[misc,assignment,return-value]
+def one_isolated_process(isolated: IsolatedProcess) -> Iterator[None]:
+    """Let every planning use this isolated process: starting one for each of ten thousand would be all that is measured."""
+    footers.IsolatedProcess = lambda: contextlib.nullcontext(isolated)  # type: ignore[misc,assignment,return-value]
     try:
         yield
     finally:
-        footers.Aside = Aside  # type: ignore[misc]
+        footers.IsolatedProcess = IsolatedProcess  # type: ignore[misc]
 
 
 @dataclass(frozen=True)

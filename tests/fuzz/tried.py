@@ -1,6 +1,7 @@
-"""Mutants by their seeds, each planned and read in a process aside: a crash or a hang is one mutant's, and is counted.
+"""Mutants by their seeds, each planned and read in an isolated process: a crash or a hang is one mutant's, and is counted.
 
-One that ends its process while it is read is read again as a wary replica would: the object must be found and named.
+One that ends its process while it is read is read again as a replica reads a suspect shard: the object must be found and
+named.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fuzz.mutations import mutant
-from tests.fuzz.trial import Corpus, Outcome, Verdict, judge, one_aside
+from tests.fuzz.trial import Corpus, Outcome, Verdict, judge, one_isolated_process
 from workers.errors import ObjectError
-from workers.host.isolated_process import Aside, ProcessEnded
-from workers.replica.poison import try_objects
+from workers.host.isolated_process import IsolatedProcess, ProcessEnded
+from workers.replica.poison import check_for_poison
 
 _READING = "reading"  # a file that says how far it came
-_footers = Aside()  # of a process aside: for all its mutants
+_footers = IsolatedProcess()  # of an isolated process: for all its mutants
 
 
 @dataclass(frozen=True)
@@ -43,34 +44,34 @@ def try_seeds(seeds: Sequence[int], names: Sequence[str], deadline: float, proce
 
 
 def _in_turn(seeds: Sequence[int], names: Sequence[str], deadline: float, folder: Path) -> Iterator[Told]:
-    with Aside(deadline) as aside:
+    with IsolatedProcess(deadline) as isolated:
         for seed in seeds:
             began, place = time.monotonic(), folder / str(seed)
             made = mutant(seed, names)
             try:
-                verdict = aside.call(_judge, seed, names, place)
+                verdict = isolated.call(_judge, seed, names, place)
             except ProcessEnded as error:
-                verdict = _ended(seed, names, place, aside, str(error))
+                verdict = _ended(seed, names, place, isolated, str(error))
             shutil.rmtree(place, ignore_errors=True)
             yield Told(seed, made.original, made.kind, made.where, verdict, time.monotonic() - began)
 
 
-def _ended(seed: int, names: Sequence[str], place: Path, aside: Aside, how: str) -> Verdict:
+def _ended(seed: int, names: Sequence[str], place: Path, isolated: IsolatedProcess, how: str) -> Verdict:
     """By a hang, by a death of the driver, or by a replica's, which must be explained."""
     if "did not end" in how:
         return Verdict(Outcome.HUNG, how)
     if not (place / _READING).exists():
         return Verdict(Outcome.CRASHED, how)
-    return aside.call(_explain, seed, names, place)
+    return isolated.call(_explain, seed, names, place)
 
 
 def _judge(seed: int, names: Sequence[str], place: Path) -> Verdict:
-    """In a process aside."""
+    """In an isolated process."""
     logging.disable(logging.CRITICAL)
     made = mutant(seed, names)
     (place / _READING).unlink(missing_ok=True)
     try:
-        with one_aside(_footers):
+        with one_isolated_process(_footers):
             return judge(made, place / "corpus", (place / _READING).touch)
     except Exception as error:  # noqa: BLE001 - whatever it is, it would have ended the driver or been blamed on the shard
         return Verdict(Outcome.CRASHED, f"{type(error).__name__}: {error}")
@@ -79,11 +80,11 @@ def _judge(seed: int, names: Sequence[str], place: Path) -> Verdict:
 def _explain(seed: int, names: Sequence[str], place: Path) -> Verdict:
     """As a replica that is told that another one died of this shard."""
     made = mutant(seed, names)
-    with one_aside(_footers):
+    with one_isolated_process(_footers):
         corpus = Corpus.planned(made, place / "corpus")
     for shard in corpus.shards:
         try:
-            try_objects(shard, corpus.plan, {})
+            check_for_poison(shard, corpus.plan, {})
         except ObjectError as error:
             if error.object_uri == f"file://{corpus.damaged}":
                 return Verdict(Outcome.REPLICA, error.reason)

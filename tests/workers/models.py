@@ -11,7 +11,7 @@ from workers.config import ModelConfig, Precision
 from workers.engine.encoder import Encoder
 from workers.model.files import ModelFiles, resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import EmbeddingRecipe, read_layout
+from workers.model.recipe import EmbeddingRecipe, read_recipe
 from workers.model.tokenizer import TextTokenizer
 
 PASSAGE = (
@@ -55,7 +55,7 @@ def write_modules(folder: Path, *modules: tuple[str, str]) -> None:
 def layout(folder: Path | str, **settings: Any) -> tuple[ModelFiles, EmbeddingRecipe]:
     config = ModelConfig(name=str(folder), **settings)
     files = resolve_model(config)
-    return files, read_layout(files, config)
+    return files, read_recipe(files, config)
 
 
 def build(folder: Path, batch_tokens: int = 512, **settings: Any) -> tuple[TextTokenizer, Encoder]:

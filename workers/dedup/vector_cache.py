@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from workers.host.spill_file import Positions, Spool, take_rows
+from workers.host.spill_file import Positions, SpillFile, take_rows
 from workers.table.schema import EMBEDDING, OutputSchema
 from workers.table.vectors import vectors_per_row
 
@@ -66,8 +66,8 @@ class Shelf:
 
     def __init__(self, folder: Path, schema: OutputSchema) -> None:
         self.schema = schema.shelf
-        self._seeded = Spool(folder / "seeded.arrow", self.schema)
-        self._fresh = Spool(folder / "fresh.arrow", self.schema)
+        self._seeded = SpillFile(folder / "seeded.arrow", self.schema)
+        self._fresh = SpillFile(folder / "fresh.arrow", self.schema)
 
     @property
     def rows(self) -> int:

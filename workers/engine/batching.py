@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, packed: bool) -> list[NDArray[np.int64]]:
+def plan_batches(lengths: NDArray[np.int64], batch_tokens: int, *, packed: bool) -> list[NDArray[np.int64]]:
     """Cut sequences into batches, longest first (so that a budget too large for the device shows at once).
 
     Args:
         lengths: [N] tokens of each sequence.
-        token_budget: most positions of a batch, by `positions`; a single sequence longer than that stands alone.
+        batch_tokens: most positions of a batch, by `positions`; a single sequence longer than that stands alone.
         packed: batches are computed without padding.
 
     Returns:
@@ -24,8 +24,8 @@ def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, packed: bool)
     Raises:
         ValueError: the budget is not positive.
     """
-    if token_budget < 1:
-        raise ValueError(f"token budget must be positive, not {token_budget}")
+    if batch_tokens < 1:
+        raise ValueError(f"token budget must be positive, not {batch_tokens}")
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
     batches: list[NDArray[np.int64]] = []
@@ -33,9 +33,9 @@ def plan_batches(lengths: NDArray[np.int64], token_budget: int, *, packed: bool)
     while start < len(order):
         if packed:
             done = int(ends[start - 1]) if start else 0
-            stop = int(np.searchsorted(ends, done + token_budget, side="right"))
+            stop = int(np.searchsorted(ends, done + batch_tokens, side="right"))
         else:
-            stop = start + token_budget // max(int(lengths[order[start]]), 1)
+            stop = start + batch_tokens // max(int(lengths[order[start]]), 1)
         stop = min(max(stop, start + 1), len(order))
         batches.append(order[start:stop])
         start = stop

@@ -23,7 +23,7 @@ _NEARLY = 0.97  # of the best rate is good enough for the smaller budget
 _ROUNDS = 3
 
 
-def starting_budget(forward: Forward, golden: TokenizedTexts, device: torch.device) -> int:
+def choose_batch_tokens(forward: Forward, golden: TokenizedTexts, device: torch.device) -> int:
     return sweep(forward, golden, device, CUDA_TOKENS) if device.type == "cuda" else CPU_TOKENS
 
 

@@ -25,13 +25,13 @@ from torch import Tensor
 
 from workers.config import Auto, LongText, Pooling, Precision
 from workers.engine.batching import plan_batches, positions
-from workers.engine.budget import starting_budget
+from workers.engine.budget import choose_batch_tokens
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.forward import Forward
 from workers.engine.heads import Heads
 from workers.engine.kernels.packing import pack
 from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool
-from workers.engine.self_check import Proof, reference_vectors
+from workers.engine.self_check import SelfCheck, reference_vectors
 from workers.errors import ReplicaError, UsageError
 from workers.model.files import ModelFiles
 from workers.model.recipe import EmbeddingRecipe, output_dim
@@ -59,12 +59,13 @@ class Encoder:
             reproduce the golden texts.
         """
         self._open(files, recipe, golden, threads)
-        proof = Proof(self._checkpoint, golden, precision, self.device, self._golden_vectors, reference)
+        check = SelfCheck(self._checkpoint, golden, precision, self.device, self._golden_vectors, reference)
         self._forward: Forward
         try:
-            self.precision, self._forward = proof.settle()
-            settled = batch_tokens if batch_tokens != "auto" else starting_budget(self._forward, golden, self.device)
-            self.batch_tokens = settled
+            self.precision, self._forward = check.choose_precision()
+            if batch_tokens == "auto":
+                batch_tokens = choose_batch_tokens(self._forward, golden, self.device)
+            self.batch_tokens = batch_tokens
         except RuntimeError as error:
             raise ReplicaError(f"{self.device}: the model could not be run there: {_first_line(error)}") from error
         del self._checkpoint  # the way chosen has copies of its own

@@ -35,7 +35,7 @@ Embed = Callable[[Forward, TokenizedTexts, torch.device], NDArray[np.float32]]
 _CPU = torch.device("cpu")
 
 
-class Proof:
+class SelfCheck:
     """`checkpoint` in `wanted` precision, or auto, on `device`; `embed` gives a way's vectors of the golden texts.
 
     `reference` gives the `reference_vectors` that somebody else computes, or None; it is asked as late as possible.
@@ -48,7 +48,7 @@ class Proof:
         self._checkpoint, self._golden, self._wanted, self._device = checkpoint, golden, wanted, device
         self._embed, self._awaited = embed, reference
 
-    def settle(self) -> tuple[Precision, Forward]:
+    def choose_precision(self) -> tuple[Precision, Forward]:
         """The precision and the way that hold.
 
         Where none does it may be the reference's fault, if somebody else made it: then once more with our own.
@@ -58,16 +58,16 @@ class Proof:
             UsageError: int8 and nothing of this model can be quantised.
         """
         try:
-            return self._settle()
+            return self._choose()
         except (ReplicaError, UsageError) as error:
             if self._awaited is None or self.__dict__.get("_reference") is None:
                 raise
             _log.warning("%s; the reference was made elsewhere, so once more with one made here", error)
             self._awaited = None
             del self.__dict__["_reference"]
-            return self._settle()
+            return self._choose()
 
-    def _settle(self) -> tuple[Precision, Forward]:
+    def _choose(self) -> tuple[Precision, Forward]:
         reasons: list[str] = []
         cuda = self._device.type == "cuda"
         for precision in candidates(self._wanted, cuda=cuda, bfloat16_cpu=_multiplies_bfloat16()):

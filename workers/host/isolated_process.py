@@ -1,6 +1,6 @@
-"""Calls made in a process aside: what bytes that nobody vouches for do to it, they do not do to this one.
+"""Calls made in an isolated process: what bytes that nobody vouches for do to it, they do not do to this one.
 
-    Aside().call(function, …)   starts the process when it is first needed; calls reach it one at a time, from any thread
+    IsolatedProcess().call(function, …)   starts the process when it is first needed; calls reach it one at a time, from any thread
 
 pyarrow's C++ ends the process on some corrupt Parquet footers, where no `except` can help. A call that ended its process is
 tried once more in a fresh one, so that nobody is blamed for an accident; then ProcessEnded says how it ended. The same goes
@@ -32,8 +32,8 @@ class ProcessEnded(Exception):
     """The call ended its process, twice, or did not come back; says how."""
 
 
-class Aside:
-    """One process aside."""
+class IsolatedProcess:
+    """One isolated process."""
 
     def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
         """`patience`: seconds for one call, the start of the process included."""
@@ -68,7 +68,7 @@ class Aside:
         with self._lock:
             self._end()
 
-    def __enter__(self) -> Aside:
+    def __enter__(self) -> IsolatedProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -94,7 +94,7 @@ class Aside:
         except EOFError:
             self._end()
             raise RuntimeError(
-                f"{sys.executable} could not be started as a process aside; see what it says by itself"
+                f"{sys.executable} could not be started as an isolated process; see what it says by itself"
             ) from None
         return self._line
 
@@ -118,7 +118,7 @@ class Aside:
 
 
 def serve(descriptor: int) -> None:
-    """The process aside: answer calls until the owner hangs up."""
+    """The isolated process: answer calls until the owner hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the owner, whose end is ours
     line = Connection(descriptor)
     line.send(None)

@@ -25,7 +25,7 @@ Positions = npt.NDArray[np.int64]
 """Row numbers, counted from 0 over all batches."""
 
 
-class Spool:
+class SpillFile:
     """Append, then read once. Nothing is on disk before the first row."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -93,10 +93,10 @@ def local_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise TransientError(f"spool folder {path.parent}: {reason}; free space there, or use a larger disk") from error
+        raise TransientError(f"spill folder {path.parent}: {reason}; free space there, or use a larger disk") from error
 
 
-def own_spool_folder() -> Path:
+def own_spill_folder() -> Path:
     """A folder of this process under the temporary directory; those that killed processes left behind are removed first."""
     parent = Path(tempfile.gettempdir()) / "reembed-spool"
     with local_disk(parent / "x"):

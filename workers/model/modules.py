@@ -44,7 +44,7 @@ class ModuleSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelHead:
+class ModuleSpecs:
     """Everything after the transformer."""
 
     pooling: tuple[Pooling, ...]  # empty: no Pooling module
@@ -53,7 +53,7 @@ class ModelHead:
     vector_modules: tuple[ModuleSpec, ...]  # after pooling
 
 
-def read_head(folder: Path) -> ModelHead:
+def read_module_specs(folder: Path) -> ModuleSpecs:
     """What modules.json lists after the transformer.
 
     Raises:
@@ -88,7 +88,7 @@ def read_head(folder: Path) -> ModelHead:
                 f"{folder / 'modules.json'}: module {module.type} is not supported "
                 "(supported: Transformer, Pooling, Dense, LSTM, Normalize); use a model without it"
             )
-    return ModelHead(modes, include_prompt, tuple(before), tuple(after))
+    return ModuleSpecs(modes, include_prompt, tuple(before), tuple(after))
 
 
 def _pooling_config(path: Path) -> tuple[tuple[Pooling, ...], bool]:

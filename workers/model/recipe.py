@@ -19,7 +19,7 @@ from typing import Any
 from workers.config import LongText, ModelConfig, Pooling
 from workers.errors import UsageError
 from workers.model.files import TRANSFORMER_CONFIGS, ModelFiles, read_json, read_modules, transformer_folder
-from workers.model.modules import ModuleSpec, read_head, weight_names
+from workers.model.modules import ModuleSpec, read_module_specs, weight_names
 
 _LAYER_POOLINGS = (Pooling.POOLER, Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT)  # read the transformer itself
 OFFSET_POSITIONS = frozenset({
@@ -54,7 +54,7 @@ class EmbeddingRecipe:
         return "+".join(self.pooling)
 
 
-def read_layout(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
+def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
     """Settle every `auto` of the model section.
 
     Raises:
@@ -65,7 +65,7 @@ def read_layout(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
     transformer = transformer_folder(folder)
     model = read_json(transformer / "config.json")
     settings = _transformer_settings(transformer, shown)
-    head = read_head(folder)
+    head = read_module_specs(folder)
     modes, before, after = head.pooling, head.token_modules, head.vector_modules
     if config.pooling is not Pooling.AUTO:
         modes = (config.pooling,)

@@ -70,7 +70,7 @@ class Assignment:
     epoch: int
     attempt: int
     exclude: tuple[tuple[str, str], ...] = ()  # (object uri, reason): blamed by two replicas, quarantined whole
-    wary: bool = False  # a replica died with it in flight: its objects are tried in a process aside first
+    suspect: bool = False  # a replica died with it in flight: its objects are tried in an isolated process first
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from workers.engine.encoder import Encoder
 from workers.errors import UsageError
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_layout
+from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.table.schema import SnapshotStamp
 
@@ -38,7 +38,7 @@ class Embedder:
                 f"model {config.name}: not the one the snapshot was made with (weights {files.weights_digest[:12]}, "
                 f"snapshot {stamp.weights_digest[:12]}); set model.name and model.revision to the snapshot's"
             )
-        recipe = read_layout(files, config)
+        recipe = read_recipe(files, config)
         recipe = replace(
             recipe, prompt=recipe.query_prompt if query else recipe.prompt, long_text=long_text or recipe.long_text
         )

@@ -1,6 +1,6 @@
 """The golden texts' reference, computed beside the start of Ray instead of after it, and kept on this machine.
 
-A local Ray takes seconds to start and leaves the cores idle meanwhile. `computed_beside` uses them: a process of its own
+A local Ray takes seconds to start and leaves the cores idle meanwhile. `golden_reference_file` uses them: a process of its own
 loads transformers and writes the vectors that every replica must reproduce. A replica that gets them need not load
 transformers at all, where it has layers of its own for the model. One that does not get them (the process died, another
 machine) computes them itself, and so does one that cannot reproduce what it got (workers/engine/self_check.py): a file that
@@ -44,7 +44,7 @@ log = logging.getLogger("reembed")
 
 
 @dataclass(frozen=True, slots=True)
-class ReferenceFile:
+class GoldenReferenceFile:
     """Where process `pid` of this machine puts the vectors; the weights they are of are the caller's to compare."""
 
     path: str
@@ -53,11 +53,11 @@ class ReferenceFile:
 
 
 @contextlib.contextmanager
-def computed_beside(model: ModelConfig, files: ModelFiles, recipe: EmbeddingRecipe) -> Iterator[ReferenceFile]:
+def golden_reference_file(model: ModelConfig, files: ModelFiles, recipe: EmbeddingRecipe) -> Iterator[GoldenReferenceFile]:
     """The file that is kept, or else start computing one; at the end of the block the process goes."""
-    kept = kept_at(files, recipe)
+    kept = cache_path(files, recipe)
     if kept.is_file():
-        yield ReferenceFile(str(kept), os.getpid(), files.weights_digest)
+        yield GoldenReferenceFile(str(kept), os.getpid(), files.weights_digest)
         return
     with tempfile.TemporaryDirectory(prefix="reembed-reference-") as folder:
         path = Path(folder) / "golden.npy"
@@ -70,14 +70,14 @@ def computed_beside(model: ModelConfig, files: ModelFiles, recipe: EmbeddingReci
                 with contextlib.suppress(BrokenPipeError):  # it could not even start: replicas find it dead, and do it
                     process.stdin.write(model.model_dump_json().encode())
                     process.stdin.close()
-            yield ReferenceFile(str(path), process.pid, files.weights_digest)
+            yield GoldenReferenceFile(str(path), process.pid, files.weights_digest)
         finally:
             process.kill()
             process.wait()
             _keep(path, kept)
 
 
-def kept_at(files: ModelFiles, recipe: EmbeddingRecipe) -> Path:
+def cache_path(files: ModelFiles, recipe: EmbeddingRecipe) -> Path:
     """Where this machine keeps the reference of a model under one recipe."""
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     facts = [files.weights_digest, files.tokenizer_digest, dataclasses.asdict(recipe), GOLDEN_TEXTS, versions]
@@ -99,7 +99,7 @@ def _keep(path: Path, kept: Path) -> None:
         log.info("the golden texts' reference is not kept: %s", error)
 
 
-def await_reference(file: ReferenceFile | None, weights_digest: str) -> NDArray[np.float32] | None:
+def await_golden_reference(file: GoldenReferenceFile | None, weights_digest: str) -> NDArray[np.float32] | None:
     """The vectors once they are there; None when there will be none: compute them."""
     if file is None or file.weights_digest != weights_digest:
         return None
@@ -127,11 +127,11 @@ def _compute(model: ModelConfig) -> NDArray[np.float32]:
     from workers.engine.encoder import Encoder
     from workers.model.files import resolve_model
     from workers.model.golden import GOLDEN_TEXTS
-    from workers.model.recipe import read_layout
+    from workers.model.recipe import read_recipe
     from workers.model.tokenizer import TextTokenizer
 
     files = resolve_model(model)
-    recipe = read_layout(files, model)
+    recipe = read_recipe(files, model)
     return Encoder.golden_reference(files, recipe, TextTokenizer(files.folder, recipe).tokenize(GOLDEN_TEXTS))
 
 

@@ -1,6 +1,6 @@
 """Which object of a shard ends the process that reads it? Asked once a replica has died with the shard in flight.
 
-Each slice is read to its end in a process aside, and what was read is dropped. The object whose slice ends that process is
+Each slice is read to its end in an isolated process, and what was read is dropped. The object whose slice ends that process is
 to blame; the replica lives to say so, and once another agrees the shard goes on without it. Costs a second reading of the
 shard, but only of one that is suspect. What an object does wrong in any milder way the replica meets by itself.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from workers.errors import ObjectError, ReembedError
-from workers.host.isolated_process import Aside, ProcessEnded
+from workers.host.isolated_process import IsolatedProcess, ProcessEnded
 from workers.reading.reader import read_windows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice, Shard
@@ -20,16 +20,16 @@ from workers.storage.uris import redact
 PATIENCE_SECONDS = 1800.0  # of one slice; two such waits are well within run.shard_seconds
 
 
-def try_objects(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> None:
+def check_for_poison(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> None:
     """Read every object of the shard that is not excluded.
 
     Raises:
         ObjectError: reading this one ended a process, twice.
     """
-    with Aside(PATIENCE_SECONDS) as aside:
+    with IsolatedProcess(PATIENCE_SECONDS) as isolated:
         for piece in shard.slices:
             try:
-                aside.call(_read, replace(shard, slices=(piece,)), plan, exclude)
+                isolated.call(_read, replace(shard, slices=(piece,)), plan, exclude)
             except ProcessEnded as error:
                 raise ObjectError(redact(piece.uri), f"{_where(piece)}reading it {error}; upload it again") from None
 

@@ -30,16 +30,16 @@ from workers.dedup.deduplicator import Placement
 from workers.engine.encoder import Encoder
 from workers.errors import ObjectError, ReplicaError, TransientError, UsageError
 from workers.host.memory import Trimmer
-from workers.host.spill_file import own_spool_folder
+from workers.host.spill_file import own_spill_folder
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_layout
+from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.reading.reader import read_windows
 from workers.records.documents import TEXT
 from workers.records.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
 from workers.records.tokens import TokenizedTexts, rows_of_texts
-from workers.replica.golden_reference import await_reference
+from workers.replica.golden_reference import await_golden_reference
 from workers.replica.pipeline import Pipeline
 from workers.replica.settings import ReplicaSettings, Settled
 from workers.replica.shard_job import EncodedWindow, ReadWindow, ShardJob
@@ -73,7 +73,7 @@ class Replica:
                 f"model {files.name} on {socket.gethostname()} has weights {files.weights_digest[:12]}, the run was "
                 f"planned with {settings.weights_digest[:12]}; make the same model available on every node"
             )
-        self._recipe = read_layout(files, settings.model)
+        self._recipe = read_recipe(files, settings.model)
         self._store = Store(settings.output.uri, settings.output.storage_options)
         self._store.atomic_create = settings.atomic_create
         self._tokenizer = TextTokenizer(files.folder, self._recipe)
@@ -85,9 +85,9 @@ class Replica:
         self._pipeline: Pipeline[Receipt] = Pipeline(
             [("tokenize", self._tokenize), ("encode", self._encode)], waiting="encode"
         )
-        self._spool = own_spool_folder()
+        self._spill_folder = own_spill_folder()
         self._in_flight: dict[int, int] = {}
-        self._heap = Trimmer()
+        self._trimmer = Trimmer()
         self._documents_spared = 0  # reused or repeated texts: nothing to encode
         self._lock = threading.Lock()
         self._encoding_since: float | None = None
@@ -129,14 +129,14 @@ class Replica:
             if left is not None:
                 return left
             strings = self._tokenizer.strings
-            job = ShardJob(assignment, self._settings.plan, schema, self._store, self._spool, self.name, strings)
+            job = ShardJob(assignment, self._settings.plan, schema, self._store, self._spill_folder, self.name, strings)
             return self._pipeline.submit(job).result()
         except Exception as error:  # noqa: BLE001 - the edge: every error leaves as a Failure with its blame
             return _failure(assignment, error)
         finally:
             with self._lock:
                 self._in_flight.pop(shard.number, None)
-            self._heap.trim_if_due()
+            self._trimmer.trim_if_due()
 
     def calibrate(self, shards: Sequence[Shard]) -> float:
         """int8 step for the whole snapshot, from the first documents of each of these shards."""
@@ -192,7 +192,7 @@ class Replica:
 
     def _load(self, precision: Precision) -> Encoder:
         golden, settings = self._tokenizer.tokenize(GOLDEN_TEXTS), self._settings
-        reference = functools.partial(await_reference, settings.reference, self._files.weights_digest)
+        reference = functools.partial(await_golden_reference, settings.reference, self._files.weights_digest)
         return Encoder(self._files, self._recipe, golden, precision, settings.batch_tokens, settings.threads, reference)
 
     def _settled_schema(self) -> OutputSchema:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from workers.config import Auto, ModelConfig, OutputConfig, Precision
 from workers.records.documents import ReadPlan
-from workers.replica.golden_reference import ReferenceFile
+from workers.replica.golden_reference import GoldenReferenceFile
 from workers.table.schema import SnapshotStamp
 
 
@@ -24,7 +24,7 @@ class ReplicaSettings:
     batch_tokens: int | Auto
     threads: int
     atomic_create: bool  # as the driver found the store by racing writers
-    reference: ReferenceFile | None = None  # of the golden texts, where the driver's machine is the replicas' as well
+    reference: GoldenReferenceFile | None = None  # of the golden texts, where the driver's machine is the replicas' as well
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from workers.reading.source_rows import EMPTY
 from workers.records.documents import DocumentWindow, ReadPlan, RowsDigest
 from workers.records.shard import Assignment, OutputFile, Receipt
 from workers.records.tokens import EncodedTexts, TokenizedTexts
-from workers.replica.poison import try_objects
+from workers.replica.poison import check_for_poison
 from workers.storage.store import Store
 from workers.table.schema import OutputSchema
 from workers.writing.rows import document_rows, text_rows
@@ -45,14 +45,14 @@ class ShardJob:
         plan: ReadPlan,
         schema: OutputSchema,
         store: Store,
-        spool: Path,
+        spill_folder: Path,
         replica: str,
         token_strings: Callable[[Sequence[int]], list[str]],
     ) -> None:
         """`token_strings`: ids -> strings, for pooling=tokens."""
         self._assignment, self._plan, self._schema, self._store = assignment, plan, schema, store
         self._replica, self._token_strings = replica, token_strings
-        self._writer = ShardWriter(store, assignment, schema, spool)
+        self._writer = ShardWriter(store, assignment, schema, spill_folder)
         self._placer = TextPlacer()
         self._began = time.monotonic()
         self._counts: Counter[str] = Counter()
@@ -63,8 +63,8 @@ class ShardJob:
 
     def items(self) -> Iterator[ReadWindow]:
         shard, exclude = self._assignment.shard, dict(self._assignment.exclude)
-        if self._assignment.wary:
-            try_objects(shard, self._plan, exclude)
+        if self._assignment.suspect:
+            check_for_poison(shard, self._plan, exclude)
         seed_shelf(self._store, shard.earlier, self._schema, self._placer, self._writer.shelf)
         for window in read_windows(shard, self._plan, exclude):
             yield window, self._placer

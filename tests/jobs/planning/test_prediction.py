@@ -12,7 +12,7 @@ from jobs.planning import prediction
 from jobs.planning.prediction import predict
 from jobs.state.records import read_run, write_summary
 from tests.jobs.report_samples import WORDS, planned_run
-from workers.host.isolated_process import Aside
+from workers.host.isolated_process import IsolatedProcess
 from workers.inspection.text_sample import Drawn, draw
 
 
@@ -78,8 +78,8 @@ def test_a_text_that_the_tokenizer_dies_of_costs_one_sample(
     monkeypatch.setenv("REEMBED_POISON", "Deadly")
     monkeypatch.setenv("REEMBED_POISON_HOW", how)
     model, recipe = run.request.model.folder, run.request.recipe
-    with Aside() as aside:
-        assert draw(deadly, run.plan, 8, model, recipe, aside) == Drawn()
-        assert len(draw(harmless, run.plan, 8, model, recipe, aside).hashes) == 8
+    with IsolatedProcess() as isolated:
+        assert draw(deadly, run.plan, 8, model, recipe, isolated) == Drawn()
+        assert len(draw(harmless, run.plan, 8, model, recipe, isolated).hashes) == 8
     assert words in caplog.text
     assert "estimated without it" in caplog.text

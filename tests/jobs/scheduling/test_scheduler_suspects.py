@@ -91,4 +91,4 @@ def test_only_a_shard_that_was_in_flight_at_a_death_is_tried_warily() -> None:
     driver.receipt(0)
     driver.step(5)
     given = [command.assignment for command in driver.log if isinstance(command, Dispatch)]
-    assert sorted((item.shard.number, item.wary) for item in given) == [(0, False), (0, False), (1, False), (1, True)]
+    assert sorted((item.shard.number, item.suspect) for item in given) == [(0, False), (0, False), (1, False), (1, True)]

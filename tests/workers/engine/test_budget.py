@@ -8,7 +8,7 @@ import torch
 
 from tests.workers.families import of_lengths
 from workers.engine import budget
-from workers.engine.budget import CPU_TOKENS, starting_budget, sweep
+from workers.engine.budget import CPU_TOKENS, choose_batch_tokens, sweep
 from workers.engine.forward import States
 from workers.engine.kernels.packing import PackedBatch
 
@@ -92,5 +92,5 @@ def test_a_budget_below_the_longest_golden_text(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_cpu_needs_no_sweep() -> None:
     clock = Clock({})
-    assert starting_budget(clock, GOLDEN, CPU) == CPU_TOKENS == 2048
+    assert choose_batch_tokens(clock, GOLDEN, CPU) == CPU_TOKENS == 2048
     assert clock.seen == []

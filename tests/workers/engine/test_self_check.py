@@ -23,7 +23,7 @@ from workers.engine.forward import Forward, States
 from workers.engine.kernels import attention
 from workers.engine.kernels.attention import by_runs
 from workers.engine.kernels.packing import EqualRun, PackedBatch, pack
-from workers.engine.self_check import Proof
+from workers.engine.self_check import SelfCheck
 from workers.errors import ReplicaError, UsageError
 from workers.model.golden import cosines
 from workers.records.tokens import TokenizedTexts
@@ -39,10 +39,10 @@ def mean_vectors(forward: Forward, golden: TokenizedTexts, device: torch.device)
     return torch.segment_reduce(states_TH, "mean", lengths=torch.from_numpy(batch.lengths_B), axis=0).numpy()
 
 
-def settle(model: Any, wanted: Precision, *, with_pooler: bool = False) -> tuple[Precision, Forward]:
+def choose(model: Any, wanted: Precision, *, with_pooler: bool = False) -> tuple[Precision, Forward]:
     checkpoint = Checkpoint.of(model)
     checkpoint.with_pooler = with_pooler
-    return Proof(checkpoint, GOLDEN, wanted, CPU, mean_vectors).settle()
+    return SelfCheck(checkpoint, GOLDEN, wanted, CPU, mean_vectors).choose_precision()
 
 
 class Wrong:
@@ -69,13 +69,13 @@ def break_device(
     monkeypatch: pytest.MonkeyPatch, harm: Callable[[Tensor], Tensor], only: tuple[Precision, ...] = tuple(Precision)
 ) -> None:
     """From the check of the structure on, which is computed on the CPU in float32."""
-    whole = Proof._build
+    whole = SelfCheck._build
 
-    def built(self: Proof, way: Any, precision: Precision) -> Any:
+    def built(self: SelfCheck, way: Any, precision: Precision) -> Any:
         forward = whole(self, way, precision)
         return Wrong(forward, harm) if precision in only else forward
 
-    monkeypatch.setattr(Proof, "_build", built)
+    monkeypatch.setattr(SelfCheck, "_build", built)
 
 
 def all_see_all(*states: Any, **named: Any) -> Tensor:
@@ -110,7 +110,7 @@ def test_sequences_that_see_each_other_are_noticed(
     if "packed" in broken:
         monkeypatch.setattr(attention, "by_runs", all_see_all)
     with caplog.at_level(logging.INFO, "workers.engine.self_check"):
-        precision, forward = settle(random_model(family), Precision.FLOAT32)
+        precision, forward = choose(random_model(family), Precision.FLOAT32)
     assert (precision, forward.name) == (Precision.FLOAT32, way)
     assert sum("differs by" in record.message for record in caplog.records) == len(broken)
 
@@ -120,11 +120,11 @@ def test_a_way_that_raises_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(layers, "fused_attention", broken)
-    assert settle(random_model("Bert"), Precision.FLOAT32)[1].name == "packed"
+    assert choose(random_model("Bert"), Precision.FLOAT32)[1].name == "packed"
 
 
 def test_the_models_own_head_needs_padding() -> None:
-    assert settle(random_model("Bert"), Precision.FLOAT32, with_pooler=True)[1].name == "padded"
+    assert choose(random_model("Bert"), Precision.FLOAT32, with_pooler=True)[1].name == "padded"
 
 
 @pytest.mark.parametrize("harm", [noise, stuck_bit])
@@ -134,33 +134,33 @@ def test_a_device_that_computes_wrongly_is_refused(
 ) -> None:
     break_device(monkeypatch, harm)
     with pytest.raises(ReplicaError, match=rf"^cpu, .*golden texts in {precision.value} have cosines of .*computes wrongly"):
-        settle(random_model("Bert"), precision)
+        choose(random_model("Bert"), precision)
 
 
 def test_one_flipped_weight_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that changed behind the check of the structure."""
-    whole = Proof._build
+    whole = SelfCheck._build
 
-    def built(self: Proof, way: Any, precision: Precision) -> Any:
+    def built(self: SelfCheck, way: Any, precision: Precision) -> Any:
         forward = whole(self, way, precision)
         weight = forward._model.layers[1].mlp.Wo.weight  # type: ignore[union-attr]
         weight.data[3, 5] = weight.data[3, 5] * 2**8  # one bit of the exponent
         return forward
 
-    assert settle(random_model("ModernBert"), Precision.FLOAT32)[1].name == "packed"
-    monkeypatch.setattr(Proof, "_build", built)
+    assert choose(random_model("ModernBert"), Precision.FLOAT32)[1].name == "packed"
+    monkeypatch.setattr(SelfCheck, "_build", built)
     with pytest.raises(ReplicaError, match=r"^cpu, packed: golden texts in float32"):
-        settle(random_model("ModernBert"), Precision.FLOAT32)
+        choose(random_model("ModernBert"), Precision.FLOAT32)
 
 
 def test_auto_takes_the_next_precision_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(self_check, "_multiplies_bfloat16", lambda: True)
-    assert settle(random_model("Bert"), Precision.AUTO)[0] is Precision.BFLOAT16
+    assert choose(random_model("Bert"), Precision.AUTO)[0] is Precision.BFLOAT16
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
     break_device(monkeypatch, noise, (Precision.BFLOAT16,))
-    precision, forward = settle(random_model("Bert"), Precision.AUTO)
+    precision, forward = choose(random_model("Bert"), Precision.AUTO)
     assert (precision, forward.name) == (Precision.FLOAT32, "fused float32")
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
@@ -172,19 +172,19 @@ def test_auto_refuses_where_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(self_check, "_multiplies_bfloat16", lambda: True)
     break_device(monkeypatch, noise)
     with pytest.raises(ReplicaError, match=r"golden texts in bfloat16 .*; cpu, fused float32: golden texts in float32"):
-        settle(random_model("Bert"), Precision.AUTO)
+        choose(random_model("Bert"), Precision.AUTO)
 
 
 def test_overflow_in_float16_falls_to_bfloat16(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """What a GPU would try, here: inside the feed-forward network numbers go beyond 65504, and come back."""
     as_on_cuda = (Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT32)
     monkeypatch.setattr(self_check, "candidates", lambda *_, **__: as_on_cuda)
-    assert settle(random_model("Bert"), Precision.AUTO)[0] is Precision.FLOAT16
+    assert choose(random_model("Bert"), Precision.AUTO)[0] is Precision.FLOAT16
     model = random_model("Bert")
     with torch.no_grad():
         model.encoder.layer[1].intermediate.dense.weight *= 2.0**18
         model.encoder.layer[1].output.dense.weight *= 2.0**-18
-    precision, forward = settle(model, Precision.AUTO)
+    precision, forward = choose(model, Precision.AUTO)
     assert (precision, forward.name) == (Precision.BFLOAT16, "fused bfloat16")
     assert "gave no finite vector in float16; working in bfloat16" in caplog.text
 

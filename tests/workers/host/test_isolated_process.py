@@ -1,4 +1,4 @@
-"""Calls in a process aside: answers, errors, deaths, hangs; and that nothing is left behind."""
+"""Calls in an isolated process: answers, errors, deaths, hangs; and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from workers.host import isolated_process
-from workers.host.isolated_process import Aside, ProcessEnded
+from workers.host.isolated_process import IsolatedProcess, ProcessEnded
 
 
 def test_answers_and_errors_come_back() -> None:
-    with Aside() as beside:
+    with IsolatedProcess() as beside:
         assert beside.call(divmod, 17, 5) == (3, 2)
         with pytest.raises(ZeroDivisionError):
             beside.call(divmod, 1, 0)
@@ -34,14 +34,14 @@ def test_what_is_not_known_there_is_an_error_and_blames_nobody(monkeypatch: pyte
     only_here = types.ModuleType("only_here")
     exec("def call(): pass", only_here.__dict__)
     monkeypatch.setitem(sys.modules, "only_here", only_here)
-    with Aside() as beside:
+    with IsolatedProcess() as beside:
         with pytest.raises(ModuleNotFoundError):
             beside.call(only_here.call)
         assert beside.call(len, "abc") == 3
 
 
 def test_a_call_that_ends_its_process_says_how_and_harms_no_other(tmp_path: Path) -> None:
-    with Aside() as beside:
+    with IsolatedProcess() as beside:
         before = beside.call(os.getpid)
         with pytest.raises(ProcessEnded, match="ended the process by SIGABRT"):
             beside.call(os.abort)
@@ -55,7 +55,7 @@ def test_a_call_that_ends_its_process_says_how_and_harms_no_other(tmp_path: Path
 
 
 def test_a_call_that_does_not_come_back() -> None:
-    with Aside(patience=1.0) as beside:
+    with IsolatedProcess(patience=1.0) as beside:
         beside.call(len, "")
         began = time.monotonic()
         with pytest.raises(ProcessEnded, match="did not end within 1 s"):
@@ -65,7 +65,7 @@ def test_a_call_that_does_not_come_back() -> None:
 
 
 def test_many_threads_share_it() -> None:
-    with Aside() as beside, ThreadPoolExecutor(16) as pool:
+    with IsolatedProcess() as beside, ThreadPoolExecutor(16) as pool:
         assert list(pool.map(lambda number: beside.call(divmod, number, 7), range(200))) == [
             divmod(number, 7) for number in range(200)
         ]
@@ -73,8 +73,8 @@ def test_many_threads_share_it() -> None:
 
 def test_it_ends_with_its_owner_even_a_killed_one(tmp_path: Path) -> None:
     code = (
-        "import os, time; from workers.host.isolated_process import Aside; aside = Aside(); "
-        "print(aside.call(os.getpid), flush=True); time.sleep(600)"
+        "import os, time; from workers.host.isolated_process import IsolatedProcess; isolated = IsolatedProcess(); "
+        "print(isolated.call(os.getpid), flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     with owner:
@@ -91,7 +91,7 @@ def test_it_ends_with_its_owner_even_a_killed_one(tmp_path: Path) -> None:
 
 
 def test_interrupts_are_the_owners_business() -> None:
-    with Aside() as beside:
+    with IsolatedProcess() as beside:
         pid = beside.call(os.getpid)
         os.kill(pid, signal.SIGINT)
         time.sleep(0.2)
@@ -100,5 +100,5 @@ def test_interrupts_are_the_owners_business() -> None:
 
 def test_a_process_that_cannot_be_started_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated_process, "_START", "raise SystemExit(3)  # {path} {socket}")
-    with Aside() as broken, pytest.raises(RuntimeError, match="could not be started"):
+    with IsolatedProcess() as broken, pytest.raises(RuntimeError, match="could not be started"):
         broken.call(len, "abc")

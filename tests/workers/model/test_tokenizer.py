@@ -258,9 +258,9 @@ def test_no_torch(minilm: Path) -> None:
     code = (
         "import sys; "
         "from workers.config import ModelConfig; from workers.model.files import resolve_model; "
-        "from workers.model.recipe import read_layout; from workers.model.tokenizer import TextTokenizer; "
+        "from workers.model.recipe import read_recipe; from workers.model.tokenizer import TextTokenizer; "
         f"config = ModelConfig(name={str(minilm)!r}); files = resolve_model(config); "
-        "TextTokenizer(files.folder, read_layout(files, config)).tokenize(['x']); "
+        "TextTokenizer(files.folder, read_recipe(files, config)).tokenize(['x']); "
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -18,7 +18,7 @@ from workers.engine.encoder import Encoder
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.tokenizer import TextTokenizer
 from workers.replica import golden_reference
-from workers.replica.golden_reference import ReferenceFile, await_reference, computed_beside, kept_at
+from workers.replica.golden_reference import GoldenReferenceFile, await_golden_reference, cache_path, golden_reference_file
 
 
 @pytest.fixture(autouse=True)
@@ -30,23 +30,25 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_same_as_computed_here_and_kept(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, recipe = layout(minilm)
     expected = Encoder.golden_reference(files, recipe, TextTokenizer(files.folder, recipe).tokenize(GOLDEN_TEXTS))
-    with computed_beside(ModelConfig(name=str(minilm)), files, recipe) as file:
+    with golden_reference_file(ModelConfig(name=str(minilm)), files, recipe) as file:
         assert file.pid != psutil.Process().pid
-        found = await_reference(file, files.weights_digest)
-        assert await_reference(file, "another model") is None
+        found = await_golden_reference(file, files.weights_digest)
+        assert await_golden_reference(file, "another model") is None
     assert found is not None
     assert found.shape == expected.shape == (len(GOLDEN_TEXTS), 384)
     assert np.abs(found - expected).max() <= 1e-6
     assert not Path(file.path).exists()
-    with computed_beside(ModelConfig(name=str(minilm)), files, recipe) as file:
-        assert (Path(file.path), file.pid) == (kept_at(files, recipe), psutil.Process().pid), "no process is started for it"
-        again = await_reference(file, files.weights_digest)
+    with golden_reference_file(ModelConfig(name=str(minilm)), files, recipe) as file:
+        assert (Path(file.path), file.pid) == (cache_path(files, recipe), psutil.Process().pid), (
+            "no process is started for it"
+        )
+        again = await_golden_reference(file, files.weights_digest)
     assert again is not None
     assert np.array_equal(again, found)
-    assert kept_at(files, dataclasses.replace(recipe, prompt="query: ")) != kept_at(files, recipe)
-    known = kept_at(files, recipe)
+    assert cache_path(files, dataclasses.replace(recipe, prompt="query: ")) != cache_path(files, recipe)
+    known = cache_path(files, recipe)
     monkeypatch.setattr(golden_reference, "GOLDEN_TEXTS", (*GOLDEN_TEXTS, "another"))
-    assert kept_at(files, recipe) != known
+    assert cache_path(files, recipe) != known
 
 
 def test_a_file_that_lies_costs_seconds_and_nothing_else(minilm: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -62,22 +64,22 @@ def test_a_home_that_cannot_be_written(minilm: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     files, recipe = layout(minilm)
-    with computed_beside(ModelConfig(name=str(minilm)), files, recipe) as file:
-        assert await_reference(file, files.weights_digest) is not None
+    with golden_reference_file(ModelConfig(name=str(minilm)), files, recipe) as file:
+        assert await_golden_reference(file, files.weights_digest) is not None
 
 
 def test_a_process_that_fails_is_noticed_at_once(minilm: Path, own_cache: Path) -> None:
     files, recipe = layout(minilm)
-    with computed_beside(ModelConfig(name="/no/such/model"), files, recipe) as file:
+    with golden_reference_file(ModelConfig(name="/no/such/model"), files, recipe) as file:
         began = time.monotonic()
-        assert await_reference(file, files.weights_digest) is None
+        assert await_golden_reference(file, files.weights_digest) is None
         assert time.monotonic() - began < golden_reference.PATIENCE_SECONDS / 2
     assert not psutil.pid_exists(file.pid)
     assert not own_cache.exists()
 
 
 def test_a_process_that_ends_between_two_looks_has_left_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = ReferenceFile(str(tmp_path / "golden.npy"), 1, "weights")
+    file = GoldenReferenceFile(str(tmp_path / "golden.npy"), 1, "weights")
     vectors = np.ones((2, 3), np.float32)
 
     def writes_and_ends(pid: int) -> bool:
@@ -85,7 +87,7 @@ def test_a_process_that_ends_between_two_looks_has_left_its_file(tmp_path: Path,
         return False
 
     monkeypatch.setattr(golden_reference, "_alive", writes_and_ends)
-    found = await_reference(file, "weights")
+    found = await_golden_reference(file, "weights")
     assert found is not None
     assert np.array_equal(found, vectors)
 
@@ -93,16 +95,19 @@ def test_a_process_that_ends_between_two_looks_has_left_its_file(tmp_path: Path,
 def test_a_process_of_another_machine_is_not_waited_for(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert await_reference(ReferenceFile(str(tmp_path / "golden.npy"), gone.pid, "digest"), "digest") is None
+    assert await_golden_reference(GoldenReferenceFile(str(tmp_path / "golden.npy"), gone.pid, "digest"), "digest") is None
 
 
 def test_patience_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(golden_reference, "PATIENCE_SECONDS", 0.1)
-    assert await_reference(ReferenceFile(str(tmp_path / "golden.npy"), psutil.Process().pid, "digest"), "digest") is None
-    assert await_reference(None, "digest") is None
+    assert (
+        await_golden_reference(GoldenReferenceFile(str(tmp_path / "golden.npy"), psutil.Process().pid, "digest"), "digest")
+        is None
+    )
+    assert await_golden_reference(None, "digest") is None
 
 
 def test_the_process_ends_with_the_block(minilm: Path) -> None:
-    with computed_beside(ModelConfig(name="/no/such/model"), *layout(minilm)) as file:
+    with golden_reference_file(ModelConfig(name="/no/such/model"), *layout(minilm)) as file:
         assert psutil.pid_exists(file.pid)
     assert not psutil.pid_exists(file.pid)

@@ -99,6 +99,7 @@ def test_the_reader_is_held_back_by_the_queues() -> None:
     line.close()
 
 
+@pytest.mark.alone
 def test_stages_overlap_and_the_next_job_is_read_meanwhile() -> None:
     def slow(item: Any) -> Any:
         time.sleep(0.02)

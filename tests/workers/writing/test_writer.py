@@ -262,7 +262,7 @@ def test_temporaries_go_on_success_abandon_and_failure(store: Store, spool: Path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("workers.writing.writer.write_part", full)
-    with pytest.raises(TransientError, match=r"spool folder .*No space left on device; free space"):
+    with pytest.raises(TransientError, match=r"spill folder .*No space left on device; free space"):
         write(store, shape, [rows(shape, 5)], spool, shard=8)
     assert list(spool.iterdir()) == []
     assert not any("0000008" in path for path in store.list(""))
