@@ -1,10 +1,10 @@
-"""`make demo`: a real corpus, embedded on this machine, searched. `python -m jobs.demo [--folder demo]`.
+"""`make demo`: embeds and searches a small real corpus on this machine. `python -m jobs.demo [--folder demo]`.
 
 1. gather   docstrings of the standard library and of installed packages -> FOLDER/corpus/*.jsonl.gz
 2. embed    `reembed embed FOLDER/demo.yaml`: the packaged MiniLM on a local Ray
 3. search   three questions against the published snapshot
 
-Everything is written under FOLDER; the commands are those a user would type, run as processes of their own.
+Everything is written under FOLDER. The commands are those of the command line, each run as a process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: that of the first command that failed, or 0."""
     parser = argparse.ArgumentParser(prog="python -m jobs.demo", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("demo"), help="everything is written here (default: demo)")
-    parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"at most so many (default: {DOCUMENTS})")
+    parser.add_argument("--documents", type=int, default=DOCUMENTS, help=f"at most this many (default: {DOCUMENTS})")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     folder: Path = options.folder.resolve()

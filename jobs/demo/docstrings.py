@@ -1,11 +1,11 @@
-"""A real corpus that needs no download: docstrings of Python's standard library and of the installed packages.
+"""The demo's corpus: docstrings of the standard library and of the installed packages. No download is needed.
 
     gather  ->  documents: the standard library, then packages about vectors and models, then the rest, evenly
     write   ->  JSONL.gz objects with the columns id, text, package, kind, summary
 
-Modules, classes and functions with a public name; methods are left out, there are too many that say little. Source files are
-parsed, never imported. What is nearest to a package's surface comes first; the same installation always gives the same
-corpus. This file knows nothing of models or runs.
+It holds modules, classes and functions with a public name. Methods are left out: most of their docstrings are trivial.
+Source files are parsed, never imported. A package's top-level modules come first. The same installation always gives the
+same corpus. Knows nothing of models or runs.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-MIN_CHARACTERS = 40  # shorter ones ("Return x.") say nothing to search for
+MIN_CHARACTERS = 40  # shorter docstrings ("Return x.") have nothing to search for
 MAX_CHARACTERS = 400  # the opening of a docstring says what it is about; examples and parameter lists follow it
-MOST_PER_PACKAGE = 150  # parsing stops there: large packages hold tens of thousands
+MOST_PER_PACKAGE = 150  # parsing stops there: large packages have tens of thousands
 RELATED = {"fsspec", "numpy", "pyarrow", "ray", "scipy", "sentence_transformers", "sklearn", "tokenizers", "torch",
            "transformers"}  # fmt: skip
 _SKIPPED = {"test", "tests", "testing", "idlelib", "lib2to3", "turtledemo", "pydoc_data", "encodings", "ensurepip",
@@ -45,7 +45,7 @@ class Docstring:
 
 
 def gather(limit: int) -> list[Docstring]:
-    """At most `limit` docstrings, no text and no id twice, ordered by id."""
+    """At most `limit` docstrings, ordered by id; every text and every id is unique."""
     paths = sysconfig.get_paths()
     stdlib = _roots(Path(paths["stdlib"]))
     installed = sorted({root for name in ("purelib", "platlib") for root in _roots(Path(paths[name]))})
@@ -56,13 +56,15 @@ def gather(limit: int) -> list[Docstring]:
 
 
 def write(documents: Sequence[Docstring], folder: Path, objects: int) -> int:
-    """Deal the documents out over `objects` files. A file that would not change is left alone. Returns the bytes on disk."""
+    """Distribute the documents over `objects` files. An unchanged file is not rewritten. Returns the bytes on disk."""
     folder.mkdir(parents=True, exist_ok=True)
     size = 0
     for number in range(objects):
         lines = (json.dumps(asdict(document), ensure_ascii=False) + "\n" for document in documents[number::objects])
         buffer = io.BytesIO()
-        with gzip.GzipFile("", "wb", fileobj=buffer, mtime=0) as stream:  # no name and no time inside: same text, same bytes
+        with gzip.GzipFile(
+            "", "wb", fileobj=buffer, mtime=0
+        ) as stream:  # no name and no time in the header: same text, same bytes
             stream.write("".join(lines).encode())
         path = folder / f"docstrings-{number}.jsonl.gz"
         if not path.exists() or path.read_bytes() != buffer.getvalue():
@@ -72,9 +74,9 @@ def write(documents: Sequence[Docstring], folder: Path, objects: int) -> int:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Packages and single-file modules of a folder, the public ones."""
-    found = [path for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
-    return sorted(path for path in found if not path.name.startswith("_") and path.stem not in _SKIPPED)
+    """The public packages and single-file modules of a folder."""
+    modules = [path for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()]
+    return sorted(path for path in modules if not path.name.startswith("_") and path.stem not in _SKIPPED)
 
 
 def _offer(root: Path) -> Iterator[Docstring]:
@@ -82,14 +84,14 @@ def _offer(root: Path) -> Iterator[Docstring]:
 
 
 def _docstrings(root: Path) -> Iterator[Docstring]:
-    """The public docstrings of one package, modules nearest to the surface first."""
+    """The public docstrings of one package, top-level modules first."""
     for path in _sources(root):
         dotted = ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SyntaxWarning)  # other people's escape sequences
+                warnings.simplefilter("ignore", SyntaxWarning)  # invalid escape sequences in their sources
                 tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # sources for another Python, templates
+        except (SyntaxError, ValueError):  # sources for another Python version, or templates
             continue
         yield from _documented(tree, dotted, root.stem, "module")
 
@@ -124,7 +126,7 @@ def _opening(text: str) -> str:
 
 
 def _round_robin(offers: Sequence[Iterator[Docstring]]) -> Iterator[Docstring]:
-    """One from each in turn, until all are exhausted."""
+    """One document from each in turn, until all are exhausted."""
     waiting = list(offers)
     while waiting:
         for offer in tuple(waiting):
@@ -136,7 +138,7 @@ def _round_robin(offers: Sequence[Iterator[Docstring]]) -> Iterator[Docstring]:
 
 
 def _distinct(documents: Iterator[Docstring]) -> Iterator[Docstring]:
-    """Neither a text nor an id twice (re-exports, overloads, conditional definitions)."""
+    """Skip repeated texts and ids (re-exports, overloads, conditional definitions)."""
     seen: set[str] = set()
     for document in documents:
         keys = {f"id {document.id}", f"text {document.text}"}

@@ -1,0 +1,1 @@
+"""`make demo`: embeds and searches a small real corpus on this machine."""
