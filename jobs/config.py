@@ -1,4 +1,7 @@
-"""RunConfig: one strict YAML file plus key=value overrides, composed of the workers' sections and the driver's own."""
+"""RunConfig: the configuration of a run, from one strict YAML file and key=value overrides.
+
+It is composed of the sections of workers/config.py and the driver's own.
+"""
 
 from __future__ import annotations
 
@@ -14,92 +17,92 @@ from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputCon
 from workers.errors import UsageError
 from workers.storage.uris import hide_users
 
-MOST_CLAUSES = 20  # of what is wrong, in one message
-MAX_VALUES = 20_000  # names and values in it: a list of that many URIs is still read within a second
+MOST_CLAUSES = 20  # errors listed in one message
+MAX_VALUES = 20_000  # names and values in a file: a list of that many URIs is still read within a second
 MAX_DIGITS = 100
-MAX_CONFIG_BYTES = 1 << 20  # a configuration is a page of text; anything larger is a mistake or an attack
+MAX_CONFIG_BYTES = 1 << 20  # a configuration is about a page of text; a larger file is a mistake or an attack
 
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class ClusterConfig(Section):
-    """What to run on."""
+    """The cluster to run on."""
 
     address: str = "auto"
-    """auto: this process's cluster (RAY_ADDRESS, one started here), else a local Ray | local | ray://host | host:port."""
+    """auto (the cluster of RAY_ADDRESS or of this machine, else a local Ray) | local | ray://host | host:port."""
     replicas: Count | Auto = "auto"
-    """Model replicas. auto: as many as the cluster's GPUs (or CPUs) can hold, re-read as the cluster grows."""
+    """Model replicas. auto: as many as fit on the cluster's GPUs (or CPUs), updated as the cluster grows."""
     gpus_per_replica: Annotated[float, Field(ge=0)] | Auto = "auto"
-    """1, a fraction, or 0 for CPU. auto: 1 where the cluster has GPUs, else 0."""
+    """1, a fraction, or 0 for CPU. auto: 1 if the cluster has GPUs, else 0."""
     cpus_per_replica: Count | Auto = "auto"
     """Cores (torch threads) of one replica. auto: an even share, at most 4."""
     replica_ready_seconds: float = Field(900.0, gt=0)
-    """A replica that has not loaded its model by then is given up."""
+    """Seconds in which a replica must load its model; after them it is replaced."""
 
 
 def _off(value: object) -> object:
-    """To YAML a bare `off` is false."""
+    """YAML reads a bare `off` as false."""
     return "off" if value is False else value
 
 
 class RunSection(Section):
-    """How the work is cut and how much failure is tolerated."""
+    """Shard size, retry limits and timeouts."""
 
     shard_bytes: ByteCount = Field(64 << 20, ge=1024)
-    """Most source text of one shard. A small corpus is cut finer, so that every replica gets work."""
+    """Upper bound on the source text of one shard. A small corpus gets smaller shards, so that every replica has work."""
     max_attempts: int = Field(3, ge=1, le=100)
-    """Attempts charged to a shard before it is quarantined; preemptions are not charged."""
+    """Failed attempts before a shard is quarantined; preemptions do not count."""
     max_quarantined_rows: int = Field(0, ge=-1)
-    """More than this and the run is not published (exit 3). -1: any number."""
+    """With more quarantined rows than this the run is not published (exit 3). -1: no limit."""
     shard_seconds: float = Field(7200.0, gt=0)
-    """A shard that takes longer is taken from its replica, which is replaced."""
+    """Seconds one shard may take; after them its replica is replaced, and the shard is retried."""
     stall_seconds: float = Field(1800.0, gt=0)
-    """No document embedded anywhere for this long aborts the run (exit 4)."""
+    """The run is aborted (exit 4) if no document was embedded anywhere for this many seconds."""
     reuse: Annotated[Literal["auto", "off"], BeforeValidator(_off)] = "auto"
-    """auto: what the published snapshot holds already is carried over; only texts that are new are embedded."""
+    """auto: vectors of the published snapshot are carried over, and only new texts are embedded. off: all are embedded."""
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Change = Annotated[float, Field(ge=0)]  # relative: a corpus may become several times as large
+Change = Annotated[float, Field(ge=0)]  # relative; it may exceed 1: a corpus may become several times as large
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 
 
 class GateConfig(Section):
-    """What must hold before a finished run is published; else exit 3, and the snapshot that readers see stays.
+    """Limits that a finished run must meet to be published. If it does not: exit 3, and readers keep the last snapshot.
 
-    None of these changes what is embedded: the same command with other limits judges the same run again. docs/gate.md.
+    None of them changes what is embedded: the same command with other limits checks the same run again. See docs/gate.md.
     """
 
     allow_model_change: bool = False
-    """Publish although the model, or how it is used (pooling, prompt, precision, ...), is not the last snapshot's."""
+    """Publish although the model, or its use (pooling, prompt, precision, ...), differs from the last snapshot's."""
     max_row_change: Change = 0.3
-    """Documents more or fewer than in the last snapshot, as a share of those. 1: up to twice as many, or none left."""
+    """Largest change in the number of documents, as a share of the last snapshot's. 1: up to twice as many, or none left."""
     max_truncated: Share = 0.95
-    """Share of documents that lost tokens."""
+    """Largest share of documents that were truncated."""
     max_truncated_increase: Share = 0.1
-    """By how much that share may exceed the last snapshot's. 1: by any amount."""
+    """Largest increase of that share over the last snapshot's. 1: no limit."""
     max_empty: Share = 0.5
-    """Share of rows whose text is empty or white space; for runs that may be published with quarantined rows."""
+    """Largest share of rows with empty or blank text. Matters only if quarantined rows are allowed."""
     min_golden_cosine: Cosine = 0.998
-    """Of each golden text, between each replica's vector after its work and the one kept with the last snapshot."""
+    """Least cosine of each golden text: each replica's vector after its work against the last snapshot's."""
     min_sample_cosine: Cosine = 0.998
-    """Of each sampled unchanged text, embedded again, to its vector in the last snapshot."""
+    """Least cosine of each sampled unchanged text, embedded again, to its vector in the last snapshot."""
     max_norm_change: Change = 0.05
-    """Of the mean length of vectors, against the last snapshot's (where vectors are normalised: against 1), as a share."""
+    """Largest relative change of the mean vector norm, against the last snapshot's (normalised vectors: against 1)."""
     min_mean_cosine: Cosine = 0.9
-    """Between the mean vectors of up to 4,096 vectors of each snapshot."""
+    """Least cosine between the mean vectors of this and the last snapshot, each over up to 4,096 vectors."""
 
 
 class CostConfig(Section):
-    """For `plan` and the summary."""
+    """Prices for `plan` and the summary."""
 
     gpu_hour_usd: float | None = Field(None, ge=0)
-    """Price of one replica-hour."""
+    """Price of one replica-hour, in USD."""
 
 
 class RunConfig(Section):
-    """Everything `reembed embed` needs to know."""
+    """The whole configuration of `reembed embed`."""
 
     corpus: CorpusConfig
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
@@ -110,11 +113,11 @@ class RunConfig(Section):
     cost: CostConfig = Field(default_factory=lambda: CostConfig())
 
 
-_TYPES = ("bool", "int", "float", "str")  # how pydantic names the branches of a setting that takes several types
+_TYPES = ("bool", "int", "float", "str")  # pydantic's names for the branches of a union type
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (no bombs), without duplicate keys (no silent last-one-wins), and of a bounded size."""
+    """Safe YAML of bounded size, without aliases (no exponential expansion) and without duplicate keys."""
 
     values = 0
 
@@ -128,7 +131,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        if len(node.value) > MAX_DIGITS:  # 59:59:… is a number to YAML, and takes quadratic time
+        if len(node.value) > MAX_DIGITS:  # YAML reads 59:59:… as a number, in quadratic time
             raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
         return super().construct_yaml_int(node)
 
@@ -149,7 +152,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Read a YAML file, apply `dotted.key=value` overrides (values are YAML), validate.
 
     Raises:
-        UsageError: one line that names the file, the setting and the mend.
+        UsageError: one line that names the file, the setting and the remedy.
     """
     raw = _read(Path(path))
     for override in overrides:
@@ -182,14 +185,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _parse(data: bytes | str, origin: str) -> Any:
-    """YAML to values. Errors give the place, never the text there: it may be a secret."""
+    """YAML to values. Errors give the position, never the text, which may be a secret."""
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader, made stricter
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = f"{error.problem or error.context}" + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # 2026-02-31 and keys that are lists, too
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # also 2026-02-31 and keys that are lists
         reason = " ".join(str(error).split())
     raise UsageError(f"{origin}: not valid YAML: {reason[:300]}; correct it there, or quote the value")
 
@@ -211,7 +214,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _explain(errors: Iterable[Any]) -> list[str]:
-    """One clause a setting; what its several types say of one value is put together."""
+    """One clause for each setting; the messages of a union type's branches are joined."""
     clauses: list[str] = []
     wrong: dict[str, tuple[list[str], str]] = {}
     for error in errors:
@@ -247,15 +250,15 @@ def _fields_at(path: list[str]) -> list[str]:
 
 
 def _shorten(value: object) -> str:
-    """What was given, where that tells no secret: a section may hold storage_options, a URI a password."""
+    """The given value, without secrets: sections (which may hold storage_options) are left out, passwords in URIs masked."""
     if isinstance(value, Mapping | list):
         return f"a {'section' if isinstance(value, Mapping) else 'list'}"
-    if isinstance(value, int) and value.bit_length() > 200:  # too long for Python to write as text, or for us to read
+    if isinstance(value, int) and value.bit_length() > 200:  # Python refuses to print longer ones
         return "a huge number"
     return _cut(hide_users(repr(value)), 60)
 
 
 def _cut(text: str, most: int) -> str:
-    """On one line, and not longer than that: names in a file may be anything."""
+    """The text on one line, at most `most` characters long: names in a file are untrusted."""
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 3] + "..."

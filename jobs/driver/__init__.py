@@ -1,1 +1,1 @@
-"""What every driver process has: the lock on its output, signals, and checks before anything starts."""
+"""The driver process: the lock on its output, signal handling, and checks before anything is started."""

@@ -1,6 +1,6 @@
-"""The objects behind the driver's lock: one small JSON a generation, `runs/lock/00000007.json`.
+"""The claims behind the driver's lock: one small JSON object for each generation, `runs/lock/00000007.json`.
 
-The highest generation is the holder's. This file reads, writes and lists them; lock.py decides.
+The claim of the highest generation belongs to the lock's holder. This file reads, writes and lists claims; lock.py decides.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LockState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one driver says of itself. `since` is its wall clock, for humans only; `beat` grows while it lives."""
+    """One driver's claim to the lock. `since` is its wall clock, for people only; `beat` grows while the driver runs."""
 
     token: str
     holder: Identity
@@ -43,7 +43,7 @@ class Claims:
         self._store = store
 
     def generations(self) -> list[int]:
-        """All that are stored, unordered."""
+        """The stored generations, unordered."""
         names = (path.rpartition("/")[2].removesuffix(".json") for path in self._store.list(LOCK))
         return [int(name) for name in names if name.isdecimal()]
 

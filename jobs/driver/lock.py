@@ -1,18 +1,18 @@
-"""Keeps a second driver out of one OUTPUT, and lets a resumed one in.
+"""The driver lock: at most one driver writes to an OUTPUT, and a resumed driver can take over from a dead one.
 
-1. acquire    looks at the highest generation n: released, or its process dead -> take n + 1. Alive on this machine ->
-              LockHeld at once. Elsewhere -> watch its `beat` on our own monotonic clock: it moves -> LockHeld; it stands
-              still for `takeover_seconds` -> take n + 1
-2. take       put_if_absent of generation n + 1: of racing drivers exactly one succeeds. Nothing is deleted to make room
-3. beat       a thread rewrites its own object every `beat_seconds` and looks for a higher generation: there is one, or
-              storage stays away for `give_up_seconds` -> `lost`, and the driver must stop
-4. guard      before every write: a driver that has not beaten for a while (frozen, cut off) looks at storage first
-5. release    marks the own object; the next driver gets in without waiting
+1. acquire    reads the highest generation n. Released, or its process dead -> take n + 1. Alive on this machine ->
+              LockHeld at once. On another machine -> watch its `beat` by our own monotonic clock: if it changes,
+              LockHeld; if it does not change for `takeover_seconds`, take n + 1
+2. take       put_if_absent of generation n + 1: exactly one of several racing drivers succeeds. Nothing is deleted first
+3. beat       a thread rewrites our claim every `beat_seconds` and checks for a higher generation. If there is one, or
+              storage does not answer for `give_up_seconds`, `lost` is set and the driver must stop
+4. guard      before every write: a driver whose last beat is old (frozen, or cut off) checks storage first
+5. release    marks our claim as released, so that the next driver need not wait
 
-A driver holds the lock as long as storage shows no higher generation, so a store that freezes for all costs nobody the
-lock. No ordering rests on the clocks of two machines. The generation is the fence: epochs are made of it. Where the store
-cannot create atomically (`store.atomic_create` is False, as claims.probe_atomic_create finds out), a taker settles and reads
-back whose token stands. Knows nothing of runs, shards or Ray.
+A driver holds the lock as long as storage shows no higher generation, so a store that freezes for everybody costs no driver
+its lock. No ordering depends on the clocks of two machines. The generation is the fencing token: epochs derive from it. If
+the store cannot create atomically (`store.atomic_create` is False, as workers/storage/atomicity.py finds out), a driver that
+has written its claim waits, and then reads back which driver's token is stored. Knows nothing of runs, shards or Ray.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from jobs.driver.process_identity import Identity, Life
 from workers.errors import LockHeld, ReembedError, RunAborted
 from workers.storage.store import Store
 
-BEAT_SECONDS = 3.0  # three of them fit into the 10 s in which a second driver must have its answer
-TAKEOVER_SECONDS = 20.0  # several beats: a slow request or a pause of the process does not cost the lock
-GIVE_UP_SECONDS = 180.0  # storage away for so long: a run that cannot write its receipts had better end
-SETTLE_SECONDS = 2.0  # longer than a put lasts, on stores that cannot create atomically
-_TRUST_SHARE = 0.8  # of the takeover time: for so long after a beat nobody can have taken over
+BEAT_SECONDS = 3.0  # three fit into the 10 s within which a second driver must be refused
+TAKEOVER_SECONDS = 20.0  # several beats: one slow request or a pause of the process does not lose the lock
+GIVE_UP_SECONDS = 180.0  # after so long without storage the run ends: it cannot write receipts
+READ_BACK_SECONDS = 2.0  # on stores that cannot create atomically: longer than a put takes
+_TRUST_SHARE = 0.8  # of the takeover time: within it, after a beat, no other driver can have taken over
 _POLL_SECONDS = 0.5
 _log = logging.getLogger("reembed")
 
 
 class DriverLock:
-    """The right to write below one output. `with DriverLock(store) as lock:` acquires and releases.
+    """The right to write to one output. `with DriverLock(store) as lock:` acquires and releases.
 
-    `lost` is set when another driver has taken over, or storage is gone: the run must stop.
+    `lost` is set when another driver has taken over or storage no longer answers; the run must then stop.
     """
 
     def __init__(
@@ -53,21 +53,21 @@ class DriverLock:
         beat_seconds: float = BEAT_SECONDS,
         takeover_seconds: float = TAKEOVER_SECONDS,
         give_up_seconds: float = GIVE_UP_SECONDS,
-        settle_seconds: float = SETTLE_SECONDS,
+        read_back_seconds: float = READ_BACK_SECONDS,
     ) -> None:
         self.lost = threading.Event()
         self._store = store
         self._claims = Claims(store)
         self._identity = identity or Identity.mine()
         self._beat_seconds, self._takeover_seconds = beat_seconds, takeover_seconds
-        self._give_up_seconds, self._settle_seconds = give_up_seconds, settle_seconds
+        self._give_up_seconds, self._read_back_seconds = give_up_seconds, read_back_seconds
         self._token = uuid.uuid4().hex
         self._since = datetime.now(UTC).isoformat(timespec="seconds")
         self._generation = 0
         self._beat = 0
         self._why = ""
-        self._trouble = ""  # what storage said last, while beats failed
-        self._presumed_dead: tuple[int, int] | None = None  # (generation, beat) that stood still for long enough
+        self._trouble = ""  # the last storage error, while beats fail
+        self._presumed_dead: tuple[int, int] | None = None  # (generation, beat) that did not change for `takeover_seconds`
         self._beaten = 0.0  # monotonic: when the last beat that reached storage began
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -81,46 +81,47 @@ class DriverLock:
         """Take the lock and start the heartbeat. Takes 0 to `takeover_seconds`.
 
         Raises:
-            LockHeld: another driver works here; names it. UsageError, TransientError: the store refused or did not answer.
+            LockHeld: another driver works on this output; names it.
+            UsageError, TransientError: the store refused or did not answer.
         """
         if self._threads:
             return
         while not self._take(self._await_free()):
-            pass  # another driver was quicker: look at what it is now
+            pass  # another driver was faster: read the generations again
         for name, run in (("lock-beat", self._beating), ("lock-watch", self._watching)):
             self._threads.append(threading.Thread(target=run, daemon=True, name=name))
             self._threads[-1].start()
         self._clean()
 
     def refuse_if_held(self) -> None:
-        """Look, take nothing, write nothing: for refusing early. Raises: as acquire()."""
+        """Check whether the lock is free, without writing: for refusing early. Raises: as acquire()."""
         self._await_free()
 
     def raise_if_lost(self) -> None:
-        """Costs nothing, for every turn of a loop. Raises: RunAborted when the lock is known to be lost."""
+        """Makes no request, so any loop can call it in every turn. Raises: RunAborted if the lock is known to be lost."""
         if self.lost.is_set():
             raise RunAborted(f"{self._store.uri}: this driver no longer holds the output's lock: {self._why}")
 
     def guard(self) -> None:
-        """Before a write; looks at storage only when this driver has not beaten for a while.
+        """Call before a write. Reads storage only if this driver's last beat is old.
 
         Raises:
-            RunAborted: the lock is lost or not held. TransientError: it cannot be told, storage does not answer.
+            RunAborted: the lock is lost or not held. TransientError: storage does not answer, so it is not known.
         """
         if not self._threads or self._stop.is_set():
             raise RunAborted(f"{self._store.uri}: this driver does not hold the output's lock")
         if not self.lost.is_set() and time.monotonic() - self._beaten > self._takeover_seconds * _TRUST_SHARE:
-            self._look()
+            self._is_highest()
         self.raise_if_lost()
 
     def check(self) -> None:
-        """As guard(), but always looks at storage: before steps that cannot be taken back."""
+        """As guard(), but always reads storage: for steps that cannot be undone."""
         self.guard()
-        self._look()
+        self._is_highest()
         self.raise_if_lost()
 
     def release(self) -> None:
-        """Let the next driver in at once. Idempotent; a store that does not answer is only logged: the lock runs out."""
+        """Let the next driver acquire at once. Idempotent. If storage does not answer, it warns and the lock expires."""
         if not self._threads or self._stop.is_set():
             return
         self._stop.set()
@@ -145,7 +146,7 @@ class DriverLock:
     def _await_free(self) -> int:
         """The generation that may be taken. Raises: LockHeld."""
         watched: tuple[int, int] | None = None
-        still, looked = 0.0, time.monotonic()
+        unchanged, looked = 0.0, time.monotonic()
         while True:
             highest = self._claims.highest()
             claim = self._claims.read(highest)
@@ -169,11 +170,11 @@ class DriverLock:
                 _log.warning(
                     "%s: looking for signs of life of %s, at most %.0f s", self._store.uri, claim, self._takeover_seconds
                 )
-            # a look that took long counts little: while storage hangs, the holder cannot beat either
-            still += min(time.monotonic() - looked, 2 * _POLL_SECONDS)
+            # a slow read counts as at most two polls: while storage hangs, the holder cannot beat either
+            unchanged += min(time.monotonic() - looked, 2 * _POLL_SECONDS)
             looked = time.monotonic()
-            if still >= self._takeover_seconds:
-                _log.warning("%s: taking over from %s: no sign of life for %.0f s", self._store.uri, claim, still)
+            if unchanged >= self._takeover_seconds:
+                _log.warning("%s: taking over from %s: no sign of life for %.0f s", self._store.uri, claim, unchanged)
                 self._presumed_dead = watched
                 return highest + 1
             time.sleep(min(_POLL_SECONDS, self._takeover_seconds / 10))
@@ -183,15 +184,15 @@ class DriverLock:
         if not self._claims.create(generation, self._claim(LockState.HELD)):
             return False
         if not self._store.atomic_create:
-            time.sleep(self._settle_seconds)
+            time.sleep(self._read_back_seconds)
             claim = self._claims.read(generation)
             if claim is None or claim.token != self._token:
                 return False
-        # One frozen between its look and its put may have created a generation that was used and deleted meanwhile
+        # A driver frozen between its read and its put may have created a generation that was used and deleted meanwhile
         return self._claims.highest() == generation
 
     def _clean(self) -> None:
-        """The own generation and the one before stay: a fallen holder still reads by whom it was followed."""
+        """Delete the claims before the previous one. A driver that lost the lock can still read who took over."""
         self._claims.delete(old for old in self._claims.generations() if old < self._generation - 1)
 
     def _beating(self) -> None:
@@ -201,7 +202,7 @@ class DriverLock:
                 own = self._claims.read(self._generation)
                 if own is not None and own.token != self._token:
                     self._lose(f"taken by {own}")
-                if self._look() and not self._stop.is_set():
+                if self._is_highest() and not self._stop.is_set():
                     self._beat += 1
                     self._claims.replace(self._generation, self._claim(LockState.HELD))
                     self._beaten, self._trouble = began, ""
@@ -210,13 +211,13 @@ class DriverLock:
                 _log.warning("a heartbeat of the lock failed, trying again: %s", error)
 
     def _watching(self) -> None:
-        """Apart from the beat, which may hang inside a storage call."""
+        """A thread of its own, because the beat may hang inside a storage call."""
         while not self._stop.wait(min(1.0, self._beat_seconds / 3)) and not self.lost.is_set():
             if time.monotonic() - self._beaten > self._give_up_seconds:
                 self._lose(f"storage could not be reached for {self._give_up_seconds:.0f} s{self._trouble}")
 
-    def _look(self) -> bool:
-        """Whether this driver still is the highest generation."""
+    def _is_highest(self) -> bool:
+        """Whether this driver's generation is still the highest."""
         highest = self._claims.highest()
         if highest > self._generation:
             self._lose(f"taken over by {self._claims.read(highest) or f'generation {highest}'}")

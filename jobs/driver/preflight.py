@@ -1,10 +1,11 @@
-"""Before anything is started or written: do the places that a configuration names answer, and which setting is wrong if not?
+"""Preflight checks, before anything is started or written: the endpoints that a configuration names answer.
 
-    require_endpoint   one short request an S3 endpoint, so that a wrong one is said in seconds, not after the retries
-    require_output     the output's state can be listed
+    require_endpoint   one short request to an S3 endpoint, so that a wrong one is reported in seconds, not after all retries
+    require_output     the output's runs can be listed
     require_cluster    something listens at the cluster's address
 
-What answers here may still fail later; by then the run is begun, and the same command resumes it. Imports no Ray.
+Each error names the setting to correct. An endpoint that answers here may still fail later; the run has then begun, and the
+same command resumes it. Imports no Ray.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ CLUSTER_SECONDS = 10.0
 
 
 def require_endpoint(uri: str, options: Mapping[str, Any], setting: str) -> None:
-    """Look at the bucket of an S3 URI with short time-outs; other schemes pass unasked.
+    """Make one request for the bucket of an S3 URI with short timeouts; other schemes are not checked.
 
     Raises:
-        UsageError: nothing answers at the endpoint. Any answer, a refusal included, is left to the real request to explain.
+        UsageError: nothing answers at the endpoint. Any answer counts, even a refusal, which the first real request reports.
     """
     if not uri.startswith(("s3://", "s3a://")):
         return
@@ -44,10 +45,10 @@ def require_endpoint(uri: str, options: Mapping[str, Any], setting: str) -> None
 
 
 def require_output(config: OutputConfig, store: Store) -> None:
-    """Ask for the output's runs, as the first real request would, and name the setting if that is refused.
+    """List the output's runs, as the first real request does, and name the setting if that is refused.
 
     Raises:
-        UsageError: endpoint, credentials or bucket. TransientError: the store answered, and failed after that.
+        UsageError: wrong endpoint, credentials or bucket. TransientError: the store answered once, and failed later.
     """
     require_endpoint(config.uri, config.storage_options, "output.uri")
     try:
@@ -57,10 +58,10 @@ def require_output(config: OutputConfig, store: Store) -> None:
 
 
 def require_cluster(address: str) -> None:
-    """Connect to a Ray address by TCP and hang up. `auto`, `local` and schemes other than ray:// pass unasked.
+    """Open and close a TCP connection to a Ray address. `auto`, `local` and schemes other than ray:// are not checked.
 
     Raises:
-        UsageError: not an address, or nothing listens there.
+        UsageError: not an address, or nothing listens at it.
     """
     scheme, separator, rest = address.rpartition("://")
     if address in ("auto", "local") or (separator and scheme != "ray"):
@@ -78,11 +79,11 @@ def require_cluster(address: str) -> None:
 
 
 def starts_a_ray(address: str) -> bool:
-    """Whether a Ray of our own will be started at this address, as far as that can be told before."""
+    """Whether this address makes the driver start a local Ray, as far as that is known beforehand."""
     return address == "local" or (address == "auto" and not os.environ.get("RAY_ADDRESS"))
 
 
 def bucket_of(uri: str) -> str:
-    """The bucket alone: a hundred prefixes of one bucket are asked once."""
+    """The URI of the bucket alone, so that many prefixes of one bucket are checked once."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}" if separator else uri

@@ -1,8 +1,8 @@
-"""Who a driver is, and whether another one on this machine still lives.
+"""The identity of a driver process, and whether another driver on this machine is still running.
 
-A pid alone says nothing: it is reused, and it means another process in another container. A driver is therefore named by
-host, boot, pid namespace, pid and the process's start. On Linux the start is counted in ticks since boot, so that setting
-the clock never makes a living process look dead. Knows nothing of locks or storage.
+A pid does not identify a process: pids are reused, and each container has its own. An identity is therefore host, boot, pid
+namespace, pid and the start time of the process. On Linux the start is counted in ticks since boot, so that setting the
+clock never makes a running process look dead. Knows nothing of locks or storage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STATE, _START = 0, 19  # fields of /proc/<pid>/stat counted after the command n
 class Life(StrEnum):
     ALIVE = "alive"
     DEAD = "dead"
-    UNKNOWN = "unknown"  # another machine or container, or a process this user may not look at
+    UNKNOWN = "unknown"  # on another machine or in another container, or not visible to this user
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class Identity:
         )
 
     def beside(self, other: Identity) -> bool:
-        """Both see the same processes under the same pids."""
+        """Whether both are in the same pid namespace of the same boot."""
         return (self.host, self.boot, self.namespace) == (other.host, other.boot, other.namespace)
 
     def life_of(self, other: Identity) -> Life:
-        """Whether `other` still runs, as far as this process can tell without waiting."""
+        """Whether `other` is still running, as far as this process can see. Does not wait."""
         if not self.beside(other):
             return Life.UNKNOWN
         try:
@@ -69,7 +69,7 @@ class Identity:
 
 
 def _started(pid: int) -> str | None:
-    """When the process began; '' for one that has ended and waits to be collected; None when it cannot be seen."""
+    """The start time of the process; '' for a zombie; None if it is not visible."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return "" if fields[_STATE] in "ZX" else fields[_START]
@@ -83,14 +83,14 @@ def _started(pid: int) -> str | None:
 
 
 def _same_start(one: str, other: str) -> bool:
-    """Ticks are compared exactly; seconds since 1970, which follow the clock, with a tolerance."""
+    """Compare ticks exactly, and seconds since 1970, which change with the clock, with a tolerance."""
     return one == other or ("." in one and "." in other and abs(float(one) - float(other)) < 5)
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a container's user may have no name
         return str(os.getuid())
 
 

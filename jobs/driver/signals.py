@@ -1,4 +1,7 @@
-"""SIGTERM and SIGINT become a flag that the driver's loop looks at; `ray job stop` leaves three seconds before SIGKILL."""
+"""Signal handling: SIGTERM and SIGINT set a flag that the driver's loop checks.
+
+`ray job stop` sends SIGTERM, and SIGKILL three seconds later.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,16 @@ class Stopped(RunAborted):
 
 
 class StopFlag:
-    """Set by the first signal; a second one, or the end of the grace time, ends the process at once."""
+    """A flag set by the first signal. A second signal, or the end of the grace period, ends the process at once."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
     def install(self) -> None:
-        """Receive SIGTERM and SIGINT from here on. Once more after ray.init: its C++ side prints stack traces on SIGTERM."""
-        if threading.current_thread() is threading.main_thread():  # elsewhere we are a library: signals are the caller's
+        """Install the handlers. Call it again after ray.init, whose C++ code prints stack traces on SIGTERM."""
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # in another thread we are a library, and the caller owns the signals
             for number in SIGNALS:
                 signal.signal(number, self.handle)
 
@@ -52,24 +57,24 @@ class StopFlag:
 
 
 def _give_up(number: int) -> None:
-    """Storage or Ray did not let go in time. What is committed stays committed, the lock is found stale."""
+    """End the process: storage or Ray did not answer in time. Committed shards stay committed; the lock becomes stale."""
     print("reembed: stopped without tidying up: storage or Ray did not answer in time", file=sys.stderr, flush=True)
     os._exit(128 + number)
 
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Inside the block nobody takes SIGTERM or SIGINT from us: ray.init would, with no way to tell it not to.
+    """Keep our handlers of SIGTERM and SIGINT inside the block: ray.init would replace them; it has no option against that.
 
-    Its handler raises SystemExit wherever the main thread happens to be. Inside a destructor or a lock of `logging` that is
-    swallowed: the signal is lost, the lock stays taken, and the driver hangs for ever.
+    Ray's handler raises SystemExit at whatever line the main thread executes. Inside a destructor, or while `logging` holds
+    a lock, the exception is swallowed: the signal is lost, the lock stays held, and the driver hangs.
     """
     install = signal.signal
 
     def refuse(number: int, handler: Any) -> Any:
         return signal.getsignal(number) if number in SIGNALS else install(number, handler)
 
-    signal.signal = refuse  # type: ignore[assignment] # as Ray calls it
+    signal.signal = refuse  # type: ignore[assignment] # Ray calls signal.signal
     try:
         yield
     finally:
@@ -78,7 +83,7 @@ def handlers_kept() -> Iterator[None]:
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError inside the block once it has taken so long. Does nothing outside the main thread."""
+    """Raise TimeoutError inside the block after `seconds`. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -97,7 +102,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def stop_flag() -> Iterator[StopFlag]:
-    """Install the handlers, and put the old ones back at the end; not once stopped: nothing may interrupt the tidying up."""
+    """Install the handlers; restore the old ones at the end, unless stopped: then nothing may interrupt the shutdown."""
     flag = StopFlag()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     flag.install()

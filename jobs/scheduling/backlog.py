@@ -5,8 +5,8 @@ Flow: fresh shards, in manifest order      take() -> in flight
 An empty replica first takes a suspect (which must run alone). After suspects come retries, then fresh shards.
 
 A shard that never failed is only a position in the manifest. Shards in flight, or with earlier attempts, have a History.
-Every call is O(1), or O(log n) in the number of shards backing off.
-Does not know: the replicas' states, which failures are charged, commands. Time is the argument `now`, in seconds.
+Every call is O(1), or O(log n) in the number of shards backing off. Does not know: the replicas' states, which failures are
+charged, commands. Time is the argument `now`, in seconds.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from workers.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 BACKENDS = ["local", pytest.param("s3", marks=pytest.mark.s3)]
+pytestmark = pytest.mark.alone
 BEAT, TAKEOVER = 0.2, 1.6  # the real 3 s and 20 s, shortened
 
 _DRIVER = """
@@ -97,8 +98,8 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "out")
 
 
-def _quick(store: Store, identity: Identity | None = None, settle: float = 0.1) -> DriverLock:
-    return DriverLock(store, identity=identity, beat_seconds=BEAT, takeover_seconds=TAKEOVER, settle_seconds=settle)
+def _quick(store: Store, identity: Identity | None = None, read_back: float = 0.1) -> DriverLock:
+    return DriverLock(store, identity=identity, beat_seconds=BEAT, takeover_seconds=TAKEOVER, read_back_seconds=read_back)
 
 
 def _elsewhere(host: str = "elsewhere") -> Identity:
@@ -303,7 +304,7 @@ def test_a_lost_acknowledgement_of_the_create_is_success(tmp_path: Path, monkeyp
         assert lock.generation == 1
 
 
-def test_without_atomic_create_the_last_writer_settles_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_atomic_create_the_last_writer_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both find nothing and both write; after settling, the token that stands is the holder."""
     uri, both_looked = str(tmp_path), threading.Barrier(2)
 
@@ -320,7 +321,7 @@ def test_without_atomic_create_the_last_writer_settles_it(tmp_path: Path, monkey
     def drive(host: str) -> None:
         store = Simple(uri, {})
         store.atomic_create = False
-        lock = _quick(store, _elsewhere(host), settle=0.5)
+        lock = _quick(store, _elsewhere(host), read_back=0.5)
         try:
             lock.acquire()
             outcomes.append(lock)
