@@ -1,1 +1,1 @@
-"""The one door to bytes: objects, the output store, checked and patient reads."""
+"""Access to stored bytes: source objects, the output store, reads that are verified and retried."""

@@ -1,13 +1,13 @@
-"""Whole S3 objects whose bytes are known to be the ones that were stored.
+"""Whole S3 objects, fetched and verified against the MD5 in their ETag.
 
-    fetch: one GET -> bytes and what the store says of them -> MD5 compared with the ETag -> differs? fetch once more, and
-    two fetches that agree are believed, since damage on the way does not strike twice in the same place
+    one GET -> bytes, ETag -> MD5 compared with the ETag -> if they differ, one more GET
+    two GETs that return the same bytes are accepted: random damage in transit would not repeat
 
-An ETag is the MD5 of the bytes for what was put in one piece and is not encrypted with a key of its own; of other objects
-nothing can be told this way, and they are taken as they come. Everything that decides what a run does (manifest, receipts,
-lock, CURRENT.json) is small, put in one piece, and read here; so are source objects and parts up to WHOLE_BYTES. TLS guards
-the rest.
-Knows nothing of retries: callers go through `patiently`.
+An ETag is the MD5 of the bytes if the object was put in one piece and is not encrypted with a key of its own. Other objects
+cannot be verified this way and are accepted as they arrive. Everything that decides what a run does (manifest, receipts,
+lock, CURRENT.json) is small, put in one piece, and read here; so are source objects and parts up to WHOLE_BYTES. Larger
+objects are protected by TLS alone.
+This file does not retry: callers use client.patiently.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ import fsspec.asyn
 
 from workers.errors import TransientError
 
-WHOLE_BYTES = 8 << 20  # up to this size a source object is fetched by one request, which also saves the others
+WHOLE_BYTES = 8 << 20  # up to this size a source object is fetched whole, by one request instead of several
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """`etag` without quotes; `plain`: all of the object, not encrypted in a way that makes the ETag no MD5."""
+    """The answer to one GET.
+
+    `etag` has no quotes. `plain`: `data` is the whole object, and no encryption makes its ETag something other than an MD5.
+    """
 
     data: bytes
     etag: str
@@ -36,20 +39,22 @@ class Fetched:
 
     @property
     def intact(self) -> bool:
-        """False: the bytes are not what the ETag says, if it says anything."""
+        """False if the ETag is an MD5 and is not that of the bytes."""
         return not (self.plain and _MD5.fullmatch(self.etag)) or _md5(self.data) == self.etag
 
 
 def can_check(size: int, etag: str) -> bool:
-    """Whether an object of this size and ETag is fetched whole, and compared."""
+    """Whether an object of this size and ETag is to be fetched whole and verified."""
     return 0 < size <= WHOLE_BYTES and _MD5.fullmatch(etag) is not None
 
 
 def fetch_s3(fs: Any, path: str, span: tuple[int, int] | None = None) -> Fetched:
-    """One GET of an object, or of its bytes from `span[0]` to `span[1]`, which can be checked where they are all there are.
+    """One GET of an object, or of its bytes from `span[0]` (inclusive) to `span[1]` (exclusive).
+
+    A span can be verified only if it covers the whole object.
 
     Raises:
-        FileNotFoundError, and what s3fs and its clients raise.
+        FileNotFoundError: no such object. What else s3fs and its clients raise is not translated here.
     """
     bucket, key, version = fs.split_path(path)
     which = {"VersionId": version} if version else {}
@@ -61,19 +66,21 @@ def fetch_s3(fs: Any, path: str, span: tuple[int, int] | None = None) -> Fetched
         async with answer["Body"] as body:
             data = await body.read()
         encrypted = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or "SSECustomerAlgorithm" in answer
-        _, _, size = str(answer.get("ContentRange", "")).partition("/")  # of all of it; absent where all was asked for
+        _, _, size = str(answer.get("ContentRange", "")).partition(
+            "/"
+        )  # the object's size; absent if the whole object was asked for
         part = size != "" and size != str(len(data))
         return Fetched(data, str(answer.get("ETag", "")).strip('"'), plain=not encrypted and not part)
 
-    found: Fetched = fsspec.asyn.sync(fs.loop, get)
-    return found
+    fetched: Fetched = fsspec.asyn.sync(fs.loop, get)
+    return fetched
 
 
 def checked(fetch: Callable[[], Fetched], uri: str) -> Fetched:
-    """What `fetch` returns, once it is known to be intact.
+    """The result of `fetch`, called a second time if the first result is not intact. `uri` names the object in errors.
 
     Raises:
-        TransientError: two fetches differ from the ETag and from each other; and whatever `fetch` raises.
+        TransientError: both results differ from the ETag and from each other. Also whatever `fetch` raises.
     """
     first = fetch()
     if first.intact:
@@ -85,7 +92,7 @@ def checked(fetch: Callable[[], Fetched], uri: str) -> Fetched:
 
 
 def fetch_checked(fs: Any, path: str, uri: str, span: tuple[int, int] | None = None) -> Fetched:
-    """fetch_s3() whose bytes are known to be intact; `uri` is what errors call the object. Raises: as both."""
+    """fetch_s3(), verified. `uri` names the object in errors. Raises: as fetch_s3() and checked()."""
     return checked(lambda: fetch_s3(fs, path, span), uri)
 
 

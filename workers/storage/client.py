@@ -1,10 +1,10 @@
-"""The clients behind the door: one fsspec filesystem per URI, what it raises in three kinds, patience with what may pass.
+"""Storage clients: one fsspec filesystem per URI, its errors translated into three kinds, calls retried with back-off.
 
-    FileNotFoundError    the object is not there
+    FileNotFoundError    the object does not exist
     UsageError           waiting does not help: credentials, bucket, endpoint, region, clock, read-only folder
-    TransientError       all else: retried with back-off inside a budget of seconds, then raised
+    TransientError       everything else: retried for a number of seconds, then raised
 
-Messages name the URI without credentials. This file reads and writes nothing.
+Messages name the URI without credentials. This file does no I/O of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 from workers.errors import ObjectError, TransientError, UsageError
 from workers.storage.uris import hide_secrets, redact, refuse_secrets
 
-RETRY_SECONDS = 60.0  # a store that stays away longer fails the attempt; the scheduler decides what follows
+RETRY_SECONDS = 60.0  # a longer outage fails the attempt at the shard; the scheduler decides what follows
 READ_BLOCK_BYTES = 8 << 20  # one range request while streaming an object
 CONNECTIONS = 64  # to one S3 endpoint: botocore's default of 10 would throttle the threads that list and read in parallel
 _CREDENTIALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "InvalidToken", "ExpiredToken",
@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 
 class _Count:
-    """How often something happened in this process, whichever thread it was in."""
+    """A counter for all threads of the process."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -54,10 +54,12 @@ _retried = _Count()
 
 
 def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETRY_SECONDS) -> tuple[Any, str]:
-    """The fsspec filesystem of a URI and the path within it. A short budget also shortens the client's own timeouts.
+    """The fsspec filesystem of a URI, and the path within it.
+
+    A `retry_seconds` below RETRY_SECONDS also shortens the client's own timeouts.
 
     Raises:
-        UsageError: unknown scheme, options its filesystem does not take, or a URI with a password.
+        UsageError: unknown scheme, options that the filesystem does not accept, or a URI with a password.
     """
     refuse_secrets(uri)
     settings = dict(options)
@@ -65,8 +67,8 @@ def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETR
     brief = retry_seconds < RETRY_SECONDS
     if s3:
         client = dict(settings.pop("client_kwargs", {}))
-        # Three layers retry: s3fs, botocore, and patiently() above both. What one attempt may last is their product, so a
-        # store that accepts and never answers costs 30 s * 3 * 2 at most, and within a short budget half of it, once.
+        # Three layers retry: s3fs, botocore, and patiently() above both. A server that accepts connections and never answers
+        # costs one attempt their product, 30 s * 3 * 2 at most; with a short budget, half the budget, once.
         config: dict[str, Any] = {
             "connect_timeout": retry_seconds / 4 if brief else 10,
             "read_timeout": retry_seconds / 2 if brief else 30,
@@ -89,30 +91,30 @@ def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETR
 
 
 def _list_quickly(fs: Any) -> None:
-    """Half of what a page of a listing costs is its dates, which nobody here looks at: botocore tries every format there is.
+    """Parse the dates of listings quickly: they take half of a page's time, since botocore tries every known date format.
 
-    A session that the client makes anew, when it has to log in again, reads them slowly as before.
+    If s3fs has to create a new session (to log in again), that one parses dates slowly, as without this function.
     """
     from aiobotocore.session import AioSession  # s3fs has loaded both
     from botocore.utils import parse_timestamp
 
     def moment(text: Any) -> datetime:
         try:
-            return datetime.fromisoformat(text)  # what listings have; other answers have other formats
+            return datetime.fromisoformat(text)  # the format of listings; other answers have other formats
         except (ValueError, TypeError):
             return cast("datetime", parse_timestamp(text))
 
     if fs.session is None:
-        with contextlib.suppress(TypeError):  # options that it does not take: the first request will say so
+        with contextlib.suppress(TypeError):  # options that it does not accept: the first request reports them
             fs.session = AioSession(**fs.kwargs)
             fs.session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
 
 
 def patiently(call: Callable[[], _T], uri: str, seconds: float = RETRY_SECONDS) -> _T:
-    """Run a storage call; retry what may pass for `seconds`, translate what may not.
+    """Run a storage call with its errors translated; retry TransientError for `seconds`.
 
     Raises:
-        FileNotFoundError, UsageError: at once. TransientError: after the budget (an attempt that hangs may overrun it).
+        FileNotFoundError, UsageError: at once. TransientError: after `seconds`, or later if the last attempt hangs.
     """
 
     def attempt() -> _T:
@@ -130,13 +132,13 @@ def patiently(call: Callable[[], _T], uri: str, seconds: float = RETRY_SECONDS) 
 
 
 def retries() -> int:
-    """Storage calls that this process tried again since its start; what botocore repeats by itself is not counted."""
+    """Storage calls repeated by `patiently` since this process started; repetitions inside botocore are not counted."""
     return _retried.total
 
 
 @contextlib.contextmanager
 def translated(uri: str) -> Iterator[None]:
-    """Turn what fsspec, botocore and the operating system raise into this project's three kinds."""
+    """Translate errors of fsspec, botocore and the operating system: see the table at the top of this file."""
     try:
         yield
     except (UsageError, TransientError, ObjectError, FileExistsError):
@@ -149,14 +151,14 @@ def translated(uri: str) -> Iterator[None]:
         kind = _kind(error)
         if kind is None:
             raise  # a defect of this program, not of the storage
-        # `from None`: the client's own message may hold keys, and causes end up in logs
+        # `from None`: the client's own message may hold keys, and a cause would be logged
         raise kind(f"{redact(uri)}: {_explain(error)}") from None
 
 
 def error_code(error: BaseException) -> str:
-    """The S3 error code behind whatever s3fs made of it, or ''."""
+    """The S3 error code in this error or in one of its causes, or ''."""
     seen: BaseException | None = error
-    for _ in range(20):  # causes can form a ring
+    for _ in range(20):  # causes can form a cycle
         response = getattr(seen, "response", None)
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code", ""))
@@ -165,7 +167,7 @@ def error_code(error: BaseException) -> str:
 
 
 def no_bucket(error: BaseException) -> bool:
-    """A missing bucket, which clients report like a missing object."""
+    """Whether the bucket is missing; clients raise the same exception for a missing object."""
     return error_code(error) == "NoSuchBucket" or "bucket does not exist" in str(error)
 
 
@@ -177,12 +179,12 @@ def _kind(error: Exception) -> type[UsageError] | type[TransientError] | None:
         return UsageError
     if isinstance(error, OSError):
         return UsageError if error.errno in _FOLDER and not error_code(error) else TransientError
-    # s3fs trips over servers that answer with a code and no message: what it raises then is no OSError
+    # for servers that answer with a code and no message, s3fs raises something other than OSError
     return TransientError if error_code(error) or type(error).__module__.partition(".")[0] in _CLIENTS else None
 
 
 def _explain(error: Exception) -> str:
-    """What happened and what mends it, in one line."""
+    """One line: what happened, and how to fix it."""
     code = error_code(error)
     plain = _plain(error)
     if _CLOCK in f"{code} {plain}":
@@ -201,6 +203,6 @@ def _plain(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, OSError) and error_code(error):
         text = error_code(error)
-    if text in ("", "None") or text.endswith("] None"):  # servers that send a code only
+    if text in ("", "None") or text.endswith("] None"):  # a server that sends only a code
         text = error_code(error) or type(error).__name__
     return hide_secrets(text)[:300]

@@ -16,7 +16,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def write_local(target: Path, data: bytes, *, create: bool) -> bool:
-    """Temporary file beside the target, fsync, then link (fails if there) or rename (replaces)."""
+    """Create (False if the name is taken) or replace a file."""
     temporary = _temporary(target)
     try:
         with temporary.open("xb") as stream:
@@ -29,12 +29,12 @@ def write_local(target: Path, data: bytes, *, create: bool) -> bool:
             temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _keep_name(target)
+    _sync_folder(target)
     return True
 
 
 def copy_local(source: Path, target: Path) -> None:
-    """Link, or copy where links are not to be had, under a temporary name; then rename."""
+    """Make `target` another name of `source`, or a copy of it where hard links are unsupported."""
     temporary = _temporary(target)
     try:
         try:
@@ -48,12 +48,14 @@ def copy_local(source: Path, target: Path) -> None:
                 os.fsync(stream.fileno())
         temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)  # renaming a link onto its own file leaves it
-    _keep_name(target)
+        temporary.unlink(
+            missing_ok=True
+        )  # if both names are links to one file, rename() does nothing and the temporary name stays
+    _sync_folder(target)
 
 
 def _temporary(target: Path) -> Path:
-    """A name beside the target, whose folder is made if need be."""
+    """A temporary name in the folder of the target, which is created if necessary."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -61,8 +63,8 @@ def _temporary(target: Path) -> Path:
     return target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
 
 
-def _keep_name(target: Path) -> None:
-    """The name must survive a power cut as well, or a receipt outlives its part."""
+def _sync_folder(target: Path) -> None:
+    """Flush the folder: the new name must survive a power failure too, or a receipt could outlive its part."""
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -78,7 +80,7 @@ def _link(temporary: Path, target: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        if target.exists():  # a file system without hard links: not atomic, which the race at start finds out
+        if target.exists():  # no hard links here: not atomic, which the probe at the start of a run detects (atomicity.py)
             return False
         temporary.replace(target)
     return True

@@ -26,7 +26,7 @@ from workers.storage.uris import redact
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """A source object as listed: full URI, bytes, and a tag that changes when the content does."""
+    """A source object as listed: full URI, size in bytes, and a tag that changes whenever the content does."""
 
     uri: str
     size: int
@@ -34,28 +34,28 @@ class ObjectInfo:
 
 
 def object_key(uri: str) -> str:
-    """What a document without an id is named by: the key within its bucket; the path of a local file."""
+    """The name of an object in the ids of documents that have none: its key within the bucket, or a local file's path."""
     scheme, separator, rest = uri.partition("://")
     return rest if separator and scheme in ("file", "local") else rest.partition("/")[2] if separator else uri
 
 
 def list_objects(uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETRY_SECONDS) -> list[ObjectInfo]:
-    """Objects that a URI names: itself, all below a prefix, or what a glob matches; hidden names (. and _) left out.
+    """Objects that a URI names: the object itself, all below a prefix, or those that match a glob.
 
-    Local links to files are followed, links to folders are not.
+    Hidden names (beginning with . or _) are left out. Local symbolic links to files are followed, links to folders are not.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: there is none.
         UsageError: credentials or bucket refused. TransientError: no answer within `retry_seconds`.
     """
     fs, path = filesystem(uri, options, retry_seconds)
     magic = next((at for at, char in enumerate(path) if char in "*?["), None)
 
-    def look() -> tuple[str, dict[str, Any]]:
+    def find() -> tuple[str, dict[str, Any]]:
         fs.invalidate_cache()
         if magic is not None:
             found = cast("dict[str, Any]", fs.glob(path, detail=True))
-            if found:  # hidden is judged below the last folder that is spelled out
+            if found:  # names are hidden only below the last folder without a wildcard
                 return path[: path.rfind("/", 0, magic) + 1], found
         if "file" in fs.protocol:
             return path.rstrip("/"), _find_local(fs, path)
@@ -66,14 +66,14 @@ def list_objects(uri: str, options: Mapping[str, Any], *, retry_seconds: float =
                 raise
             return path, {}
 
-    root, found = patiently(look, uri, retry_seconds)
+    root, found = patiently(find, uri, retry_seconds)
     objects: list[ObjectInfo] = []
     for name, details in sorted(found.items()):
         if _hidden(name.removeprefix(root)):
             continue
         if details.get("islink"):
             details = patiently(lambda name=name: fs.info(name), uri, retry_seconds)  # type: ignore[misc]
-        marker = name.endswith("/")  # a console's, of a folder
+        marker = name.endswith("/")  # an empty object by which a web console represents a folder
         if details.get("type", "file") == "file" and not marker:
             objects.append(_object_info(fs, details))
     if not objects:
@@ -85,28 +85,32 @@ def stat_object(uri: str, options: Mapping[str, Any], *, retry_seconds: float = 
     """Raises: FileNotFoundError, UsageError, TransientError."""
     fs, path = filesystem(uri, options, retry_seconds)
 
-    def look() -> ObjectInfo:
+    def stat() -> ObjectInfo:
         fs.invalidate_cache()
         return _object_info(fs, fs.info(path))
 
-    return patiently(look, uri, retry_seconds)
+    return patiently(stat, uri, retry_seconds)
 
 
 def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, block: int = READ_BLOCK_BYTES) -> IO[bytes]:
-    """Open a source object for reading, provided that it still is what the manifest recorded.
+    """Open a source object for reading, if it still has the size and etag that the manifest recorded.
 
-    What is looked at is the very version that was opened: s3fs reads on with If-Match, a local file stays open. Small
-    objects on S3 are fetched whole and compared with their checksum (workers/storage/checksums.py).
+    Size and etag are those of the version that was opened: s3fs reads on with If-Match, a local file stays open. Small
+    objects on S3 are fetched whole and verified (checksums.py).
+
+    Args:
+        block: bytes read ahead by one request.
 
     Raises:
-        ObjectMissing, ObjectChanged: named with the mend. TransientError: the store did not answer.
+        ObjectMissing, ObjectChanged: with what to do about it.
+        UsageError: credentials or bucket refused. TransientError: the store did not answer.
     """
     fs, path = filesystem(uri, options)
 
-    def look() -> tuple[IO[bytes], ObjectInfo]:
+    def attempt() -> tuple[IO[bytes], ObjectInfo]:
         if "s3" in fs.protocol and can_check(size, etag):
-            found = fetch_checked(fs, path, redact(uri))
-            return io.BytesIO(found.data), ObjectInfo(uri, len(found.data), found.etag)
+            fetched = fetch_checked(fs, path, redact(uri))
+            return io.BytesIO(fetched.data), ObjectInfo(uri, len(fetched.data), fetched.etag)
         fs.invalidate_cache()
         stream = fs.open(path, "rb", block_size=block, cache_type="readahead")
         try:
@@ -117,7 +121,7 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
             raise
 
     try:
-        stream, now = patiently(look, uri)
+        stream, now = patiently(attempt, uri)
     except FileNotFoundError:
         raise ObjectMissing(
             redact(uri), "deleted after the run was planned; restore it, or start a new run once this one has ended"
@@ -133,7 +137,7 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
 
 
 def _find_local(fs: Any, path: str) -> dict[str, Any]:
-    """As fs.find(), which would silently leave out a folder that may not be read."""
+    """Like fs.find(), but raises for a folder that may not be read, which fs.find() silently leaves out."""
     if os.path.isfile(path):  # noqa: PTH113 - fsspec's paths are text
         return {path: fs.info(path)}
     if not os.path.isdir(path):  # noqa: PTH112 - as above
@@ -161,7 +165,9 @@ def _object_info(fs: Any, details: dict[str, Any]) -> ObjectInfo:
     etag = details.get("ETag") or details.get("etag")
     if not etag:
         changed = details.get("mtime") or details.get("LastModified") or details.get("updated") or details.get("created")
-        changed = changed.timestamp() if isinstance(changed, datetime) else changed  # some list a number and stat a date
+        changed = (
+            changed.timestamp() if isinstance(changed, datetime) else changed
+        )  # some filesystems give a number in listings and a date in stat
         etag = f"{changed}-{details['size']}" + (f"-{details['ino']}" if "ino" in details else "")
     uri = fs.unstrip_protocol(details["name"])
     if details["size"] is None:  # a web server that sends no Content-Length
@@ -170,5 +176,5 @@ def _object_info(fs: Any, details: dict[str, Any]) -> ObjectInfo:
 
 
 def _hidden(relative: str) -> bool:
-    """Names that Hadoop-style writers use for markers; `_` inside key=value folders is fine."""
+    """Whether Hadoop-style writers use such a name for markers. Key=value folders are never hidden."""
     return any(part.startswith((".", "_")) and "=" not in part for part in relative.split("/") if part)

@@ -1,9 +1,9 @@
-"""The output side of storage: a Store is one root, and paths below it.
+"""The output store: one root, and files below it.
 
-    put             atomic: a reader sees the old object, or the new one, never a part of it
-    put_if_absent   atomic create: of racing writers exactly one gets True (where the store honours If-None-Match)
-    delete_many     not atomic: killed half-way, some are gone
-    copy            bytes move inside the store: server-side on S3, a hard link locally; so no file is ever changed in place
+    put             atomic: a reader sees the old object or the new one, never a part of it
+    put_if_absent   atomic create: of racing writers exactly one gets True (if the store honours If-None-Match)
+    delete_many     not atomic: if the process is killed half-way, some files are deleted
+    copy            inside the store: server-side on S3, a hard link locally. For that reason no file is changed in place
 
 Knows nothing of runs, parts or locks.
 """
@@ -33,8 +33,8 @@ _T = TypeVar("_T")
 class Store:
     """The output root. Paths are relative, with forward slashes. Every call retries for `retry_seconds`.
 
-    `atomic_create` says whether put_if_absent is decided by the store itself; where it is not, callers settle and read back.
-    Object stores and local folders replace atomically; other fsspec schemes as well as their `pipe_file` does.
+    `atomic_create` says whether the store itself decides put_if_absent (see atomicity.py); if not, the driver's lock waits
+    and reads back. Object stores and local folders replace atomically; other fsspec schemes do if their `pipe_file` does.
     """
 
     def __init__(self, uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETRY_SECONDS) -> None:
@@ -44,26 +44,26 @@ class Store:
         protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
         self._kind = {"s3": "s3", "s3a": "s3", "file": "local", "local": "local"}.get(protocol, "other")
         self.atomic_create = self._kind in ("s3", "local")
-        # a relative folder is spelled out: CURRENT.json is read from other working directories
+        # a relative folder is made absolute: CURRENT.json is read from other working directories
         self.uri = root.rstrip("/") if "://" not in uri else uri if uri.endswith("://") else uri.rstrip("/")
 
     def uri_of(self, path: str) -> str:
         return f"{self.uri}{path}" if self.uri.endswith("://") else f"{self.uri}/{path}"
 
     def read(self, path: str) -> bytes:
-        """All of a file; on S3 compared with its checksum. Raises: FileNotFoundError, UsageError, TransientError."""
+        """All of a file; on S3 verified by its checksum. Raises: FileNotFoundError, UsageError, TransientError."""
         if self._kind == "s3":
             return self._try(lambda: fetch_checked(self._fs, self._at(path), self.uri_of(path)).data, path)
         return self._try(lambda: cast("bytes", self._fs.cat_file(self._at(path))), path)
 
     def open(self, path: str, *, block: int = READ_BLOCK_BYTES) -> IO[bytes]:
-        """`block`: bytes read ahead; a small file on S3 is fetched whole and compared with its checksum.
+        """A readable, seekable stream that reads `block` bytes ahead. A small file on S3 is fetched whole and verified.
 
         Raises:
             FileNotFoundError, UsageError, TransientError.
         """
 
-        def look() -> IO[bytes]:
+        def attempt() -> IO[bytes]:
             stream = cast("IO[bytes]", self._fs.open(self._at(path), "rb", block_size=block))
             details = getattr(stream, "details", {}) if self._kind == "s3" else {}
             if not can_check(int(details.get("size") or 0), str(details.get("ETag", "")).strip('"')):
@@ -71,51 +71,55 @@ class Store:
             stream.close()
             return io.BytesIO(fetch_checked(self._fs, self._at(path), self.uri_of(path)).data)
 
-        return self._try(look, path)
+        return self._try(attempt, path)
 
     def exists(self, path: str) -> bool:
         return self._size(path) is not None
 
     def list(self, prefix: str) -> dict[str, int]:
-        """Every file below a folder: path relative to the root -> bytes. Empty when nothing is there."""
+        """Every file below a folder: path relative to the root -> size in bytes. Empty if there is none."""
 
-        def look() -> dict[str, int]:
-            found = self._present(lambda: self._fs.find(self._at(prefix), detail=True)) or {}
+        def find() -> dict[str, int]:
+            entries = self._present(lambda: self._fs.find(self._at(prefix), detail=True)) or {}
             skip = len(self._root) + 1
-            files = {name[skip:]: info["size"] for name, info in found.items() if info["type"] == "file"}
+            files = {name[skip:]: info["size"] for name, info in entries.items() if info["type"] == "file"}
             return {name: int(size) for name, size in files.items() if name and not name.endswith("/")}
 
-        return self._try(look, prefix)
+        return self._try(find, prefix)
 
     def folders(self, prefix: str) -> tuple[str, ...]:
-        """Names of the folders directly below a folder, sorted; costs one listing of that level only."""
+        """Names of the folders directly below a folder, sorted. Costs one listing of that level."""
 
-        def look() -> tuple[str, ...]:
-            found = self._present(lambda: self._fs.ls(self._at(prefix), detail=True)) or []
-            names = {info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory"}
+        def list_level() -> tuple[str, ...]:
+            entries = self._present(lambda: self._fs.ls(self._at(prefix), detail=True)) or []
+            names = {info["name"].rstrip("/").rpartition("/")[2] for info in entries if info["type"] == "directory"}
             return tuple(sorted(names))
 
-        return self._try(look, prefix)
+        return self._try(list_level, prefix)
 
     def put(self, path: str, data: bytes) -> None:
-        """Write or replace, atomically."""
+        """Create or replace a file, atomically. Raises: UsageError, TransientError."""
         self._try(lambda: self._write(path, data, create=False), path)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
-        """Create; True when the object holds exactly `data` afterwards (a lost acknowledgement of our own write counts)."""
-        taken = not self.atomic_create and self.exists(path)  # the best that can be done there
+        """Create a file. True if it holds exactly `data` afterwards, so also if the answer to our own write was lost.
+
+        Raises:
+            UsageError, TransientError.
+        """
+        taken = not self.atomic_create and self.exists(path)  # not atomic, but the best such a store allows
         if not taken and self._try(lambda: self._write(path, data, create=True), path):
             return True
         try:
             return self._size(path) == len(data) and self.read(path) == data
-        except FileNotFoundError:  # deleted since
+        except FileNotFoundError:  # deleted in the meantime
             return False
 
     def copy(self, source: str, target: str) -> None:
-        """Make `target` hold what `source` holds, atomically, replacing what was there; repeated, it changes nothing.
+        """Make `target` hold what `source` holds, atomically, replacing what was there. Idempotent.
 
-        Object stores copy on their side. Locally the two names share one file where the file system allows that: safe as
-        long as files are replaced, never written into, and deleting one name keeps the other.
+        Object stores copy on their side. Locally both names share one file if the file system supports hard links. That is
+        safe because files are only replaced, never modified, and deleting one name keeps the other.
 
         Raises:
             FileNotFoundError: no such source. UsageError, TransientError.
@@ -133,17 +137,17 @@ class Store:
         self._try(attempt, source)
 
     def delete(self, path: str) -> None:
-        """Remove; a file that is not there is fine."""
+        """Delete a file; no error if it does not exist. Raises: UsageError, TransientError."""
         self._try(lambda: self._present(lambda: self._fs.rm_file(self._at(path))), path)
 
     def delete_many(self, paths: Sequence[str]) -> None:
-        """Remove up to DELETE_BATCH files, on S3 by one request; those that are not there are fine."""
+        """Delete up to DELETE_BATCH files, on S3 by one request; no error for those that do not exist."""
         left = self._try(lambda: self._delete_s3(paths), paths[0]) if self._kind == "s3" and paths else paths
         for path in left:
             self.delete(path)
 
     def discard(self, paths: Iterable[str]) -> None:
-        """Delete what an earlier driver left behind. A failure is logged and not raised: the next driver tries again."""
+        """Delete what an earlier driver left behind. Failures are logged, not raised: the next driver tries again."""
         for path in paths:
             try:
                 self.delete(path)
@@ -151,10 +155,10 @@ class Store:
                 _log.warning("%s: left by an earlier driver, not deleted: %s", self.uri_of(path), error)
 
     def prune(self, prefix: str) -> None:
-        """Remove a local folder that holds no file any more, and such folders below it; elsewhere folders are only names."""
+        """Remove a local folder that has become empty, and such folders below it. Other stores have no folders."""
         if self._kind == "local":
             for folder, _, _ in os.walk(self._at(prefix), topdown=False):
-                with contextlib.suppress(OSError):  # not empty, or somebody else was quicker
+                with contextlib.suppress(OSError):  # not empty, or already removed by another process
                     os.rmdir(folder)  # noqa: PTH106 - os.walk's names are text
 
     def _at(self, path: str) -> str:
@@ -164,7 +168,7 @@ class Store:
         return patiently(call, self.uri_of(path), self._retry_seconds)
 
     def _present(self, call: Callable[[], _T]) -> _T | None:
-        """None for what is not there; a missing bucket is not taken for a missing file."""
+        """The result of `call`, or None if the file does not exist. A missing bucket is an error."""
         self._fs.invalidate_cache()
         try:
             return call()
@@ -174,11 +178,11 @@ class Store:
             return None
 
     def _size(self, path: str) -> int | None:
-        def look() -> int | None:
+        def stat() -> int | None:
             info = self._present(lambda: self._fs.info(self._at(path)))
             return None if info is None else int(info["size"] or 0)
 
-        return self._try(look, path)
+        return self._try(stat, path)
 
     def _write(self, path: str, data: bytes, *, create: bool) -> bool:
         if self._kind == "local":
@@ -192,12 +196,12 @@ class Store:
         return True
 
     def _write_s3(self, path: str, data: bytes, *, create: bool) -> bool:
-        """One PutObject: never a multipart upload, whose completion not every server makes conditional."""
+        """One PutObject. Not a multipart upload: not every server makes its completion conditional."""
         bucket, key, _ = self._fs.split_path(self._at(path))
         condition = {"IfNoneMatch": "*"} if create and self.atomic_create else {}
         try:
             self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
-        except Exception as error:  # translated by the caller unless it is the answer
+        except Exception as error:  # translated by the caller, except for the codes handled here
             if error_code(error) in ("PreconditionFailed", "412"):
                 return False
             if condition and error_code(error) in ("NotImplemented", "501"):
@@ -207,12 +211,12 @@ class Store:
         return True
 
     def _delete_s3(self, paths: Sequence[str]) -> Sequence[str]:
-        """What one request did not remove, to be tried one by one: all, where the server does not know the request."""
+        """The paths that one DeleteObjects request did not delete: all, if the server does not support it."""
         parts = [self._fs.split_path(self._at(path)) for path in paths]
         listed = {"Objects": [{"Key": key} for _, key, _ in parts], "Quiet": True}
         try:
             answer = self._fs.call_s3("delete_objects", Bucket=parts[0][0], Delete=listed)
-        except Exception as error:  # translated by the caller unless it is the answer
+        except Exception as error:  # translated by the caller, except for the codes handled here
             if error_code(error) in _NO_BATCHES:
                 return paths
             raise
@@ -220,12 +224,12 @@ class Store:
         return [path for path, (_, key, _) in zip(paths, parts, strict=True) if key in failed]
 
     def _copy_s3(self, source: str, target: str) -> None:
-        """One CopyObject; in parts, server-side as well, what that does not take."""
+        """One CopyObject; larger objects are copied in parts, also server-side."""
         bucket, key, _ = self._fs.split_path(self._at(source))
         to_bucket, to_key, _ = self._fs.split_path(self._at(target))
         try:
             self._fs.call_s3("copy_object", Bucket=to_bucket, Key=to_key, CopySource={"Bucket": bucket, "Key": key})
-        except Exception as error:  # translated by the caller unless it is about the size
+        except Exception as error:  # translated by the caller, except for the codes handled here
             if error_code(error) not in _NOT_ONE_COPY:
                 raise
             self._fs.cp_file(self._at(source), self._at(target))

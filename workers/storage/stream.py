@@ -1,10 +1,10 @@
-"""One source object as a readable, seekable stream that knows whose fault a failed read is.
+"""One source object as a readable, seekable stream that remembers storage failures.
 
-    open_object (pinned to size and etag) -> SourceStream -> pyarrow (Parquet, decompression) or the line splitter
+    open_object (fixed size and etag) -> SourceStream -> pyarrow (Parquet, decompression) or the line splitter
 
-pyarrow wraps what goes wrong below it. A storage failure is therefore remembered here, so that whoever catches a decoder's
-error can tell a store that did not answer (TransientError, try again) from bytes that are wrong (ObjectError, blame the
-object). A store that ends early is the store's fault too: the object's size is known. Knows nothing of formats and rows.
+pyarrow wraps the errors of the stream that it reads. The stream therefore keeps the original failure, and `decoding` raises
+it again: a store that did not answer is a TransientError (try again), wrong bytes are an ObjectError (the object is to
+blame). An object that ends early is a storage failure too, because its size is known. Knows nothing of formats and rows.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from workers.storage.objects import open_object
 from workers.storage.uris import redact
 
 EXACT = 1  # read-ahead in bytes for callers that ask for the ranges they need (Parquet); 0 means streaming to some stores
-LEAST_BYTES = 1 << 20  # such callers' small reads become one request of this size, which neighbouring reads then share
-HELD_BLOCKS = 4  # as many of those are kept, because a reader goes to and fro between columns
+LEAST_BYTES = 1 << 20  # small reads of such callers fetch this much at once, so that neighbouring reads need no request
+HELD_BLOCKS = 4  # kept for later reads, because a reader alternates between columns
 
 
 class SourceStream:
-    """File-like: read, seek, tell, close. `failure` is the storage failure met, if any."""
+    """A file-like object: read, seek, tell, close. `failure` is the last storage failure, or None."""
 
     def __init__(self, stream: IO[bytes], uri: str, size: int, least: int = 0) -> None:
         self.uri = redact(uri)
@@ -41,7 +41,14 @@ class SourceStream:
 
     @classmethod
     def open(cls, piece: ObjectSlice, options: Mapping[str, Any], *, exact: bool) -> SourceStream:
-        """Raises: ObjectMissing, ObjectChanged, UsageError, TransientError."""
+        """Open the object of a slice.
+
+        Args:
+            exact: for callers that seek: no read-ahead, small reads are served from blocks of LEAST_BYTES.
+
+        Raises:
+            ObjectMissing, ObjectChanged, UsageError, TransientError.
+        """
         ahead = EXACT if exact else max(1 << 16, min(READ_BLOCK_BYTES, piece.stop - piece.start))
         stream = open_object(piece.uri, piece.size, piece.etag, options, block=ahead)
         return cls(stream, piece.uri, piece.size, LEAST_BYTES if exact else 0)
@@ -90,10 +97,13 @@ class SourceStream:
 
     @contextlib.contextmanager
     def decoding(self, what: str, rows_read: int) -> Iterator[None]:
-        """Around a decoder that reads from here: its errors become the store's failure, or the object's.
+        """A block in which a decoder reads from this stream. Its errors are translated.
+
+        Args:
+            what: the format, for the message. rows_read: rows read so far.
 
         Raises:
-            ObjectError: the bytes are there and make no sense as `what`.
+            The stream's own failure, if there was one. ObjectError: the bytes are not valid as `what`.
         """
         try:
             yield
@@ -106,11 +116,13 @@ class SourceStream:
             ) from None
 
     def _share(self, start: int, count: int) -> bytes:
-        """A small read, out of a block that was fetched for an earlier one where possible."""
+        """A small read, from a block that an earlier one fetched if possible."""
         for begin, block in self._held:
             if begin <= start and start + count <= begin + len(block):
                 return block[start - begin : start - begin + count]
-        begin = min(start, max(0, self.size - self._least))  # near the end look back: a footer's length stands behind it
+        begin = min(
+            start, max(0, self.size - self._least)
+        )  # near the end the block extends backwards: a footer is read from its end
         block = self._fetch(begin, min(self._least, self.size - begin))
         self._held = [(begin, block), *self._held[: HELD_BLOCKS - 1]]
         return block[start - begin : start - begin + count]

@@ -12,8 +12,8 @@ from urllib.parse import parse_qsl
 
 from workers.errors import UsageError
 
-_PLACES = ("file", "local", "memory")  # of these a URI has no host, and so no user
-_LITERAL_KEYS = ("s3", "s3a", "gs", "gcs")  # `@` and `?` are plain characters of their keys
+_PLACES = ("file", "local", "memory")  # schemes whose URIs have no host, and so no user
+_LITERAL_KEYS = ("s3", "s3a", "gs", "gcs")  # their keys may contain `@` and `?`
 _HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*):\d*")
 _SIGNATURE = re.compile(r"(?i)sig|secret|token|passw|pwd|credential|key|auth")
 _SECRET = re.compile(r"""(?ix) (authorization|access|secret|token|password|passwd|signature|credential) [\w-]* ["']?
@@ -23,7 +23,7 @@ _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
 
 
 def redact(uri: str) -> str:
-    """The URI without user, password and query: safe for logs and errors."""
+    """The URI without user, password and query, for logs and errors."""
     scheme, separator, rest = uri.partition("://")
     inner = scheme.rpartition("::")[2]
     if not separator or inner in _PLACES:
@@ -33,7 +33,7 @@ def redact(uri: str) -> str:
 
 
 def _user(rest: str) -> str:
-    """`user:password@` at the beginning of what follows `://`, or "". A key that nobody encoded may hold slashes."""
+    """`user:password@` at the start of what follows `://`, or "". A password that is not URL-encoded may hold slashes."""
     place = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in place:
         return place[: place.rindex("@") + 1]
@@ -42,12 +42,12 @@ def _user(rest: str) -> str:
 
 
 def hide_users(text: str) -> str:
-    """Any text, with stars for users and passwords of the URIs in it."""
+    """The text with users and passwords of URIs replaced by stars."""
     return _USERINFO.sub("//***@", text)
 
 
 def refuse_secrets(uri: str) -> None:
-    """A URI names objects: it is listed, logged and stored with the run. What opens them must not stand in it.
+    """Refuse a URI that holds credentials: URIs are listed, logged and stored with the run.
 
     Raises:
         UsageError: it holds a password, or a signature in its query.
@@ -66,5 +66,5 @@ def refuse_secrets(uri: str) -> None:
 
 
 def hide_secrets(text: str) -> str:
-    """Any text, with stars for users, passwords, keys and tokens, and without the queries of web addresses."""
+    """The text with users, passwords, keys and tokens replaced by stars, and without the queries of web addresses."""
     return _QUERY.sub(r"\1", hide_users(_SECRET.sub(r"\1=***", text)))
