@@ -1,15 +1,15 @@
-"""Whose fault it is decides what happens next; this is the whole exception tree.
+"""All exceptions of the project. The class says what is at fault, and so what happens next.
 
-ReembedError                 every error the user may meet: one line, names the thing and the mend
+ReembedError                 every error that is shown to the user: one line, says what is wrong and how to fix it
 ├── UsageError               configuration, credentials, model or schema; nothing was started    -> exit 2
 ├── RunAborted               the run stopped early and the same command resumes it               -> exit 4
 │   └── LockHeld             another driver works on this output; this one changed nothing       -> exit 4
-├── TransientError           storage hiccup, timeout: worth another attempt anywhere
-│   └── PartConflict         another attempt's part is in the way and ours may not replace it
-├── ObjectError              one source object is at fault (corrupt, vanished, replaced): blame the object
+├── TransientError           storage failure, timeout: tried again on any replica
+│   └── PartConflict         a part of another attempt exists and may not be replaced
+├── ObjectError              one source object is at fault (corrupt, deleted, replaced)
 │   ├── ObjectMissing
 │   └── ObjectChanged
-└── ReplicaError             this process cannot be trusted any more (CUDA context, failed self-check): replace it
+└── ReplicaError             this process is unusable (CUDA error, failed self-check) and is replaced
     └── PrecisionRefused     the precision asked for does not hold on this device
 """
 
@@ -25,25 +25,25 @@ class UsageError(ReembedError):
 
 
 class RunAborted(ReembedError):
-    """The run stopped before its end; what is committed stays, the same command resumes it."""
+    """The run stopped before its end. Committed shards stay; the same command resumes the run."""
 
 
 class LockHeld(RunAborted):
-    """Another driver holds the output; names the holder."""
+    """Another driver works on the output. The message names it."""
 
 
 class TransientError(ReembedError):
-    """The same call may succeed later or elsewhere (storage hiccup, timeout)."""
+    """The same call may succeed later or on another machine (storage failure, timeout)."""
 
 
 class PartConflict(TransientError):
-    """A part file of another attempt stands where ours should go, and it is not ours to replace."""
+    """A part file of another attempt has the same path, and this attempt may not replace it."""
 
 
 class ObjectError(ReembedError):
-    """One source object cannot be read as it was planned; `object_uri` is to blame, nothing else.
+    """One source object, `object_uri`, cannot be read as planned; nothing else is at fault.
 
-    `rows_read` is how many rows were read before the failure, a lower bound of what is lost.
+    `rows_read`: rows read before the failure, a lower bound of the rows lost.
     """
 
     def __init__(self, object_uri: str, reason: str, rows_read: int = 0) -> None:
@@ -54,16 +54,16 @@ class ObjectError(ReembedError):
 
 
 class ObjectMissing(ObjectError):
-    """The object was there when the run was planned and is gone."""
+    """The object existed when the run was planned and has been deleted."""
 
 
 class ObjectChanged(ObjectError):
-    """The object's size or etag is not what the manifest recorded."""
+    """The object's size or etag differs from the manifest's."""
 
 
 class ReplicaError(ReembedError):
-    """The process must be replaced: its device or its arithmetic is not to be trusted."""
+    """The process must be replaced: its device fails or computes wrong results."""
 
 
 class PrecisionRefused(ReplicaError):
-    """The precision asked for does not reproduce the golden texts on this device; another one may."""
+    """The configured precision does not reproduce the golden vectors on this device; another precision may."""

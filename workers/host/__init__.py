@@ -1,1 +1,1 @@
-"""The machine: isolated processes, freed memory, spill files."""
+"""What concerns the machine: isolated processes, memory given back to the system, files that tables are spilled to."""

@@ -1,13 +1,15 @@
-"""Calls made in an isolated process: what bytes that nobody vouches for do to it, they do not do to this one.
+"""Function calls in a separate process, for input that may crash the process that reads it.
 
-    IsolatedProcess().call(function, …)   starts the process when it is first needed; calls reach it one at a time, from any thread
+    IsolatedProcess().call(function, …)   starts the process on first use; calls from any thread, one at a time
 
-pyarrow's C++ ends the process on some corrupt Parquet footers, where no `except` can help. A call that ended its process is
-tried once more in a fresh one, so that nobody is blamed for an accident; then ProcessEnded says how it ended. The same goes
-for a call that does not come back in time. Whatever is sent must be known by its module, as with multiprocessing; its
-spawned processes would import the caller's main module again, which costs a driver a second and a notebook its nerves.
+Some corrupt Parquet footers make pyarrow's C++ code end the process; no `except` can catch that. A call that ended its
+process, or did not return in time, is repeated once in a new process, in case it was an accident. Then ProcessEnded says how
+the process ended.
 
-The process ends with its owner, also one that was killed: its socket is closed then.
+Functions and arguments are pickled, so functions must be importable, as with multiprocessing. Processes that multiprocessing
+spawns would also import the caller's main module again: slow for a driver (a second), and an error in notebooks.
+
+The process ends together with its owner, even if that is killed: its socket is then closed.
 """
 
 from __future__ import annotations
@@ -23,30 +25,32 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
-PATIENCE_SECONDS = 120.0  # for one call; the longest honest one reads a shard from a store that is slow
+PATIENCE_SECONDS = 120.0  # for one call; the longest legitimate call reads a shard from a slow store
 _START = "import sys; sys.path[:] = {path!r}; from workers.host.isolated_process import serve; serve({socket})"
 _T = TypeVar("_T")
 
 
 class ProcessEnded(Exception):
-    """The call ended its process, twice, or did not come back; says how."""
+    """The call ended its process, or did not return in time, twice. The message says how the process ended."""
 
 
 class IsolatedProcess:
-    """One isolated process."""
+    """A process that is started when needed and restarted after a crash. Thread-safe."""
 
     def __init__(self, patience: float = PATIENCE_SECONDS) -> None:
-        """`patience`: seconds for one call, the start of the process included."""
+        """`patience`: seconds for one call, including the start of the process."""
         self._patience = patience
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._line: Connection | None = None
 
     def call(self, function: Callable[..., _T], *arguments: object) -> _T:
-        """What `function` returns there, or raises: an exception that is made of its `args`.
+        """Call `function` in the process and return its result. What it raises is raised here.
+
+        Exceptions are pickled, so their class must be constructible from `args`.
 
         Raises:
-            ProcessEnded: the bytes are to blame. OSError, RuntimeError: no process can be started.
+            ProcessEnded: the input is to blame. OSError, RuntimeError: no process can be started.
         """
         with self._lock:
             for last in (False, True):
@@ -55,7 +59,7 @@ class IsolatedProcess:
                     returned, answer = self._ask(line, function, arguments)
                     break
                 except (EOFError, OSError) as error:
-                    how = self._how_it_ended(error)
+                    how = self._describe_end(error)
                     self._end()
                     if last:
                         raise ProcessEnded(how) from None
@@ -64,7 +68,7 @@ class IsolatedProcess:
         raise answer
 
     def close(self) -> None:
-        """End the process. The next call would start another."""
+        """End the process. A later call starts a new one."""
         with self._lock:
             self._end()
 
@@ -90,18 +94,18 @@ class IsolatedProcess:
             )  # fmt: skip
         self._line = Connection(ours.detach())
         try:
-            self._line.recv()  # it stands: what ends it from here on is what it was asked to do
+            self._line.recv()  # the process has started; if it ends from now on, a call was the cause
         except EOFError:
             self._end()
             raise RuntimeError(
-                f"{sys.executable} could not be started as an isolated process; see what it says by itself"
+                f"{sys.executable} could not be started as an isolated process; run it by hand to see why"
             ) from None
         return self._line
 
-    def _how_it_ended(self, error: Exception) -> str:
+    def _describe_end(self, error: Exception) -> str:
         if isinstance(error, TimeoutError) or self._process is None:
             return f"did not end within {self._patience:.0f} s"
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it has closed its socket, so it is about to end
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its socket is closed, so it is about to end
             status = self._process.wait(5)
             if status < 0:
                 return f"ended the process by {signal.Signals(-status).name}"
@@ -118,8 +122,8 @@ class IsolatedProcess:
 
 
 def serve(descriptor: int) -> None:
-    """The isolated process: answer calls until the owner hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the owner, whose end is ours
+    """Main loop of the isolated process: answer calls until the owner closes the socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the owner; this process ends after it
     line = Connection(descriptor)
     line.send(None)
     while True:
@@ -128,7 +132,7 @@ def serve(descriptor: int) -> None:
             answer = (True, function(*arguments))
         except EOFError:
             return
-        except Exception as error:  # noqa: BLE001 - the edge: what is raised here is raised there
+        except Exception as error:  # noqa: BLE001 - sent to the caller, which raises it
             answer = (False, error)
-        with contextlib.suppress(OSError):  # nobody is there to hear it; the next turn finds that out
+        with contextlib.suppress(OSError):  # the owner is gone; the next recv() raises EOFError
             line.send(answer)

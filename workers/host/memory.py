@@ -1,8 +1,8 @@
-"""Memory that was freed goes back to the system.
+"""Gives memory that was freed back to the operating system.
 
-glibc keeps it for later, in an arena for each thread; after a shard of 1 GiB these held 250 MB of holes, beside which the
-arrays of the shard's end need room of their own, and small shards, one after the other, leave some 20 MB a minute. Other C
-libraries have no such call, and keep less. Arrow's own allocator keeps what threads gave back: 20 MB of it in a replica.
+glibc keeps freed memory in one arena per thread. After a shard of 1 GiB the arenas held 250 MB of free memory that arrays
+allocated at the shard's end could not use, and a series of small shards adds some 20 MB a minute. Other C libraries keep
+less, and have no call to release it. Arrow's allocator keeps freed memory as well: 20 MB in a replica.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ EVERY_SECONDS = 30.0
 
 
 def trim() -> None:
-    """Some ten milliseconds; worth it between phases of work, not within one."""
+    """Release memory freed in Arrow and glibc. Takes some ten milliseconds: for use between phases of work."""
     pa.default_memory_pool().release_unused()
-    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if give_back is not None:
-        give_back(0)
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if malloc_trim is not None:
+        malloc_trim(0)
 
 
 class Trimmer:
-    """Trims now and then, however often it is asked."""
+    """Calls `trim` at most once in EVERY_SECONDS, however often it is asked to."""
 
     def __init__(self) -> None:
         self._due = time.monotonic() + EVERY_SECONDS

@@ -1,7 +1,11 @@
-"""A local file that tables are appended to and read back from memory-mapped: what keeps a shard out of memory.
+"""A local file that tables are appended to and then read from, memory-mapped, so that a shard need not fit in memory.
 
-Arrow IPC stream format, so batches come back without a copy and dictionaries may differ from batch to batch. Mapped pages
-count as the process' memory until somebody else needs it: whoever reads much at a time calls `release` in between.
+The format is Arrow's IPC stream: batches are read without a copy, and dictionaries may differ from batch to batch. Pages of
+the mapping count as the process's memory until the system needs it, so a reader of much data calls `release` in between.
+
+    take_rows           rows of the batches by position
+    local_disk          errors of the local disk as TransientError
+    own_spill_folder    the folder for this process's files
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ Positions = npt.NDArray[np.int64]
 
 
 class SpillFile:
-    """Append, then read once. Nothing is on disk before the first row."""
+    """Append tables, then read them once. The file is created with the first row."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path = path
@@ -36,7 +40,7 @@ class SpillFile:
         self.rows = 0
 
     def append(self, table: pa.Table) -> None:
-        """Raises: TransientError: disk full or folder gone. ValueError: other columns than this spool's."""
+        """Add rows. Raises: TransientError: disk full or folder gone. ValueError: other columns than the schema's."""
         if not table.num_rows:
             return
         with local_disk(self._path):
@@ -47,7 +51,7 @@ class SpillFile:
 
     @contextlib.contextmanager
     def batches(self) -> Iterator[list[pa.RecordBatch]]:
-        """All batches in the order of appending, backed by the file; valid inside the block."""
+        """All batches in the order of appending. Their memory is the mapped file: valid inside the block. Ends appending."""
         self.close()
         if not self.rows:
             yield []
@@ -57,10 +61,10 @@ class SpillFile:
         try:
             yield pa.ipc.open_stream(pa.py_buffer(self._mapped)).read_all().to_batches()
         finally:
-            self._mapped = None  # unmapped once the last array that lies in it is gone
+            self._mapped = None  # unmapped once the last array that refers to it is gone
 
     def release(self) -> None:
-        """Let go of the pages read so far; the batches stay valid, what is read again comes from the disk's cache."""
+        """Drop the pages read so far from memory. The batches stay valid; pages are read again from the disk's cache."""
         if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on macOS
             self._mapped.madvise(mmap.MADV_DONTNEED)
 
@@ -72,9 +76,12 @@ class SpillFile:
 
 
 def take_rows(batches: Sequence[pa.RecordBatch], rows: Positions) -> pa.Table:
-    """Rows by ascending position, repeated ones too. At least one.
+    """The rows at these positions, counted over all batches; at least one.
 
-    Batch by batch: pyarrow's own take would first join the whole spool in memory. Runs are not copied.
+    Batch by batch, since pyarrow's own take would first join all batches in memory. Consecutive rows are not copied.
+
+    Args:
+        rows: [N] ascending; a position may be repeated.
     """
     starts = np.cumsum([0, *(len(batch) for batch in batches)])
     borders = np.searchsorted(rows, starts)
@@ -88,7 +95,7 @@ def take_rows(batches: Sequence[pa.RecordBatch], rows: Positions) -> pa.Table:
 
 @contextlib.contextmanager
 def local_disk(path: Path) -> Iterator[None]:
-    """Name the folder in errors of the local disk: a full disk passes on another machine, or once there is room."""
+    """Translate OSError into a TransientError that names the folder: another machine may have space, or this one later."""
     try:
         yield
     except OSError as error:
@@ -97,7 +104,7 @@ def local_disk(path: Path) -> Iterator[None]:
 
 
 def own_spill_folder() -> Path:
-    """A folder of this process under the temporary directory; those that killed processes left behind are removed first."""
+    """This process's folder under the temporary directory. Removes folders that killed processes have left behind."""
     parent = Path(tempfile.gettempdir()) / "reembed-spool"
     with local_disk(parent / "x"):
         parent.mkdir(parents=True, exist_ok=True)

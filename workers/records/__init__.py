@@ -1,1 +1,1 @@
-"""The records that travel between processes."""
+"""Records that are passed between processes and between the stages of a replica."""

@@ -1,7 +1,7 @@
-"""What flows from the reader to the writer: windows of documents, and the rows that cannot be embedded.
+"""Windows of documents, rows that cannot be embedded, and the digest over rows.
 
-A window is a bounded run of consecutive documents of one shard. Its border is a function of the shard alone (never of
-timing or hardware), so batches cut from it are the same on every attempt: that is what makes re-runs bit-identical.
+A window is a limited number of consecutive documents of one shard. Where it ends depends on the shard alone, never on timing
+or hardware. Batches are cut from windows, so every attempt at a shard computes the same batches and the same bits.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import pyarrow as pa
 
 from workers.config import CorpusConfig
 
-WINDOW_ROWS = 8192  # enough documents for length sorting to leave almost no padding
-WINDOW_BYTES = 8 << 20  # UTF-8 bytes of text; what bounds a replica's memory together with the queue lengths
-TOKENS_WINDOW_BYTES = 256 << 10  # where every token keeps its vector: some 60,000 vectors, 100 MB at 384 components
-TEXT_HASH_BYTES = 16  # BLAKE2b-128: no accidental collision in 2^48 documents
+WINDOW_ROWS = 8192  # enough documents that batches sorted by length need almost no padding
+WINDOW_BYTES = 8 << 20  # UTF-8 bytes of text; with the queue lengths this bounds a replica's memory
+TOKENS_WINDOW_BYTES = 256 << 10  # for pooling=tokens: some 60,000 vectors, 100 MB at 384 components
+TEXT_HASH_BYTES = 16  # BLAKE2b-128: by the birthday bound a collision among 2^48 documents has probability 2^-33
 
-ID, TEXT = "id", "text"  # column names inside a window, whatever the source calls them
-OBJECT, ROW = "object", "row"  # where a document came from, for the quarantine of vectors that turn out bad
-KEEP = "keep."  # prefix of kept columns inside a window, so that no name can collide
+ID, TEXT = "id", "text"  # column names inside a window, whatever the source's columns are called
+OBJECT, ROW = "object", "row"  # where a document came from, to quarantine it if its vector is unusable
+KEEP = "keep."  # prefix of kept columns inside a window, which avoids name collisions
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """How source rows become documents: settled once when the run is planned, stored with it, the same for every shard.
+    """How source rows become documents: fixed when the run is planned, stored with it, the same for every shard.
 
-    `id_type` is int64 when every Parquet source column is an integer, else string. `keep` holds the output types of the
-    kept columns and of partition columns taken from the source's key=value folders. `window_bytes`: most text of one window.
+    `id_type`: int64 if the id column is an integer in every Parquet object, else string. `keep`: output types of the kept
+    columns and of partition columns from the source's key=value folders. `window_bytes`: limit of a window's text.
     """
 
     corpus: CorpusConfig
@@ -39,7 +39,7 @@ class ReadPlan:
 
     @property
     def schema(self) -> pa.Schema:
-        """Schema of every window: id, text, object, row (null where not known), then the kept columns as `keep.<name>`."""
+        """Schema of every window: id, text, object, row (null if not known), then the kept columns as `keep.<name>`."""
         fields = [
             pa.field(ID, self.id_type, nullable=False),
             pa.field(TEXT, pa.large_string(), nullable=False),
@@ -51,7 +51,7 @@ class ReadPlan:
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedRow:
-    """A source row that is not embedded. `rows` is 1, or for a whole object its number of rows (None: not known)."""
+    """A source row that is not embedded. `rows`: 1, or for a whole object its number of rows (None: not known)."""
 
     object: str
     row: int | None
@@ -62,7 +62,7 @@ class QuarantinedRow:
 
 @dataclass(slots=True)
 class DocumentWindow:
-    """Consecutive documents of a shard: `table` follows ReadPlan.schema. rows_read counts documents and quarantined rows."""
+    """Consecutive documents of a shard. `table` has ReadPlan.schema; `rows_read` counts documents and quarantined rows."""
 
     index: int
     table: pa.Table
@@ -78,13 +78,16 @@ def text_hash(text: str) -> bytes:
 class RowsDigest:
     """Order-independent digest of a multiset of rows: the sum of BLAKE2b-128 row hashes modulo 2^128.
 
-    Adding digests adds multisets, so parts, shards and snapshots can be compared without sorting anything.
+    The digest of a union is the sum of the digests, so parts, shards and snapshots are compared without sorting rows.
+    This is the additive multiset hash of Clarke et al., "Incremental Multiset Hash Functions" (ASIACRYPT 2003), without a
+    key: it detects errors, not forgery.
     """
 
     def __init__(self, value: int = 0) -> None:
         self._value = value
 
     def add(self, *cells: Any) -> None:
+        """Add one row."""
         hasher = hashlib.blake2b(digest_size=16)
         for cell in cells:
             data = cell if isinstance(cell, bytes) else str(cell).encode("utf-8", "surrogatepass")
@@ -92,6 +95,7 @@ class RowsDigest:
         self._value = (self._value + int.from_bytes(hasher.digest(), "little")) % (1 << 128)
 
     def merge(self, other: RowsDigest | str) -> None:
+        """Add all rows of another digest, or of its hexadecimal form."""
         value = int(other, 16) if isinstance(other, str) else other._value
         self._value = (self._value + value) % (1 << 128)
 

@@ -1,6 +1,6 @@
-"""The records that cross between jobs and workers: a Shard goes down, a Receipt or a Failure comes up.
+"""Records that the driver and the replicas exchange: an Assignment of a Shard, and a Receipt or a Failure in return.
 
-Small, frozen, JSON-able. Text, tokens and vectors never travel in them.
+They are small, frozen and can be written as JSON. They never contain text, tokens or vectors.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from enum import StrEnum
 from typing import Any
 
 TOKEN_BINS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-"""Largest number of tokens of each bin of a receipt's histogram; one more bin holds what is longer."""
+"""Upper limits, inclusive, of the bins of a receipt's histogram of tokens; a last bin counts longer documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectSlice:
-    """A run of rows of one source object, as the manifest recorded it.
+    """Consecutive rows of one source object, as recorded in the manifest.
 
     Parquet: row groups `start` (inclusive) to `stop` (exclusive). Line formats: bytes `start` to `stop`; a line belongs
     to the slice in which its first byte lies. A whole object that cannot be split is `start=0, stop=size`.
@@ -27,9 +27,9 @@ class ObjectSlice:
     etag: str
     start: int
     stop: int
-    rows: int | None = None  # known from Parquet footers, else None until read
+    rows: int | None = None  # known from Parquet footers; None: known only after reading
     first_row: int | None = None  # row number of the slice's first row within the object; None: not known
-    partitions: tuple[tuple[str, str | None], ...] = ()  # Hive key=value pairs found in the object's path
+    partitions: tuple[tuple[str, str | None], ...] = ()  # Hive key=value pairs in the object's path
 
     @property
     def whole(self) -> bool:
@@ -43,17 +43,17 @@ def shard_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The unit of work, of retry and of commit. `number` fixes the part names."""
+    """The unit of work, of retry and of commit. Names of its files are made from `number`."""
 
     number: int
     slices: tuple[ObjectSlice, ...]
     text_bytes: int  # estimated bytes of source text
-    carried: int | None = None  # shard of the base run whose parts hold exactly these rows: copied, not embedded
-    earlier: tuple[str, ...] = ()  # parts of the base run that may hold vectors of its texts, relative to the output root
+    carried: int | None = None  # shard of the base run whose parts hold exactly these rows: they are copied
+    earlier: tuple[str, ...] = ()  # paths of parts of the base run that may hold vectors of these texts
 
     @property
     def rows(self) -> int | None:
-        """Rows of the shard, or None when a slice's count is known only after reading."""
+        """Rows of the shard; None if a slice's count is known only after reading."""
         counts = [piece.rows for piece in self.slices]
         return None if None in counts else sum(count for count in counts if count is not None)
 
@@ -64,18 +64,18 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One attempt at a shard. `epoch` only ever grows: a later attempt may replace an uncommitted part of an earlier one."""
+    """One attempt at a shard. A later attempt has a higher `epoch`, and may replace uncommitted parts of an earlier one."""
 
     shard: Shard
     epoch: int
     attempt: int
-    exclude: tuple[tuple[str, str], ...] = ()  # (object uri, reason): blamed by two replicas, quarantined whole
-    suspect: bool = False  # a replica died with it in flight: its objects are tried in an isolated process first
+    exclude: tuple[tuple[str, str], ...] = ()  # (object uri, reason): reported by two replicas, quarantined as a whole
+    suspect: bool = False  # a replica died while it held the shard: objects are first read in an isolated process
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """One file that a shard wrote, `path` relative to the output root."""
+    """One file that a shard wrote; `path` is relative to the output root."""
 
     path: str
     rows: int
@@ -86,11 +86,11 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a finished shard reports; stored, it is the shard's commit. Seconds are wall seconds inside each stage."""
+    """The report of a finished shard. Writing it to storage commits the shard. Times are wall-clock seconds."""
 
     shard: int
     epoch: int
-    rows_read: int  # source rows met, quarantined ones included
+    rows_read: int  # source rows, including quarantined ones
     documents: int  # source rows embedded; rows_read == documents + quarantined_rows
     rows: int  # output rows (differs from documents only when long texts become chunks)
     quarantined_rows: int
@@ -98,27 +98,27 @@ class Receipt:
     tokens: int
     padded_tokens: int
     truncated: int
-    duplicate_ids: int  # ids met more than once within this shard; rows are kept
+    duplicate_ids: int  # documents whose id occurred before in this shard; their rows are kept
     files: tuple[OutputFile, ...]
     quarantine: OutputFile | None
     stage_seconds: dict[str, float]
     seconds: float
     replica: str
-    adopted: bool = False  # the parts were already there, left by an attempt that died before its receipt
+    adopted: bool = False  # the parts were written by an earlier attempt that died before its receipt
     source_digest: str = ""  # order-independent digest of (id, text_hash) over the documents embedded
-    clipped: int = 0  # int8 output: components outside the calibrated range
-    excluded: tuple[str, ...] = ()  # objects that could not be read on two replicas; their rows are in the quarantine
-    carried_from: str | None = None  # run whose parts were copied; nothing was read or embedded then
+    clipped: int = 0  # int8 output: components outside the calibrated range, which were clipped
+    excluded: tuple[str, ...] = ()  # objects that two replicas could not read; their rows are in the quarantine
+    carried_from: str | None = None  # the run whose parts were copied; nothing was read or embedded
     reused_rows: int = 0  # output rows whose vectors came from an earlier snapshot, carried ones included
-    repeated_rows: int = 0  # output rows whose text stood earlier in the shard: embedded once
-    empty: int = 0  # documents of white space only
-    token_histogram: tuple[int, ...] = ()  # documents embedded, by number of tokens: see TOKEN_BINS
+    repeated_rows: int = 0  # output rows whose text occurred earlier in the shard: embedded once
+    empty: int = 0  # documents that consist of white space
+    token_histogram: tuple[int, ...] = ()  # documents embedded, by number of tokens: bins of TOKEN_BINS
     ended: float = 0.0  # Unix seconds, UTC
-    probed: int = 0  # reused texts that were embedded again to compare
+    probed: int = 0  # reused texts that were embedded again, to compare the vectors
     probe_cosine: float | None = None  # the smallest cosine among them
 
     def to_json(self) -> bytes:
-        raw = _plain(self)  # not asdict(), which copies every value deeply: the driver does this once a shard
+        raw = _plain(self)  # not asdict(), which makes deep copies: the driver does this once per shard
         raw["files"] = [_plain(file) for file in self.files]
         raw["quarantine"] = _plain(self.quarantine) if self.quarantine else None
         return json.dumps(raw, sort_keys=True).encode()
@@ -142,14 +142,14 @@ class Blame(StrEnum):
     """Who an attempt's failure is charged to."""
 
     OBJECT = "object"  # one source object: two replicas must agree, then it is excluded
-    SHARD = "shard"  # the attempt itself failed: counts against the shard
-    NOBODY = "nobody"  # storage hiccup: retried, counted apart, capped
-    REPLICA = "replica"  # the process must be replaced; its shards are suspects, not guilty
+    SHARD = "shard"  # the attempt failed: counts against the shard
+    NOBODY = "nobody"  # storage failure: retried, counted separately, up to a limit
+    REPLICA = "replica"  # the process must be replaced; its shards become suspects
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An attempt that ended without a receipt, in words a user can act on."""
+    """An attempt that ended without a receipt. `reason` tells the user what to do."""
 
     shard: int
     epoch: int
@@ -161,14 +161,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStats:
-    """A replica's running totals since it started, polled by the driver for progress and stall detection."""
+    """A replica's totals since it started. The driver polls them for progress and to detect a stalled replica."""
 
-    documents: int = 0  # encoded, committed or not
+    documents: int = 0  # encoded; not necessarily committed
     tokens: int = 0
-    busy_seconds: float = 0.0  # time the encoder was computing
+    busy_seconds: float = 0.0  # in which the encoder was computing
     uptime_seconds: float = 0.0
     peak_memory_bytes: int = 0
     shards: tuple[int, ...] = ()  # in flight
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    batches: int = 0  # through the encoder
-    storage_retries: int = 0  # calls tried again
+    batches: int = 0  # that the encoder has computed
+    storage_retries: int = 0  # storage calls that were repeated

@@ -1,6 +1,7 @@
-"""What flows from the tokeniser to the encoder and from the encoder to the writer: flat arrays, no torch, no tokenizers.
+"""Tokenised and encoded texts: flat NumPy arrays from the tokenizer to the encoder, and from the encoder to the writer.
 
-A sequence is one input of the model: a document, or one chunk of it. Sequences of a document are neighbours, in order.
+A sequence is one input of the model: a document, or one chunk of it. A document's sequences are adjacent and in order.
+Imports neither torch nor tokenizers.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from numpy.typing import NDArray
 class TokenizedTexts:
     """D documents as N sequences of T tokens in all, special tokens and prompt included."""
 
-    input_ids: NDArray[np.int32]  # [T] all sequences end to end, no padding
+    input_ids: NDArray[np.int32]  # [T] all sequences concatenated, without padding
     offsets: NDArray[np.int64]  # [N + 1] sequence n is input_ids[offsets[n]:offsets[n + 1]]
     document: NDArray[np.int32]  # [N] index of the sequence's document, ascending
-    chunk_start: NDArray[np.int64] | None  # [N] characters of the text (prompt not counted); None unless long_text=chunks
+    chunk_start: NDArray[np.int64] | None  # [N] offset in characters (prompt not counted); None unless long_text=chunks
     chunk_end: NDArray[np.int64] | None  # [N] end of the last token, exclusive
     truncated: NDArray[np.bool_]  # [D] tokens were cut off
     num_tokens: NDArray[np.int32]  # [D] tokens fed to the model, summed over the document's chunks
-    prompt_tokens: int  # leading tokens of every sequence that pooling leaves out when the model excludes its prompt
+    prompt_tokens: int  # leading tokens of every sequence that pooling skips if the model excludes its prompt
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -33,31 +34,31 @@ class TokenizedTexts:
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
-    """One row a document, or a sequence with long_text=chunks. NaN marks a row that could not be computed."""
+    """Vectors, one per document, or per sequence with long_text=chunks. A row that could not be computed is NaN."""
 
     vectors: NDArray[np.float32]  # [rows, dim]; pooling=tokens: [T, dim], aligned with TokenizedTexts.input_ids
-    offsets: NDArray[np.int64] | None  # pooling=tokens: [rows + 1], row r is vectors[offsets[r]:offsets[r + 1]]; else None
-    padded_tokens: int  # positions the device computed, padding included (never less than the tokens)
+    offsets: NDArray[np.int64] | None  # pooling=tokens: [rows + 1], row r has vectors[offsets[r]:offsets[r + 1]]; else None
+    padded_tokens: int  # positions the device computed, including padding
 
 
 def text_of_rows(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.integer]:
-    """[rows] the text that each row of the output is made of, ascending. `chunked`: a row is a sequence, else a text."""
+    """[rows] index of the text of each output row, ascending. `chunked`: a row is a sequence; else a text."""
     return tokens.document if chunked else np.arange(len(tokens.num_tokens))
 
 
 def text_of_vectors(tokens: TokenizedTexts, encoded: EncodedTexts, chunked: bool) -> NDArray[np.integer]:
-    """[vectors] the text that each vector belongs to, ascending."""
+    """[vectors] index of the text of each vector, ascending."""
     owner = text_of_rows(tokens, chunked)
     return owner if encoded.offsets is None else np.repeat(owner, np.diff(encoded.offsets))
 
 
 def rows_of_texts(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.int64]:
-    """[D] how many rows of the output each text becomes."""
+    """[D] number of output rows of each text."""
     return np.bincount(text_of_rows(tokens, chunked), minlength=len(tokens.num_tokens)).astype(np.int64)
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """start, start + 1, ... for each (start, length), end to end: the index that gathers slices of a flat array."""
+    """start, start + 1, … for each (start, length), concatenated: an index that gathers slices of a flat array."""
     ends: NDArray[np.int64] = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     index: NDArray[np.int64] = np.arange(total, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
