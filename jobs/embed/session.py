@@ -25,7 +25,8 @@ from jobs.gate.figures import Golden, save_golden
 from jobs.monitoring.metrics import RunMetrics, Stage
 from jobs.monitoring.progress import Progress
 from jobs.planning.run import Run
-from jobs.pool.replica_pool import ReplicaPool, cluster_resources, connected, recorder
+from jobs.pool.connection import cluster_resources, connected, recorder
+from jobs.pool.replica_pool import ReplicaPool
 from jobs.pool.replica_shape import ReplicaShape, replica_shape
 from jobs.report.summary import Work
 from jobs.report.write import get_ready

@@ -1,141 +1,44 @@
-"""Where Ray is met: connect, start replicas, hand out shards, hear what became of them, stop replicas.
+"""Replica actors: start them, dispatch shards to them, receive their results, stop them.
 
-    connected()     the cluster this process belongs to, or a local Ray of its own
-    ReplicaPool     execute(command) downhill, wait() -> events uphill; decides nothing, retries nothing
-    recorder()      where a figure of jobs/monitoring/metrics.py goes
+    execute(command)   carries out one command of the scheduler
+    wait(timeout)      returns what happened as events
 
-Ray itself restarts and retries nothing (max_restarts=0, max_task_retries=0): an actor's death arrives here as one Lost event
-with its cause, and jobs/scheduling/scheduler.py decides. Text, tokens and vectors never cross, except
-the vectors of the golden texts.
+The pool decides nothing and retries nothing, and Ray neither (max_restarts=0, max_task_retries=0): an actor's death becomes
+one Lost event with its cause, and jobs/scheduling/scheduler.py decides. Text, tokens and vectors never cross the network
+here, except the vectors of the golden texts.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+import ray
 from numpy.typing import NDArray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
-import jobs
-import workers
-from jobs.config import ClusterConfig
-from jobs.driver.signals import deadline, handlers_kept
-from jobs.monitoring.metrics import Kind, Metric
+from jobs.pool.actor_deaths import disowned, lost
 from jobs.pool.error_text import first_line, last_line, plain, refusal
+from jobs.pool.replica_actor import NODE_ID, ReplicaActor
 from jobs.pool.replica_shape import ReplicaShape
 from jobs.scheduling.messages import Command, Dispatch, Event, Finished, Lost, Ready, StartReplica, Stats, StopReplica
-from workers.errors import ReembedError, RunAborted, UsageError
+from workers.errors import RunAborted
 from workers.records.shard import Shard
 from workers.replica.settings import ReplicaSettings, Settled
 
-# Ray settles when it is imported whether it presents a token. One that is at hand is presented: a cluster without
-# authentication does not look at it, one with it would leave us waiting for 20 s and then call itself unreachable.
-_TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-if any(map(os.environ.get, _TOKENS)) or Path("~/.ray/auth_token").expanduser().exists():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-import ray  # noqa: E402 - see above
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError  # noqa: E402
-from ray.util.metrics import Counter, Gauge, Histogram  # noqa: E402
-
-from jobs.pool.actor_deaths import disowned, lost  # noqa: E402
-from jobs.pool.local_ray import lean_start  # noqa: E402
-from jobs.pool.replica_actor import NODE_ID, ReplicaActor  # noqa: E402
-
 log = logging.getLogger("reembed")
 
-LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
-CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
-IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entry point
 STATS_SECONDS = 2.0  # how often each replica is asked for its running totals …
 STATS_A_SECOND = 25.0  # … where they are few: a call costs the driver 0.2 ms, so of a thousand each is asked every 40 s
-# To look at n calls in flight costs about n times 1 µs: of thousands, what ends within so long is heard together. A replica
-# has its next shard already, so that none waits for it.
+# Asking Ray about n calls in flight costs about n microseconds. With thousands of calls, those that end within this time are
+# collected together. No replica waits for it: each has its next shard already.
 GATHER_SECONDS_A_CALL = 1e-4
 GATHER_SECONDS = 0.25  # at most
-
-
-@contextlib.contextmanager
-def connected(config: ClusterConfig) -> Iterator[bool]:
-    """Connect to Ray for the length of the block; whether a cluster was joined, which was there and stays.
-
-    Raises:
-        UsageError: there is no cluster at the address.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray says at start what it is and where its dashboard is; a job's log is for the job
-    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
-    joining = arguments | ({} if os.environ.get(IN_A_JOB) else {"runtime_env": {"py_modules": _code()}})
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
-    try:
-        with deadline(CONNECT_SECONDS), handlers_kept(), lean_start():
-            joined = config.address != "local"
-            if not joined:
-                ray.init(address="local", **own, **arguments)
-            elif config.address != "auto":
-                ray.init(address=config.address, **joining)
-            elif os.environ.get("RAY_ADDRESS"):
-                ray.init(**joining)
-            else:
-                joined = _join_or_start(own | arguments, joining)
-    except Exception as error:
-        if isinstance(error, ReembedError):
-            raise
-        raise UsageError(
-            f"cluster.address={config.address}: no Ray cluster there, or it wants another token than ours (RAY_AUTH_TOKEN, "
-            f"~/.ray/auth_token): {first_line(error)}"
-        ) from None
-    try:
-        yield joined
-    finally:
-        ray.shutdown()
-
-
-def _code() -> list[str]:
-    """This program's packages, for nodes that lack them. Inside a job the working_dir brings them; Ray refuses both."""
-    return [str(Path(module.__file__ or "").parent) for module in (jobs, workers)]
-
-
-def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> bool:
-    """Join the cluster that `ray start` made on this machine, if there is one (True); else start a Ray of our own.
-
-    Not address="auto": that would also join the private Ray of any other process here, and end with it.
-    """
-    try:
-        ray.init(**start)
-    except ValueError:  # Ray refuses our sizes before it connects: there is a cluster, which has its own
-        ray.init(**join)
-        return True
-    return False
-
-
-def cluster_resources() -> dict[str, float]:
-    """What the cluster has now, busy or not: CPU, GPU, memory in bytes, ..."""
-    return dict(ray.cluster_resources())
-
-
-def recorder(metric: Metric) -> Callable[[float, dict[str, str]], None]:
-    """Open a metric for this driver; what it is called with reaches Prometheus within some ten seconds, or as Ray is left.
-
-    A ray:// client exports nothing: the calls are for nothing there.
-    """
-    tags = tuple(metric.tags)
-    match metric.kind:
-        case Kind.COUNTER:
-            record = Counter(metric.name, metric.help, tags).inc
-        case Kind.GAUGE:
-            record = Gauge(metric.name, metric.help, tags).set
-        case Kind.HISTOGRAM:
-            record = Histogram(metric.name, metric.help, list(metric.boundaries), tags).observe
-    return cast("Callable[[float, dict[str, str]], None]", record)
 
 
 class ReplicaPool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,16 +72,38 @@ def test_of_an_owner_that_ray_takes_for_dead_the_run_ends(pool: replica_pool.Rep
         _lost(pool, RayActorError(error_msg="The actor is dead because its owner has died. Owner Id: 01"))
 
 
-@pytest.mark.parametrize("found", [None, RayError("not connected")])
-def test_where_ray_cannot_tell_there_is_no_notice(monkeypatch: pytest.MonkeyPatch, found: RayError | None) -> None:
-    """A ray:// client, or a Ray whose private parts have changed: as if no notice was given, and no error."""
+def _status(*nodes: tuple[str, str]) -> SimpleNamespace:
+    return SimpleNamespace(
+        active_nodes=[SimpleNamespace(node_id=name, node_status=state) for name, state in nodes], idle_nodes=[]
+    )
 
-    def ask() -> dict[str, int]:
-        if found is not None:
-            raise found
-        return {"a": 5}
 
-    monkeypatch.setattr(actor_deaths.ray._private.state.state, "get_draining_nodes", ask)
-    assert actor_deaths._draining() == ({} if found else {"a": 5})
-    monkeypatch.setattr(actor_deaths.ray._private.state, "state", None)
-    assert actor_deaths._draining() == {}
+@pytest.mark.parametrize(
+    ("answer", "draining"),
+    [
+        (_status(("a", "DRAINING"), ("b", "RUNNING")), ["a"]),
+        (RayError("no answer"), []),
+        (SimpleNamespace(), []),  # another version's status
+    ],
+)
+def test_draining_nodes_are_those_of_the_cluster_status(
+    monkeypatch: pytest.MonkeyPatch, answer: Any, draining: list[str]
+) -> None:
+    """An answer that Ray does not give is no error: nothing is draining."""
+
+    def get_cluster_status(address: str, timeout: int) -> Any:
+        assert (address, timeout) == ("head:6379", actor_deaths.STATUS_SECONDS)
+        if isinstance(answer, RayError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("ray.autoscaler.v2.sdk.get_cluster_status", get_cluster_status)
+    monkeypatch.setattr(actor_deaths.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:6379"))
+    assert list(actor_deaths._draining()) == draining
+
+
+def test_a_ray_client_does_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head's own address may not be reachable from there."""
+    monkeypatch.setattr(actor_deaths.ray.util.client.ray, "is_connected", lambda: True)
+    monkeypatch.setattr(actor_deaths.ray, "get_runtime_context", lambda: pytest.fail("asked"))
+    assert list(actor_deaths._draining()) == []
