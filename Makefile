@@ -7,11 +7,13 @@
 # make bench       the measured claims in benchmarks/: lists them; BENCH=… ARGS=… runs one
 #
 # PYTHON=… picks the interpreter (3.11 to 3.13); ARGS=… is handed to pytest, e.g. make test ARGS='-k scheduler'.
+# make test runs on WORKERS=4 processes, since most tests wait most of the time; tests that measure time run last, alone.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-fast faults soak lint bench clean
 
+WORKERS := 4
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
@@ -25,10 +27,10 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/python -m jobs.demo
 
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-fast: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -m 'not slow and not ray and not s3' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not ray and not s3' $(ARGS)
 
 faults: $(VENV)/.stamp-dev
 	REEMBED_FAULTS=all REEMBED_REPLICA_KILLS=20 REEMBED_DRIVER_KILLS=20 REEMBED_NIGHT_KILLS=20 REEMBED_RACES=20 \

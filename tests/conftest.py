@@ -1,6 +1,7 @@
 """What the tests share: an isolated home, a real S3 server, the packaged model, the command.
 
     isolated_home   the whole session runs with a HOME of its own (Ray writes a token there, hub clients a cache)
+    shared          servers and data that the workers of pytest-xdist make once and use together (tests/shared.py)
     s3_server       a real server: the one AWS_ENDPOINT_URL names, else our own (tests/s3_server), else a skip that says how
     s3_bucket       a fresh bucket per test module
     minilm          folder of the packaged all-MiniLM-L6-v2, in the sentence-transformers layout
@@ -24,10 +25,12 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.s3_server.ceph import CephServer, Unavailable
+from tests.s3_server.fixture import S3Server, s3_in_environment
+from tests.schedule import ALONE, GroupsThenAlone, rank
+from tests.shared import Shared
 
 ROOT = Path(__file__).resolve().parent.parent
-S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+SHARED = pytest.StashKey[Shared]()
 
 # Before any hub client is imported: tests read what lies on disk and never ask the network.
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -35,14 +38,41 @@ for _name in ("RAY_ADDRESS", "HF_HOME", "HF_TOKEN"):  # a developer's cluster an
     os.environ.pop(_name, None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The marker and the fixture go together, whichever of the two a test names."""
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that the user started makes what is shared; workers are told where it is."""
+    told = getattr(config, "workerinput", None)
+    config.stash[SHARED] = Shared(Path(told["shared"]), told["owner"]) if told else Shared.create(os.getpid())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    shared = node.config.stash[SHARED]
+    node.workerinput |= {"shared": str(shared.folder), "owner": shared.owner}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupsThenAlone | None:
+    return GroupsThenAlone(config) if config.getoption("dist") == "loadgroup" else None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.stash[SHARED].end()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """The marker s3 and its fixture go together, whichever of the two a test names. The tests to be run are then sorted."""
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])
         if "s3_server" in names:
             item.add_marker(pytest.mark.s3)
         elif item.get_closest_marker("s3"):
             names.append("s3_server")
+        if item.get_closest_marker(ALONE):
+            item.add_marker(pytest.mark.xdist_group(ALONE))
+    yield
+    items.sort(key=rank)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -66,67 +96,32 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             )
 
 
+@pytest.fixture(scope="session")
+def shared(pytestconfig: pytest.Config) -> Shared:
+    """What the workers of this session use together."""
+    return pytestconfig.stash[SHARED]
+
+
 @pytest.fixture(scope="session", autouse=True)
-def isolated_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """HOME of the whole session, with the one authentication token that every Ray started by the tests shares.
+def isolated_home(tmp_path_factory: pytest.TempPathFactory, shared: Shared) -> Iterator[Path]:
+    """HOME of the whole session (one for each worker), with the authentication token that all Rays of the tests share.
 
     A local Ray would write its own token there and later clusters would pick it up; `ray.cluster_utils.Cluster` makes none
     and its head dies without one.
     """
     home = tmp_path_factory.mktemp("home")
     (home / ".ray").mkdir()
-    (home / ".ray" / "auth_token").write_text(uuid.uuid4().hex)
+    (home / ".ray" / "auth_token").write_text(shared.token)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         yield home
 
 
-@dataclass(frozen=True)
-class S3Server:
-    """The endpoint under test; keys and endpoint are in os.environ. `ceph` is None when the endpoint came from outside."""
-
-    endpoint: str
-    access_key: str
-    secret_key: str
-    ceph: CephServer | None
-
-
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server; stopped by recorded pid at the end of the session, and also when this process is killed."""
-    given = os.environ.get("AWS_ENDPOINT_URL")
-    with pytest.MonkeyPatch.context() as patch:
-        if given:
-            missing = [name for name in S3_KEYS if not os.environ.get(name)]
-            if missing:
-                pytest.skip(f"s3: AWS_ENDPOINT_URL is set, but {' and '.join(missing)} is not")
-            ceph = None
-        else:
-            ceph = CephServer(tmp_path_factory.mktemp("s3", numbered=True))
-            try:
-                ceph.install()
-            except Unavailable as error:
-                pytest.skip(f"s3: {error}")
-            patch.delenv("AWS_PROFILE", raising=False)  # would outrank the keys below
-            patch.delenv("AWS_SESSION_TOKEN", raising=False)
-            ceph.start(guarded=True)
-            for name, value in ceph.environment().items():
-                patch.setenv(name, value)
-        try:
-            _forget_s3_clients()
-            key, secret = (os.environ[name] for name in S3_KEYS)
-            yield S3Server(os.environ["AWS_ENDPOINT_URL"], key, secret, ceph)
-        finally:
-            _forget_s3_clients()
-            if ceph:
-                ceph.wipe()
-
-
-def _forget_s3_clients() -> None:
-    """s3fs keeps clients per process; one made under other keys must not be met again."""
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
+def s3_server(shared: Shared) -> Iterator[S3Server]:
+    """A real S3 server, which all workers use at the same time. Tests that crash one have their own (tests/faults)."""
+    with s3_in_environment(shared, "s3") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

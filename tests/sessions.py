@@ -1,8 +1,11 @@
 """Processes that end with the tests, however the tests end.
 
 A command is started in a session of its own. Whatever it starts stays in that session, also what gets another process group
-or another parent, and is found by the session's id. A guard, `python -m tests.sessions PID`, reads from a pipe that breaks
-when pytest is gone, be it by SIGKILL, and then ends the session.
+or another parent, and is found by the session's id. A guard ends the session when the tests have ended, be it by SIGKILL:
+
+    python -m tests.sessions PID                 when stdin, a pipe that pytest holds, is closed
+    python -m tests.sessions PID --owner OWNER   when the process OWNER has ended
+    python -m tests.sessions PID --now           at once
 """
 
 from __future__ import annotations
@@ -24,14 +27,24 @@ ROOT = Path(__file__).resolve().parent.parent
 class Session:
     """A running command and its guard."""
 
-    def __init__(self, command: list[str], env: Mapping[str, str], stdout: Path, stderr: Path | None = None) -> None:
-        """Start it in the repository's root; without `stderr` both streams go to `stdout`."""
+    def __init__(
+        self,
+        command: list[str],
+        env: Mapping[str, str],
+        stdout: Path,
+        stderr: Path | None = None,
+        owner: int | None = None,
+    ) -> None:
+        """Start it in the repository's root; without `stderr` both streams go to `stdout`.
+
+        It ends with this process, or with the process `owner`.
+        """
         with stdout.open("wb") as out, (stderr or stdout).open("ab") as err:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
             )
         self._guard = subprocess.Popen(
-            [sys.executable, "-m", "tests.sessions", str(self.process.pid)],
+            [sys.executable, "-m", "tests.sessions", str(self.process.pid), *(["--owner", str(owner)] if owner else [])],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             start_new_session=True,
@@ -51,7 +64,7 @@ class Session:
 
     def kill(self) -> None:
         """SIGKILL to all of it, then to the guard."""
-        _kill(self.process.pid, self.process)
+        end_session(self.process.pid, self.process)
         self.process.wait()
         self._guard.kill()
         with self._guard:
@@ -66,8 +79,8 @@ def name_of(process: psutil.Process) -> str:
         return ""
 
 
-def _kill(session: int, leader: subprocess.Popen[bytes] | None = None) -> None:
-    """Until nothing is left: what is just being started is met the next time round."""
+def end_session(session: int, leader: subprocess.Popen[bytes] | None = None) -> None:
+    """SIGKILL until nothing is left: a process that is just being started is found the next time round."""
     while left := _pids(session):
         for pid in left:
             with suppress(ProcessLookupError):
@@ -75,6 +88,17 @@ def _kill(session: int, leader: subprocess.Popen[bytes] | None = None) -> None:
         if leader is not None:
             leader.poll()
         time.sleep(0.05)
+
+
+def wait_for_end(owner: int | None) -> None:
+    """Until the process `owner` has ended, or whoever holds the other end of stdin."""
+    if owner is None:
+        sys.stdin.buffer.read()
+        return
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(owner)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.5)
 
 
 def _pids(session: int) -> list[int]:
@@ -89,6 +113,12 @@ def _in_session(pid: int, session: int) -> bool:
         return False
 
 
+def main(arguments: list[str]) -> None:
+    session, *how = arguments
+    if how != ["--now"]:
+        wait_for_end(int(how[1]) if how else None)
+    end_session(int(session))
+
+
 if __name__ == "__main__":
-    sys.stdin.buffer.read()
-    _kill(int(sys.argv[1]))
+    main(sys.argv[1:])

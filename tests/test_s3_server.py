@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import s3fs
 
-from tests.conftest import S3Server
+from tests.s3_server.fixture import HARMED_S3, S3Server, s3_in_environment
+from tests.shared import Shared
+
+pytestmark = pytest.mark.xdist_group(HARMED_S3)
+
+
+@pytest.fixture(scope="module")
+def s3_server(shared: Shared) -> Iterator[S3Server]:
+    """Not the one that other workers use: it is crashed here."""
+    with s3_in_environment(shared, HARMED_S3) as server:
+        yield server
 
 
 def test_of_racing_conditional_puts_one_wins(s3_server: S3Server, s3_bucket: str) -> None:

@@ -54,7 +54,7 @@ def own_server(folder: Path) -> CephServer | None:
     except Unavailable as error:
         print(f"left out: {', '.join(OF_THE_SERVER)} and the wire: {error}", file=sys.stderr)
         return None
-    server.start(guarded=True)
+    server.start(owner=os.getpid())
     os.environ.update(server.environment())
     return server
 

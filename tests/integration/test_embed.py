@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Cli
 from tests.drivers import Made, Snapshot, configure, embed
-from tests.ray_nodes import RayNode
+from tests.ray_nodes import RayCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -175,7 +175,7 @@ def test_other_settings_make_another_run(made: Made, tmp_path: Path, cli: Cli) -
 
 
 def test_a_raised_limit_publishes_what_is_there(
-    tmp_path: Path, small_corpus: Corpus, minilm: Path, ray_head: RayNode, cli: Cli
+    tmp_path: Path, small_corpus: Corpus, minilm: Path, ray_head: RayCluster, cli: Cli
 ) -> None:
     source = shutil.copytree(small_corpus[0], tmp_path / "corpus")
     with (source / "part-1.jsonl").open("a") as stream:

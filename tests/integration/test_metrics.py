@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.monitoring.metrics import METRICS, Kind, Stage
 from tests.drivers import Driver, Snapshot, committed, configure
-from tests.ray_nodes import RayNode
+from tests.ray_nodes import RayCluster, RayNode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -27,8 +27,7 @@ SILENT = {"reembed_shard_failures", "reembed_storage_retries", "reembed_eta_seco
 class Scrape:
     """One answer of a node's /metrics: what this job exported, by name and tags."""
 
-    def __init__(self, text: str, since: Scrape | None = None) -> None:
-        """`since`: an earlier answer; counters are then what was added, whoever else ran on this cluster before."""
+    def __init__(self, text: str) -> None:
         self.kinds: dict[str, str] = {}
         self.tags: dict[str, set[str]] = {}
         self._samples: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
@@ -40,39 +39,41 @@ class Scrape:
                     self.tags.setdefault(family.name, set()).update(own)
                     key = (sample.name, frozenset(own.items()))
                     self._samples[key] = self._samples.get(key, 0.0) + sample.value
-        self._before = since
 
     def __call__(self, name: str, **tags: str) -> float:
-        value = self._samples.get((f"ray_{name}", frozenset(tags.items())), 0.0)
-        return value - (self._before(name, **tags) if self._before else 0.0)
+        return self._samples.get((f"ray_{name}", frozenset(tags.items())), 0.0)
 
 
 def _rays_own(label: str) -> bool:
     return label in EXPORTED_BY_RAY or label.startswith("otel_scope_")
 
 
-def _until(head: RayNode, what: Callable[[Scrape], bool], since: Scrape | None = None) -> Scrape:
-    """Ray sends every ten seconds."""
+@pytest.fixture(scope="module")
+def head(isolated_home: Path) -> Iterator[RayCluster]:
+    """A cluster of its own, on which no other driver exports anything, and that sends every half second, not every ten."""
+    with RayNode(2, env={"RAY_metrics_report_interval_ms": "500"}) as node:
+        yield node.cluster
+
+
+def _until(head: RayCluster, what: Callable[[Scrape], bool]) -> Scrape:
     end = time.monotonic() + 60
     while time.monotonic() < end:
-        scrape = Scrape(head.metrics(), since)
+        scrape = Scrape(head.metrics())
         if what(scrape):
             return scrape
         time.sleep(0.5)
     pytest.fail(f"not seen:\n{head.metrics()}")
 
 
-def test_a_running_job_and_its_end(corpus: Corpus, tmp_path: Path, minilm: Path, ray_head: RayNode) -> None:
+def test_a_running_job_and_its_end(corpus: Corpus, tmp_path: Path, minilm: Path, head: RayCluster) -> None:
     output = tmp_path / "out"
-    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=ray_head.address, shard_bytes="4KiB")
-    # gauges of drivers before this one stay for some 20 s, and would be taken off ours for good
-    since = _until(ray_head, lambda scrape: "gauge" not in scrape.kinds.values())
+    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=head.address, shard_bytes="4KiB")
     with Driver(config) as driver:
         driver.until(lambda: len(committed(output)) >= 2)
         replicas = [driver.replica(number) for number in (0, 1)]
         for pid in replicas:
             os.kill(pid, signal.SIGSTOP)  # so that the job runs for as long as the scrape takes
-        running = _until(ray_head, lambda scrape: scrape("reembed_replicas", state="ready") == 2, since)
+        running = _until(head, lambda scrape: scrape("reembed_replicas", state="ready") == 2)
         assert running("reembed_stage", stage=Stage.EMBEDDING) == 1
         planned = running("reembed_shards", state="planned")
         assert planned == sum(running("reembed_shards", state=state) for state in ("done", "running", "waiting")) > 10
@@ -85,8 +86,8 @@ def test_a_running_job_and_its_end(corpus: Corpus, tmp_path: Path, minilm: Path,
     assert ended.rc == 0, ended.log
     summary = ended.summary
 
-    # what was added since is sent as the driver leaves Ray; counters stay
-    told = _until(ray_head, lambda scrape: scrape("reembed_drivers_ended_total", outcome="published") == 1, since)
+    # counters stay when the driver has left Ray
+    told = _until(head, lambda scrape: scrape("reembed_drivers_ended_total", outcome="published") == 1)
     assert told("reembed_rows_total", outcome="embedded") == summary["rows"] - summary["repeated_rows"]
     assert told("reembed_rows_total", outcome="repeated") == summary["repeated_rows"]
     assert told("reembed_rows_total", outcome="embedded") + summary["repeated_rows"] == len(corpus[1])

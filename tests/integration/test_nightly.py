@@ -19,14 +19,14 @@ import yaml
 from jobs.commands.verify import verify_snapshot
 from tests.drivers import Ended, embed
 from tests.nights import CHANGED, DELETED, RENAMED, ROWS, first_night, second_night, to_second, write
-from tests.ray_nodes import RayNode
+from tests.ray_nodes import RayCluster
 from tests.workers.families import FAMILIES, save_family
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: RayNode) -> Path:
+def config(tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: RayCluster) -> Path:
     folder = tmp_path_factory.mktemp("nightly")
     model = save_family(minilm, folder / "model", FAMILIES["Bert"])
     sections = {

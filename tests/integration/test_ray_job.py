@@ -12,7 +12,7 @@ import pytest
 
 from jobs.commands.verify import verify_snapshot
 from tests.drivers import Snapshot
-from tests.ray_nodes import RayNode
+from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 QUICKSTART = ROOT / "configs" / "quickstart"
 
 
-def _submit(head: RayNode, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def _submit(head: RayCluster, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """The command of the README, with the address that it leaves to RAY_API_SERVER_ADDRESS."""
     ray = Path(sys.executable).parent / "ray"
     return subprocess.run(
@@ -35,13 +35,13 @@ def _submit(head: RayNode, *arguments: str, timeout: float = 300) -> subprocess.
     )
 
 
-def test_submitted_twice(ray_head: RayNode, isolated_home: Path, tmp_path: Path) -> None:
+def test_submitted_twice(ray_head: RayCluster) -> None:
     """The second one finds nothing to do, and says so."""
-    # the quickstart writes to the home folder, which is the test's own here
+    # the quickstart writes to the home folder, which is the cluster's own here
     first = _submit(ray_head, "configs/quickstart.yaml")
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert "published   yes" in first.stdout
-    output = isolated_home / "reembed-quickstart"
+    output = ray_head.home / "reembed-quickstart"
     current = json.loads((output / "CURRENT.json").read_text())
     documents = [json.loads(line) for path in QUICKSTART.iterdir() for line in path.read_text().splitlines()]
     assert Snapshot.read(current["data"]).ids == sorted(document["id"] for document in documents)
@@ -60,18 +60,19 @@ def test_submitted_twice(ray_head: RayNode, isolated_home: Path, tmp_path: Path)
     assert json.loads((output / "CURRENT.json").read_text()) == current
 
 
-def test_a_wrong_configuration_fails_the_job(ray_head: RayNode) -> None:
+def test_a_wrong_configuration_fails_the_job(ray_head: RayCluster) -> None:
     wrong = _submit(ray_head, "configs/quickstart.yaml", "model.poling=cls")
     assert wrong.returncode != 0
     assert "unknown key model.poling" in wrong.stdout
     assert "Traceback" not in wrong.stdout
 
 
-def test_the_script_tells_what_storage_says(ray_head: RayNode, isolated_home: Path) -> None:
+def test_the_script_tells_what_storage_says(ray_head: RayCluster) -> None:
     """deploy/ray_job.sh ends with reembed's own status, whatever `ray job submit` made of it."""
     python = f"{sys.executable} -m jobs.cli"
     env = os.environ | {"RAY_API_SERVER_ADDRESS": ray_head.dashboard, "RAY_AUTH_MODE": "token"}
     env |= {"RAY": str(Path(sys.executable).parent / "ray"), "REEMBED": python, "PYTHON": sys.executable}
+    env |= {"HOME": str(ray_head.home)}
     for overrides, status in (([], 0), (["model.poling=cls"], 2)):
         ended = subprocess.run(
             ["deploy/ray_job.sh", "configs/quickstart.yaml", *overrides],

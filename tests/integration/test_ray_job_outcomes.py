@@ -21,7 +21,7 @@ import pytest
 
 from jobs.driver.lock import DriverLock
 from tests.drivers import PATIENCE, Snapshot, committed, configure
-from tests.ray_nodes import RayNode
+from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 from workers.storage.store import Store
 
@@ -34,7 +34,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 class Jobs:
     """`ray job submit` and `ray job stop`, as users call them; what became of a job, by the dashboard's own API."""
 
-    def __init__(self, head: RayNode, home: Path) -> None:
+    def __init__(self, head: RayCluster, home: Path) -> None:
         self._head = head
         self._token = (home / ".ray" / "auth_token").read_text()
 
@@ -75,7 +75,7 @@ class Jobs:
 
 
 @pytest.fixture
-def jobs(ray_head: RayNode, isolated_home: Path) -> Jobs:
+def jobs(ray_head: RayCluster, isolated_home: Path) -> Jobs:
     return Jobs(ray_head, isolated_home)
 
 

@@ -14,7 +14,7 @@ import pytest
 from jobs.commands.verify import verify_snapshot
 from tests.conftest import Cli
 from tests.drivers import Driver, Snapshot, committed, configure, embed
-from tests.ray_nodes import RayNode
+from tests.ray_nodes import RayCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -26,7 +26,7 @@ def _all(pids: list[int], number: int) -> None:
         os.kill(pid, number)
 
 
-def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path, ray_head: RayNode, cli: Cli) -> None:
+def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path, ray_head: RayCluster, cli: Cli) -> None:
     output = tmp_path / "out"
     config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=ray_head.address, shard_bytes="4KiB")
     with Driver(config) as first:
@@ -58,6 +58,7 @@ def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path
     assert verify_snapshot(str(output), 0)["findings"] == []
 
 
+@pytest.mark.alone
 def test_stopped_by_signals_and_resumed(corpus: Corpus, tmp_path: Path, minilm: Path, cli: Cli) -> None:
     """`ray job stop` sends SIGTERM and leaves three seconds; Ctrl-C in a terminal goes to the local Ray as well."""
     output = tmp_path / "out"

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.drivers import Driver, Ended, Made, Snapshot, configure, docstrings_corpus, embed
-from tests.ray_nodes import RayNode
+from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 
 Corpus = tuple[Path, list[str]]
 SLOW = Path(__file__).parent / "slow_store"
@@ -47,7 +47,7 @@ def _current(output: Path) -> dict[str, object]:
     return current
 
 
-def test_while_parts_are_carried_over(tmp_path: Path, minilm: Path, ray_head: RayNode) -> None:
+def test_while_parts_are_carried_over(tmp_path: Path, minilm: Path, ray_head: RayCluster) -> None:
     """The second night, one object more: copies that do not end are left to themselves, those that do are waited for."""
     ids = docstrings_corpus(tmp_path / "corpus", 60)
     output = tmp_path / "out"
@@ -107,7 +107,7 @@ def test_with_replicas_that_do_not_answer(tmp_path: Path, minilm: Path) -> None:
     assert json.loads(next((tmp_path / "out" / "runs").glob("*/status.json")).read_text())["state"] == "stopped"
 
 
-def test_a_second_signal_ends_it_at_once(small_corpus: Corpus, tmp_path: Path, minilm: Path, ray_head: RayNode) -> None:
+def test_a_second_signal_ends_it_at_once(small_corpus: Corpus, tmp_path: Path, minilm: Path, ray_head: RayCluster) -> None:
     """The first one waits for storage, which does not answer; the second one does not."""
     output = tmp_path / "out"
     config = configure(tmp_path / "run.yaml", small_corpus[0], output, minilm, address=ray_head.address)

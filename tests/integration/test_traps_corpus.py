@@ -28,7 +28,7 @@ from tests.integration.trap_files import LONG, Bad, Traps
 from tests.integration.trap_jsonl import jsonl_traps
 from tests.integration.trap_parquet import parquet_traps
 from tests.integration.trap_text import text_traps
-from tests.ray_nodes import RayNode
+from tests.ray_nodes import RayCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -61,7 +61,7 @@ class Sprung:
 
 @pytest.fixture(scope="module", params=FORMATS)
 def sprung(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: RayNode
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: RayCluster
 ) -> Sprung:
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "corpus").mkdir()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tests.s3_server.ceph import CephServer, Unavailable
+from tests.sessions import wait_for_end
 
 
 def main(arguments: list[str]) -> int:
@@ -27,8 +28,8 @@ def main(arguments: list[str]) -> int:
         server.start()
         for name, value in server.environment().items():
             print(f"export {name}={value}")
-    elif verb == "guard":  # waits until the process that holds our stdin is gone, however it ended
-        sys.stdin.buffer.read()
+    elif verb == "guard":  # until its owner has ended, however that was
+        wait_for_end(int(names[0]))
         server.wipe()
     elif verb in ("stop", "crash", "freeze", "thaw", "wipe"):
         getattr(server, verb)(*names)

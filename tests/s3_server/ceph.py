@@ -127,8 +127,8 @@ class CephServer:
                 return
         raise Unavailable(f"apt-get could not install {' '.join(PACKAGES)}: {done.stderr.strip()[-300:]}")
 
-    def start(self, *, guarded: bool = False) -> None:
-        """Create it if need be, start what is not running, wait for an answer. `guarded`: it dies with this process.
+    def start(self, *, owner: int | None = None) -> None:
+        """Create it if need be, start what is not running, wait for an answer. It ends with the process `owner`, if given.
 
         Raises:
             RuntimeError: the folder holds something else; a daemon died or did not answer in time (with its last log lines).
@@ -139,11 +139,11 @@ class CephServer:
         self._ours.touch()
         for name in ("run", "log"):
             (self.folder / name).mkdir(exist_ok=True)
-        if guarded and self._guard is None:
+        if owner is not None and self._guard is None:
             self._guard = subprocess.Popen(
-                [sys.executable, "-m", "tests.s3_server", "guard", self.folder],
+                [sys.executable, "-m", "tests.s3_server", "guard", self.folder, str(owner)],
                 cwd=Path(__file__).resolve().parents[2],
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
         made = self.folder / "made"
@@ -198,8 +198,9 @@ class CephServer:
         if self._ours.exists():
             shutil.rmtree(self.folder, ignore_errors=True)
         if self._guard is not None:
-            with self._guard:  # closes its stdin, which ends it
-                self._guard = None
+            self._guard.kill()
+            self._guard.wait()
+            self._guard = None
 
     def admin(self, *arguments: str) -> str:
         """radosgw-admin: quotas, suspended users, removed keys. Returns its stdout.
