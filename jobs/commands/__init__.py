@@ -1,1 +1,1 @@
-"""The commands beside the jobs: one module a command, each a few calls into the rooms below."""
+"""The commands that are not jobs (plan, status, verify, ...): one module for each."""

@@ -1,1 +1,1 @@
-"""May this run be published? Pure checks, and the figures they compare."""
+"""The publish gate: checks that a finished run must pass, and the figures they compare."""

@@ -1,1 +1,1 @@
-"""What people and Prometheus see of a run while it works."""
+"""The progress display, status.json and Prometheus metrics of a running job."""

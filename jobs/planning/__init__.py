@@ -1,1 +1,1 @@
-"""Which run a command means, and what a new run consists of: shards, reuse, estimate."""
+"""Planning: which run a command resumes or begins, and the shards, reuse and estimate of a new run."""

@@ -1,1 +1,1 @@
-"""What readers see: publishing a run, opening the published snapshot, deleting old ones."""
+"""Publication: making a finished run the current snapshot, opening it, and deleting old snapshots."""

@@ -1,1 +1,1 @@
-"""Which replica embeds which shard when, and what answers for a failure. Pure: no Ray, no clock, no storage."""
+"""The scheduler: which replica embeds which shard when, and which failures are charged. Pure: no Ray, clock or storage."""

@@ -1,1 +1,1 @@
-"""What storage holds of a run: its record, manifest, receipts, quarantine, and CURRENT.json."""
+"""A run's state on storage: its record, manifest, receipts, quarantine, and CURRENT.json."""
