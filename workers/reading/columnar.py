@@ -15,7 +15,7 @@ import pyarrow.types as pt
 from workers.errors import ObjectError
 from workers.reading.columns import Column, id_column, is_text, kept_column, plain_type, refusal, text_column
 from workers.reading.source_rows import SourceRows
-from workers.records.documents import WINDOW_BYTES, ReadPlan
+from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, ReadPlan
 from workers.storage.stream import SourceStream
 
 
@@ -102,11 +102,20 @@ def halved(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """The batch in pieces whose dictionary columns decode to no more than two windows each, or are single rows."""
     size = 0
     for column in batch.columns:
-        if pt.is_dictionary(column.type) and (pt.is_string(column.type.value_type) or pt.is_binary(column.type.value_type)):
-            size += pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0
+        if pt.is_dictionary(column.type) and is_text(column.type) and len(column.dictionary):
+            lengths = pc.binary_length(column.dictionary.cast(pa.large_binary()))
+            size += pc.sum(lengths.take(column.indices)).as_py() or 0
     if size <= 2 * WINDOW_BYTES or batch.num_rows <= 1:
         yield batch
         return
     middle = batch.num_rows // 2
     yield from halved(batch.slice(0, middle))
     yield from halved(batch.slice(middle))
+
+
+def pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """The batch in order, in pieces that hold and decode to about one window; nothing is copied."""
+    row_bytes = max(1, batch.nbytes // max(1, batch.num_rows))
+    count = max(1, min(WINDOW_ROWS, WINDOW_BYTES // row_bytes))
+    for start in range(0, batch.num_rows, count):
+        yield from halved(batch.slice(start, count))

@@ -1,11 +1,11 @@
-"""Arrow columns of a source -> the types a run settled on; values that cannot follow are named, row by row.
+"""Arrow columns of a source -> the types of the run's schema; values that do not fit are named, row by row.
 
     text_column    any string or binary type -> large_string, valid UTF-8
     id_column      any scalar type -> plan.id_type
     kept_column    any type -> its type in plan.keep, by Arrow's safe cast
 
-Each returns the column with nulls where a value is bad, and {place: reason}. Whole columns are converted at once; rows are
-looked at one by one only where that fails. Knows nothing of files; `refusal` says beforehand which types cannot work at all.
+Each returns the column with nulls where a value is bad, and {place: reason}. Whole columns are converted at once, and row by
+row only where that fails. Knows nothing of files; `refusal` says beforehand which types cannot work at all.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ def plain(array: pa.Array) -> pa.Array:
     if isinstance(array.type, pa.BaseExtensionType):
         return plain(array.storage)
     if pt.is_dictionary(array.type):
+        wide = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(array.type.value_type)
+        if wide is not None:  # pyarrow decodes no dictionaries of views
+            array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(wide))
         return plain(array.dictionary_decode())
     if pt.is_run_end_encoded(array.type):
         return plain(pa.compute.run_end_decode(array))

@@ -6,6 +6,7 @@ parse   in an isolated process, many footers in one call: bytes -> FooterFacts, 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -39,3 +40,36 @@ class FooterReader(NamedTuple):
 
     To be called in an isolated process: some corrupt footers end the process that parses them.
     """
+
+
+class TailFile(io.RawIOBase):
+    """An object whose end alone is here, for parsers that look for the footer from the end: all before it reads as zeros.
+
+    Reads raise OSError beyond MAX_FOOTER_BYTES: no footer asks for that.
+    """
+
+    def __init__(self, tail: bytes, size: int) -> None:
+        self._tail, self._size, self._position = tail, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._position = offset + (0, self._position, self._size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(0, self._size - self._position)
+        count = left if count < 0 else min(count, left)
+        if count > MAX_FOOTER_BYTES:
+            raise OSError(f"a read of {count} bytes")
+        start = self._position - (self._size - len(self._tail))
+        self._position += count
+        missing = min(count, max(0, -start))
+        return bytes(missing) + self._tail[max(0, start) : max(0, start + count)]

@@ -54,13 +54,14 @@ def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequen
     try:
         metadata = pq.read_metadata(pa.BufferReader(footer))
         schema = metadata.schema.to_arrow_schema()
+        names = tuple(schema.names)  # raises where one is not UTF-8
         groups = _groups(metadata, object_bytes - len(footer), set(text), {*text, *others})
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         return f"its footer cannot be parsed: {' '.join(str(error).split())[:200]}"
     if isinstance(groups, str):
         return f"its footer is corrupt: {groups}"
     types = {field.name: field.type for field in schema if field.name in {*text, *others}}
-    return FooterFacts(groups, types, tuple(schema.names))
+    return FooterFacts(groups, types, names)
 
 
 def _groups(metadata: Any, data_bytes: int, text: set[str], wanted: set[str]) -> tuple[tuple[int, int], ...] | str:
