@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.publish.open_snapshot import open_published
+from jobs.publish.open_snapshot import load_embedder, open_published
 from workers.config import LongText
 from workers.errors import UsageError
 from workers.snapshot.search import nearest
@@ -20,10 +20,10 @@ def search_snapshot(target: str, text: str, k: int) -> dict[str, Any]:
         raise UsageError("search: the text is empty")
     published = open_published(target)
     stamp = published.stamp
-    embedder = published.embedder(query=True, long_text=LongText.TRUNCATE)
+    embedder = load_embedder(published, query=True, long_text=LongText.TRUNCATE)
     vectors = embedder.embed([text])[0]
-    paths = sorted(file.path for file in published.files())
-    hits = nearest(published.store, paths, vectors, k, stamp.vector, stamp.int8_scale)
+    paths = sorted(file.path for file in published.files)
+    hits = nearest(published.store, paths, published.schema, vectors, k)
     return {"query": text, "run_id": published.run_id, "model": stamp.model, "hits": hits}
 
 

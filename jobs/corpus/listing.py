@@ -9,11 +9,10 @@ Nothing is opened here: no footer, no record, no text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 from jobs.driver.preflight import bucket_of, require_endpoint
 from workers.config import CorpusConfig, SourceFormat
@@ -23,12 +22,10 @@ from workers.reading.formats.traits import FormatTraits
 from workers.storage.client import filesystem
 from workers.storage.objects import ObjectInfo, list_objects
 from workers.storage.uris import redact
+from workers.table.partitions import Partitions, hive_partitions
 
 LISTING_THREADS = 16
-HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _GLOB = "*?["
-
-Partitions = tuple[tuple[str, str | None], ...]
 
 
 class RowGroup(NamedTuple):
@@ -106,11 +103,3 @@ def _describe(info: ObjectInfo, root: str, config: CorpusConfig) -> SourceObject
     source_format, compression = format_of(info.uri, config.format)
     below = info.uri[len(root) :] if info.uri.startswith(root) else ""
     return SourceObject(info, source_format, compression, hive_partitions(below.split("/")[:-1]))
-
-
-def hive_partitions(folders: Sequence[str]) -> Partitions:
-    """`key=value` folders in path order, percent-decoded; Hive's word for null becomes None."""
-    pairs = (folder.partition("=") for folder in folders)
-    return tuple(
-        (unquote(key), None if value == HIVE_NULL else unquote(value)) for key, equals, value in pairs if equals and key
-    )

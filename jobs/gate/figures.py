@@ -21,12 +21,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from jobs.state.records import RunPaths
-from workers.model.golden import GOLDEN_TEXTS, cosines
-from workers.storage.objects import Store
+from workers.model.golden import GOLDEN_TEXTS
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
+from workers.table.vectors import Floats, cosines
 
 log = logging.getLogger("reembed")
-Floats = npt.NDArray[np.float32]
 _SHOWN_CHARACTERS = 24  # of a digest or a prompt
 _WORDS = "words"
 _COUNTS = ("run_id", "rows_read", "documents", "truncated", "empty", "parts", "breaches")

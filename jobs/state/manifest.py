@@ -9,16 +9,15 @@ in jobs/planning/sharding.py.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.state.stored_shards import SCHEMA, StoredShards, columns_of
 from workers.errors import RunAborted, UsageError
 from workers.records.shard import Shard
 from workers.storage.store import Store
+from workers.table.small_table import decode_table, encode_table
 
 _FINGERPRINT = b"reembed.fingerprint"
 _OF_REUSE = ("carried", "earlier")  # not in manifests of versions that reused nothing
@@ -31,10 +30,8 @@ def save_manifest(store: Store, path: str, shards: Sequence[Shard], fingerprint:
         RunAborted: what stands is not readable. UsageError: it was made for another fingerprint.
     """
     stored = StoredShards(columns_of(shards))
-    sink = io.BytesIO()
     marked = stored.table.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
-    pq.write_table(marked, sink, compression="zstd", write_page_checksum=True)
-    if store.put_if_absent(path, sink.getvalue()):
+    if store.put_if_absent(path, encode_table(marked)):
         return stored
     return load_manifest(store, path, fingerprint)[0]
 
@@ -47,7 +44,7 @@ def load_manifest(store: Store, path: str, expected: str | None = None) -> tuple
     """
     data = store.read(path)
     try:
-        table = pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+        table = decode_table(data)
         found = (table.schema.metadata or {})[_FINGERPRINT].decode()
         for name in _OF_REUSE:
             if name not in table.schema.names:

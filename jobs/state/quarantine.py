@@ -1,25 +1,24 @@
 """The quarantine folder of a run says exactly what was not embedded: whole shards are added, leftovers of attempts removed.
 
-The files look like those that replicas write for single rows (QUARANTINE_SCHEMA in workers/table/schema.py): one line a
-slice, `row` null, `rows` the slice's count where a Parquet footer told it.
+The files look like those that replicas write for single rows (workers/table/quarantine_file.py): one line a slice,
+ `row` null, `rows` the slice's count where a Parquet footer told it.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from workers.records.shard import Receipt, Shard
 from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RunPaths
-from workers.table.schema import QUARANTINE_SCHEMA
+from workers.table.quarantine_file import QUARANTINE_SCHEMA
+from workers.table.small_table import encode_table
 
 
-def settle_quarantine(
+def finish_quarantine(
     store: Store, run_id: str, shards: Sequence[Shard], receipts: Mapping[int, Receipt], reasons: Mapping[int, str]
 ) -> None:
     """Write one file for each shard given up (`reasons`), and remove files that neither a receipt nor a reason stands for.
@@ -43,12 +42,8 @@ def settle_quarantine(
             }
             for piece in shard.slices
         ]
-        sink = io.BytesIO()
-        pq.write_table(
-            pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA), sink, compression="zstd", write_page_checksum=True
-        )
         path = RunPaths(run_id).quarantined_shard(shard.number)
-        store.put(path, sink.getvalue())
+        store.put(path, encode_table(pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)))
         valid.add(path)
     for path in store.list(RunPaths(run_id).quarantine):
         if path not in valid:

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.corpus.listing import Partitions
 from workers.records.shard import ObjectSlice, Shard
+from workers.table.partitions import Partitions
 
 SCHEMA = pa.schema(
     {

@@ -20,12 +20,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from jobs.config import RunConfig, parse_config
-from jobs.corpus.listing import hive_partitions
 from tests.fuzz.properties import CHECKS, LONGEST_TEXT, read
 from tests.workers.corpus_files import plan_of, slice_of
 from tests.workers.corpus_files import read as read_objects
 from workers.errors import UsageError
-from workers.table.partitions import NULL_FOLDER, partition_folder
+from workers.table.partitions import HIVE_NULL, hive_partitions, partition_folder
 
 CORPUS = Path(__file__).parent / "corpus"
 KEPT = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
@@ -174,7 +173,7 @@ def test_partition_values_come_back_from_the_folder(values: dict[str, str | None
 
 
 def test_the_null_folder_is_hives() -> None:
-    assert partition_folder(["a"], [None]) == f"a={NULL_FOLDER}"
+    assert partition_folder(["a"], [None]) == f"a={HIVE_NULL}"
     assert unquote(partition_folder(["a"], ["../x"])) == "a=../x"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.corpus.discovery import Corpus
-from jobs.corpus.listing import Partitions, RowGroup, SourceObject
+from jobs.corpus.listing import RowGroup, SourceObject
 from jobs.planning.matching import Reuse, match
 from jobs.planning.sharding import cut
 from tests.jobs.ledger_samples import receipt
@@ -18,6 +18,7 @@ from workers.config import CorpusConfig, SourceFormat
 from workers.records.documents import ReadPlan
 from workers.records.shard import OutputFile, Receipt, Shard
 from workers.storage.objects import ObjectInfo
+from workers.table.partitions import Partitions
 
 S3, LOCAL = "s3://bucket/corpus/", "file:///corpus/"
 BASE = "base"

@@ -10,17 +10,13 @@ answer fails the attempt: what is on the shelf must not depend on the weather. M
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from workers.config import VectorType
 from workers.dedup.deduplicator import TextPlacer
@@ -31,13 +27,12 @@ from workers.host.spill_file import Positions
 from workers.records.documents import WINDOW_ROWS
 from workers.records.tokens import ranges
 from workers.storage.store import Store
-from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
+from workers.table.part_file import PartDamaged, PartName, PartReader, open_part
 from workers.table.schema import EMBEDDING, OF_THE_VECTORS, TEXT_HASH, OutputSchema
 from workers.table.vectors import as_float32, bad_rows, vectors_per_row
 
 BATCH_BYTES = 8 << 20
 BUFFER_BYTES = 4 << 20  # one range request inside a large column chunk
-_NAME = re.compile(r"(.*/part-\d+)(?:-(\d+))?\.parquet")
 
 log = logging.getLogger("reembed")
 
@@ -51,10 +46,10 @@ class EarlierPart(NamedTuple):
 
     @classmethod
     def of(cls, path: str) -> EarlierPart:
-        found = _NAME.fullmatch(path)
-        if found is None:
+        name = PartName.parse(path)
+        if name is None or name.piece is None:
             return cls(path, -1, path)
-        return cls(found[1], -1 if found[2] is None else int(found[2]), path)
+        return cls(path.removesuffix(str(name)) + str(PartName(name.shard)), name.piece, path)
 
     def follows(self, other: EarlierPart | None) -> bool:
         """Whether rows of one text may begin in `other` and go on here."""
@@ -92,50 +87,26 @@ def _batches(store: Store, path: str, schema: OutputSchema) -> Iterator[pa.Table
         ObjectError: damaged, or of another make. FileNotFoundError, TransientError, UsageError: the store.
     """
     columns = [TEXT_HASH, *schema.of_text]
-    with store.open(path, block=EXACT) as raw:
-        stream = SourceStream(raw, store.uri_of(path), raw.seek(0, os.SEEK_END), LEAST_BYTES)
-        with _decoding(stream):
-            file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=BUFFER_BYTES, page_checksum_verification=True)
-            _check_make(file.metadata.metadata or {}, file.schema_arrow, columns, schema, stream.uri)
-            groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-            row_bytes = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
-            count = max(1, min(WINDOW_ROWS, BATCH_BYTES // max(1, row_bytes)))
-            batches = iter(file.iter_batches(count, columns=columns, use_threads=False))
-        while True:
-            with _decoding(stream):
-                batch = next(batches, None)
-                if batch is not None and any(column.null_count for column in batch.columns):
-                    raise ValueError("null where the writer leaves none")
-            if batch is None:
-                return
-            yield pa.Table.from_batches([batch]).select(columns)
+    with open_part(store, path, buffer_bytes=BUFFER_BYTES) as part:
+        _check_make(part, columns, schema)
+        for batch in part.batches(max(1, min(WINDOW_ROWS, BATCH_BYTES // max(1, part.row_bytes()))), columns):
+            if any(column.null_count for column in batch.columns):
+                raise PartDamaged(part.uri, "null where the writer leaves none")
+            yield pa.Table.from_batches([batch])
 
 
-@contextlib.contextmanager
-def _decoding(stream: SourceStream) -> Iterator[None]:
-    """Around what reads Parquet: the store's failures as they are, all others are the part's fault."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if stream.failure is not None:
-            raise stream.failure from None
-        raise ObjectError(stream.uri, f"damaged ({' '.join(str(error).split())[:200]})") from None
-
-
-def _check_make(
-    footer: Mapping[bytes, bytes], found: pa.Schema, columns: Sequence[str], schema: OutputSchema, uri: str
-) -> None:
+def _check_make(part: PartReader, columns: Sequence[str], schema: OutputSchema) -> None:
     """Raises: ObjectError: the part's vectors are not what this run would make of the same texts."""
     ours = schema.stamp.footer()
     for key in OF_THE_VECTORS:
-        theirs = footer.get(key.encode(), b"").decode()
+        theirs = part.footer.get(key, "")
         if theirs != ours[key]:
-            raise ObjectError(uri, f"made with {key}={theirs[:80]!r} where this run has {ours[key][:80]!r}")
+            raise ObjectError(part.uri, f"made with {key}={theirs[:80]!r} where this run has {ours[key][:80]!r}")
     for name in columns:
-        wanted, times = schema.part.field(name).type, found.names.count(name)
-        there = found.field(name).type if times == 1 else "there twice" if times else "missing"
-        if there != wanted:
-            raise ObjectError(uri, f"column {name} is {there} where this run has {wanted}")
+        expected, times = schema.part.field(name).type, part.schema.names.count(name)
+        there = part.schema.field(name).type if times == 1 else "there twice" if times else "missing"
+        if there != expected:
+            raise ObjectError(part.uri, f"column {name} is {there} where this run has {expected}")
 
 
 class _Whole(NamedTuple):

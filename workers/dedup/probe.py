@@ -15,7 +15,7 @@ from workers.dedup.deduplicator import Placement
 from workers.dedup.vector_cache import ShelfRows
 from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges, text_of_vectors
 from workers.table.schema import EMBEDDING, OutputSchema
-from workers.table.vectors import as_float32, cosines, vectors_per_row
+from workers.table.vectors import as_float32, cosines_to_stored, vectors_per_row
 
 
 def probe_cosine(
@@ -35,5 +35,5 @@ def probe_cosine(
     for number in range(len(probes)):
         before, now = stored_VD[probe_V == number], encoded.vectors[text_V == len(placement.new) + number]
         same = before.shape == now.shape
-        worst = min(worst, float(cosines(before, now, stamp.vector).min(initial=1.0)) if same else -1.0)
+        worst = min(worst, float(cosines_to_stored(before, now, stamp.vector).min(initial=1.0)) if same else -1.0)
     return worst

@@ -1,12 +1,12 @@
-"""Before the first shard: which way may this model be run here, and does this device compute right?
+"""The self-check at start: chooses how and in which precision the model is run, by comparison with golden vectors.
 
-    reference    golden texts in float32 on the CPU, transformers' own model, padded
-    structure    a way without padding must give the same in float32 (else the next way; at last the padded one)
-    device       as it will work, on its device and in its precision, within the precision's tolerance: else the next
-                 precision where `auto` leaves a choice, else the replica refuses to work
+    1. reference   vectors of the golden texts by transformers' own model: float32, padded, on the CPU
+    2. way         a way to run without padding must give the same vectors in float32; else the next way, at last the padded
+    3. device      on its device and in its precision the model must stay within the precision's tolerance; else the next
+                   precision if `auto` leaves a choice, else the replica refuses to work
 
-A family that ignores packed positions, a kernel that lets sequences see each other, a GPU with a broken multiplier: all
-end here, and write nothing.
+This detects families that ignore packed positions, kernels that mix sequences, and GPUs that compute wrongly, before
+anything is written.
 """
 
 from __future__ import annotations
@@ -22,23 +22,28 @@ from numpy.typing import NDArray
 
 from workers.config import Precision
 from workers.engine.checkpoint import Checkpoint
-from workers.engine.forward import Forward, Fused, Packed, Padded, structures
+from workers.engine.forward import Forward, Fused, Packed, Padded, unpadded_ways
 from workers.engine.kernels.packing import pack
-from workers.engine.precision import candidates, strays
+from workers.engine.precision import candidates, out_of_tolerance
 from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError
-from workers.model.golden import cosines
 from workers.records.tokens import TokenizedTexts
+from workers.table.vectors import cosines
 
-SAME = 1e-4  # largest difference of two float32 vectors, relative to the largest component
+SAME = 1e-4  # largest accepted difference of float32 vectors, relative to the largest component
 _log = logging.getLogger(__name__)
 Embed = Callable[[Forward, TokenizedTexts, torch.device], NDArray[np.float32]]
 _CPU = torch.device("cpu")
 
 
 class SelfCheck:
-    """`checkpoint` in `wanted` precision, or auto, on `device`; `embed` gives a way's vectors of the golden texts.
+    """The choice for one model on one device.
 
-    `reference` gives the `reference_vectors` that somebody else computes, or None; it is asked as late as possible.
+    Args:
+        golden: the golden texts, tokenised.
+        wanted: the precision, or auto.
+        embed: (way, texts, device) -> their vectors.
+        reference: waits for `reference_vectors` that another process computes and returns them, or None. Called as late as
+            possible.
     """
 
     def __init__(
@@ -46,24 +51,25 @@ class SelfCheck:
         reference: Callable[[], NDArray[np.float32] | None] | None = None,
     ) -> None:  # fmt: skip
         self._checkpoint, self._golden, self._wanted, self._device = checkpoint, golden, wanted, device
-        self._embed, self._awaited = embed, reference
+        self._embed, self._await_reference = embed, reference
 
     def choose_precision(self) -> tuple[Precision, Forward]:
-        """The precision and the way that hold.
+        """The first precision that is within its tolerance, and the way to run the model in it.
 
-        Where none does it may be the reference's fault, if somebody else made it: then once more with our own.
+        If none is and the reference came from another process, the reference may be wrong: it is computed here, and the
+        check repeated.
 
         Raises:
-            ReplicaError: none holds (PrecisionRefused: the one asked for does not).
-            UsageError: int8 and nothing of this model can be quantised.
+            ReplicaError: no precision is within its tolerance (PrecisionRefused: the configured one is not).
+            UsageError: int8, and the model cannot be quantised here.
         """
         try:
             return self._choose()
         except (ReplicaError, UsageError) as error:
-            if self._awaited is None or self.__dict__.get("_reference") is None:
+            if self._await_reference is None or self.__dict__.get("_reference") is None:
                 raise
             _log.warning("%s; the reference was made elsewhere, so once more with one made here", error)
-            self._awaited = None
+            self._await_reference = None
             del self.__dict__["_reference"]
             return self._choose()
 
@@ -78,10 +84,10 @@ class SelfCheck:
                     "products, on x86 processors with AVX512, without pooling=pooler; use bfloat16"
                 )
             forward = self._build(way, precision)
-            reason = strays(precision, cosines(self._embed(forward, self._golden, self._device), self._reference))
+            reason = out_of_tolerance(precision, cosines(self._embed(forward, self._golden, self._device), self._reference))
             if reason is None:
-                for what in reasons:
-                    _log.warning("%s; working in %s", what, precision.value)
+                for earlier in reasons:
+                    _log.warning("%s; working in %s", earlier, precision.value)
                 return precision, forward
             reasons.append(f"{self._device}, {forward.name}: {reason}")
         hint = "; this device computes wrongly, or the model needs model.precision=float32"
@@ -89,25 +95,27 @@ class SelfCheck:
 
     @functools.cached_property
     def _reference(self) -> NDArray[np.float32]:
-        awaited = self._awaited() if self._awaited else None
-        return awaited if awaited is not None else reference_vectors(self._checkpoint, self._golden, self._embed)
+        received = self._await_reference() if self._await_reference else None
+        return received if received is not None else reference_vectors(self._checkpoint, self._golden, self._embed)
 
     def _fitting_way(self, precision: Precision) -> type[Fused] | type[Packed] | None:
-        """The fastest way without padding that gives the reference again, computed in float32 on the CPU."""
-        if self._checkpoint.with_pooler:  # a packed batch has one first token for the model's own head to look at
+        """The fastest way without padding that reproduces the reference in float32 on the CPU; None: none does."""
+        if (
+            self._checkpoint.with_pooler
+        ):  # in a packed batch the model's own head would read only the first sequence's first token
             return None
-        for way in structures(self._checkpoint, cuda=self._device.type == "cuda", precision=precision):
+        for way in unpadded_ways(self._checkpoint, cuda=self._device.type == "cuda", precision=precision):
             what = f"{self._checkpoint.family} run {way.__name__.lower()}"
             try:
-                found = self._embed(self._forward(way, Precision.FLOAT32, _CPU), self._golden, _CPU)
+                vectors = self._embed(self._forward(way, Precision.FLOAT32, _CPU), self._golden, _CPU)
             except ReembedError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever a family's code says to packed input, it does not fit
+            except Exception as error:  # noqa: BLE001 - a family's code may raise anything on packed input
                 _log.info("%s fails: %s", what, error)
                 continue
-            usable = np.isfinite(self._reference)  # an empty sequence has no vector, here and there
+            usable = np.isfinite(self._reference)  # an empty sequence has no vector in either
             reach = max(np.abs(self._reference[usable]).max(initial=0.0), 1e-9)
-            difference = np.abs(found - self._reference)[usable].max(initial=0.0) / reach
+            difference = np.abs(vectors - self._reference)[usable].max(initial=0.0) / reach
             if difference <= SAME:
                 return way
             _log.info("%s differs by %.1e", what, difference)
@@ -127,11 +135,11 @@ class SelfCheck:
 
 
 def reference_vectors(checkpoint: Checkpoint, golden: TokenizedTexts, embed: Embed) -> NDArray[np.float32]:
-    """Vectors of the golden texts as transformers computes them: float32, padded, on the CPU."""
+    """Vectors [sequences, dim] of the golden texts by transformers' own model: float32, padded, on the CPU."""
     return embed(Padded(checkpoint.transformer()), golden, _CPU)
 
 
 def _multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for it; elsewhere it is emulated."""
+    """Whether this processor has instructions for bfloat16, so that it is not emulated."""
     asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(bool(ask()) for ask in asked if ask is not None)

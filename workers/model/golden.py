@@ -6,9 +6,6 @@ They also calibrate 8-bit products. The texts are this project's own; changing t
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 _HARBOUR = (
     "The harbour froze in January, and for eleven days nothing moved but the gulls. When the ice broke, the first boat out "
     "was the pilot's; the second carried flour, lamp oil and three letters that nobody had expected. "
@@ -46,11 +43,3 @@ GOLDEN_TEXTS = (
     _MANUAL,
     _HARBOUR + _MANUAL + "Both accounts agree on the date and on little else. " + _MANUAL + _HARBOUR,
 )
-
-
-def cosines(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine of each row [rows, dim] with its counterpart; NaN where either is not finite or zero."""
-    a, b = found.astype(np.float64), expected.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        cosine: NDArray[np.float64] = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
-    return cosine

@@ -10,27 +10,24 @@ Findings are sentences that name the file or object; an empty list is a pass. No
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from workers.config import VectorType
 from workers.errors import ObjectChanged, ObjectError, ObjectMissing
 from workers.reading.reader import read_windows
-from workers.records.documents import ID, TEXT, ReadPlan, RowsDigest, text_hash
+from workers.records.documents import TEXT, ReadPlan, RowsDigest, text_hash
 from workers.records.shard import OutputFile, Receipt, Shard
 from workers.storage.store import Store
-from workers.table.schema import EMBEDDING, OF_THE_VECTORS, PREFIX, OutputSchema
-from workers.table.vectors import as_float32, bad_rows, cosines
+from workers.table.part_file import part_in_memory
+from workers.table.quarantine_file import read_quarantine
+from workers.table.schema import CHUNK, EMBEDDING, ID, OF_THE_VECTORS, PREFIX, TEXT_HASH, OutputSchema
+from workers.table.vectors import Floats, as_float32, bad_rows, cosines_to_stored
 
 NORM_TOLERANCE = {VectorType.FLOAT32: 1e-3, VectorType.FLOAT16: 5e-3, VectorType.INT8: 0.1}
-_STAMPED = {name.encode() for name in (PREFIX + "run_id", *OF_THE_VECTORS)}
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(slots=True)
@@ -74,7 +71,7 @@ def compare(
         if stored is None or not copies or stored.shape != fresh.shape:
             scores[key] = -1.0
             continue
-        scores[key] = float(cosines(stored, fresh, vector).min())
+        scores[key] = float(cosines_to_stored(stored, fresh, vector).min())
     return scores
 
 
@@ -93,27 +90,28 @@ def _audit_part(
             f"{uri}: altered after it was written ({len(data)} bytes, {file.bytes} in its receipt; SHA-256 differs)"
         )
         return
-    parquet = pq.ParquetFile(io.BytesIO(data))
-    if not parquet.schema_arrow.remove_metadata().equals(schema.part.remove_metadata()):
-        audit.findings.append(f"{uri}: schema is {parquet.schema_arrow.names}, the run's is {schema.part.names}")
+    part = part_in_memory(data, uri)
+    if not part.schema.remove_metadata().equals(schema.part.remove_metadata()):
+        audit.findings.append(f"{uri}: schema is {part.schema.names}, the run's is {schema.part.names}")
         return
-    footer = {key.decode(): value.decode() for key, value in (parquet.metadata.metadata or {}).items() if key in _STAMPED}
-    stamped = footer.get(PREFIX + "run_id", "")
+    stamped = part.footer.get(PREFIX + "run_id", "")
     if not stamped or run_id not in (None, stamped):
         audit.findings.append(f"{uri}: stamped with run {stamped or 'none'}, not {run_id or 'the one that made it'}")
-    wanted = schema.stamp.footer()
+    ours = schema.stamp.footer()
     for name in OF_THE_VECTORS:
-        if footer.get(name) != wanted[name]:
-            found = footer.get(name) or "nothing"
-            audit.findings.append(f"{uri}: stamped {name}={found}, the snapshot's is {wanted[name] or 'nothing'}")
+        theirs = part.footer.get(name)
+        if theirs != ours[name]:
+            audit.findings.append(
+                f"{uri}: stamped {name}={theirs or 'nothing'}, the snapshot's is {ours[name] or 'nothing'}"
+            )
     rows, rows_digest = 0, RowsDigest()
     chunked = schema.chunked
-    for batch in parquet.iter_batches(batch_size=8192):
+    for batch in part.batches(8192, threads=True):
         rows += batch.num_rows
         _audit_vectors(uri, pa.chunked_array([batch.column(EMBEDDING)]), schema, audit)
-        chunks = batch.column("chunk").to_pylist() if chunked else [0] * batch.num_rows
-        hashes = batch.column("text_hash").to_pylist()
-        for id_, hash_, chunk in zip(batch.column("id").to_pylist(), hashes, chunks, strict=True):
+        chunks = batch.column(CHUNK).to_pylist() if chunked else [0] * batch.num_rows
+        hashes = batch.column(TEXT_HASH).to_pylist()
+        for id_, hash_, chunk in zip(batch.column(ID).to_pylist(), hashes, chunks, strict=True):
             rows_digest.add(id_, hash_, chunk)
             if chunk == 0:
                 digest.add(id_, hash_)
@@ -136,10 +134,10 @@ def _audit_vectors(uri: str, column: pa.ChunkedArray, schema: OutputSchema, audi
 
 def _remember(batch: pa.RecordBatch, schema: OutputSchema, audit: ShardAudit) -> None:
     """Keep the stored vectors of sampled documents; chunks of one document in order."""
-    wanted = pa.array([key[1] for key in audit.texts], batch.schema.field("text_hash").type)
-    for index in np.flatnonzero(pc.is_in(batch.column("text_hash"), value_set=wanted).to_numpy(zero_copy_only=False)):
+    sampled = pa.array([key[1] for key in audit.texts], batch.schema.field(TEXT_HASH).type)
+    for index in np.flatnonzero(pc.is_in(batch.column(TEXT_HASH), value_set=sampled).to_numpy(zero_copy_only=False)):
         row = batch.slice(int(index), 1)
-        key = (str(row.column("id")[0].as_py()), row.column("text_hash")[0].as_py())
+        key = (str(row.column(ID)[0].as_py()), row.column(TEXT_HASH)[0].as_py())
         if key in audit.texts:
             vectors = as_float32(row.column(EMBEDDING), schema.stamp.vector, schema.stamp.int8_scale)
             before = audit.stored.get(key)
@@ -180,7 +178,7 @@ def _quarantined_ids(store: Store, receipt: Receipt, audit: ShardAudit) -> set[s
     if receipt.quarantine is None:
         return set()
     try:
-        table = pq.read_table(io.BytesIO(store.read(receipt.quarantine.path)))
+        table = read_quarantine(store.read(receipt.quarantine.path))
     except FileNotFoundError:
         audit.findings.append(f"{store.uri_of(receipt.quarantine.path)}: is missing")
         return set()

@@ -15,32 +15,21 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from workers.config import VectorType
 from workers.records.shard import OutputFile
+from workers.snapshot.vectors import part_vectors
 from workers.storage.store import Store
-from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
-from workers.table.schema import EMBEDDING
-from workers.table.vectors import as_float32
+from workers.storage.stream import LEAST_BYTES
+from workers.table.part_file import PartDamaged, PartReader, open_part
+from workers.table.schema import CHUNK, TEXT_HASH
+from workers.table.vectors import Floats, VectorFormat
 
 TextKey = tuple[bytes, int]  # text hash, number of the chunk
-Floats = npt.NDArray[np.float32]
 _BATCH_ROWS = 256
 
 
 class PartUnreadable(Exception):
     """The file has the size that its receipt says, and is no Parquet or is damaged within."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """How a snapshot stores its vectors, as its stamp says."""
-
-    vector: VectorType
-    int8_scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +41,7 @@ class PartSample:
     vectors: list[Floats]  # of each row [V, D]; V is 1 but for pooling=tokens
 
 
-def sample_part(store: Store, file: OutputFile, stored: Stored, most_vectors: int) -> PartSample | None:
+def sample_part(store: Store, file: OutputFile, stored: VectorFormat, most_vectors: int) -> PartSample | None:
     """The rows that hold the first so many vectors.
 
     Returns:
@@ -60,61 +49,49 @@ def sample_part(store: Store, file: OutputFile, stored: Stored, most_vectors: in
     Raises:
         PartUnreadable, UsageError, TransientError.
     """
-    with _opened(store, file) as parquet:
-        if parquet is None:
-            return None
-        rows = list(_rows(parquet, stored, most_vectors))
-        return PartSample(parquet.metadata.num_rows, [key for key, _ in rows], [vectors for _, vectors in rows])
+    try:
+        with _translated(), open_part(store, file.path, size=file.bytes, buffer_bytes=LEAST_BYTES) as part:
+            rows = list(_rows(part, file.path, stored, most_vectors))
+            return PartSample(part.rows, [key for key, _ in rows], [vectors for _, vectors in rows])
+    except FileNotFoundError:
+        return None
 
 
 def find_rows(
-    store: Store, file: OutputFile, stored: Stored, wanted: Collection[TextKey], most_vectors: int
+    store: Store, file: OutputFile, stored: VectorFormat, wanted: Collection[TextKey], most_vectors: int
 ) -> dict[TextKey, Floats]:
     """Vectors [V, D] of the wanted texts that stand in the rows of the first so many vectors, the first of equal texts.
 
     Raises: as sample_part.
     """
-    found: dict[TextKey, Floats] = {}
-    with _opened(store, file) as parquet:
-        for key, vectors in _rows(parquet, stored, most_vectors) if parquet is not None else ():
+    by_text: dict[TextKey, Floats] = {}
+    gone = contextlib.suppress(FileNotFoundError)
+    with gone, _translated(), open_part(store, file.path, size=file.bytes, buffer_bytes=LEAST_BYTES) as part:
+        for key, vectors in _rows(part, file.path, stored, most_vectors):
             if key in wanted:
-                found.setdefault(key, vectors)
-                if len(found) == len(wanted):
+                by_text.setdefault(key, vectors)
+                if len(by_text) == len(wanted):
                     break
-    return found
+    return by_text
 
 
 @contextlib.contextmanager
-def _opened(store: Store, file: OutputFile) -> Iterator[pq.ParquetFile | None]:
+def _translated() -> Iterator[None]:
     try:
-        raw = store.open(file.path, block=EXACT)
-    except FileNotFoundError:
-        yield None
-        return
-    with SourceStream(raw, store.uri_of(file.path), file.bytes, LEAST_BYTES) as stream:
-        if raw.seek(0, 2) != file.bytes:
-            yield None
-            return
-        try:
-            with pq.ParquetFile(stream, buffer_size=LEAST_BYTES, pre_buffer=False) as parquet:
-                yield parquet
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            if stream.failure is not None:
-                raise stream.failure from None
-            raise PartUnreadable(f"{stream.uri} cannot be read ({' '.join(str(error).split())[:200]})") from None
+        yield
+    except PartDamaged as error:
+        raise PartUnreadable(f"{error.object_uri} cannot be read ({error.detail})") from None
 
 
-def _rows(parquet: pq.ParquetFile, stored: Stored, most_vectors: int) -> Iterator[tuple[TextKey, Floats]]:
-    chunked = "chunk" in parquet.schema_arrow.names
-    columns = ["text_hash", EMBEDDING, *(["chunk"] if chunked else [])]
+def _rows(part: PartReader, path: str, stored: VectorFormat, most_vectors: int) -> Iterator[tuple[TextKey, Floats]]:
+    chunked = CHUNK in part.schema.names
     met = 0
-    for batch in parquet.iter_batches(max(1, min(_BATCH_ROWS, most_vectors)), columns=columns, use_threads=False):
-        hashes = batch.column("text_hash").to_pylist()
-        chunks = batch.column("chunk").to_pylist() if chunked else [0] * batch.num_rows
-        column = batch.column(EMBEDDING)
-        counts = column.value_lengths().to_numpy() if pa.types.is_list(column.type) else np.ones(batch.num_rows, np.int64)
-        each = np.split(as_float32(column, stored.vector, stored.int8_scale), np.cumsum(counts)[:-1]) if hashes else []
-        for key, vectors_VD in zip(zip(hashes, chunks, strict=True), each, strict=True):
+    columns = [TEXT_HASH, *([CHUNK] if chunked else [])]
+    for batch in part_vectors(part, path, stored, columns, max(1, min(_BATCH_ROWS, most_vectors))):
+        hashes = batch.columns[TEXT_HASH].to_pylist()
+        chunks = batch.columns[CHUNK].to_pylist() if chunked else [0] * len(batch)
+        ends = np.arange(1, len(batch)) if batch.counts is None else np.cumsum(batch.counts)[:-1]
+        for key, vectors_VD in zip(zip(hashes, chunks, strict=True), np.split(batch.vectors, ends), strict=True):
             if met >= most_vectors:
                 return
             met += len(vectors_VD)

@@ -1,26 +1,45 @@
-"""One part as a Parquet file: encodings, row groups, footer. Choices rest on benchmarks/results/parquet_encoding_*.json.
+"""One part of the output: its name, and how it is written and read. Nobody else knows that a part is Parquet.
+
+    PartName         `part-<shard>[-<piece>].parquet`, built and parsed
+    path_in_run      where a part of one run stands in another that carries it over
+    write_part       tables -> the file, one row group each, and its footer entries
+    open_part        a part on the store -> PartReader: footer, row groups, batches of chosen columns
+    read_footer      the footer entries of a file in memory, whatever it is
+
+A part of another format is one more file beside this one, with the same names. Encodings rest on
+benchmarks/results/parquet_encoding_*.json:
 
     float32   byte-stream-split, zstd 1 (higher levels: slower by half and more, and no smaller)
     float16   plain, zstd 3 (split would save 8% more, but DuckDB cannot read it)
     int8      dictionary, zstd 3
     binary    byte-stream-split, zstd 3
 
-Pages carry a CRC: zstd decodes many a flipped byte without a word, and vectors are read again by later runs (seeding.py).
-Ids and hashes hardly repeat, so a dictionary would only cost time; kept columns keep theirs. Statistics are written for
-columns that someone may filter on, not for vectors and hashes. This file knows neither shards nor storage.
+Pages carry a CRC, which is checked when a part is read: zstd decodes many a flipped byte without an error. Ids and hashes
+hardly repeat, so a dictionary would only cost time; kept columns keep theirs. Statistics are written for columns that
+someone may filter on, not for vectors and hashes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.config import VectorType
-from workers.table.schema import OutputSchema
+from workers.errors import ObjectError
+from workers.records.shard import shard_name
+from workers.storage.store import Store
+from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
+from workers.table.paths import RunPaths, file_name
+from workers.table.schema import ID, TEXT_HASH, OutputSchema
 
 ROW_GROUP_BYTES = 32 << 20  # of vectors: one row group is one unit of a parallel scan and fits a worker's memory easily
 ROW_GROUP_ROWS = 65_536
@@ -31,6 +50,51 @@ ENCODINGS = {
     VectorType.INT8: ("DICTIONARY", 3),
     VectorType.BINARY: ("BYTE_STREAM_SPLIT", 3),
 }
+_NAME = re.compile(r"part-(\d{7,})(?:-(\d+))?\.parquet")
+_FOREIGN = (pa.ArrowException, OSError, ValueError, KeyError)  # what pyarrow raises for bytes that make no sense
+
+
+class PartDamaged(ObjectError):
+    """The file is there and cannot be read as a part; `detail` is the decoder's message."""
+
+    def __init__(self, uri: str, detail: str) -> None:
+        super().__init__(uri, f"damaged ({detail})")
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class PartName:
+    """File name of a part. It follows from the shard alone, so every attempt at a shard wants the same names."""
+
+    shard: int
+    piece: int | None = None  # None: the rows of the shard in this folder fit one part
+
+    def __str__(self) -> str:
+        return f"part-{shard_name(self.shard)}{'' if self.piece is None else f'-{self.piece}'}.parquet"
+
+    def path(self, run_id: str, folder: str = "") -> str:
+        """Relative to the output root; `folder`: of the partition values, '' for none."""
+        return "/".join([RunPaths(run_id).data, *filter(None, [folder]), str(self)])
+
+    @classmethod
+    def parse(cls, path: str) -> PartName | None:
+        """Of a file name or a path; None: it is no part's."""
+        named = _NAME.fullmatch(file_name(path))
+        if named is None:
+            return None
+        return cls(int(named[1]), None if named[2] is None else int(named[2]))
+
+
+def path_in_run(path: str, run_id: str, shard: int, new_run_id: str, new_shard: int) -> str | None:
+    """data/<run>/lang=de/part-<shard>-1.parquet -> data/<new run>/lang=de/part-<new shard>-1.parquet.
+
+    None: `path` is no part of that shard in that run.
+    """
+    name, old = PartName.parse(path), RunPaths(run_id).data
+    folder = path.rpartition("/")[0]
+    if name is None or name.shard != shard or not f"{folder}/".startswith(f"{old}/"):
+        return None
+    return PartName(new_shard, name.piece).path(new_run_id, folder[len(old) + 1 :])
 
 
 def vector_bytes(schema: OutputSchema) -> int:
@@ -55,7 +119,7 @@ def write_part(
 ) -> None:
     """Write each of `groups` (columns of schema.part) as a row group, then the footer entries, asked for at the end.
 
-    One group is in memory at a time. `encoding` and zstd level of the vectors are as measured, but for a benchmark's wish.
+    One group is in memory at a time. `encoding` and zstd level of the vectors are as measured; a benchmark sets others.
 
     Raises:
         OSError: disk full or not writable.
@@ -63,7 +127,7 @@ def write_part(
     leaf = schema.embedding_leaf
     kind, level = encoding or ENCODINGS[schema.stamp.vector]
     leaves = _leaves(schema.part)
-    names = [name for name in leaves if name not in (leaf, "id", "text_hash")]
+    names = [name for name in leaves if name not in (leaf, ID, TEXT_HASH)]
     with pq.ParquetWriter(
         path,
         schema.part,
@@ -71,7 +135,7 @@ def write_part(
         compression_level={name: level if name == leaf else ZSTD_LEVEL for name in leaves},
         use_dictionary=[*names, leaf] if kind == "DICTIONARY" else names,
         column_encoding=None if kind == "DICTIONARY" else {leaf: kind},
-        write_statistics=["id", *names],
+        write_statistics=[ID, *names],
         write_page_checksum=True,
     ) as writer:
         for group in groups:
@@ -82,9 +146,124 @@ def write_part(
 def read_footer(data: bytes) -> dict[str, str]:
     """Footer entries of a Parquet file held in memory; {} when it is none."""
     try:
-        entries = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+        return _entries(pq.read_metadata(pa.BufferReader(data)))
     except (pa.ArrowException, OSError):
         return {}
+
+
+class PartReader:
+    """An open part. Made by open_part and part_in_memory."""
+
+    def __init__(self, file: pq.ParquetFile, uri: str, stream: SourceStream | None = None) -> None:
+        self.uri = uri
+        self.schema: pa.Schema = file.schema_arrow
+        self.footer = _entries(file.metadata)
+        self._groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        self._file, self._stream = file, stream
+
+    @property
+    def rows(self) -> int:
+        return int(self._file.metadata.num_rows)
+
+    @property
+    def row_groups(self) -> tuple[int, ...]:
+        """Rows of each row group."""
+        return tuple(group.num_rows for group in self._groups)
+
+    def row_bytes(self, columns: Sequence[str] | None = None) -> int:
+        """Bytes of a row before compression, of all columns or of these: the mean of the row group with the largest rows."""
+        return max((_group_bytes(group, columns) // max(1, group.num_rows) for group in self._groups), default=0)
+
+    def row(self, number: int, columns: Sequence[str]) -> dict[str, Any]:
+        """The cells of one row, counted from 0; its row group is read. Raises: IndexError, and as batches()."""
+        for place, rows in enumerate(self.row_groups):
+            if number < rows:
+                for batch in self.batches(rows, columns, groups=[place]):
+                    if number < batch.num_rows:
+                        cells: dict[str, Any] = batch.slice(number, 1).to_pylist()[0]
+                        return cells
+                    number -= batch.num_rows
+            number -= rows
+        raise IndexError(f"{self.uri}: has no such row")
+
+    def batches(
+        self, rows: int, columns: Sequence[str] | None = None, *, groups: Sequence[int] | None = None, threads: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        """Up to `rows` rows at a time of the columns, in the order asked for; of all row groups, or of `groups`.
+
+        `threads`: decode columns in parallel.
+
+        Raises:
+            PartDamaged: also for a column that is not there. TransientError, UsageError: the store.
+        """
+        names = None if columns is None else list(columns)
+        with decoding(self.uri, self._stream):
+            batches = iter(self._file.iter_batches(rows, row_groups=groups, columns=names, use_threads=threads))
+        while True:
+            with decoding(self.uri, self._stream):
+                batch = next(batches, None)
+                batch = batch if names is None or batch is None else batch.select(names)
+            if batch is None:
+                return
+            yield batch
+
+
+@contextlib.contextmanager
+def open_part(store: Store, path: str, *, size: int | None = None, buffer_bytes: int = 0) -> Iterator[PartReader]:
+    """A part on the store. Only what is read is fetched, and page checksums are verified.
+
+    Args:
+        size: bytes that it must have; a file of another size is not the one that is asked for.
+        buffer_bytes: fetched at a time inside a column of a row group; 0: the whole column chunk in one request.
+
+    Raises:
+        FileNotFoundError: not there, or of another size. PartDamaged. TransientError, UsageError: the store.
+    """
+    with store.open(path, block=EXACT) as raw:
+        there = raw.seek(0, os.SEEK_END)
+        if size is not None and there != size:
+            raise FileNotFoundError(f"{store.uri_of(path)}: has {there} bytes, not {size}")
+        stream = SourceStream(raw, store.uri_of(path), there, LEAST_BYTES)
+        with decoding(stream.uri, stream):
+            file = pq.ParquetFile(stream, pre_buffer=False, buffer_size=buffer_bytes, page_checksum_verification=True)
+            part = PartReader(file, stream.uri, stream)
+        yield part
+
+
+def part_in_memory(data: bytes, uri: str) -> PartReader:
+    """A part whose digest the caller has compared, so page checksums are not verified again. Raises: PartDamaged."""
+    with decoding(uri):
+        return PartReader(pq.ParquetFile(pa.BufferReader(data)), uri)
+
+
+@contextlib.contextmanager
+def decoding(uri: str, stream: SourceStream | None = None) -> Iterator[None]:
+    """Around code that decodes a part: a failure of the store is raised as it is, any other is the part's.
+
+    Raises:
+        PartDamaged. ObjectMissing, TransientError, UsageError: what the store said.
+    """
+    try:
+        yield
+    except _FOREIGN as error:
+        if stream is not None and stream.failure is not None:
+            raise stream.failure from None
+        raise PartDamaged(uri, " ".join(str(error).split())[:200]) from None
+
+
+def _group_bytes(group: pq.RowGroupMetaData, columns: Sequence[str] | None) -> int:
+    if columns is None:
+        return int(group.total_byte_size)
+    chunks = (group.column(number) for number in range(group.num_columns))
+    return sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if any(chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.") for name in columns)
+    )
+
+
+def _entries(metadata: pq.FileMetaData) -> dict[str, str]:
+    entries = metadata.metadata or {}
     return {key.decode(): value.decode() for key, value in entries.items() if key != b"ARROW:schema"}
 
 

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from workers.errors import UsageError
 
-NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"  # Hive's spelling of null, known to every reader
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's spelling of null, known to every reader
+Partitions = tuple[tuple[str, str | None], ...]  # (column, value) in path order
 MAX_NAME_BYTES = 254  # file systems allow 255 bytes for one name
 MAX_VALUE_BYTES = 200  # leaves room for `column=`
 _DIGEST_CHARS = 17  # ~ and 16 hex digits
@@ -39,6 +40,14 @@ def partition_folder(columns: Sequence[str], values: Sequence[str | None]) -> st
     return "/".join(_level(column, value) for column, value in zip(columns, values, strict=True))
 
 
+def hive_partitions(folders: Sequence[str]) -> Partitions:
+    """`name=value` folders in path order, percent-decoded; HIVE_NULL becomes None. Other folders are left out."""
+    pairs = (folder.partition("=") for folder in folders)
+    return tuple(
+        (unquote(name), None if value == HIVE_NULL else unquote(value)) for name, equals, value in pairs if equals and name
+    )
+
+
 def _level(column: str, value: str | None) -> str:
     name = _quote(column)
     room = min(MAX_VALUE_BYTES, MAX_NAME_BYTES - len(name) - 1)
@@ -46,7 +55,7 @@ def _level(column: str, value: str | None) -> str:
         raise UsageError(
             f"output.partition_by: column name {column[:40]!r}... is too long for a folder name; rename the column"
         )
-    return f"{name}={NULL_FOLDER if value is None else _encode(value, room)}"
+    return f"{name}={HIVE_NULL if value is None else _encode(value, room)}"
 
 
 def _encode(value: str, room: int) -> str:
@@ -54,7 +63,7 @@ def _encode(value: str, room: int) -> str:
     if value in (".", ".."):
         return value.replace(".", "%2E")
     encoded = _quote(value)
-    if len(encoded) <= room and value != NULL_FOLDER:
+    if len(encoded) <= room and value != HIVE_NULL:
         return encoded
     digest = hashlib.sha256(value.encode()).hexdigest()[: _DIGEST_CHARS - 1]
     return f"{_head(value, room - _DIGEST_CHARS)}~{digest}"

@@ -10,40 +10,32 @@ It knows nothing of how rows are made, grouped or stored.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from workers import __version__
 from workers.config import LongText, Pooling, VectorType
 from workers.errors import UsageError
 from workers.records.documents import TEXT_HASH_BYTES, ReadPlan
+from workers.table.small_table import encode_table
 from workers.table.vector_identity import FOOTER_FACTS
-from workers.table.vectors import column_type
+from workers.table.vectors import VectorFormat, column_type
 
 PREFIX = "reembed."
-EMBEDDING, TEXT_HASH = "embedding", "text_hash"
+PARTITION_VALUES = PREFIX + "partition_values"
+ID, EMBEDDING, TEXT_HASH = "id", "embedding", "text_hash"
+NUM_TOKENS, TRUNCATED = "num_tokens", "truncated"
+CHUNK, CHUNK_START, CHUNK_END = "chunk", "chunk_start", "chunk_end"  # with long_text: chunks
+TOKENS = "tokens"  # with pooling: tokens, their strings
 CLIPPED = "clipped"  # of shelf rows, for int8: components that had to be clipped
 PLACE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("rows", pa.int32(), nullable=False)])
 # An attempt may be finished by a later one, or by newer code; everything else in a footer must agree.
 OF_THE_ATTEMPT = frozenset({PREFIX + "epoch", PREFIX + "code_version"})
 # In these all parts of a snapshot agree; the rest (run, shard, attempt, the model's name, code version) may differ.
 OF_THE_VECTORS = tuple(PREFIX + name for name in FOOTER_FACTS)
-
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string()),
-        pa.field("object", pa.string(), nullable=False),
-        pa.field("row", pa.int64()),
-        pa.field("rows", pa.int64()),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("shard", pa.int64(), nullable=False),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +77,10 @@ class OutputSchema:
         """Type of one stored vector, also where `embedding` is a list of them."""
         stored = self.part.field(EMBEDDING).type
         return stored.value_type if pa.types.is_list(stored) else stored
+
+    @property
+    def vector_format(self) -> VectorFormat:
+        return VectorFormat(self.stamp.vector, self.stamp.int8_scale)
 
     @property
     def lists(self) -> bool:
@@ -133,21 +129,21 @@ def output_schema(plan: ReadPlan, stamp: SnapshotStamp, partition_by: Sequence[s
         UsageError: a partition column that is not kept or has no text form, a kept column that collides with an output
             column or that Parquet cannot hold, a dimension that `vector: binary` cannot pack.
     """
-    fields = [pa.field("id", plan.id_type, nullable=False)]
+    fields = [pa.field(ID, plan.id_type, nullable=False)]
     if stamp.long_text == LongText.CHUNKS:
         fields += [
-            pa.field("chunk", pa.int32(), nullable=False),
-            pa.field("chunk_start", pa.int64(), nullable=False),
-            pa.field("chunk_end", pa.int64(), nullable=False),
+            pa.field(CHUNK, pa.int32(), nullable=False),
+            pa.field(CHUNK_START, pa.int64(), nullable=False),
+            pa.field(CHUNK_END, pa.int64(), nullable=False),
         ]
     vector = column_type(stamp.dim, stamp.vector)
     tokens = stamp.pooling == Pooling.TOKENS
     fields.append(pa.field(EMBEDDING, pa.list_(vector) if tokens else vector, nullable=False))
     if tokens:
-        fields.append(pa.field("tokens", pa.list_(pa.string()), nullable=False))
+        fields.append(pa.field(TOKENS, pa.list_(pa.string()), nullable=False))
     fields += [
-        pa.field("num_tokens", pa.int32(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field(NUM_TOKENS, pa.int32(), nullable=False),
+        pa.field(TRUNCATED, pa.bool_(), nullable=False),
         pa.field(TEXT_HASH, pa.binary(TEXT_HASH_BYTES), nullable=False),
     ]
     _check_kept(plan.keep, [field.name for field in fields])
@@ -166,7 +162,7 @@ def part_footer(
         PREFIX + "shard": str(shard),
         PREFIX + "epoch": str(epoch),
         PREFIX + "rows_digest": rows_digest,
-        PREFIX + "partition_values": json.dumps(dict(values), ensure_ascii=False),
+        PARTITION_VALUES: json.dumps(dict(values), ensure_ascii=False),
     }
 
 
@@ -178,7 +174,7 @@ def _check_kept(keep: pa.Schema, taken: Sequence[str]) -> None:
                 "rename it in the source, or leave it out of keep"
             )
         try:
-            pq.write_table(pa.schema([column]).empty_table(), io.BytesIO())
+            encode_table(pa.schema([column]).empty_table())
         except pa.ArrowException as error:
             raise UsageError(
                 f"corpus.keep: column {column.name!r} of type {column.type} cannot be written: {error}"

@@ -5,8 +5,8 @@
     RECIPE     the section resolved by the model's own files (EmbeddingRecipe)
 
 Each name has an Effect. A new field of one of the three must be added here: tests/workers/table/test_vector_identity.py
-fails until it is. From this list derive the footers that must agree within a snapshot (workers/table/schema.py), the facts in
-run.json and the settings fingerprint (jobs/state/records.py), the key of reuse (jobs/planning/reuse.py), and the identity
+fails until it is. From this list derive the footers that must agree within a snapshot (workers/table/schema.py), the facts
+in run.json and the settings fingerprint (jobs/state/records.py), the key of reuse (jobs/planning/reuse.py), and the identity
 that the gate compares (jobs/gate/judge.py). Strings only: nothing is imported.
 """
 
@@ -91,5 +91,5 @@ FACTS_BESIDE_RECIPE = tuple(name for name in VECTOR_FACTS if name not in RECIPE)
 
 
 def deciding(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a stored recipe that decide vectors. A name that is not known here, of another version, counts as one."""
+    """The fields of a stored recipe that decide vectors. A name that is not known here counts as one."""
     return {name: value for name, value in recipe.items() if RECIPE.get(name, Effect.VECTOR) is Effect.VECTOR}

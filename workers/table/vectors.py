@@ -4,7 +4,7 @@
     to_arrow       [N, D] float32 -> fixed_size_list<float32|float16|int8|uint8>
     to_arrow_lists the same for `pooling: tokens`, one list of vectors a document
     as_float32     a stored column -> [N, D] float32
-    cosines        of stored vectors to fresh ones, row by row
+    cosines        row by row; cosines_to_stored the same where one side comes from a part
 
 int8 is symmetric with ONE scale for the snapshot, q = clip(rint(x / scale), -127, 127), so vectors of different shards can
 be compared. binary keeps the sign of each component, eight to a byte, most significant bit first (numpy.packbits).
@@ -13,6 +13,7 @@ Axes: N rows, D dimensions of the model, W stored width (D, or D/8 for binary). 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,15 @@ _ELEMENT = {
     VectorType.BINARY: pa.uint8(),
 }
 Floats = npt.NDArray[np.float32]
+"""Vectors, one a row: [N, D]."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorFormat:
+    """How a snapshot stores its vectors, as its stamp says."""
+
+    vector: VectorType
+    int8_scale: float | None = None
 
 
 def column_type(dim: int, vector_type: VectorType) -> pa.DataType:
@@ -136,14 +146,27 @@ def clipped_components(vectors_ND: Floats, scale: float | None) -> npt.NDArray[n
     return clipped
 
 
-def cosines(stored_ND: Floats, fresh_ND: Floats, vector_type: VectorType) -> Floats:
-    """[N] cosine of each stored row (by as_float32) to the fresh one; for binary of the signs; -1 where it is not finite."""
+def cosines(one_ND: Floats, other_ND: Floats) -> npt.NDArray[np.float64]:
+    """[N] cosine of each row to its counterpart; NaN where either is not finite or all zeros."""
+    one, other = one_ND.astype(np.float64), other_ND.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        scores: npt.NDArray[np.float64] = (one * other).sum(axis=1) / norms
+    return scores
+
+
+def cosines_to_stored(stored_ND: Floats, fresh_ND: Floats, vector_type: VectorType) -> npt.NDArray[np.float64]:
+    """[N] cosine of each stored row (by as_float32) to the fresh one; for binary of the signs; -1 where there is none."""
     if vector_type == VectorType.BINARY:
         fresh_ND = np.where(fresh_ND > 0, np.float32(1), np.float32(-1))
-    with np.errstate(invalid="ignore", over="ignore"):
-        norms = np.linalg.norm(stored_ND, axis=1) * np.linalg.norm(fresh_ND, axis=1)
-        scores: Floats = (stored_ND * fresh_ND).sum(axis=1) / np.maximum(norms, np.float32(1e-30))
-    return np.where(np.isfinite(scores), scores, np.float32(-1))
+    return np.nan_to_num(cosines(stored_ND, fresh_ND), nan=-1.0)
+
+
+def unit_rows(vectors_ND: Floats) -> Floats:
+    """Each row divided by its length; zeros stay zeros."""
+    lengths = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    unit: Floats = vectors_ND / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit
 
 
 def _cells(vectors_ND: Floats, vector_type: VectorType, scale: float | None) -> tuple[npt.NDArray[Any], int]:

@@ -40,7 +40,7 @@ _R = TypeVar("_R")
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A finished file in the spool folder: where it is, what it will be called, and the claims in its footer."""
+    """A finished file in the spill folder: where it is, what it will be called, and the claims in its footer."""
 
     local: Path
     output: OutputFile

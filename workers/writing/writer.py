@@ -22,16 +22,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from workers.dedup.vector_cache import Shelf, ShelfRows
-from workers.host.spill_file import Spool, local_disk
+from workers.host.spill_file import SpillFile, local_disk
 from workers.records.documents import QuarantinedRow, RowsDigest
 from workers.records.shard import Assignment, OutputFile, Receipt
 from workers.storage.store import Store
-from workers.table.part_file import row_group_rows, vector_bytes, write_part
+from workers.table.part_file import PartName, row_group_rows, vector_bytes, write_part
 from workers.table.paths import RunPaths
-from workers.table.schema import PREFIX, QUARANTINE_SCHEMA, TEXT_HASH, OutputSchema, part_footer
+from workers.table.quarantine_file import QUARANTINE_SCHEMA, write_quarantine
+from workers.table.schema import CHUNK, ID, PREFIX, TEXT_HASH, OutputSchema, part_footer
 from workers.writing.assembly import DocumentTotals, JoinedRows, count_documents, document_places, join, joined_rows
 from workers.writing.commit import LocalFile, in_parallel, settle, stage
 from workers.writing.grouping import cut, cut_evenly, partition_groups
@@ -45,18 +45,18 @@ class ShardWriter:
     """One attempt's output. Not thread-safe; `finish` or `abandon` ends it and removes its temporary files."""
 
     def __init__(
-        self, store: Store, assignment: Assignment, schema: OutputSchema, spool_dir: Path, *, part_bytes: int = PART_BYTES
+        self, store: Store, assignment: Assignment, schema: OutputSchema, spill_dir: Path, *, part_bytes: int = PART_BYTES
     ) -> None:
         self._store = store
         self._assignment = assignment
         self._schema = schema
         self._vectors_per_part = max(1, part_bytes // vector_bytes(schema))
-        with local_disk(spool_dir / "x"):
-            spool_dir.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f"shard-{assignment.shard.name}-", dir=spool_dir))
-        self._documents = Spool(self._folder / "documents.arrow", schema.documents)
+        with local_disk(spill_dir / "x"):
+            spill_dir.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f"shard-{assignment.shard.name}-", dir=spill_dir))
+        self._documents = SpillFile(self._folder / "documents.arrow", schema.documents)
         self.shelf = Shelf(self._folder, schema)
-        self._quarantined = Spool(self._folder / "quarantine.arrow", QUARANTINE_SCHEMA)
+        self._quarantined = SpillFile(self._folder / "quarantine.arrow", QUARANTINE_SCHEMA)
 
     def append(self, documents: pa.Table, vectors: pa.Table) -> None:
         """One window: documents in source order, rows of its new texts in the order in which the shelf gave them places.
@@ -131,13 +131,12 @@ class ShardWriter:
                 limit = self._vectors_per_part
                 pieces = cut_evenly(len(rows), limit) if vectors_R is None else cut(vectors_R[rows.shelf], limit)
                 for piece, run in enumerate(pieces):
-                    suffix = f"-{piece}" if len(pieces) > 1 else ""
-                    name = f"part-{self._assignment.shard.name}{suffix}.parquet"
-                    path = "/".join(["data", self._schema.stamp.run_id, *filter(None, [group.folder]), name])
+                    name = PartName(self._assignment.shard.number, piece if len(pieces) > 1 else None)
+                    path = name.path(self._schema.stamp.run_id, group.folder)
                     chosen = rows[run]
                     vectors = len(chosen) if vectors_R is None else int(vectors_R[chosen.shelf].sum())
                     tables = self._row_groups(documents, shelf, chosen, row_group_rows(self._schema, len(chosen), vectors))
-                    yield self._encode(self._folder / f"{number}-{piece}.parquet", path, tables, group.values)
+                    yield self._encode(self._folder / f"{number}-{piece}.part", path, tables, group.values)
 
     def _row_groups(
         self, documents: Sequence[pa.RecordBatch], shelf: ShelfRows, rows: JoinedRows, size: int
@@ -182,10 +181,9 @@ class ShardWriter:
                 PREFIX + "epoch": str(self._assignment.epoch),
                 PREFIX + "rows_digest": str(digest),
             }
-            local = self._folder / "quarantine.parquet"
-            with local_disk(local), pq.ParquetWriter(local, QUARANTINE_SCHEMA, compression="zstd") as writer:
-                writer.write_table(table)
-                writer.add_key_value_metadata(footer)
+            local = self._folder / "quarantine"
+            with local_disk(local):
+                write_quarantine(local, table, footer)
         path = RunPaths(stamp.run_id).quarantined_rows(shard.number)
         return [_local_file(local, path, self._quarantined.rows, str(digest), footer)]
 
@@ -203,7 +201,7 @@ def _local_file(local: Path, path: str, rows: int, digest: str, footer: dict[str
 
 def _add_rows(digest: RowsDigest, table: pa.Table, *, chunked: bool) -> None:
     """(id, text_hash, chunk or 0) of each row."""
-    for batch in table.select(["id", TEXT_HASH, *(["chunk"] if chunked else [])]).to_batches(max_chunksize=DIGESTED_ROWS):
+    for batch in table.select([ID, TEXT_HASH, *([CHUNK] if chunked else [])]).to_batches(max_chunksize=DIGESTED_ROWS):
         columns = [column.to_pylist() for column in batch.columns] + ([] if chunked else [[0] * batch.num_rows])
         for cells in zip(*columns, strict=True):
             digest.add(*cells)

@@ -16,12 +16,12 @@ from jobs.report.facts import Stages
 from jobs.report.timeline import MAX_BARS, MAX_BINS, MAX_LANES, Throughput, WorkingTime, throughput, timeline
 from jobs.state import quarantine_reasons
 from jobs.state.quarantine_reasons import TOP_REASONS, Reasons, count_reasons
-from jobs.state.records import RunPaths
 from tests.jobs.ledger_samples import RUN, receipt, with_rows
 from tests.jobs.report_samples import NOON, facts_of, steady, summary_of, timed
 from workers.records.shard import Receipt
-from workers.storage.objects import Store
-from workers.table.schema import QUARANTINE_SCHEMA
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
+from workers.table.quarantine_file import QUARANTINE_SCHEMA
 
 
 def _rates(receipts: list[Receipt]) -> Throughput:

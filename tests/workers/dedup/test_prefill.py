@@ -235,7 +235,7 @@ def test_only_the_needed_columns_are_read_and_once(line: Line, monkeypatch: pyte
 
     opened = Store.open
     monkeypatch.setattr(Store, "open", lambda self, path, **options: Counted(opened(self, path, **options)))
-    monkeypatch.setattr("workers.dedup.prefill.LEAST_BYTES", 4096)
+    monkeypatch.setattr("workers.table.part_file.LEAST_BYTES", 4096)
     receipt = line.run("next", documents(TEXTS), [base.files[0].path])
     assert receipt.reused_rows == 40
     assert 0 < read[0] < size // 20  # 64 KiB of it are the footer's

@@ -37,7 +37,7 @@ def test_the_k_best_of_all_parts(tmp_path: Path, vector: VectorType) -> None:
     langs: list[str | None] = [("de", None, "a/b")[n % 3] for n in range(150)]
     store, paths, table = write(tmp_path, shape, 150, lang=langs)
     query = unit_vectors(1, seed=9)
-    hits = nearest(store, paths, query, 7, vector, INT8_SCALE)
+    hits = nearest(store, paths, shape, query, 7)
     matrix = as_float32(table.column("embedding"), vector, INT8_SCALE)
     cosine = (matrix @ query[0]) / np.linalg.norm(matrix, axis=1)
     best = np.sort(cosine)[::-1][:7]
@@ -52,14 +52,14 @@ def test_the_k_best_of_all_parts(tmp_path: Path, vector: VectorType) -> None:
 
 def test_fewer_rows_than_k(tmp_path: Path) -> None:
     store, paths, _ = write(tmp_path, schema(), 2)
-    assert len(nearest(store, paths, unit_vectors(1), 10, VectorType.FLOAT32, None)) == 4
+    assert len(nearest(store, paths, schema(), unit_vectors(1), 10)) == 4
 
 
 def test_tokens_score_by_late_interaction(tmp_path: Path) -> None:
     shape = schema(pooling=Pooling.TOKENS)
     store, paths, table = write(tmp_path, shape, 40)
     query = unit_vectors(3, seed=5)
-    hits = nearest(store, paths, query, 3, VectorType.FLOAT32, None)
+    hits = nearest(store, paths, shape, query, 3)
     expected = {}
     for name, vectors in zip(table.column("id").to_pylist(), table.column("embedding").to_pylist(), strict=True):
         expected[name] = float((np.array(vectors) @ query.T).max(axis=0).mean())

@@ -16,7 +16,8 @@ from tests.workers.output_samples import RUN, rows, schema, unit_vectors, write
 from workers.config import LongText, Pooling, VectorType
 from workers.records.shard import OutputFile, Receipt
 from workers.storage.store import Store
-from workers.table.schema import QUARANTINE_SCHEMA, part_footer
+from workers.table.quarantine_file import QUARANTINE_SCHEMA
+from workers.table.schema import part_footer
 from workers.table.vectors import as_float32, to_arrow
 
 TEXT = (Path(__file__).parents[3] / "docs" / "output_format.md").read_text()

@@ -17,12 +17,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from workers.errors import UsageError
-from workers.table.partitions import MAX_NAME_BYTES, NULL_FOLDER, partition_folder
+from workers.table.partitions import HIVE_NULL, MAX_NAME_BYTES, partition_folder
 
 LONG = "ü" * 300
 TRAPS = [
     None, "", "plain", "a/b", "../../etc", "..", ".", "%2e%2e", "%", "a=b", "a\\b", "nul\x00", "ünï ✓ 漢字", "a+b c",
-    NULL_FOLDER + "x", "it's \"quoted\"", " lead", "trail ", "~", "a\nb", "*?[]{}", "#frag?query&x",
+    HIVE_NULL + "x", "it's \"quoted\"", " lead", "trail ", "~", "a\nb", "*?[]{}", "#frag?query&x",
 ]  # fmt: skip
 
 
@@ -63,11 +63,11 @@ def test_readers_get_back_every_value(read: Callable[[Path], dict[int, str | Non
 def test_the_text_of_hives_null_does_not_read_back_as_null(
     read: Callable[[Path], dict[int, str | None]], tmp_path: Path
 ) -> None:
-    lay_out(tmp_path, [None, NULL_FOLDER])
+    lay_out(tmp_path, [None, HIVE_NULL])
     back = read(tmp_path)
     assert back[0] is None
     assert back[1] is not None
-    assert back[1].startswith(NULL_FOLDER + "~")
+    assert back[1].startswith(HIVE_NULL + "~")
 
 
 @pytest.mark.parametrize("read", [read_arrow, read_duckdb, read_polars])
@@ -100,7 +100,7 @@ def test_distinct_values_get_distinct_folders(values: list[str | None]) -> None:
 
 
 def test_several_columns_nest_and_names_are_escaped_too() -> None:
-    assert partition_folder(["lang", "a/b=c"], ["de", None]) == f"lang=de/a%2Fb%3Dc={NULL_FOLDER}"
+    assert partition_folder(["lang", "a/b=c"], ["de", None]) == f"lang=de/a%2Fb%3Dc={HIVE_NULL}"
     assert partition_folder([], []) == ""
 
 

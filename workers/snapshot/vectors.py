@@ -1,0 +1,134 @@
+"""All vectors of a snapshot: part by part, in batches of bounded size, as float32, with the columns that are asked for.
+
+    iterate_vectors    parts of a run -> VectorBatch after VectorBatch
+    part_vectors       the same for one open part, without partition columns
+
+Parts come in the order in which they are given, rows in the order in which they stand. Whoever wants several parts at once
+calls iterate_vectors on threads, each with its own parts. Memory holds one batch, decoded, and what Parquet needs beside it
+(one column chunk of the vectors, 32 MiB at most as parts are written). Knows nothing of runs and receipts: which parts are
+the snapshot's is the caller's knowledge (jobs/state/stored_run.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from workers.config import VectorType
+from workers.errors import ObjectError, UsageError
+from workers.host.spill_file import Positions
+from workers.storage.store import Store
+from workers.table.part_file import PartReader, decoding, open_part
+from workers.table.partitions import hive_partitions
+from workers.table.schema import EMBEDDING, PARTITION_VALUES, OutputSchema
+from workers.table.vectors import Floats, VectorFormat, as_float32, vectors_per_row
+
+BATCH_BYTES = 16 << 20  # of a batch: stored columns and decoded vectors together
+_DECODED = {VectorType.FLOAT32: 1, VectorType.FLOAT16: 2, VectorType.INT8: 4, VectorType.BINARY: 32}  # times the stored size
+
+
+@dataclass(frozen=True, slots=True)
+class VectorBatch:
+    """Consecutive rows of one part: N rows with V vectors of D components."""
+
+    path: str  # of the part, relative to the output root
+    first_row: int  # number of the first of these rows within the part
+    vectors: Floats  # [V, D]; the rows' vectors end to end
+    counts: Positions | None  # [N] vectors of each row, with pooling=tokens; None: one each, so V is N
+    columns: pa.Table  # [N] what was asked for, in that order
+
+    def __len__(self) -> int:
+        return len(self.vectors) if self.counts is None else len(self.counts)
+
+
+def iterate_vectors(
+    store: Store,
+    paths: Iterable[str],
+    schema: OutputSchema,
+    columns: Sequence[str] = (),
+    *,
+    token_vectors: bool = False,
+    batch_bytes: int = BATCH_BYTES,
+) -> Iterator[VectorBatch]:
+    """Every vector of these parts.
+
+    Args:
+        schema: of the run that the parts belong to; its stamp says how vectors are stored.
+        columns: of schema.rows, so partition columns too; these have the value in full, in the column's own type.
+        token_vectors: take a snapshot of pooling=tokens as well, in which a row holds a list of vectors.
+        batch_bytes: about the size of a batch; one row at least.
+
+    Raises:
+        UsageError: an unknown column, or a list of vectors a row where `token_vectors` is not set.
+        FileNotFoundError: a part is gone. ObjectError: a part is damaged or has other columns than `schema`.
+        TransientError, UsageError: the store.
+    """
+    unknown = [name for name in columns if name not in schema.rows.names or name == EMBEDDING]
+    if unknown:
+        there = ", ".join(name for name in schema.rows.names if name != EMBEDDING)
+        raise UsageError(f"the snapshot has no column {unknown[0]!r} beside its vectors; it has {there}")
+    if schema.lists and not token_vectors:
+        raise UsageError(
+            "the snapshot holds a list of vectors a row (model.pooling: tokens); one vector a row is needed here"
+        )
+    stored = [name for name in columns if name not in schema.partition_by]
+    for path in paths:
+        with open_part(store, path) as part:
+            values = _partition_columns(part, path, schema, [name for name in columns if name in schema.partition_by])
+            rows = _batch_rows(part, schema.stamp.vector, stored, batch_bytes)
+            for batch in part_vectors(part, path, schema.vector_format, stored, rows):
+                cells = [
+                    pa.repeat(values[name], len(batch)) if name in values else batch.columns.column(name) for name in columns
+                ]
+                fields = [schema.rows.field(name) for name in columns]
+                table = pa.Table.from_arrays(cells, schema=pa.schema(fields)) if fields else batch.columns
+                yield VectorBatch(path, batch.first_row, batch.vectors, batch.counts, table)
+
+
+def part_vectors(
+    part: PartReader, path: str, stored: VectorFormat, columns: Sequence[str], rows: int
+) -> Iterator[VectorBatch]:
+    """All rows of an open part, `rows` at a time, with stored columns.
+
+    Raises:
+        PartDamaged: also where the part has no such column. UsageError: int8 without a scale. TransientError: the store.
+    """
+    first = 0
+    for batch in part.batches(rows, [EMBEDDING, *columns]):
+        embedding = batch.column(EMBEDDING)
+        with decoding(part.uri):
+            vectors = as_float32(embedding, stored.vector, stored.int8_scale)
+            counts = vectors_per_row(embedding) if pa.types.is_list(embedding.type) else None
+            if len(vectors) != (batch.num_rows if counts is None else counts.sum()):
+                raise ValueError("a row without a vector")
+        yield VectorBatch(path, first, vectors, counts, pa.Table.from_batches([batch]).select(list(columns)))
+        first += batch.num_rows
+
+
+def _batch_rows(part: PartReader, vector: VectorType, columns: Sequence[str], batch_bytes: int) -> int:
+    row_bytes = part.row_bytes(columns) + part.row_bytes([EMBEDDING]) * (1 + _DECODED[vector])
+    return max(1, batch_bytes // max(1, row_bytes))
+
+
+def _partition_columns(part: PartReader, path: str, schema: OutputSchema, names: Sequence[str]) -> dict[str, pa.Scalar]:
+    """The part's value of each partition column, from its footer: folder names may be shortened.
+
+    Raises: ObjectError: a value that does not fit the column.
+    """
+    if not names:
+        return {}
+    try:
+        texts = json.loads(part.footer[PARTITION_VALUES]) if PARTITION_VALUES in part.footer else {}
+        texts = dict(hive_partitions(path.split("/")[:-1])) | texts
+        return {name: _scalar(texts[name], schema.rows.field(name).type) for name in names}
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        raise ObjectError(part.uri, f"its partition values do not fit the snapshot's columns ({error!r:.200})") from None
+
+
+def _scalar(text: str | None, kind: pa.DataType) -> pa.Scalar:
+    if pa.types.is_dictionary(kind):
+        return pa.array([text], pa.string()).cast(kind.value_type).dictionary_encode().cast(kind)[0]
+    return pa.array([text], pa.string()).cast(kind)[0]
