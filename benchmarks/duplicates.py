@@ -33,7 +33,8 @@ from benchmarks.models import facts, say, spread, store
 from benchmarks.peers import find_model, sample
 from benchmarks.stages import IN_FLIGHT, replica_settings
 from jobs.config import parse_config
-from jobs.planning.run import Request, plan_or_reopen
+from jobs.planning.choose_run import plan_or_reopen
+from jobs.planning.request import Request
 from workers.dedup import deduplicator
 from workers.records.documents import TEXT_HASH_BYTES
 from workers.records.shard import Assignment, Failure, Receipt
@@ -68,7 +69,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         run = plan_or_reopen(Request.resolve(parse_config(raw, "duplicates")))
         replica = Replica(replica_settings(run, options.threads), "bench")
         told = replica.facts()
-        replica.settle(Settled(run.stamped(told["precision"], None), told["batch_tokens"]))
+        replica.settle(Settled(run.stamp_with(told["precision"], None), told["batch_tokens"]))
         for epoch in (1, 2):
             for path in (*run.store.list("data"), *run.store.list(f"runs/{run.run_id}/staged")):
                 run.store.delete(path)  # else the second turn would adopt the first one's parts

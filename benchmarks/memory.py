@@ -31,7 +31,8 @@ import yaml
 from benchmarks.models import facts, random_model, say, spread, store
 from benchmarks.stages import replica_settings
 from jobs.config import load_config
-from jobs.planning.run import Request, plan_or_reopen
+from jobs.planning.choose_run import plan_or_reopen
+from jobs.planning.request import Request
 from workers.config import ModelConfig
 from workers.model.files import resolve_model
 from workers.records.shard import Assignment, Failure, Shard
@@ -84,7 +85,7 @@ def one_shard(config: Path, threads: int) -> dict[str, Any]:
     whole = dataclasses.replace(slices[0], start=0, stop=slices[-1].stop, first_row=0, rows=None)
     replica = Replica(replica_settings(run, threads), "replica-0")
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    replica.settle(Settled(run.stamped(replica.facts()["precision"], None), replica.facts()["batch_tokens"]))
+    replica.settle(Settled(run.stamp_with(replica.facts()["precision"], None), replica.facts()["batch_tokens"]))
     began = time.perf_counter()
     receipt = replica.embed_shard(Assignment(Shard(0, (whole,), whole.size), 1, 1))
     if isinstance(receipt, Failure):

@@ -31,21 +31,23 @@ from benchmarks.agenda import Agenda
 from benchmarks.scale_replicas import FakeReplicas, Times
 from benchmarks.scale_weather import SCENARIOS
 from jobs.config import parse_config
+from jobs.corpus.discovery import Corpus
 from jobs.driver.lock import DriverLock
 from jobs.driver.signals import StopFlag
 from jobs.embed import job as job_module
 from jobs.embed import loop as loop_module
 from jobs.embed import session as session_module
+from jobs.planning.planned_run import PlannedRun
 from jobs.planning.request import Request
 from jobs.planning.run import Run
 from jobs.state.ledger import Ledger
-from jobs.state.records import RunPaths, read_run
 from workers.config import LongText, Pooling
 from workers.model.files import ModelFiles
 from workers.model.recipe import EmbeddingRecipe
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice, OutputFile, Receipt, Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
 
 RUN_ID = "20261120T200000Z-5ca1e000"
 ROWS, DIM = 18_000, 16  # of a part: 64 MiB of text at 900 tokens a document; short vectors, since only a sample is read
@@ -175,13 +177,12 @@ def make_run(store: Store, shards: int, replicas: int) -> Run:
     """Begun: manifest and run.json are stored."""
     request = make_request(store, replicas)
     plan = ReadPlan(request.config.corpus, pa.string(), pa.schema([("lang", pa.string())]))
-    run = Run(request, RUN_ID, make_shards(shards), plan, "3" * 64)
-    run.begin("float16", None, 65_536)
-    return run
+    corpus = Corpus((), plan)
+    return PlannedRun(request, RUN_ID, make_shards(shards), plan, corpus).begin("float16", None, 65_536)
 
 
 class _Clock:
-    """In place of the module `time`, for those who loop_module."""
+    """In place of the module `time`, for those who import it."""
 
     def __init__(self, agenda: Agenda) -> None:
         self.monotonic = lambda: agenda.now
@@ -234,7 +235,6 @@ def run(
         marks = [(time.process_time(), time.perf_counter())]
         planned = make_run(store, shards, replicas)
         store.requests.clear()
-        planned.record = read_run(store, RUN_ID)
         marks.append((time.process_time(), time.perf_counter()))
         pool = FakeReplicas(agenda, SCENARIOS[scenario], seed, shard_seconds, part, store.parts)
         phases = _Phases()

@@ -24,8 +24,9 @@ from benchmarks.scale_run import ROWS, RUN_ID, CountingStore, held_lock, make_re
 from benchmarks.scale_weather import SCENARIOS
 from jobs.driver.signals import StopFlag
 from jobs.embed import job as job_module
-from jobs.planning.run import find_resumable
+from jobs.planning.choose_run import find_resumable
 from jobs.scheduling.messages import Command, Dispatch
+from jobs.state.accounting import totals
 from jobs.state.ledger import Ledger, load_receipts
 from workers.errors import RunAborted
 from workers.records.shard import OutputFile
@@ -88,9 +89,9 @@ def load(uri: str, expected: int) -> dict[str, Any]:
         began = time.perf_counter()
         receipts = load_receipts(store, RUN_ID)
         loaded = time.perf_counter() - began
-        totals = Ledger.totals(receipts)
-        if (totals.shards, totals.documents) != (expected, expected * ROWS):
-            raise SystemExit(f"{totals.shards} receipts and {totals.documents} documents came back of {expected}")
+        sums = totals(receipts)
+        if (sums.shards, sums.documents) != (expected, expected * ROWS):
+            raise SystemExit(f"{sums.shards} receipts and {sums.documents} documents came back of {expected}")
         return {"load_seconds": round(loaded, 2), "sum_seconds": round(time.perf_counter() - began - loaded, 2)}
 
     return measured(work, uri, expected)

@@ -32,7 +32,9 @@ import pyarrow.parquet as pq
 from benchmarks.models import facts, say, spread, store
 from benchmarks.peers import find_model, sample
 from jobs.config import parse_config
-from jobs.planning.run import Request, Run, plan_or_reopen
+from jobs.planning.choose_run import plan_or_reopen
+from jobs.planning.planned_run import PlannedRun
+from jobs.planning.request import Request
 from workers.config import Precision
 from workers.dedup.deduplicator import Placement, TextPlacer
 from workers.engine.batching import plan_batches
@@ -80,7 +82,7 @@ class Stages:
         self._folder, self.run = folder, run
         self.replica = Watched(replica_settings(run, options.threads), "bench")
         facts = self.replica.facts()
-        self._stamp = run.stamped(facts["precision"], None)
+        self._stamp = run.stamp_with(facts["precision"], None)
         self.replica.settle(Settled(self._stamp, facts["batch_tokens"]))
         self._turns = itertools.count()
 
@@ -151,7 +153,7 @@ def corpus_bytes(corpus: Path) -> int:
     return int(pq.read_table(corpus, columns=["text"]).column("text").nbytes)
 
 
-def replica_settings(run: Run, threads: int) -> ReplicaSettings:
+def replica_settings(run: PlannedRun, threads: int) -> ReplicaSettings:
     """As jobs/embed/session.py tells a replica."""
     model = run.request.model
     return ReplicaSettings(

@@ -52,6 +52,10 @@ class ObjectError(ReembedError):
         self.reason = reason
         self.rows_read = rows_read
 
+    def __reduce__(self) -> tuple[type[ObjectError], tuple[str, str, int]]:
+        """For the way back from an isolated process: exceptions are otherwise made anew from their message alone."""
+        return type(self), (self.object_uri, self.reason, self.rows_read)
+
 
 class ObjectMissing(ObjectError):
     """The object existed when the run was planned and has been deleted."""

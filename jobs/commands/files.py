@@ -8,4 +8,4 @@ from jobs.publish.open_snapshot import open_published
 def published_files(target: str) -> list[str]:
     """URIs of every part, sorted. Raises: UsageError: nothing is published there."""
     published = open_published(target)
-    return sorted(published.store.uri_of(file.path) for file in published.files())
+    return sorted(published.store.uri_of(file.path) for file in published.files)

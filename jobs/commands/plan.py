@@ -8,14 +8,17 @@ output bytes                 rows x bytes of a row, of the newest run here, else
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.config import RunConfig
+from jobs.planning.choose_run import find_resumable, plan_or_reopen
 from jobs.planning.estimate import measured, plain_row_bytes, rows_of, sample_shards, to_embed
+from jobs.planning.planned_run import PlannedRun
 from jobs.planning.request import Request
-from jobs.planning.run import Run, find_resumable, plan_or_reopen
-from jobs.state.ledger import Ledger, load_receipts
+from jobs.planning.run import Run
+from jobs.state.ledger import load_receipts
+from jobs.state.stored_shards import pending
 from workers.records.shard import Receipt, Shard
 
 
@@ -24,23 +27,23 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
     request = Request.resolve(config)
     resumed = find_resumable(request)
     run = resumed or plan_or_reopen(request)
-    done = load_receipts(run.store, run.run_id) if run.record else {}
-    carried = _carried(run, Ledger.pending(run.shards, done))
-    pending = Ledger.pending(run.shards, {**done, **carried})
-    sample = sample_shards(run, pending)
-    work = to_embed(pending, sample)
+    done: Mapping[int, Receipt] = load_receipts(run.store, run.run_id) if isinstance(run, Run) else {}
+    carried = _carried(run, pending(run.shards, done))
+    left = pending(run.shards, {**done, **carried})
+    sample = sample_shards(run, left)
+    work = to_embed(left, sample)
     rows = sum(receipt.rows_read for receipt in (*done.values(), *carried.values()))
-    rows += sum(rows_of(shard, sample) for shard in pending)
+    rows += sum(rows_of(shard, sample) for shard in left)
     rate, row_bytes = measured(request.store)
-    hours = work.tokens / rate / 3600 if rate else None if pending else 0.0
+    hours = work.tokens / rate / 3600 if rate else None if left else 0.0
     price = config.cost.gpu_hour_usd
     return {
-        "run_id": run.run_id if run.record else None,
-        "action": "resume" if resumed else "nothing to do" if run.current else "publish again" if run.record else "new run",
+        "run_id": run.run_id if isinstance(run, Run) else None,
+        "action": "resume" if resumed else _action(run),
         "objects": len({piece.uri for shard in run.shards for piece in shard.slices}),
         "shards": len(run.shards),
         "rows": rows,
-        "rows_estimated": any(shard.rows is None for shard in pending),
+        "rows_estimated": any(shard.rows is None for shard in left),
         "text_bytes": sum(shard.text_bytes for shard in run.shards),
         "reuse": {
             "base": _base(run),
@@ -83,11 +86,19 @@ def plan_text(report: dict[str, Any]) -> str:
     ])  # fmt: skip
 
 
-def _base(run: Run) -> str | None:
-    return run.record.base if run.record else run.reuse.base if run.reuse else None
+def _action(run: Run | PlannedRun) -> str:
+    if isinstance(run, PlannedRun):
+        return "new run"
+    return "nothing to do" if run.current else "publish again"
 
 
-def _carried(run: Run, shards: Sequence[Shard]) -> dict[int, Receipt]:
+def _base(run: Run | PlannedRun) -> str | None:
+    if isinstance(run, Run):
+        return run.record.base
+    return run.reuse.base if run.reuse else None
+
+
+def _carried(run: Run | PlannedRun, shards: Sequence[Shard]) -> dict[int, Receipt]:
     """Shard number -> receipt of the base whose parts are copied for it."""
     base = _base(run)
     if base is None or all(shard.carried is None for shard in shards):

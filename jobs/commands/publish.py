@@ -9,11 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.commands.snapshots import published_runs
 from jobs.driver.process_identity import Identity
-from jobs.publish.finished_run import FinishedRun, driver_lock
 from jobs.publish.open_snapshot import open_store
-from jobs.publish.publish import Current, read_current
+from jobs.publish.republish import Republication, driver_lock
+from jobs.state.current import Current, published_runs, read_current
 from jobs.state.records import UNFINISHED, list_runs, read_run
 from workers.errors import UsageError
 
@@ -32,16 +31,17 @@ def publish_run(target: str, run_id: str, *, force: bool) -> dict[str, Any]:
         raise UsageError(f"{store.uri}: no run {run_id} there; known: {', '.join(list_runs(store)[-_NAMED:]) or 'none'}")
     if not force:
         current = read_current(store)
-        return _report(run_id, current, _reasons(FinishedRun.open(store, run_id), current), changed=False)
+        return _report(run_id, current, _reasons(Republication.of(store, run_id), current), changed=False)
     with driver_lock(store) as lock:
         before = read_current(store)
-        run = FinishedRun.open(store, run_id)
+        republication = Republication.of(store, run_id)
         if before is not None and before.run_id == run_id:
-            run.settle(before.forced)
+            republication.mark_published(before.forced)
             return _report(run_id, before, [], changed=False)
         who = Identity.mine()
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        now = run.make_current(lock, {"by": f"{who.user}@{who.host}", "at": at, "reasons": _reasons(run, before)})
+        forced = {"by": f"{who.user}@{who.host}", "at": at, "reasons": _reasons(republication, before)}
+        now = republication.flip(lock, forced)
     return _report(run_id, now, [], changed=True)
 
 
@@ -52,14 +52,14 @@ def publish_text(report: dict[str, Any]) -> str:
     return "\n".join(lines + [f"  reason      {reason}" for reason in report["reasons"]])
 
 
-def _reasons(run: FinishedRun, current: Current | None) -> list[str]:
+def _reasons(republication: Republication, current: Current | None) -> list[str]:
     """What stands against it, in words. Raises: UsageError: nothing does, or it cannot be told yet."""
-    run_id, store = run.run_id, run.store
-    state = run.summary.get("state")
+    run_id, store, summary = republication.run.run_id, republication.run.store, republication.summary
+    state = summary.get("state")
     if current is not None and run_id == current.run_id:
         return []
     taken = current is not None and run_id in current.taken_back
-    reasons = [str(reason) for reason in run.summary.get("reasons", [])]
+    reasons = [str(reason) for reason in summary.get("reasons", [])]
     if taken:
         return reasons or ["taken back by `reembed rollback`"]
     if state is None or state in UNFINISHED:

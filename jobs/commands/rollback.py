@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.commands.snapshots import published_runs
-from jobs.publish.finished_run import FinishedRun, driver_lock
 from jobs.publish.open_snapshot import open_store
-from jobs.publish.publish import Current, read_current
+from jobs.publish.republish import Republication, driver_lock
+from jobs.state.current import Current, published_runs, read_current
 from jobs.state.records import list_runs
 from workers.errors import UsageError
-from workers.storage.objects import Store
+from workers.storage.store import Store
 
 _NAMED = 10  # snapshots that an error names
 
@@ -31,12 +30,12 @@ def roll_back(target: str, run_id: str) -> dict[str, Any]:
     with driver_lock(store) as lock:
         before = read_current(store)
         _refuse_unpublished(store, before, run_id)  # retention may have been quicker
-        run = FinishedRun.open(store, run_id)
+        republication = Republication.of(store, run_id)
         if before is not None and before.run_id == run_id:
             now = before
-            run.settle(before.forced)
+            republication.mark_published(before.forced)
         else:
-            now = run.make_current(lock)
+            now = republication.flip(lock)
     return {
         "run_id": run_id,
         "left": before.run_id if before else None,

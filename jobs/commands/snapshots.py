@@ -6,15 +6,16 @@ that retention deleted only the summary is left: they are not listed.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jobs.publish.open_snapshot import open_store
-from jobs.publish.publish import Current, read_current
-from jobs.state.records import RunPaths, RunRecord, RunState, read_run, read_summary, run_folders
+from jobs.state.current import Current, read_current
+from jobs.state.records import RunRecord, RunState, read_run, read_summary, run_folders
 from workers.errors import UsageError
-from workers.storage.objects import Store, redact
+from workers.storage.store import Store
+from workers.storage.uris import redact
+from workers.table.paths import RunPaths
 
 _THREADS = 16
 _FINISHED = (RunState.COMPLETE.value, RunState.REFUSED.value)
@@ -35,19 +36,6 @@ def list_snapshots(target: str) -> dict[str, Any]:
         "current": current.run_id if current else None,
         "snapshots": [snapshot for snapshot in found if snapshot is not None],
     }
-
-
-def published_runs(store: Store, current: Current | None, begun: Collection[str]) -> list[str]:
-    """Of the runs begun those that readers had once, in the order in which they last had them; the present one last.
-
-    CURRENT.json knows. Where it was lost, the runs' summaries still tell, without the order: those come first, by run id.
-    """
-    told = [*(publication.run_id for publication in current.history), current.run_id] if current else []
-    others = sorted(set(begun) - set(told))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        summaries = list(pool.map(lambda run_id: read_summary(store, run_id) or {}, others))
-    lost = [run_id for run_id, summary in zip(others, summaries, strict=True) if summary.get("published")]
-    return [*lost, *(run_id for run_id in told if run_id in begun)]
 
 
 def snapshots_text(report: dict[str, Any]) -> str:

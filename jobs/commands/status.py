@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.publish.open_snapshot import open_store
-from jobs.publish.publish import read_current
+from jobs.state.current import read_current
 from jobs.state.receipt_log import count_receipts
 from jobs.state.records import newest_run, read_status, read_summary
 from workers.errors import UsageError
-from workers.storage.objects import redact
+from workers.storage.uris import redact
 
 
 def run_status(target: str) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from jobs.publish.open_snapshot import Published, open_published
-from jobs.state.records import RunPaths
+from jobs.publish.open_snapshot import load_embedder, open_current
+from jobs.state.stored_run import StoredRun
 from workers.config import VectorType
 from workers.snapshot.audit import ShardAudit, audit_shard, compare
 
@@ -31,22 +31,22 @@ def verify_snapshot(target: str, sample: int) -> dict[str, Any]:
     Raises:
         UsageError: nothing published, or (with a sample) its model is not at hand.
     """
-    published = open_published(target)
+    current, published = open_current(target)
     findings = _folder(published)
     audits = _shards(published, sample)
     findings += [finding for audit in audits for finding in audit.findings]
     rows, documents = sum(audit.rows for audit in audits), sum(audit.documents for audit in audits)
-    if not findings and rows != published.current.rows:
-        findings.append(f"CURRENT.json says {published.current.rows} rows, the parts hold {rows}")
+    if not findings and rows != current.rows:
+        findings.append(f"CURRENT.json says {current.rows} rows, the parts hold {rows}")
     cosines = _compare(published, audits, findings) if sample else []
     notes = sorted({note for audit in audits for note in audit.notes})
     return {
         "ok": not findings,
         "run_id": published.run_id,
-        "data": published.current.data,
+        "data": current.data,
         "rows": rows,
         "documents_in_source": documents,
-        "files": len(published.files()),
+        "files": len(published.files),
         "sampled": len(cosines),
         "min_cosine": round(min(cosines), 6) if cosines else None,
         "findings": findings[:MAX_FINDINGS],
@@ -66,11 +66,11 @@ def verify_text(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _folder(published: Published) -> list[str]:
+def _folder(published: StoredRun) -> list[str]:
     """Files that should not be there. Missing ones are found when their shard is audited."""
     store = published.store
-    described = {file.path for file in published.files()}
-    there = store.list(RunPaths(published.run_id).data)
+    described = {file.path for file in published.files}
+    there = store.list(published.paths.data)
     return [
         f"{store.uri_of(path)}: no receipt describes it; a reader of the folder would see its rows"
         for path in there
@@ -78,7 +78,7 @@ def _folder(published: Published) -> list[str]:
     ]
 
 
-def _shards(published: Published, sample: int) -> list[ShardAudit]:
+def _shards(published: StoredRun, sample: int) -> list[ShardAudit]:
     store, plan, schema = published.store, published.plan, published.schema
     work = [(shard, published.receipts[shard.number]) for shard in published.shards if shard.number in published.receipts]
     total = sum(receipt.documents for _, receipt in work) or 1
@@ -92,8 +92,8 @@ def _shards(published: Published, sample: int) -> list[ShardAudit]:
         )
 
 
-def _compare(published: Published, audits: list[ShardAudit], findings: list[str]) -> list[float]:
-    embedder = published.embedder()
+def _compare(published: StoredRun, audits: list[ShardAudit], findings: list[str]) -> list[float]:
+    embedder = load_embedder(published)
     least = LEAST_COSINE[published.stamp.vector]
     cosines: list[float] = []
     for audit in audits:

@@ -1,9 +1,10 @@
-"""Before a new run begins: what only a replica can tell, then the same for all of them and for every later driver.
+"""What only a replica can tell, asked before a run begins: precision, token budget, int8 scale.
 
-    first replica ready -> precision (what auto is there), token budget -> int8 scale of the output -> run.json
+    calibrate        of a planned run: the first ready replica's precision and budget, and the scale of int8 vectors
+    try_precision    of a run begun on a base: whether a replica works in the base's precision
 
-All replicas are started at once, so that nobody waits for the first; the pool keeps them, and tells each how the run was
-settled before it gets a shard. A run on a base was begun in the base's precision: the first replica shows whether it holds.
+All replicas are started at once, so that none waits for the first; the pool keeps them. Every replica, and every later
+driver, then works with the same values.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.driver.signals import StopFlag
-from jobs.planning.run import ReuseRefused, Run
+from jobs.planning.planned_run import PlannedRun
+from jobs.planning.run import ReuseRefused, Run, RunOutline
 from jobs.pool.replica_pool import ReplicaPool
 from jobs.pool.replica_shape import ReplicaShape
 from jobs.scheduling.messages import Lost, Ready, StartReplica
 from workers.config import VectorType
 from workers.errors import PrecisionRefused, RunAborted, UsageError
-from workers.replica.settings import Settled
 
 log = logging.getLogger("reembed")
 
@@ -29,28 +30,32 @@ MOST_LOST = 3  # replicas that may die while they load, before the run is given 
 _WAIT_SECONDS = 0.25
 
 
-def settle(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag, *, untried: bool = False) -> None:
-    """Begin a run that is new; hand its decisions to the pool.
+class Calibration(NamedTuple):
+    """What a new run begins with."""
 
-    `untried`: nothing was embedded yet in a precision that `auto` took over from the base.
+    precision: str
+    int8_scale: float | None  # None: vectors are not stored as int8
+    batch_tokens: int
+
+
+def calibrate(run: PlannedRun, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> Calibration:
+    """Start all replicas and ask the first one that is ready.
 
     Raises:
         UsageError: a replica says that the request cannot be carried out; nothing was written.
-        RunAborted: no replica became ready. ReuseRefused: none works in the base's precision.
+        RunAborted: no replica became ready.
     """
-    if run.record is not None and untried:
-        _try_precision(run, pool, shape, stop)
-    if run.record is None:
-        replica, facts = _first_ready(run, pool, shape, stop)
-        scale = _calibrate(run, pool, replica) if run.config.output.vector is VectorType.INT8 else None
-        run.begin(facts["precision"], scale, facts["batch_tokens"])
-    record = run.record
-    if record is None:
-        raise RuntimeError("the run was begun and has no record")
-    pool.settle(Settled(run.stamp, record.batch_tokens or 4096))
+    replica, facts = _first_ready(run, pool, shape, stop)
+    scale = _int8_scale(run, pool, replica) if run.config.output.vector is VectorType.INT8 else None
+    return Calibration(facts["precision"], scale, facts["batch_tokens"])
 
 
-def _try_precision(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> None:
+def try_precision(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> None:
+    """Start all replicas; the first one that is ready must work in the run's precision.
+
+    Raises:
+        ReuseRefused: it does not. RunAborted: no replica became ready.
+    """
     wanted = run.stamp.precision
     try:
         _, facts = _first_ready(run, pool, shape, stop)
@@ -64,7 +69,7 @@ def _try_precision(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopF
         raise ReuseRefused(f"a replica works in {facts['precision']}, the published snapshot is in {wanted}")
 
 
-def _first_ready(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> tuple[int, Mapping[str, Any]]:
+def _first_ready(run: RunOutline, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> tuple[int, Mapping[str, Any]]:
     deadline = time.monotonic() + run.config.cluster.replica_ready_seconds
     for replica in range(shape.replicas):
         pool.execute(StartReplica(replica))
@@ -91,7 +96,7 @@ def _first_ready(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFla
     )
 
 
-def _calibrate(run: Run, pool: ReplicaPool, replica: int) -> float:
+def _int8_scale(run: PlannedRun, pool: ReplicaPool, replica: int) -> float:
     """The int8 step of the whole snapshot, from a sample that one replica embeds before the first shard."""
     step = max(1, len(run.shards) // CALIBRATION_SHARDS)
     sample = run.shards[::step][:CALIBRATION_SHARDS]

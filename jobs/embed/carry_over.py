@@ -18,14 +18,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
 
-from jobs.driver.lock import DriverLock
-from jobs.driver.signals import StopFlag
-from jobs.state.ledger import Ledger, load_receipts
+from jobs.embed.context import DriverContext
+from jobs.state.ledger import load_receipts
 from jobs.state.receipts import Receipts
-from jobs.state.records import RunPaths
 from workers.errors import RunAborted
 from workers.records.shard import OutputFile, Receipt, Shard
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.part_file import path_in_run
+from workers.table.paths import RunPaths
 
 THREADS = 32  # copies are all latency
 MOST_WAITING = 4 * THREADS  # handed to threads at a time: of a million shards not all at once
@@ -34,9 +34,7 @@ LOG_SECONDS = 10.0
 log = logging.getLogger("reembed")
 
 
-def carry(
-    store: Store, run_id: str, base: str, shards: Sequence[Shard], ledger: Ledger, lock: DriverLock, stop: StopFlag
-) -> Receipts:
+def carry_over(store: Store, run_id: str, base: str, shards: Sequence[Shard], driver: DriverContext) -> Receipts:
     """Carry `shards` (of run `run_id`, none with a receipt, all with `carried`) over from run `base`.
 
     Returns:
@@ -46,7 +44,7 @@ def carry(
     """
     began = logged = time.monotonic()
     receipts, sizes = _left_of(store, base)
-    carrier = _Carrier(store, run_id, base, ledger, lock)
+    carrier = _Carrier(store, run_id, base, driver)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="carry")
     carried, rows, begun = Receipts(), 0, 0
     waiting: set[Future[Receipt | None]] = set()
@@ -58,8 +56,8 @@ def carry(
                 begun += 1
             if not waiting:
                 break
-            stop.check()
-            lock.raise_if_lost()
+            driver.stop.check()
+            driver.lock.raise_if_lost()
             done, waiting = wait(waiting, WAKE_SECONDS, FIRST_COMPLETED)
             for future in done:
                 if (receipt := future.result()) is not None:
@@ -104,8 +102,8 @@ def _files(receipt: Receipt) -> list[OutputFile]:
 class _Carrier:
     """Carries one shard after the other, from many threads. `halt` ends it between two files."""
 
-    def __init__(self, store: Store, run_id: str, base: str, ledger: Ledger, lock: DriverLock) -> None:
-        self._store, self._run_id, self._base, self._ledger, self._lock = store, run_id, base, ledger, lock
+    def __init__(self, store: Store, run_id: str, base: str, driver: DriverContext) -> None:
+        self._store, self._run_id, self._base, self._driver = store, run_id, base, driver
         self.halt = threading.Event()
 
     def carry(self, shard: Shard, receipt: Receipt) -> Receipt | None:
@@ -121,13 +119,13 @@ class _Carrier:
         for source, target in paths.items():
             if self.halt.is_set():
                 return None
-            self._lock.guard()
+            self._driver.lock.guard()
             try:
                 self._store.copy(source, target)
             except FileNotFoundError:
                 log.warning("%s: gone; shard %d is embedded", self._store.uri_of(source), shard.number)
                 return None
-        return self._ledger.record(carried_receipt(receipt, shard, self._base, paths, time.monotonic() - began))
+        return self._driver.ledger.record(carried_receipt(receipt, shard, self._base, paths, time.monotonic() - began))
 
 
 def carried_receipt(receipt: Receipt, shard: Shard, base: str, paths: Mapping[str, str], seconds: float) -> Receipt:
@@ -157,14 +155,7 @@ def carried_receipt(receipt: Receipt, shard: Shard, base: str, paths: Mapping[st
 
 
 def _path(path: str, base: str, run_id: str, number: int, shard: Shard) -> str | None:
-    """The same file of the new run: data/<base>/lang=de/part-<old>-1.parquet -> data/<run>/lang=de/part-<new>-1.parquet.
-
-    None: it is not a file of the base's shard `number`.
-    """
-    old, new = RunPaths(base), RunPaths(run_id)
-    folder, _, name = path.rpartition("/")
-    stem = f"{number:07d}"
-    for prefix, replaced, kind in ((old.data, new.data, "part-"), (old.quarantine, new.quarantine, "shard-")):
-        if (folder + "/").startswith(prefix + "/") and name.startswith(kind + stem):
-            return f"{replaced}{folder[len(prefix) :]}/{kind}{shard.name}{name[len(kind + stem) :]}"
-    return None
+    """The same file of the new run. None: it is not a file of the base's shard `number`."""
+    if path == RunPaths(base).quarantined_rows(number):
+        return RunPaths(run_id).quarantined_rows(shard.number)
+    return path_in_run(path, base, number, run_id, shard.number)

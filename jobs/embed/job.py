@@ -16,32 +16,43 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.config import RunConfig
-from jobs.driver.claims import probe_atomic_create
 from jobs.driver.lock import DriverLock
 from jobs.driver.preflight import require_cluster, starts_a_ray
 from jobs.driver.signals import StopFlag, Stopped, stop_flag
-from jobs.embed.carry_over import carry
+from jobs.embed.carry_over import carry_over
+from jobs.embed.context import DriverContext
 from jobs.gate.checks import failed
 from jobs.gate.judge import judge
 from jobs.monitoring.metrics import Outcome, RunMetrics, Stage
+from jobs.planning.choose_run import find_resumable, plan_or_reopen
+from jobs.planning.planned_run import PlannedRun
 from jobs.planning.prediction import predict
-from jobs.planning.run import Request, ReuseRefused, Run, find_resumable, plan_or_reopen
-from jobs.publish.publish import publish, why_not_again
+from jobs.planning.request import Request
+from jobs.planning.run import ReuseRefused, Run
+from jobs.publish.publish import Snapshot, publish
 from jobs.publish.retention import retain
-from jobs.report.summary import Work, build_summary
-from jobs.report.write import add_report, report_abort
+from jobs.report.summary import Ending
+from jobs.report.write import add_report, report_abort, summarise
+from jobs.state.accounting import Work, audit, totals
+from jobs.state.current import why_not_again
 from jobs.state.ledger import Ledger
-from jobs.state.quarantine import settle_quarantine
+from jobs.state.quarantine import finish_quarantine
 from jobs.state.receipts import Files, Receipts
-from jobs.state.records import RunState, read_status, write_status
+from jobs.state.records import RunState
+from jobs.state.stored_shards import pending
 from workers.errors import ReembedError, RunAborted, UsageError
 from workers.records.shard import Receipt
-from workers.replica.golden_reference import ReferenceFile, computed_beside
+from workers.replica.golden_reference import golden_reference_file
+from workers.storage.atomicity import probe_atomic_create
+from workers.table.paths import PROBES
+
+if TYPE_CHECKING:
+    from jobs.embed.session import Session
 
 log = logging.getLogger("reembed")
 
@@ -56,13 +67,13 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
     request = Request.resolve(config)
     lock = DriverLock(request.store)
     lock.refuse_if_held()
-    run = find_resumable(request) or plan_or_reopen(request)
-    if run.current and (summary := run.summary()).get("published"):
+    run: Run | PlannedRun = find_resumable(request) or plan_or_reopen(request)
+    if isinstance(run, Run) and run.current and (summary := run.summary()).get("published"):
         log.info("nothing to do: snapshot %s was made from this corpus with these settings", run.run_id)
         return summary | {"unchanged": True}
-    if run.record is None and run.embeds:
+    if isinstance(run, PlannedRun) and run.embeds:
         require_cluster(config.cluster.address)
-    probe_atomic_create(request.store)
+    probe_atomic_create(request.store, PROBES)
     with lock, stop_flag() as stop:
         run = find_resumable(request) or run  # another driver may have begun it meanwhile
         try:
@@ -73,84 +84,100 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
             return _work(plan_or_reopen(request, reuse=False), lock, stop)
 
 
-def _work(run: Run, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
+def _work(run: Run | PlannedRun, lock: DriverLock, stop: StopFlag) -> dict[str, Any]:
     metrics = RunMetrics()
     guarded = Ledger(run.store, run.run_id, guard=lock.guard, generation=lock.generation)
-    with contextlib.ExitStack() as connection, guarded as ledger:
+    with contextlib.ExitStack() as resources, guarded as ledger:
+        driver = DriverContext(lock, ledger, stop, metrics, resources)
         try:
-            summary = _finish(run, lock, ledger, stop, metrics, connection)
+            if isinstance(run, PlannedRun):
+                begun, session = _begin(driver, run)
+            else:
+                begun, session = run, None
+            with _resumable(driver, begun):
+                summary = _complete(driver, begun, session)
         except ReuseRefused:
             raise
         except ReembedError as error:
             metrics.ended(Outcome.STOPPED if isinstance(error, Stopped) else Outcome.ABORTED)
-            if isinstance(error, RunAborted) and not isinstance(error, Stopped) and not lock.lost.is_set():
-                report_abort(run, error)
-            if isinstance(error, Stopped) and not lock.lost.is_set():
-                _tell_stopped(run, error)
-            if isinstance(error, UsageError) and run.record is not None:
-                raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
             raise
         metrics.ended(Outcome.PUBLISHED if summary["published"] else Outcome.REFUSED)
         return summary
 
 
-def _finish(
-    run: Run, lock: DriverLock, ledger: Ledger, stop: StopFlag, metrics: RunMetrics, connection: contextlib.ExitStack
-) -> dict[str, Any]:
-    if run.record and (reason := why_not_again(run.store, run.run_id)):
-        return _refuse(run, ledger, reason)
-    receipts = ledger.load() if run.record else Receipts()
+def _begin(driver: DriverContext, planned: PlannedRun) -> tuple[Run, Session | None]:
+    """The run, and the session of the replica that was asked first; on a base none is asked."""
+    predicted = _in_background(predict, planned)
+    if planned.reuse:
+        return planned.begin_on_base(predicted()), None
+    session = _open_session(driver, planned)
+    return session.begin(planned, predicted), session
+
+
+@contextlib.contextmanager
+def _resumable(driver: DriverContext, run: Run) -> Iterator[None]:
+    """An error from here on leaves a run that can be resumed: storage is told how it ended, and the user what to do."""
+    try:
+        yield
+    except ReuseRefused:
+        raise
+    except ReembedError as error:
+        if not driver.lock.lost.is_set():
+            if isinstance(error, Stopped):
+                _mark_stopped(run, error)
+            elif isinstance(error, RunAborted):
+                report_abort(run, error)
+        if isinstance(error, UsageError):
+            raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
+        raise
+
+
+def _mark_stopped(run: Run, error: Stopped) -> None:
+    """Only a warning where it fails: the signal decides how the command ends."""
+    try:
+        run.mark_stopped(str(error))
+    except ReembedError as failure:
+        log.warning("status.json not written: %s", failure)
+
+
+def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[str, Any]:
+    """Carry over, embed, check, publish, retain, report; the summary. `session`: of a run that has just begun."""
+    if session is None and (reason := why_not_again(run.store, run.run_id)):
+        return _refuse(run, driver.ledger.load(), reason)
+    receipts = driver.ledger.load() if session is None else Receipts()
     if receipts:
         log.info("resuming %s: %d of %d shards are done", run.run_id, len(receipts), len(run.shards))
-    if run.record is None:
-        run.predict = _beside(predict, run)
-        if run.reuse:
-            run.begin_on_base()
     quarantined: Mapping[int, str] = {}
-    work = run.work()
-    receipts, work = _carry(run, lock, ledger, receipts, work, stop)
+    receipts, work = _carry_over(driver, run, receipts, run.work())
     while True:
-        if ledger.pending(run.shards, receipts) or run.record is None:
-            with _reference(run) as reference:
-                from jobs.embed.session import embed_pending  # ray is loaded only when there is something to embed
-
-                quarantined, work = embed_pending(run, lock, ledger, receipts, work, stop, reference, metrics, connection)
-            metrics.stage(Stage.JUDGING)
-            receipts = ledger.load()
-            settle_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
-        summary = _account(run, ledger, receipts, quarantined, work)
+        if session is not None or pending(run.shards, receipts):
+            quarantined, work = (session or _open_session(driver, run)).embed(run, receipts, work)
+            session = None
+            driver.metrics.stage(Stage.JUDGING)
+            receipts = driver.ledger.load()
+            finish_quarantine(run.store, run.run_id, run.shards, receipts, quarantined)
+        summary = _account(run, receipts, quarantined, work)
         if summary["reasons"]:
             break
-        stop.check()
-        metrics.stage(Stage.PUBLISHING)
+        driver.stop.check()
+        driver.metrics.stage(Stage.PUBLISHING)
         facts = run.facts() | {"documents": summary["documents"]}
-        damaged = publish(run.store, run.run_id, Files(receipts), facts, lock)
+        damaged = publish(Snapshot(run.store, run.run_id, Files(receipts), facts), driver.lock)
         if damaged is None:
             summary |= {"published": True, "state": RunState.COMPLETE.value}
-            summary["deleted_snapshots"] = retain(run.store, lock, run.config.output.keep_snapshots, stop)
+            summary["deleted_snapshots"] = retain(run.store, driver.lock, run.config.output.keep_snapshots, driver.stop)
             break
         log.warning("parts are missing or altered, e.g. %s; their shards are embedded again", damaged.files[0])
-        ledger.drop(damaged.shards)
+        driver.ledger.drop(damaged.shards)
         for path in damaged.files:
             run.store.delete(path)
-        receipts = ledger.load()
+        receipts = driver.ledger.load()
     return _end(run, receipts, summary)
 
 
-def _tell_stopped(run: Run, why: Stopped) -> None:
-    """On storage, where nobody else has said so: while it is judged, say. The command still ends by the signal."""
-    try:
-        status = read_status(run.store, run.run_id)
-        if status and status["state"] == RunState.RUNNING:
-            write_status(run.store, run.run_id, status | {"state": RunState.STOPPED.value, "reason": str(why)})
-    except ReembedError as error:
-        log.warning("status.json not written: %s", error)
-
-
-def _refuse(run: Run, ledger: Ledger, reason: str) -> dict[str, Any]:
+def _refuse(run: Run, receipts: Receipts, reason: str) -> dict[str, Any]:
     """A run that a person has taken back is complete: nothing is embedded, and nothing published."""
-    receipts = ledger.load()
-    summary = run.summary() or _account(run, ledger, receipts, {}, run.work())
+    summary = run.summary() or _account(run, receipts, {}, run.work())
     return _end(run, receipts, summary | {"state": RunState.REFUSED.value, "published": False, "reasons": [reason]})
 
 
@@ -164,7 +191,7 @@ def _end(run: Run, receipts: Mapping[int, Receipt], summary: dict[str, Any]) -> 
     return summary
 
 
-def _beside(call: Callable[[Run], dict[str, Any]], run: Run) -> Callable[[], dict[str, Any]]:
+def _in_background(call: Callable[[PlannedRun], dict[str, Any]], run: PlannedRun) -> Callable[[], dict[str, Any]]:
     """What `call` returns, computed while Ray starts."""
     pool = ThreadPoolExecutor(1)
     future = pool.submit(call, run)
@@ -172,25 +199,27 @@ def _beside(call: Callable[[Run], dict[str, Any]], run: Run) -> Callable[[], dic
     return future.result
 
 
-def _reference(run: Run) -> contextlib.AbstractContextManager[ReferenceFile | None]:
-    """Where Ray is about to be started here, what its replicas have to prove themselves by is computed meanwhile."""
+def _open_session(driver: DriverContext, run: Run | PlannedRun) -> Session:
+    """Connect to Ray, which is imported only here. The golden reference is computed meanwhile where Ray starts locally."""
+    reference = None
     if starts_a_ray(run.config.cluster.address):
-        return computed_beside(run.config.model, run.request.model, run.request.recipe)
-    return contextlib.nullcontext()
+        computed = golden_reference_file(run.config.model, run.request.model, run.request.recipe)
+        reference = driver.resources.enter_context(computed)
+    from jobs.embed.session import Session
+
+    return Session(driver, run, reference)
 
 
-def _carry(
-    run: Run, lock: DriverLock, ledger: Ledger, receipts: Receipts, work: Work, stop: StopFlag
-) -> tuple[Receipts, Work]:
+def _carry_over(driver: DriverContext, run: Run, receipts: Receipts, work: Work) -> tuple[Receipts, Work]:
     """Copy once, before anything is embedded: parts that turn out damaged later are embedded, not copied again."""
-    shards = [shard for shard in ledger.pending(run.shards, receipts) if shard.carried is not None]
-    if not shards or run.record is None or run.record.base is None:
+    shards = [shard for shard in pending(run.shards, receipts) if shard.carried is not None]
+    if not shards or run.record.base is None:
         return receipts, work
     began = time.monotonic()
     try:
-        carried = carry(run.store, run.run_id, run.record.base, shards, ledger, lock, stop)
+        carried = carry_over(run.store, run.run_id, run.record.base, shards, driver)
     except ReembedError as error:
-        if not lock.lost.is_set():
+        if not driver.lock.lost.is_set():
             state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
             run.write_status({"state": state.value, "reason": str(error)}, work.plus(0, time.monotonic() - began, ()))
         raise
@@ -199,34 +228,20 @@ def _carry(
     return receipts, work.plus(0, time.monotonic() - began, ())
 
 
-def _account(
-    run: Run, ledger: Ledger, receipts: Mapping[int, Receipt], quarantined: Mapping[int, str], work: Work
-) -> dict[str, Any]:
-    """The summary as it stands before publishing: `gate` has all checks, `reasons` says why it must not be published.
+def _account(run: Run, receipts: Mapping[int, Receipt], quarantined: Mapping[int, str], work: Work) -> dict[str, Any]:
+    """The summary before publishing: `gate` has all checks, `reasons` says why it must not be published.
 
     Raises:
         RunAborted: a shard has no end yet. UsageError, TransientError.
     """
-    accounting = ledger.audit(run.shards, receipts, quarantined)
-    if run.record is None:
-        raise RuntimeError("a run without a record has nothing to judge")
-    limit = run.config.run.max_quarantined_rows
-    totals = ledger.totals(receipts)
-    checks = judge(run.store, run.record, run.shards, receipts, totals, accounting, run.config.gate, limit)
+    accounting, sums = audit(run.shards, receipts, quarantined), totals(receipts)
+    checks = judge(run.stored(receipts), sums, accounting, run.config.gate, run.config.run.max_quarantined_rows)
     reasons = [check.reason for check in failed(checks)]
-    summary = build_summary(
-        run_id=run.run_id,
-        state=RunState.REFUSED.value if reasons else RunState.RUNNING.value,
-        published=False,
-        data=run.store.uri_of(run.paths.data),
-        planned=len(run.shards),
-        quarantined_shards=quarantined,
-        totals=totals,
-        quarantined_rows=accounting.known_quarantined_rows,
+    ending = Ending(
+        RunState.REFUSED if reasons else RunState.RUNNING,
+        accounting.known_quarantined_rows,
         quarantined_rows_is_minimum=accounting.quarantined_rows is None,
-        work=work,
-        facts=run.facts() | {"reuse": run.reuse_facts(totals.carried)},
-        gpu_hour_usd=run.config.cost.gpu_hour_usd,
+        quarantined_shards=quarantined,
         reasons=reasons,
     )
-    return summary | {"gate": [check.to_json() for check in checks]}
+    return summarise(run, ending, sums, work) | {"gate": [check.to_json() for check in checks]}

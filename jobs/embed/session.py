@@ -1,11 +1,10 @@
-"""From pending shards to receipts: connects to Ray, begins a run that is new, keeps replicas at work, stores the state.
+"""From pending shards to receipts: connects to Ray, keeps replicas at work, stores the state.
 
-    connect -> replicas -> (a new run: settle what only they can tell, begin) -> dispatch loop -> stop replicas
+    Session      connect -> replica pool -> (a planned run: begin it) -> embed -> stop replicas
+    _Embedding   the dispatch loop of one session
 
-A cluster that was joined is left only when the run has ended, so that its metrics tell how. A Ray of our own ends with the
-replicas, and is told nothing: nobody scrapes it.
-
-What a killed driver leaves is whole: receipts and status on storage, replicas that end with their owner.
+A local Ray is shut down with the replicas; it exports no metrics. A killed driver leaves nothing half-done: receipts and
+status are on storage, and replicas end with their owner.
 """
 
 from __future__ import annotations
@@ -13,33 +12,34 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from jobs.driver.lock import DriverLock
-from jobs.driver.signals import StopFlag, Stopped
-from jobs.embed.calibration import settle
+from jobs.driver.signals import Stopped
+from jobs.embed.calibration import calibrate, try_precision
+from jobs.embed.context import DriverContext
 from jobs.embed.loop import dispatch
 from jobs.gate.figures import Golden, save_golden
-from jobs.monitoring.metrics import RunMetrics, Stage
+from jobs.monitoring.metrics import Stage
 from jobs.monitoring.progress import Progress
+from jobs.planning.planned_run import PlannedRun
 from jobs.planning.run import Run
 from jobs.pool.connection import cluster_resources, connected, recorder
 from jobs.pool.replica_pool import ReplicaPool
 from jobs.pool.replica_shape import ReplicaShape, replica_shape
-from jobs.report.summary import Work
-from jobs.report.write import get_ready
+from jobs.report.write import preload_libraries
 from jobs.scheduling.policy import Policy
 from jobs.scheduling.scheduler import Scheduler
-from jobs.state.ledger import Ledger
+from jobs.state.accounting import Work
 from jobs.state.records import RunState
-from workers.config import Pooling, Precision
+from jobs.state.stored_shards import pending
+from workers.config import Pooling
 from workers.errors import ReembedError, TransientError
 from workers.records.documents import TOKENS_WINDOW_BYTES
 from workers.records.shard import Receipt
-from workers.replica.golden_reference import ReferenceFile
-from workers.replica.settings import ReplicaSettings
+from workers.replica.golden_reference import GoldenReferenceFile
+from workers.replica.settings import ReplicaSettings, Settled
 from workers.storage.client import retries
 
 log = logging.getLogger("reembed")
@@ -48,79 +48,110 @@ RESIZE_SECONDS = 10.0  # how often the cluster's size is looked at again, where 
 EPOCHS_PER_DRIVER = 1 << 32  # attempts of a later driver always outrank those of an earlier one
 LAST_WORDS_SECONDS = 5.0  # replicas have as long to tell what they did in all
 GOLDEN_SECONDS = 60.0  # replicas have as long to embed the golden texts once more; the slowest model takes a few
+LEAST_BATCH_TOKENS = 4096  # token budget of runs begun by a version that stored none
 LAST_WORDS_SECONDS_STOPPED = 0.3  # of the three seconds that a stopped job has
 
 
-def embed_pending(
-    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag,
-    reference: ReferenceFile | None, metrics: RunMetrics, connection: ExitStack,
-) -> tuple[Mapping[int, str], Work]:  # fmt: skip
-    """Embed every shard without a receipt; returns the shards given up, with reasons, and the work it took.
+class Session:
+    """Replicas of one driver, from connecting to Ray until they are stopped. Closed by embed() and close()."""
 
-    `reference`: of the golden texts, for replicas that run on this machine. `connection` holds the one to a
-    cluster that was joined.
+    def __init__(self, driver: DriverContext, run: Run | PlannedRun, reference: GoldenReferenceFile | None) -> None:
+        """`reference`: of the golden texts, for replicas on this machine.
 
-    Raises:
-        UsageError: no cluster there, or it cannot hold a replica. RunAborted: stopped early, resumable.
-        ReuseRefused: no replica works in the base's precision, and nothing was embedded yet.
-    """
-    if not metrics.connected and connection.enter_context(connected(run.config.cluster)):
-        metrics.connect(recorder)
-    stop.install()
-    stop.check()
-    metrics.stage(Stage.STARTING)
-    shape = replica_shape(run.config.cluster, cluster_resources())
-    pool = ReplicaPool(shape, _settings(run, shape, reference))
-    try:
-        settle(run, pool, shape, stop, untried=run.took_precision and all(map(_carried, receipts.values())))
-        session = _Session(run, lock, ledger, receipts, work, shape, pool, stop, metrics)
-        session.embed()
-    finally:
-        pool.close()
-        if not metrics.connected:
-            connection.close()
-    return dict(session.scheduler.quarantined), session.spent()
+        Raises:
+            UsageError: no cluster there, or it cannot hold a replica. Stopped.
+        """
+        self._driver, self._opened = driver, ExitStack()
+        driver.resources.callback(self.close)
+        self._connect(run)
+        driver.stop.install()
+        driver.stop.check()
+        driver.metrics.stage(Stage.STARTING)
+        self._shape = replica_shape(run.config.cluster, cluster_resources())
+        self._pool = ReplicaPool(self._shape, _settings(run, self._shape, reference))
+        self._opened.callback(self._pool.close)
+
+    def begin(self, planned: PlannedRun, predicted: Callable[[], Mapping[str, Any]]) -> Run:
+        """Begin a run with what its first replica tells. Raises: as calibrate() and PlannedRun.begin()."""
+        facts = calibrate(planned, self._pool, self._shape, self._driver.stop)
+        return planned.begin(facts.precision, facts.int8_scale, facts.batch_tokens, predicted())
+
+    def embed(self, run: Run, receipts: Mapping[int, Receipt], work: Work) -> tuple[Mapping[int, str], Work]:
+        """Embed every shard without a receipt; returns the shards given up, with reasons, and the work spent.
+
+        Raises:
+            UsageError: a replica refuses the request. RunAborted: stopped early, resumable.
+            ReuseRefused: no replica works in the base's precision, and nothing was embedded yet.
+        """
+        try:
+            if run.took_precision and all(receipt.carried_from is not None for receipt in receipts.values()):
+                try_precision(run, self._pool, self._shape, self._driver.stop)
+            self._pool.settle(Settled(run.stamp, run.record.batch_tokens or LEAST_BATCH_TOKENS))
+            embedding = _Embedding(self._driver, run, receipts, work, self._shape, self._pool)
+            embedding.run()
+        finally:
+            self.close()
+        return dict(embedding.scheduler.quarantined), embedding.spent()
+
+    def close(self) -> None:
+        """Stop the replicas, and a Ray of our own. Idempotent."""
+        self._opened.close()
+
+    def _connect(self, run: Run | PlannedRun) -> None:
+        """A cluster that was joined is left when the driver ends, so that its metrics tell how; it may be joined already."""
+        driver = self._driver
+        if driver.metrics.connected:
+            return
+        with ExitStack() as connection:
+            joined = connection.enter_context(connected(run.config.cluster))
+            (driver.resources if joined else self._opened).push(connection.pop_all())
+        if joined:
+            driver.metrics.connect(recorder)
 
 
-class _Session:
-    """One driver's time with the replicas."""
+class _Embedding:
+    """The dispatch loop of one session, and what is stored of it."""
 
     def __init__(
-        self, run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, shape: ReplicaShape,
-        pool: ReplicaPool, stop: StopFlag, metrics: RunMetrics,
-    ) -> None:  # fmt: skip
-        self._run, self._lock, self._ledger, self._work, self._stop = run, lock, ledger, work, stop
-        self._metrics = metrics
+        self,
+        driver: DriverContext,
+        run: Run,
+        receipts: Mapping[int, Receipt],
+        work: Work,
+        shape: ReplicaShape,
+        pool: ReplicaPool,
+    ) -> None:
+        self._driver, self._run, self._work, self._pool = driver, run, work, pool
         self._began = self._resized = time.monotonic()
         config = run.config
-        pending = ledger.pending(run.shards, receipts)
+        todo = pending(run.shards, receipts)
         policy = Policy(
             max_attempts=config.run.max_attempts,
             ready_seconds=config.cluster.replica_ready_seconds,
             shard_seconds=config.run.shard_seconds,
             stall_seconds=config.run.stall_seconds,
         )
-        first_epoch = lock.generation * EPOCHS_PER_DRIVER
-        self.scheduler = Scheduler(pending, policy, replicas=shape.replicas, first_epoch=first_epoch)
+        first_epoch = driver.lock.generation * EPOCHS_PER_DRIVER
+        self.scheduler = Scheduler(todo, policy, replicas=shape.replicas, first_epoch=first_epoch)
         self.progress = Progress(run.shards, receipts, self._store_status, self._began, first_epoch)
-        self._pool = pool
         log.info(
             "run %s: %d shards to embed, %d replicas of %g GPU and %d CPU",
             run.run_id,
-            len(pending),
+            len(todo),
             shape.replicas,
             shape.gpus,
             shape.cpus,
         )
 
-    def embed(self) -> None:
+    def run(self) -> None:
         """Raises: RunAborted, and Stopped among it; the state on storage then says so."""
+        driver = self._driver
         try:
             self._store_status(self.progress.snapshot(self._began))
-            self._metrics.stage(Stage.EMBEDDING)
-            dispatch(self.scheduler, self._pool, self._ledger, self.progress, self._metrics, self._check)
-            get_ready()
-            self._ledger.drain()
+            driver.metrics.stage(Stage.EMBEDDING)
+            dispatch(self.scheduler, self._pool, driver.ledger, self.progress, driver.metrics, self._check)
+            preload_libraries()
+            driver.ledger.drain()
             self._hear_last_stats(LAST_WORDS_SECONDS)
             self._keep_golden()
         except ReembedError as error:
@@ -138,15 +169,15 @@ class _Session:
 
     def _tell_end(self, error: ReembedError) -> None:
         state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
-        if not self._lock.lost.is_set():
+        if not self._driver.lock.lost.is_set():
             self._store_status(self.progress.snapshot(time.monotonic()) | {"reason": str(error)}, state)
 
     def _hear_last_stats(self, timeout: float) -> None:
         """Replicas are asked every few seconds only: without this a short run would seem to have done nothing."""
         for event in self._pool.last_stats(timeout):
             self.progress.replica_stats(event.replica, event.stats)
-            self._metrics.hear(event)
-        self._metrics.look(time.monotonic(), self.scheduler, self.progress, retries(), last=True)
+            self._driver.metrics.on_event(event)
+        self._driver.metrics.update_gauges(time.monotonic(), self.scheduler, self.progress, retries(), last=True)
 
     def _keep_golden(self) -> None:
         """What replicas make of the golden texts after all their work; the gate compares it with the last snapshot's."""
@@ -168,18 +199,14 @@ class _Session:
 
     def _check(self) -> None:
         """Every turn of the loop: a signal, a lost lock, a cluster of another size."""
-        self._stop.check()
-        self._lock.raise_if_lost()
+        self._driver.stop.check()
+        self._driver.lock.raise_if_lost()
         if self._run.config.cluster.replicas == "auto" and time.monotonic() - self._resized > RESIZE_SECONDS:
             self._resized = time.monotonic()
             self.scheduler.resize(replica_shape(self._run.config.cluster, cluster_resources()).replicas)
 
 
-def _carried(receipt: Receipt) -> bool:
-    return receipt.carried_from is not None
-
-
-def _settings(run: Run, shape: ReplicaShape, reference: ReferenceFile | None) -> ReplicaSettings:
+def _settings(run: Run | PlannedRun, shape: ReplicaShape, reference: GoldenReferenceFile | None) -> ReplicaSettings:
     by_token = run.request.recipe.pooling == (Pooling.TOKENS,)
     model = run.request.model
     return ReplicaSettings(
@@ -189,8 +216,8 @@ def _settings(run: Run, shape: ReplicaShape, reference: ReferenceFile | None) ->
         weights_digest=model.weights_digest,
         tokenizer_digest=model.tokenizer_digest,
         dim=run.stamp.dim,
-        precision=Precision(run.record.model["precision"]) if run.record else run.config.model.precision,
-        batch_tokens=(run.record.batch_tokens if run.record else None) or run.config.model.batch_tokens,
+        precision=run.precision,
+        batch_tokens=run.batch_tokens,
         threads=shape.cpus,
         atomic_create=run.store.atomic_create,
         reference=reference,

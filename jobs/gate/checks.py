@@ -22,7 +22,7 @@ from typing import Any
 
 from jobs.config import GateConfig
 from jobs.gate.figures import Comparison, Figures
-from jobs.state.ledger import ALTERED, Accounting
+from jobs.state.accounting import ALTERED, Accounting
 from workers.config import VectorType
 from workers.table.paths import RunPaths
 

@@ -1,11 +1,11 @@
-"""From storage to verdict: collects the facts of a finished run and of the last snapshot, and has the gate judge them.
+"""From storage to the gate's answer: collects the facts of a finished run and of the last snapshot, then checks them.
 
-1. own figures     counts from the receipts; length and mean of a sample of vectors, read once, then kept with the run
-2. the last ones   those of the snapshot that CURRENT.json names, as they were kept; made from its parts where they were not
-3. comparisons     golden texts; probes of the replicas, or the same texts in both snapshots where nothing was reused
-4. checks          jobs/gate/checks.py
+1. own figures       counts from the receipts; length and mean of a sample of vectors, read once, then kept with the run
+2. the baseline      the same figures of the snapshot that CURRENT.json names, as they were kept; else made from its parts
+3. comparisons       golden texts; probes of the replicas, or the same texts in both snapshots where nothing was reused
+4. checks            checks.py
 
-A run is judged again, with other limits, without embedding anything. Needs no model, no Ray and not the source.
+A run can be judged again, with other limits, without embedding anything. Needs no model, no Ray and not the source.
 """
 
 from __future__ import annotations
@@ -13,66 +13,51 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from jobs.config import GateConfig
 from jobs.gate.checks import GateCheck, GateFacts, check_run
 from jobs.gate.figures import Comparison, Figures, Golden, load_figures, load_golden, save_figures, save_golden
-from jobs.gate.samples import Side, compare_texts, measure_vectors, of_angle
-from jobs.publish.publish import Current, read_current
-from jobs.state.accounting import Totals
-from jobs.state.ledger import Accounting, Ledger, load_receipts
-from jobs.state.manifest import load_manifest
-from jobs.state.receipts import Files
-from jobs.state.records import RunPaths, RunRecord, read_run
+from jobs.gate.samples import compare_texts, measure_vectors, of_angle
+from jobs.state.accounting import Accounting, Totals, totals
+from jobs.state.current import read_current
+from jobs.state.records import RunRecord
+from jobs.state.stored_run import StoredRun
 from workers.config import LongText, VectorType
-from workers.records.shard import Receipt, Shard
-from workers.snapshot.sample import Stored
-from workers.storage.objects import Store
+from workers.records.shard import Receipt
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
+from workers.table.vector_identity import VECTOR_FACTS
 
 log = logging.getLogger("reembed")
 
-IDENTITY = (
-    "weights_digest", "tokenizer_digest", "pooling", "normalize", "prompt", "dim", "max_tokens", "long_text", "precision",
-    "vector",
-)  # fmt: skip
-"""Facts of RunRecord.model that decide the vector of a text. Neither the model's name nor where it lies does."""
 
+class _Baseline(NamedTuple):
+    """What the last published snapshot is compared by. `run` None: only CURRENT.json is left of it."""
 
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """The last published one, as far as it is still there."""
-
-    current: Current
-    record: RunRecord | None
+    run: StoredRun | None
     figures: Figures
     golden: Golden | None
 
 
 def judge(
-    store: Store,
-    record: RunRecord,
-    shards: Sequence[Shard],
-    receipts: Mapping[int, Receipt],
-    totals: Totals,
-    accounting: Accounting,
-    gate: GateConfig,
-    max_quarantined_rows: int,
+    run: StoredRun, sums: Totals, accounting: Accounting, gate: GateConfig, max_quarantined_rows: int
 ) -> list[GateCheck]:
-    """All checks of a run that has nothing pending, `totals` being its receipts'. Keeps its figures in the run's folder.
+    """All checks of a run that has nothing pending; its figures are kept in its folder.
+
+    `sums`: of the run's receipts.
 
     Raises:
         UsageError, TransientError: storage. RunAborted: CURRENT.json, or a document of its run, is not readable.
     """
-    paths = RunPaths(record.run_id)
-    now = _figures(store, record, receipts, totals)
-    golden = load_golden(store, record.run_id)
-    last, alone = _last(store, record.run_id)
+    store, paths = run.store, run.paths
+    now = _figures(run, sums)
+    golden = load_golden(store, run.run_id)
+    last, alone = _baseline(store, run.run_id)
     same = last is not None and not now.changes(last.figures)
     if last is not None and same and golden is None and last.golden is not None:
-        save_golden(store, record.run_id, last.golden)  # nothing was embedded: the vectors are the last snapshot's own
+        save_golden(store, run.run_id, last.golden)  # nothing was embedded: the vectors are the last snapshot's own
         golden = last.golden
     facts = GateFacts(
         accounting=dataclasses.replace(accounting, breaches=accounting.breaches + now.breaches),
@@ -81,67 +66,63 @@ def judge(
         now=now,
         last=last.figures if last else None,
         alone=alone,
-        golden=_compare_golden(record, golden, last),
-        probes=_probes(receipts, _stored(record)),
-        joined=_compare_texts(store, record, shards, receipts, last) if last is not None and same else Comparison(),
+        golden=_compare_golden(run.record, golden, last),
+        probes=_probes(run.receipts, run.stored.vector),
+        joined=_compare_texts(run, last.run) if last is not None and same else Comparison(),
     )
     return check_run(facts, gate, max_quarantined_rows)
 
 
 def identity(record: RunRecord) -> dict[str, Any]:
     """What decides the vector of a text."""
-    facts = {name: record.model[name] for name in IDENTITY if name in record.model}
+    facts = {name: record.model[name] for name in VECTOR_FACTS if name in record.model}
     if record.model.get("long_text") != LongText.TRUNCATE:
         facts["chunk_overlap"] = record.config.get("model", {}).get("chunk_overlap")
     return facts
 
 
-def _figures(store: Store, record: RunRecord, receipts: Mapping[int, Receipt], totals: Totals) -> Figures:
+def _figures(run: StoredRun, sums: Totals) -> Figures:
     """As they were kept, where they were made from these very parts."""
-    files = Files(receipts)
     digest = hashlib.sha256()
-    for file in files:
+    for file in run.files:
         digest.update(f"{file.path} {file.rows} {file.bytes} {file.sha256}\n".encode())
-    kept = load_figures(store, record.run_id)
+    kept = load_figures(run.store, run.run_id)
     counts = Figures(
-        run_id=record.run_id,
-        model=identity(record),
-        rows_read=totals.rows_read,
-        documents=totals.documents,
-        truncated=totals.truncated,
-        empty=totals.empty,
+        run_id=run.run_id,
+        model=identity(run.record),
+        rows_read=sums.rows_read,
+        documents=sums.documents,
+        truncated=sums.truncated,
+        empty=sums.empty,
         vectors=None,
         parts=digest.hexdigest(),
     )
     if kept is not None and kept.parts == counts.parts and not kept.breaches:
         return dataclasses.replace(counts, vectors=kept.vectors)
-    vectors, breaches = measure_vectors(store, files, _stored(record))
+    vectors, breaches = measure_vectors(run)
     figures = dataclasses.replace(counts, vectors=vectors, breaches=breaches)
-    save_figures(store, figures)
+    save_figures(run.store, figures)
     return figures
 
 
-def _last(store: Store, run_id: str) -> tuple[_Snapshot | None, str]:
+def _baseline(store: Store, run_id: str) -> tuple[_Baseline | None, str]:
     """The snapshot that readers see, or why there is none to compare with."""
     current = read_current(store)
     if current is None:
         return None, "nothing is published yet"
     if current.run_id == run_id:
         return None, "readers see this run already"
-    record = read_run(store, current.run_id)
-    if record is None:
+    last = StoredRun.open(store, current.run_id)
+    if last is None:
         log.warning("%s: missing; only what CURRENT.json tells is compared", store.uri_of(RunPaths(current.run_id).record))
-        model = {name: value for name, value in current.facts.get("model", {}).items() if name in IDENTITY}
+        model = {name: value for name, value in current.facts.get("model", {}).items() if name in VECTOR_FACTS}
         documents = current.facts.get("documents", current.rows)
-        return _Snapshot(current, None, Figures(current.run_id, model, documents, documents, None, 0, None), None), ""
-    figures = load_figures(store, current.run_id)
-    if figures is None:
-        receipts = load_receipts(store, current.run_id)
-        figures = _figures(store, record, receipts, Ledger.totals(receipts))
-    return _Snapshot(current, record, figures, load_golden(store, current.run_id)), ""
+        return _Baseline(None, Figures(current.run_id, model, documents, documents, None, 0, None), None), ""
+    figures = load_figures(store, last.run_id) or _figures(last, totals(last.receipts))
+    return _Baseline(last, figures, load_golden(store, last.run_id)), ""
 
 
-def _compare_golden(record: RunRecord, golden: Golden | None, last: _Snapshot | None) -> Comparison:
+def _compare_golden(record: RunRecord, golden: Golden | None, last: _Baseline | None) -> Comparison:
     if record.model.get("pooling") == "tokens":
         return Comparison(note="pooling=tokens: texts have no single vector")
     if golden is None or golden.run_id != record.run_id:
@@ -151,32 +132,24 @@ def _compare_golden(record: RunRecord, golden: Golden | None, last: _Snapshot | 
     return golden.compare(last.golden)
 
 
-def _probes(receipts: Mapping[int, Receipt], stored: Stored) -> Comparison:
-    """What replicas found when they embedded some of the reused texts again: of binary vectors, cosines of signs."""
+def _probes(receipts: Mapping[int, Receipt], vector: VectorType) -> Comparison:
+    """Cosines of reused texts that replicas embedded again: of signs, where vectors are stored as signs."""
     probed, each = 0, []
     for receipt in receipts.values():
         if receipt.probed and receipt.probe_cosine is not None:
             probed += receipt.probed
-            each.append(of_angle(receipt.probe_cosine, stored.vector))
+            each.append(of_angle(receipt.probe_cosine, vector))
     return Comparison(probed, Comparison.of(each, "").least)
 
 
-def _compare_texts(
-    store: Store, record: RunRecord, shards: Sequence[Shard], receipts: Mapping[int, Receipt], last: _Snapshot | None
-) -> Comparison:
+def _compare_texts(run: StoredRun, last: StoredRun | None) -> Comparison:
     """For a run that reused nothing: a vector that was carried over would be compared with itself."""
-    if record.base is not None:
+    if run.record.base is not None:
         return Comparison(note="vectors were carried over, and none of them was embedded again to compare")
-    if last is None or last.record is None:
+    if last is None:
         return Comparison(note="the last snapshot's run is gone")
-    paths = RunPaths(last.record.run_id)
     try:
-        earlier, _ = load_manifest(store, paths.manifest)
+        _ = last.shards
     except FileNotFoundError:
         return Comparison(note="the last snapshot's manifest is gone")
-    before = Side(earlier, load_receipts(store, last.record.run_id), _stored(last.record))
-    return compare_texts(store, Side(shards, receipts, _stored(record)), before)
-
-
-def _stored(record: RunRecord) -> Stored:
-    return Stored(VectorType(record.model["vector"]), record.int8_scale)
+    return compare_texts(run, last)

@@ -11,21 +11,20 @@ workers/snapshot/sample.py reads them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from jobs.gate.figures import Comparison, Floats, VectorFigures
+from jobs.gate.figures import Comparison, VectorFigures
 from jobs.state.stored_run import StoredRun
 from workers.config import VectorType
-from workers.model.golden import cosines
-from workers.records.shard import OutputFile, Receipt, Shard
-from workers.snapshot.sample import PartSample, PartUnreadable, Stored, TextKey, find_rows, sample_part
-from workers.storage.store import Store
+from workers.records.shard import OutputFile
+from workers.snapshot.sample import PartSample, PartUnreadable, TextKey, find_rows, sample_part
 from workers.table.paths import folder_in_snapshot
+from workers.table.vectors import Floats, VectorFormat, cosines
 
 MOST_PARTS = 64  # more parts and fewer rows of each: neighbours in a corpus are alike
 MOST_VECTORS = 4096
@@ -102,7 +101,7 @@ def compare_texts(now: StoredRun, last: StoredRun) -> Comparison:
     return Comparison.of(each, "no text of the sample stands in the last snapshot")
 
 
-def text_cosine(now_VD: Floats, last_VD: Floats, stored: Stored) -> float:
+def text_cosine(now_VD: Floats, last_VD: Floats, stored: VectorFormat) -> float:
     """Of one text's vectors; of a list of vectors the mean over them, -1 where the lists differ in length."""
     if now_VD.shape != last_VD.shape:
         return -1.0

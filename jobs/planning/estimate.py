@@ -16,23 +16,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import assert_never
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from jobs.planning.run import Run
+from jobs.planning.planned_run import PlannedRun
+from jobs.planning.run import Run, RunOutline
 from jobs.state.records import list_runs, read_summary
-from workers.config import LongText, Pooling, SourceFormat
-from workers.host.isolated_process import Aside
+from workers.config import LongText, Pooling
+from workers.host.isolated_process import IsolatedProcess
 from workers.inspection.text_sample import HEAD_BYTES, draw
-from workers.reading.formats.traits import format_of
+from workers.reading.formats.registry import format_of, traits_of
+from workers.reading.formats.traits import Split
 from workers.records.shard import ObjectSlice, Shard
 from workers.storage.store import Store
-from workers.table.part_file import vector_bytes
-from workers.table.schema import output_schema
+from workers.table.part_file import PartDamaged, open_part, vector_bytes
+from workers.table.schema import TEXT_HASH, output_schema
 
 SAMPLED_SHARDS = 8
 SAMPLED_DOCUMENTS = 256  # of each sampled shard
+HASHES_AT_ONCE = 1 << 16
 SPOTS = 3  # places of a shard that are looked at
 ROW_OVERHEAD_BYTES = 48  # id, hash and counts of a row, compressed: measured on the Parquet files of short ids
 log = logging.getLogger("reembed")
@@ -61,20 +62,20 @@ class ToEmbed:
     tokens: int
 
 
-def sample_shards(run: Run, shards: Sequence[Shard], seconds: float = math.inf) -> Sample:
+def sample_shards(run: RunOutline, shards: Sequence[Shard], seconds: float = math.inf) -> Sample:
     """Draw from a few of these shards, those with earlier parts among them; from no further one after so many seconds.
 
     Raises: UsageError, TransientError.
     """
     model, recipe = run.request.model.folder, run.request.recipe
     sample, until = Sample(), math.inf
-    with Aside() as aside:
+    with IsolatedProcess() as isolated:
         for shard in _some([item for item in shards if not item.earlier]) + _some([item for item in shards if item.earlier]):
             if time.monotonic() > until:
                 break
             known = _hashes(run.store, shard) if shard.earlier else set()
             for spot in _spots(shard, run):
-                drawn = draw(spot, run.plan, SAMPLED_DOCUMENTS // SPOTS, model, recipe, aside)
+                drawn = draw(spot, run.plan, SAMPLED_DOCUMENTS // SPOTS, model, recipe, isolated)
                 if not drawn.hashes:
                     continue
                 sample.documents += len(drawn.hashes)
@@ -114,7 +115,7 @@ def measured(store: Store) -> tuple[float | None, float | None]:
     return rate, row_bytes
 
 
-def plain_row_bytes(run: Run, sample: Sample) -> float:
+def plain_row_bytes(run: Run | PlannedRun, sample: Sample) -> float:
     """Bytes of an output row before any run has measured it."""
     schema = output_schema(run.plan, run.stamp, run.config.output.partition_by)
     recipe = run.request.recipe
@@ -132,7 +133,7 @@ def _some(shards: Sequence[Shard]) -> list[Shard]:
     return list(islice(shards[::step], SAMPLED_SHARDS))
 
 
-def _spots(shard: Shard, run: Run) -> Iterator[Shard]:
+def _spots(shard: Shard, run: RunOutline) -> Iterator[Shard]:
     """Up to SPOTS small shards within this one: slices spread over it, or places of its only slice."""
     pieces = list(shard.slices)
     if len(pieces) == 1:
@@ -142,32 +143,35 @@ def _spots(shard: Shard, run: Run) -> Iterator[Shard]:
         yield replace(shard, slices=(replace(piece, rows=None, first_row=0),))  # numbers of rows do not matter here
 
 
-def _places(piece: ObjectSlice, run: Run) -> list[ObjectSlice]:
-    """Row groups, or ranges of lines, where the format allows to begin anywhere; else the slice as it is."""
+def _places(piece: ObjectSlice, run: RunOutline) -> list[ObjectSlice]:
+    """Row groups, or ranges of records, where the format allows to begin anywhere; else the slice as it is."""
     corpus = run.config.corpus
-    kind, compression = format_of(piece.uri, corpus.format)
+    source_format, compression = format_of(piece.uri, corpus.format)
+    traits = traits_of(source_format)
     length = piece.stop - piece.start
-    if kind is SourceFormat.PARQUET and length > 1:
-        middle = piece.start + length // 2
-        return [replace(piece, start=at, stop=at + 1) for at in sorted({piece.start, middle, piece.stop - 1})]
-    lines = kind is SourceFormat.JSONL or (kind is SourceFormat.TEXT and corpus.text_unit == "line")
-    if lines and compression is None and length > SPOTS * HEAD_BYTES:
-        starts = (piece.start, piece.start + length // 2, piece.stop - HEAD_BYTES)
-        return [replace(piece, start=start, stop=start + HEAD_BYTES) for start in starts]
-    return [piece]
+    match traits.split(corpus):
+        case Split.GROUPS if piece.rows is not None and length > 1:
+            middle = piece.start + length // 2
+            return [replace(piece, start=at, stop=at + 1) for at in sorted({piece.start, middle, piece.stop - 1})]
+        case Split.RECORDS if traits.enter_anywhere and compression is None and length > SPOTS * HEAD_BYTES:
+            starts = (piece.start, piece.start + length // 2, piece.stop - HEAD_BYTES)
+            return [replace(piece, start=start, stop=start + HEAD_BYTES) for start in starts]
+        case Split.GROUPS | Split.RECORDS | Split.NONE:
+            return [piece]
+        case other:
+            assert_never(other)
 
 
 def _hashes(store: Store, shard: Shard) -> set[bytes]:
     """Text hashes of the shard's earlier parts, that column alone; a part that is gone or damaged holds none."""
-    found: set[bytes] = set()
+    hashes: set[bytes] = set()
     for path in shard.earlier:
         try:
-            with store.open(path) as stream:
-                found.update(pq.ParquetFile(stream).read(columns=["text_hash"]).column("text_hash").to_pylist())
+            with open_part(store, path) as part:
+                for batch in part.batches(HASHES_AT_ONCE, [TEXT_HASH]):
+                    hashes.update(batch.column(TEXT_HASH).to_pylist())
         except FileNotFoundError:
             continue
-        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            log.warning(
-                "%s: not readable (%s); estimated without it", store.uri_of(path), " ".join(str(error).split())[:200]
-            )
-    return found
+        except PartDamaged as error:
+            log.warning("%s: not readable (%s); estimated without it", error.object_uri, error.detail)
+    return hashes

@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from jobs.planning.estimate import measured, sample_shards, to_embed
-from jobs.planning.run import Run
+from jobs.planning.planned_run import PlannedRun
 from workers.errors import ReembedError
 
 log = logging.getLogger("reembed")
@@ -17,7 +17,7 @@ log = logging.getLogger("reembed")
 PREDICTION_SECONDS = 1.0  # no further shard is sampled after so long
 
 
-def predict(run: Run) -> dict[str, Any]:
+def predict(run: PlannedRun) -> dict[str, Any]:
     """`tokens`, `replica_hours`, `cost_usd`, None where not known; {} when nothing can be told.
 
     From shards that will be read anyway: of one that is carried over nothing is opened.

@@ -2,10 +2,10 @@
 
     vector_key    all that decides the vector of a text; equal keys: vectors may be reused
     row_key       how source rows become documents and are grouped; equal as well: whole parts may be carried over
-    open_base     the run that CURRENT.json names, with its manifest; its receipts are read when they are asked for
-    find_reuse    keys compared, then objects matched with those of the base (jobs/planning/matching.py)
+    open_base     the run that CURRENT.json names; its shards and receipts are read when they are asked for
+    find_reuse    compares the keys, then matches objects with those of the base (matching.py)
 
-Both keys of both runs are made of the same stored facts (run.json), so that what counts tomorrow is what was written today.
+Both keys of both runs are made of the same stored facts (run.json): what is compared tomorrow is what is written today.
 A base that is not readable costs its reuse, never the run. Nothing is written here.
 """
 
@@ -14,28 +14,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from typing import Any
 
 from jobs.config import RunConfig
 from jobs.corpus.discovery import Corpus
-from jobs.corpus.metadata_cache import Memory, load_memory
-from jobs.planning.matching import KINDS, NEW, Reuse, match
-from jobs.publish.publish import read_current
-from jobs.state.ledger import load_receipts
-from jobs.state.manifest import load_manifest
-from jobs.state.receipts import Receipts
-from jobs.state.records import RunPaths, RunRecord, config_snapshot, plan_to_json, read_run
+from jobs.corpus.metadata_cache import MetadataCache, load_metadata
+from jobs.planning.matching import Reuse, match
+from jobs.state.current import read_current
+from jobs.state.records import config_snapshot, plan_to_json
+from jobs.state.stored_run import StoredRun
 from workers.config import LongText, Precision
 from workers.errors import RunAborted
 from workers.model.recipe import EmbeddingRecipe
-from workers.records.shard import Receipt, Shard
-from workers.storage.objects import Store
+from workers.records.shard import Receipt
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
+from workers.table.vector_identity import FACTS_BESIDE_RECIPE, deciding
 
 RECIPE = "recipe"  # name in RunRecord.extra
-_FROM_MODEL = ("weights_digest", "tokenizer_digest", "precision", "vector")
 _UNUSABLE = "nothing of the published snapshot %s is reused: %s"
 log = logging.getLogger("reembed")
 
@@ -53,12 +50,12 @@ def vector_key(model: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> di
         model: RunRecord.model. Where the model lies and what it is called does not count.
         recipe: recipe_facts(), in RunRecord.extra.
     """
-    if recipe is None or any(name not in model for name in _FROM_MODEL):
+    if recipe is None or any(name not in model for name in FACTS_BESIDE_RECIPE):
         return None
-    used = {name: value for name, value in recipe.items() if name != "query_prompt"}
+    used = deciding(recipe)
     if used.get("long_text") == LongText.TRUNCATE:
         used.pop("chunk_overlap", None)  # nothing is cut into chunks
-    return {name: model[name] for name in _FROM_MODEL} | used
+    return {name: model[name] for name in FACTS_BESIDE_RECIPE} | used
 
 
 def row_key(config: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,49 +64,13 @@ def row_key(config: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any
     return {"corpus": corpus, "columns": plan["columns"], "partition_by": config["output"]["partition_by"]}
 
 
-@dataclass(frozen=True)
-class Base:
-    """The published run, as reuse sees it."""
-
-    store: Store
-    record: RunRecord
-    shards: Sequence[Shard]
-
-    @property
-    def run_id(self) -> str:
-        return self.record.run_id
-
-    @cached_property
-    def receipts(self) -> Receipts:
-        """Raises: RunAborted, UsageError, TransientError."""
-        return load_receipts(self.store, self.run_id)
-
-    def memory(self, config: RunConfig) -> Memory | None:
-        """What it knew of its objects, where it looked for the same things in them."""
-        same = self.record.config["corpus"] | {"uri": []} == config_snapshot(config)["corpus"] | {"uri": []}
-        return load_memory(self.store, RunPaths(self.run_id).objects) if same else None
+def known_objects(base: StoredRun, config: RunConfig) -> MetadataCache | None:
+    """What the base learned of its objects, where it asked the same of them. Raises: UsageError, TransientError."""
+    same = base.record.config["corpus"] | {"uri": []} == config_snapshot(config)["corpus"] | {"uri": []}
+    return load_metadata(base.store, base.paths.objects) if same else None
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What a new run knows besides its cut, until it is begun."""
-
-    corpus: Corpus
-    base: Base | None = None
-    reuse: Reuse | None = None
-
-    @property
-    def serving(self) -> Reuse | None:
-        """What is reused; None where nothing is."""
-        return self.reuse if self.reuse is not None and self.reuse.serves else None
-
-    @property
-    def objects(self) -> dict[str, int]:
-        """How many are of which kind; all are new where there is nothing to compare with."""
-        return dict(self.reuse.objects if self.reuse else dict.fromkeys(KINDS, 0) | {NEW: len(self.corpus.objects)})
-
-
-def open_base(store: Store) -> Base | None:
+def open_base(store: Store) -> StoredRun | None:
     """The published run; None before the first, or when its documents are gone or damaged (which is logged).
 
     Raises:
@@ -119,16 +80,19 @@ def open_base(store: Store) -> Base | None:
     if current is None:
         return None
     try:
-        record = read_run(store, current.run_id)
-        if record is None:
+        base = StoredRun.open(store, current.run_id)
+        if base is None:
             raise FileNotFoundError(store.uri_of(RunPaths(current.run_id).record))
-        return Base(store, record, load_manifest(store, RunPaths(current.run_id).manifest)[0])
+        _ = base.shards  # read now: a base without its manifest serves nothing
     except (FileNotFoundError, RunAborted) as error:
         log.warning(_UNUSABLE, current.run_id, error)
         return None
+    return base
 
 
-def find_reuse(base: Base, config: RunConfig, model: Mapping[str, Any], recipe: EmbeddingRecipe, corpus: Corpus) -> Reuse:
+def find_reuse(
+    base: StoredRun, config: RunConfig, model: Mapping[str, Any], recipe: EmbeddingRecipe, corpus: Corpus
+) -> Reuse:
     """Match a new run with the base.
 
     `model` are the facts of the new run as in RunRecord.model, its precision as configured: `auto` takes the base's.

@@ -11,27 +11,24 @@ nothing. Killed anywhere and run again, it ends the same. Knows nothing of what 
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.driver.lock import DriverLock
-from jobs.state.ledger import load_receipts
-from jobs.state.receipts import Files
-from jobs.state.records import RunPaths, RunState
+from jobs.state.current import Current, Publication, read_current
 from workers import __version__
 from workers.errors import RunAborted
 from workers.records.shard import OutputFile
-from workers.storage.objects import Store, redact
+from workers.storage.store import Store
+from workers.storage.uris import redact
+from workers.table.part_file import PartName
+from workers.table.paths import CURRENT, RunPaths
 
-CURRENT = "CURRENT.json"
 _SWEEPERS = 16
-_PART = re.compile(r"part-(\d{7,})(-\d+)?\.parquet")
 _log = logging.getLogger("reembed")
 
 
@@ -43,74 +40,39 @@ class DamagedParts:
     files: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A snapshot that readers had before the present one."""
+class Snapshot(NamedTuple):
+    """What is to be published: all data files of a run's receipts; `facts` go into CURRENT.json."""
 
+    store: Store
     run_id: str
-    published_at: str  # ISO 8601, UTC: the last time
-
-
-@dataclass(frozen=True, slots=True)
-class Current:
-    """CURRENT.json. `facts` holds what else is there: model, dim, digests, fingerprints, …"""
-
-    run_id: str
-    data: str  # URI of the snapshot's folder
-    data_path: str  # the same relative to the output root, which may have been moved or be reached by another name
-    rows: int
-    published_at: str  # ISO 8601, UTC
-    reembed: str  # version of this program
-    history: tuple[Publication, ...] = ()  # those before that are still kept, the latest last
-    taken_back: tuple[str, ...] = ()  # runs left by hand: published again by hand only
-    forced: dict[str, Any] | None = None  # {by, at, reasons}: published by hand against its checks
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> bytes:
-        own = {name: getattr(self, name) for name in self.__slots__ if name != "facts"}
-        own["history"] = [asdict(publication) for publication in self.history]
-        return json.dumps(own | {key: value for key, value in self.facts.items() if key not in own}, indent=1).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Current:
-        """Raises: ValueError, KeyError, TypeError for anything else."""
-        raw = dict(json.loads(data))
-        own = {name: raw.pop(name) for name in cls.__slots__ if name != "facts" and name in raw}
-        own["history"] = tuple(Publication(item["run_id"], item["published_at"]) for item in own.get("history", ()))
-        own["taken_back"] = tuple(own.get("taken_back", ()))
-        return cls(**own, facts=raw)
+    files: Iterable[OutputFile]
+    facts: Mapping[str, Any]
 
 
 def publish(
-    store: Store,
-    run_id: str,
-    files: Iterable[OutputFile],
-    facts: Mapping[str, Any],
-    lock: DriverLock,
-    *,
-    by_hand: bool = False,
-    forced: Mapping[str, Any] | None = None,
+    snapshot: Snapshot, lock: DriverLock, *, by_hand: bool = False, forced: Mapping[str, Any] | None = None
 ) -> DamagedParts | None:
-    """Make this run the snapshot that readers see. `files`: all data files of its receipts; `facts` go into CURRENT.json.
+    """Make a run the snapshot that readers see.
 
-    `by_hand`: a person says so, and leaves the present one; `forced`: against its checks (see Current).
+    `by_hand`: a person says so, and replaces the present one; `forced`: against its checks (see Current).
 
     Returns:
         None when published, else what is damaged.
     Raises:
         RunAborted: the lock is lost. UsageError, TransientError.
     """
+    store, run_id, files, facts = snapshot
     paths = RunPaths(run_id)
-    left = store.list(paths.data)  # and not met yet
+    orphans = store.list(paths.data)  # what no receipt describes is left over
     damaged, rows = [], 0
     for file in files:
         rows += file.rows
-        if left.pop(file.path, None) != file.bytes:
+        if orphans.pop(file.path, None) != file.bytes:
             damaged.append(file)
     if damaged:
         return DamagedParts(tuple(sorted({_shard(file) for file in damaged})), tuple(sorted(file.path for file in damaged)))
     lock.check()
-    _sweep(store, paths, list(left))
+    _sweep(store, paths, list(orphans))
     before = read_current(store)
     history = _history(store, before, run_id)
     known = {publication.run_id for publication in history}
@@ -129,40 +91,6 @@ def publish(
     lock.check()
     store.put(CURRENT, current.to_json())
     return None
-
-
-def read_current(store: Store) -> Current | None:
-    """The published snapshot; None before the first. Raises: RunAborted for a file that is not one."""
-    try:
-        data = store.read(CURRENT)
-    except FileNotFoundError:
-        return None
-    try:
-        return Current.from_json(data)
-    except (ValueError, KeyError, TypeError):
-        raise RunAborted(f"{store.uri_of(CURRENT)}: not written by this program; restore or remove it") from None
-
-
-def why_not_again(store: Store, run_id: str) -> str | None:
-    """Why `embed` may not publish this run: a person has left it for another one. None: it may."""
-    current = read_current(store)
-    if current is None or run_id not in current.taken_back:
-        return None
-    return (
-        f"run {run_id} was made from this corpus with these settings, and was taken back; `reembed rollback {store.uri} "
-        f"{run_id}` publishes it again; a changed corpus or other settings make a new run"
-    )
-
-
-def published_by_hand(forced: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What becomes of a run's summary once a person has published it."""
-    told = {"state": RunState.COMPLETE.value, "published": True, "reasons": []}
-    return told | ({"forced": dict(forced)} if forced else {})
-
-
-def snapshot_files(store: Store, run_id: str) -> list[str]:
-    """URIs of a run's part files, sorted, as its receipts have them: nothing else below its folder is ever meant."""
-    return sorted(store.uri_of(file.path) for file in Files(load_receipts(store, run_id)))
 
 
 def _history(store: Store, before: Current | None, run_id: str) -> tuple[Publication, ...]:
@@ -197,7 +125,7 @@ def _sweep(store: Store, paths: RunPaths, orphans: list[str]) -> None:
 
 
 def _shard(file: OutputFile) -> int:
-    match = _PART.fullmatch(file.path.rpartition("/")[2])
-    if match is None:
+    name = PartName.parse(file.path)
+    if name is None:
         raise RunAborted(f"{file.path}: a receipt describes a file that is no part; delete that receipt and run again")
-    return int(match[1])
+    return name.shard

@@ -1,108 +1,86 @@
-"""The bill: what was planned, embedded, quarantined and published, as summary.json and as text.
+"""The summary of a run: what was planned, embedded, quarantined and published, as summary.json and as text.
 
-Figures come from receipts on storage (what is committed) and the replicas' own totals (what it took); nothing is guessed.
+Figures come from receipts on storage (what is committed) and from the replicas' own totals (time and attempts).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.state.ledger import Totals
-from workers.records.shard import ReplicaStats
+from jobs.state.accounting import Totals, Work
+from jobs.state.records import RunState
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What the drivers of a run spent on it, summed over restarts. A driver that is killed loses its last seconds of it."""
+class RunFacts:
+    """What a summary says of the run itself. `shards`: how many were planned; `facts`: RunRecord.facts() and more."""
 
-    sessions: int = 1
-    attempts: int = 0  # shards handed to a replica
-    documents_embedded: int = 0  # each time it goes through a replica, its vector computed or found
-    seconds: float = 0.0
-    busy_seconds: float = 0.0
-    replica_seconds: float = 0.0  # time replicas were ready, the basis of cost
-    peak_memory_bytes: int = 0  # largest replica process
-
-    def plus(self, attempts: int, seconds: float, replicas: Iterable[ReplicaStats]) -> Work:
-        """This work and what the present driver has added so far."""
-        stats = list(replicas)
-        return Work(
-            sessions=self.sessions,
-            attempts=self.attempts + attempts,
-            documents_embedded=self.documents_embedded + sum(item.documents for item in stats),
-            seconds=round(self.seconds + seconds, 3),
-            busy_seconds=round(self.busy_seconds + sum(item.busy_seconds for item in stats), 3),
-            replica_seconds=round(self.replica_seconds + sum(item.uptime_seconds for item in stats), 3),
-            peak_memory_bytes=max([self.peak_memory_bytes, *(item.peak_memory_bytes for item in stats)]),
-        )
+    run_id: str
+    data: str  # URI of the snapshot's folder
+    shards: int
+    facts: Mapping[str, Any]
+    gpu_hour_usd: float | None = None
 
 
-def build_summary(
-    *,
-    run_id: str,
-    state: str,
-    published: bool,
-    data: str,
-    planned: int,
-    quarantined_shards: Mapping[int, str],
-    totals: Totals,
-    quarantined_rows: int,
-    quarantined_rows_is_minimum: bool,
-    work: Work,
-    facts: Mapping[str, Any],
-    gpu_hour_usd: float | None,
-    reasons: list[str],
-) -> dict[str, Any]:
-    """summary.json, and the object that `--json` prints.
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended. `quarantined_rows_is_minimum`: an object that could not be read hides how many more there are."""
 
-    `quarantined_rows_is_minimum`: an object that could not be read hides how many more there are.
-    """
-    # at least: of what a killed driver embedded and did not finish, its last seconds are not known
-    again = max(0, work.documents_embedded - (totals.documents - totals.carried_documents)) if work.documents_embedded else 0
+    state: RunState
+    quarantined_rows: int
+    quarantined_rows_is_minimum: bool = False
+    quarantined_shards: Mapping[int, str] = field(default_factory=dict)  # number -> reason
+    reasons: Sequence[str] = ()  # why it is not published
+    published: bool = False
+
+
+def build_summary(run: RunFacts, ending: Ending, sums: Totals, work: Work) -> dict[str, Any]:
+    """summary.json, and the object that `--json` prints."""
+    again = max(0, work.documents_embedded - (sums.documents - sums.carried_documents)) if work.documents_embedded else 0
     hours = work.replica_seconds / 3600
     return {
-        "run_id": run_id,
-        "state": state,
-        "published": published,
-        "reasons": reasons,
-        "data": data,
-        "documents": totals.documents,
-        "rows": totals.rows,
-        "quarantined_rows": quarantined_rows,
-        "quarantined_rows_is_minimum": quarantined_rows_is_minimum,
-        "reused_rows": totals.reused_rows,
-        "repeated_rows": totals.repeated_rows,
+        "run_id": run.run_id,
+        "state": ending.state.value,
+        "published": ending.published,
+        "reasons": list(ending.reasons),
+        "data": run.data,
+        "documents": sums.documents,
+        "rows": sums.rows,
+        "quarantined_rows": ending.quarantined_rows,
+        "quarantined_rows_is_minimum": ending.quarantined_rows_is_minimum,
+        "reused_rows": sums.reused_rows,
+        "repeated_rows": sums.repeated_rows,
         "reembedded_rows": again,
-        "adopted_shards": totals.adopted,
-        "truncated": totals.truncated,
-        "duplicate_ids_within_shards": totals.duplicate_ids,
-        "tokens": totals.tokens,
-        "padded_tokens": totals.padded_tokens,
+        "adopted_shards": sums.adopted,
+        "truncated": sums.truncated,
+        "duplicate_ids_within_shards": sums.duplicate_ids,
+        "tokens": sums.tokens,
+        "padded_tokens": sums.padded_tokens,
         "shards": {
-            "planned": planned,
-            "done": totals.shards,
-            "quarantined": len(quarantined_shards),
+            "planned": run.shards,
+            "done": sums.shards,
+            "quarantined": len(ending.quarantined_shards),
         },
-        "quarantined_shards": {str(number): reason for number, reason in sorted(quarantined_shards.items())},
-        "lost_objects": sorted(totals.lost_objects),
-        "output_bytes": totals.output_bytes,
+        "quarantined_shards": {str(number): reason for number, reason in sorted(ending.quarantined_shards.items())},
+        "lost_objects": sorted(sums.lost_objects),
+        "output_bytes": sums.output_bytes,
         "seconds": work.seconds,
-        "tokens_per_second": round(totals.tokens / work.seconds, 1) if work.seconds else 0.0,
-        "stage_seconds": {name: round(value, 3) for name, value in totals.stage_seconds.items()},
+        "tokens_per_second": round(sums.tokens / work.seconds, 1) if work.seconds else 0.0,
+        "stage_seconds": {name: round(value, 3) for name, value in sums.stage_seconds.items()},
         "replica_busy_fraction": round(work.busy_seconds / work.replica_seconds, 4) if work.replica_seconds else 0.0,
         "replica_hours": round(hours, 4),
-        "cost_usd": round(hours * gpu_hour_usd, 4) if gpu_hour_usd is not None else None,
+        "cost_usd": round(hours * run.gpu_hour_usd, 4) if run.gpu_hour_usd is not None else None,
         "attempts": work.attempts,
         "sessions": work.sessions,
         "peak_memory_bytes": work.peak_memory_bytes,
-        **facts,
+        **run.facts,
     }
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """The summary for people."""
+    """The summary as text for a terminal."""
     shards, stages = summary["shards"], summary["stage_seconds"]
     lines = [
         f"run {summary['run_id']}: {summary['state']}" + (" (nothing to do)" if summary.get("unchanged") else ""),
@@ -128,7 +106,7 @@ def summary_text(summary: dict[str, Any]) -> str:
 
 
 def _reuse_lines(summary: dict[str, Any]) -> list[str]:
-    """One line, where there was something to compare with."""
+    """One line, if there was an earlier snapshot to compare with."""
     reuse = summary.get("reuse") or {}
     objects = reuse.get("objects") or {}
     if not reuse.get("base") and not sum(count for kind, count in objects.items() if kind != "new"):

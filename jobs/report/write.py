@@ -1,6 +1,6 @@
-"""report.html of a run, next to its summary.json: gathered, drawn and stored once the run has ended.
+"""Writes a run's report.html next to its summary.json, after the run has ended.
 
-A report never decides about a run: whatever goes wrong here is a warning in the log, and the run ends as it would have.
+A report never changes the outcome of a run: any error here is logged as a warning.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.planning.run import Run
-from jobs.report.summary import build_summary
-from jobs.state.ledger import Ledger, load_receipts
+from jobs.report.summary import Ending, RunFacts, build_summary
+from jobs.state.accounting import Totals, Work, totals
+from jobs.state.ledger import load_receipts
 from jobs.state.records import RunState
 from workers.errors import RunAborted
 from workers.records.shard import Receipt
@@ -22,57 +23,53 @@ from workers.storage.store import Store
 log = logging.getLogger("reembed")
 
 DRAWING_LIBRARIES = ("jinja2", "matplotlib.figure", "matplotlib.backends.backend_svg")
-ABORTED_SHARDS = 20_000  # with more of them a run that aborted gets no report: reading its receipts takes too long
-ABORTED_RETRY_SECONDS = 5.0  # the store may be why it aborted
+ABORTED_SHARDS = 20_000  # an aborted run with more shards gets no report: reading its receipts would take too long
+ABORTED_RETRY_SECONDS = 5.0  # short: the store may be the reason for the abort
 
 
-def get_ready() -> None:
-    """Load the drawing libraries, half a second of work, in a thread: called while this process waits for Ray to end."""
-    threading.Thread(target=_load_libraries, name="report-libraries", daemon=True).start()
+def preload_libraries() -> None:
+    """Import the drawing libraries (half a second) in a thread, while the driver waits for Ray to shut down."""
+    threading.Thread(target=_import_libraries, name="report-libraries", daemon=True).start()
 
 
-def _load_libraries() -> None:
+def _import_libraries() -> None:
     try:
         for name in DRAWING_LIBRARIES:
             importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - said again, with the run, by who draws
+    except Exception as error:  # noqa: BLE001 - drawing raises it again, and names the run
         log.debug("report: %s", error)
 
 
+def summarise(run: Run, ending: Ending, sums: Totals, work: Work) -> dict[str, Any]:
+    """The run's summary (summary.py)."""
+    facts = run.facts() | {"reuse": run.reuse_facts(sums.carried)}
+    data = run.store.uri_of(run.paths.data)
+    return build_summary(
+        RunFacts(run.run_id, data, len(run.shards), facts, run.config.cost.gpu_hour_usd), ending, sums, work
+    )
+
+
 def add_report(run: Run, receipts: Mapping[int, Receipt], summary: dict[str, Any]) -> None:
-    """Store report.html; what it shows is put into `summary` under `report`."""
+    """Store report.html, and put its figures into `summary` under `report`."""
     try:
         _store_report(run.store, run, receipts, summary)
-    except Exception as error:  # noqa: BLE001 - a drawing must not cost a run that is done
+    except Exception as error:  # noqa: BLE001 - a failed report must not fail a finished run
         log.warning("no report of run %s: %s: %s", run.run_id, type(error).__name__, error)
 
 
 def report_abort(run: Run, abort: RunAborted) -> None:
-    """A report of what was committed before the run aborted. Leaves summary.json alone, which tells how runs ended."""
-    if run.record is None or len(run.shards) > ABORTED_SHARDS:
+    """Store a report of the shards committed before the abort. summary.json is not written: only finished runs have one."""
+    if len(run.shards) > ABORTED_SHARDS:
         return
     try:
         output = run.config.output
         store = Store(output.uri, output.storage_options, retry_seconds=ABORTED_RETRY_SECONDS)
         receipts = load_receipts(store, run.run_id)
-        totals = Ledger.totals(receipts)
-        summary = build_summary(
-            run_id=run.run_id,
-            state=RunState.ABORTED.value,
-            published=False,
-            data=store.uri_of(run.paths.data),
-            planned=len(run.shards),
-            quarantined_shards={},
-            totals=totals,
-            quarantined_rows=totals.quarantined_rows,
-            quarantined_rows_is_minimum=True,
-            work=run.work(),
-            facts=run.facts(),
-            gpu_hour_usd=run.config.cost.gpu_hour_usd,
-            reasons=[str(abort)],
-        )
+        sums = totals(receipts)
+        ending = Ending(RunState.ABORTED, sums.quarantined_rows, quarantined_rows_is_minimum=True, reasons=(str(abort),))
+        summary = summarise(run, ending, sums, run.work())
         _store_report(store, run, receipts, summary)
-    except Exception as error:  # noqa: BLE001 - the abort is what the user must hear of
+    except Exception as error:  # noqa: BLE001 - the user must see the abort, not this error
         log.warning("no report of run %s: %s: %s", run.run_id, type(error).__name__, error)
 
 
@@ -86,7 +83,7 @@ def _store_report(store: Store, run: Run, receipts: Mapping[int, Receipt], summa
         receipts=receipts,
         summary=summary,
         reasons=count_reasons(store, run.run_id) if summary["quarantined_rows"] or summary["lost_objects"] else Reasons(),
-        predicted=run.record.extra.get("predicted", {}) if run.record else {},
+        predicted=run.record.extra.get("predicted", {}),
     )
     page = render_page(facts, summary)
     store.put(run.paths.report, page.encode())

@@ -1,4 +1,4 @@
-"""Do a run's receipts add up? Rows in = rows out + rows quarantined, shard by shard, and sums over all of them.
+"""Do a run's receipts add up? Rows in = rows out + rows quarantined, shard by shard; sums over them; what it took.
 
 Pure: shards and receipts in, figures out. Each function goes through the receipts once, in order of shards, so that they
 need not all be in memory as objects.
@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from workers.errors import RunAborted
-from workers.records.shard import Receipt, Shard
+from workers.records.shard import Receipt, ReplicaStats, Shard
 
 ALTERED = "this is a defect, or its receipt was altered"
 
@@ -60,6 +60,32 @@ class Accounting:
     def quarantined_rows(self) -> int | None:
         """None when an object or shard that could not be read hides how many."""
         return None if self.unknown else self.known_quarantined_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the drivers of a run spent on it, summed over restarts. A driver that is killed loses its last seconds of it."""
+
+    sessions: int = 1
+    attempts: int = 0  # shards handed to a replica
+    documents_embedded: int = 0  # each time it goes through a replica, its vector computed or found
+    seconds: float = 0.0
+    busy_seconds: float = 0.0
+    replica_seconds: float = 0.0  # time replicas were ready, the basis of cost
+    peak_memory_bytes: int = 0  # largest replica process
+
+    def plus(self, attempts: int, seconds: float, replicas: Iterable[ReplicaStats]) -> Work:
+        """This work and what the present driver has added so far."""
+        stats = list(replicas)
+        return Work(
+            sessions=self.sessions,
+            attempts=self.attempts + attempts,
+            documents_embedded=self.documents_embedded + sum(item.documents for item in stats),
+            seconds=round(self.seconds + seconds, 3),
+            busy_seconds=round(self.busy_seconds + sum(item.busy_seconds for item in stats), 3),
+            replica_seconds=round(self.replica_seconds + sum(item.uptime_seconds for item in stats), 3),
+            peak_memory_bytes=max([self.peak_memory_bytes, *(item.peak_memory_bytes for item in stats)]),
+        )
 
 
 def totals(receipts: Mapping[int, Receipt]) -> Totals:

@@ -32,6 +32,9 @@ class Files:
         for receipt in self._receipts.values():
             yield from receipt.files
 
+    def __len__(self) -> int:
+        return sum(len(receipt.files) for receipt in self._receipts.values())
+
 
 class Receipts(Mapping[int, Receipt]):
     """Shard number -> Receipt. Only ever added to; a number added again replaces what was there."""

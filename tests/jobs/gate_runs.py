@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 from jobs.config import GateConfig
 from jobs.gate.checks import GateCheck
 from jobs.gate.judge import judge
-from jobs.gate.samples import Side
-from jobs.publish.publish import CURRENT, Current
+from jobs.state.accounting import audit, totals
+from jobs.state.current import Current
 from jobs.state.ledger import Ledger
 from jobs.state.manifest import save_manifest
-from jobs.state.records import RunPaths, RunRecord, create_run
+from jobs.state.records import RunRecord, create_run
+from jobs.state.stored_run import StoredRun
 from tests.workers.output_samples import INT8_SCALE, rows, schema, write
-from workers.config import VectorType
 from workers.records.shard import ObjectSlice, Receipt, Shard
-from workers.snapshot.sample import Stored
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import CURRENT, RunPaths
 from workers.table.schema import OutputSchema
 from workers.table.vectors import to_arrow
 
@@ -63,8 +63,8 @@ class MadeRun:
     receipts: dict[int, Receipt]
 
     @property
-    def side(self) -> Side:
-        return Side(self.shards, self.receipts, Stored(VectorType(self.record.model["vector"]), self.record.int8_scale))
+    def stored(self) -> StoredRun:
+        return StoredRun.in_memory(self.store, self.record, self.shards, self.receipts)
 
     def publish(self) -> None:
         paths = RunPaths(self.record.run_id)
@@ -73,10 +73,9 @@ class MadeRun:
         self.store.put(CURRENT, Current(self.record.run_id, "", paths.data, total, "now", "0", facts=facts).to_json())
 
     def judge(self, limit: int = 0, **gate: Any) -> dict[str, GateCheck]:
-        accounting = Ledger.audit(self.shards, self.receipts, ())
-        totals = Ledger.totals(self.receipts)
+        accounting = audit(self.shards, self.receipts, ())
         config = GateConfig(**gate)
-        checks = judge(self.store, self.record, self.shards, self.receipts, totals, accounting, config, limit)
+        checks = judge(self.stored, totals(self.receipts), accounting, config, limit)
         return {check.name: check for check in checks}
 
 

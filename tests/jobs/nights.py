@@ -2,14 +2,14 @@
 
 corpus_of      Parquet objects from rows; only those given are written
 settings       a configuration over them
-by_hand        stands for jobs.embed.session.embed_pending: a text's vector is drawn from its hash
+HandSession    stands for jobs.embed.session.Session: a text's vector is drawn from its hash
 rows_of        what a reader of the published folder gets
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
 from jobs.config import RunConfig, parse_config
-from jobs.driver.lock import DriverLock
-from jobs.driver.signals import StopFlag
+from jobs.embed.context import DriverContext
+from jobs.planning.planned_run import PlannedRun
 from jobs.planning.run import Run
-from jobs.report.summary import Work
-from jobs.state.ledger import Ledger
+from jobs.state.accounting import Work
+from jobs.state.stored_shards import pending
 from workers.records.documents import text_hash
 from workers.records.shard import Assignment, Receipt, Shard
 from workers.records.tokens import EncodedTexts, TokenizedTexts, rows_of_texts
@@ -68,15 +68,21 @@ def settings(folder: str | Path, name: Path, **sections: Mapping[str, Any]) -> R
     return parse_config({name: raw.get(name, {}) | dict(sections.get(name, {})) for name in (*raw, *sections)}, "test")
 
 
-def by_hand(
-    run: Run, lock: DriverLock, ledger: Ledger, receipts: Mapping[int, Receipt], work: Work, stop: StopFlag, *_: Any
-) -> tuple[Mapping[int, str], Work]:
-    if run.record is None:
-        run.begin("float32", 0.01 if run.config.output.vector == "int8" else None, 1000)
-    for shard in ledger.pending(run.shards, receipts):
-        stop.check()
-        ledger.record(embed_shard(run, shard, lock.generation << 32))
-    return {}, work.plus(0, 0.5, ())
+class HandSession:
+    """In place of jobs.embed.session.Session."""
+
+    def __init__(self, driver: DriverContext, *_: Any) -> None:
+        self._driver = driver
+
+    def begin(self, planned: PlannedRun, predicted: Callable[[], Mapping[str, Any]]) -> Run:
+        scale = 0.01 if planned.config.output.vector == "int8" else None
+        return planned.begin("float32", scale, 1000, predicted())
+
+    def embed(self, run: Run, receipts: Mapping[int, Receipt], work: Work) -> tuple[Mapping[int, str], Work]:
+        for shard in pending(run.shards, receipts):
+            self._driver.stop.check()
+            self._driver.ledger.record(embed_shard(run, shard, self._driver.lock.generation << 32))
+        return {}, work.plus(0, 0.5, ())
 
 
 def embed_shard(run: Run, shard: Shard, epoch: int = 1) -> Receipt:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from jobs.config import parse_config
-from jobs.planning.run import Request, Run, plan_or_reopen
+from jobs.planning.choose_run import plan_or_reopen
+from jobs.planning.planned_run import PlannedRun
+from jobs.planning.request import Request
 from jobs.report.facts import ReportFacts, gather_facts
-from jobs.report.summary import Work, build_summary
-from jobs.state.ledger import Ledger
+from jobs.report.summary import Ending, RunFacts, build_summary
+from jobs.state.accounting import Work, totals
 from jobs.state.quarantine_reasons import Reason, Reasons
+from jobs.state.records import RunState
 from tests.jobs.ledger_samples import RUN, receipt, shard
 from workers.records.shard import Receipt, Shard
 
@@ -43,25 +46,17 @@ def shards_of(receipts: Mapping[int, Receipt]) -> list[Shard]:
 
 
 def summary_of(receipts: Mapping[int, Receipt], **changes: Any) -> dict[str, Any]:
-    totals = Ledger.totals(receipts)
+    sums = totals(receipts)
     model = {"name": f"s3://models/{HOSTILE}", "pooling": "mean", "dim": 384, "vector": "float32", "max_tokens": 256}
+    facts = {"model": model, "fingerprint": "f" * 64, "int8_scale": None}
     summary = build_summary(
-        run_id=RUN,
-        state="complete",
-        published=True,
-        data=f"s3://bucket/out/data/{RUN}",
-        planned=len(receipts),
-        quarantined_shards={},
-        totals=totals,
-        quarantined_rows=totals.quarantined_rows,
-        quarantined_rows_is_minimum=False,
-        work=Work(
-            attempts=len(receipts), documents_embedded=totals.documents + 7, seconds=3661.0, busy_seconds=6000.0,
+        RunFacts(RUN, f"s3://bucket/out/data/{RUN}", len(receipts), facts, 2.5),
+        Ending(RunState.COMPLETE, sums.quarantined_rows, published=True),
+        sums,
+        Work(
+            attempts=len(receipts), documents_embedded=sums.documents + 7, seconds=3661.0, busy_seconds=6000.0,
             replica_seconds=7200.0, peak_memory_bytes=987_654_321,
         ),
-        facts={"model": model, "fingerprint": "f" * 64, "int8_scale": None},
-        gpu_hour_usd=2.5,
-        reasons=[],
     )  # fmt: skip
     return summary | changes
 
@@ -77,7 +72,7 @@ def facts_of(receipts: Mapping[int, Receipt], summary: Mapping[str, Any] | None 
     return gather_facts(**(given | changes))
 
 
-def planned_run(folder: Path, model: Path, price: float | None = None) -> Run:
+def planned_run(folder: Path, model: Path, price: float | None = None) -> PlannedRun:
     """400 documents in four JSONL objects, cut into shards; not yet begun."""
     corpus = folder / "corpus"
     corpus.mkdir(exist_ok=True)
@@ -94,4 +89,6 @@ def planned_run(folder: Path, model: Path, price: float | None = None) -> Run:
         },
         "test",
     )
-    return plan_or_reopen(Request.resolve(config))
+    run = plan_or_reopen(Request.resolve(config))
+    assert isinstance(run, PlannedRun)
+    return run

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from jobs.config import parse_config
 from jobs.driver.lock import DriverLock
-from jobs.publish.publish import publish
+from jobs.publish.publish import Snapshot, publish
 from jobs.state.ledger import Ledger
 from jobs.state.manifest import save_manifest
 from jobs.state.records import RunRecord, config_snapshot, create_run, write_summary
@@ -78,7 +78,8 @@ def make_run(
     if state == "complete" and public is not False:
         with DriverLock(store) as lock:
             files = [file for item in receipts for file in item.files]
-            assert publish(store, run, files, record.facts() | {"documents": documents}, lock) is None
+            facts = record.facts() | {"documents": documents}
+            assert publish(Snapshot(store, run, files, facts), lock) is None
         summary |= {"published": True}
     write_summary(store, run, summary)
     return run

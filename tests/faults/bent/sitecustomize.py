@@ -33,7 +33,14 @@ def _shift(seconds: float) -> None:
         replace(module, "get_current_datetime", lambda *given, **named: plain(*given, **named) + off)
 
     time.time = lambda: now() + seconds
-    for name in ("jobs.driver.lock", "jobs.planning.run", "jobs.publish.publish", "jobs.commands.publish"):
+    for name in (
+        "jobs.driver.lock",
+        "jobs.planning.run",
+        "jobs.planning.planned_run",
+        "jobs.planning.choose_run",
+        "jobs.publish.publish",
+        "jobs.commands.publish",
+    ):
         after_import(name, program)
     after_import("botocore.compat", signatures)
 

@@ -12,11 +12,12 @@ import pytest
 from jobs.cli import main
 from jobs.commands.publish import publish_run, publish_text
 from jobs.commands.rollback import roll_back
-from jobs.publish.publish import published_by_hand, why_not_again
-from jobs.state.records import RunPaths, read_summary
+from jobs.state.current import published_by_hand, why_not_again
+from jobs.state.records import read_summary
 from tests.jobs.snapshot_samples import Killed, Mortal, current, everything, make_run, read_rows, run_id
 from workers.errors import UsageError
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
 
 REASONS = ["golden texts: least cosine 0.11, allowed 0.998", "rows: 20 instead of 200"]
 

@@ -12,11 +12,12 @@ import pytest
 from jobs.cli import main
 from jobs.commands.rollback import roll_back, rollback_text
 from jobs.driver.lock import DriverLock
-from jobs.publish.publish import read_current, why_not_again
-from jobs.state.records import RunPaths, read_summary, write_summary
+from jobs.state.current import read_current, why_not_again
+from jobs.state.records import read_summary, write_summary
 from tests.jobs.snapshot_samples import Killed, Mortal, current, everything, make_run, read_rows, run_id
 from workers.errors import LockHeld, UsageError
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
 
 READS = {True: 1000, False: 200}  # local; a request to the S3 server of the tests takes ten times as long
 

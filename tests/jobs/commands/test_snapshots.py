@@ -12,10 +12,10 @@ from jobs.commands.publish import publish_run
 from jobs.commands.rollback import roll_back
 from jobs.commands.snapshots import list_snapshots, snapshots_text
 from jobs.commands.status import run_status
-from jobs.state.records import RunPaths
 from tests.jobs.snapshot_samples import everything, make_run, run_id
 from workers.errors import UsageError
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 
 from jobs.driver.lock import DriverLock
 from jobs.driver.signals import StopFlag, Stopped
-from jobs.embed.carry_over import carry
+from jobs.embed.carry_over import carry_over
+from jobs.embed.context import DriverContext
+from jobs.monitoring.metrics import RunMetrics
 from jobs.state.ledger import Ledger
+from jobs.state.stored_shards import pending
 from tests.jobs.ledger_samples import RUN, receipt, shard
 from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted
@@ -113,8 +117,9 @@ def lock(uri: str) -> Iterator[DriverLock]:
 
 def go(store: Store, todo: list[Shard], lock: DriverLock, stop: StopFlag | None = None) -> int:
     with Ledger(store, NEW, guard=lock.guard) as ledger:
-        missing = ledger.pending(todo, ledger.load())
-        return len(carry(store, NEW, RUN, missing, ledger, lock, stop or StopFlag()))
+        missing = pending(todo, ledger.load())
+        driver = DriverContext(lock, ledger, stop or StopFlag(), RunMetrics(), ExitStack())
+        return len(carry_over(store, NEW, RUN, missing, driver))
 
 
 def files_of(store: Store, run_id: str = NEW) -> dict[str, bytes]:

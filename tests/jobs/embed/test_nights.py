@@ -17,16 +17,18 @@ import pytest
 
 import jobs.embed.job
 import jobs.embed.session
+import jobs.planning.choose_run
 import jobs.planning.run
 from jobs.commands.plan import plan_run, plan_text
 from jobs.commands.verify import verify_snapshot
 from jobs.config import RunConfig
 from jobs.driver.signals import Stopped
 from jobs.embed.job import embed_corpus
-from jobs.publish.publish import read_current
 from jobs.report.summary import summary_text
-from jobs.state.records import RunRecord, list_runs, new_run_id, read_status, write_status
-from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, rows_of, settings
+from jobs.state.current import read_current
+from jobs.state.records import list_runs, new_run_id, read_status, write_status
+from jobs.state.stored_run import StoredRun
+from tests.jobs.nights import NIGHT_1, HandSession, corpus_of, rows, rows_of, settings
 from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.storage.store import Store
@@ -36,9 +38,9 @@ from workers.storage.store import Store
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A night is a day later than the one before: ids sort by seconds."""
     days = itertools.count()
-    monkeypatch.setattr(jobs.embed.session, "embed_pending", by_hand)
+    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
     monkeypatch.setattr(
-        jobs.planning.run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
+        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
     )
 
 
@@ -161,7 +163,7 @@ def test_a_run_that_was_planned_with_a_base_goes_on_with_it(tmp_path: Path, mini
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.embed.session, "embed_pending", dies)
+        patch.setattr(HandSession, "embed", dies)
         with pytest.raises(Killed):
             embed_corpus(config)
     begun = list_runs(Store(config.output.uri, {}))[-1]
@@ -259,7 +261,7 @@ def test_an_error_after_the_run_was_begun_can_be_resumed(tmp_path: Path, minilm:
         raise UsageError("cluster.address=auto: no cluster")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.embed.session, "embed_pending", refused)
+        patch.setattr(HandSession, "embed", refused)
         with pytest.raises(RunAborted, match="can be resumed by the same command"):
             embed_corpus(config)
     assert embed_corpus(config)["documents"] == 90
@@ -271,10 +273,10 @@ def test_stopped_while_it_is_judged(
 ) -> None:
     """Its status says so, the signal decides the exit status, and the same command publishes."""
 
-    def judged(store: Store, record: RunRecord, *_: Any) -> None:
-        write_status(store, record.run_id, {"state": "running", "tokens": 7})
+    def judged(run: StoredRun, *_: Any) -> None:
+        write_status(run.store, run.run_id, {"state": "running", "tokens": 7})
         if away:
-            patch.setattr(jobs.embed.job, "read_status", no_answer)
+            patch.setattr(jobs.planning.run, "read_status", no_answer)
         raise Stopped(signal.SIGTERM)
 
     def no_answer(*_: Any) -> None:

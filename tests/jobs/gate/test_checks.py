@@ -12,7 +12,7 @@ import pytest
 from jobs.config import GateConfig
 from jobs.gate.checks import GateCheck, GateFacts, check_run, failed
 from jobs.gate.figures import Comparison, Figures, Golden, VectorFigures
-from jobs.state.ledger import Accounting
+from jobs.state.accounting import Accounting
 
 NAMES = (
     "accounting", "quarantined", "row_change", "truncated", "empty", "golden", "sample", "norms", "mean_vector",

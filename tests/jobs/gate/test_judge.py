@@ -13,9 +13,9 @@ import pytest
 from jobs.gate.checks import GateCheck
 from jobs.gate.figures import Golden, load_figures, load_golden, save_golden
 from jobs.state.ledger import Ledger
-from jobs.state.records import RunPaths
 from tests.jobs.gate_runs import LAST, NOW, MadeRun, made_run, noise, of_texts, rewritten
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
 
 
 class Watched(Store):

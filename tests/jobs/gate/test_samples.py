@@ -14,22 +14,23 @@ import pytest
 
 from jobs.gate import samples as samples_module
 from jobs.gate.samples import compare_texts, measure_vectors, spread, text_cosine
-from tests.jobs.gate_runs import LAST, NOW, MadeRun, made_run, noise, of_texts, rewritten
+from tests.jobs.gate_runs import LAST, NOW, made_run, noise, of_texts, rewritten
 from tests.workers.output_samples import INT8_SCALE, rows, schema, unit_vectors, write
 from workers.config import LongText, Pooling, VectorType
 from workers.records.documents import text_hash
 from workers.records.shard import ObjectSlice, OutputFile, Shard
-from workers.snapshot.sample import PartUnreadable, Stored, find_rows, sample_part
+from workers.snapshot.sample import PartUnreadable, find_rows, sample_part
 from workers.storage.store import Store
+from workers.table.vectors import VectorFormat
 
 
-def one_part(folder: Path, count: int = 300, **stamp: Any) -> tuple[Store, OutputFile, Stored]:
+def one_part(folder: Path, count: int = 300, **stamp: Any) -> tuple[Store, OutputFile, VectorFormat]:
     folder.mkdir(parents=True, exist_ok=True)
     shape, store = schema(**{"int8_scale": INT8_SCALE, **stamp}), Store(str(folder), {})
     spool = folder / "spool"
     spool.mkdir(exist_ok=True)
     (file,) = write(store, shape, [rows(shape, count)], spool).files
-    return store, file, Stored(shape.stamp.vector, INT8_SCALE)
+    return store, file, VectorFormat(shape.stamp.vector, INT8_SCALE)
 
 
 @pytest.mark.parametrize("vector", list(VectorType))
@@ -142,13 +143,9 @@ def test_a_part_on_an_object_store(tmp_path: Path, s3_bucket: str) -> None:
     assert sample_part(store, file, stored, 64) is None
 
 
-def files(run: MadeRun) -> list[OutputFile]:
-    return [file for receipt in run.receipts.values() for file in receipt.files]
-
-
 def test_figures_of_a_snapshot(tmp_path: Path) -> None:
     run = made_run(tmp_path, NOW, of_texts(), shards=6)
-    figures, breaches = measure_vectors(run.store, files(run), run.side.stored)
+    figures, breaches = measure_vectors(run.stored)
     assert figures is not None
     assert (figures.count, figures.not_finite, breaches) == (240, 0, ())
     assert figures.mean_length == pytest.approx(1, abs=1e-6)
@@ -159,7 +156,7 @@ def test_a_snapshot_of_many_parts_is_sampled_evenly(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(samples_module, "MOST_PARTS", 4)
     monkeypatch.setattr(samples_module, "MOST_VECTORS", 20)
     run = made_run(tmp_path, NOW, of_texts(), shards=8)
-    figures, _ = measure_vectors(run.store, files(run), run.side.stored)
+    figures, _ = measure_vectors(run.stored)
     assert figures is not None
     assert figures.count == 20
     expected = np.concatenate([of_texts()(start, 5) for start in (0, 80, 160, 240)])
@@ -169,7 +166,8 @@ def test_a_snapshot_of_many_parts_is_sampled_evenly(tmp_path: Path, monkeypatch:
 
 
 def test_no_parts_no_figures(tmp_path: Path) -> None:
-    assert measure_vectors(Store(str(tmp_path), {}), [], Stored(VectorType.FLOAT32)) == (None, ())
+    run = replace(made_run(tmp_path, NOW, of_texts()), receipts={})
+    assert measure_vectors(run.stored) == (None, ())
 
 
 def test_parts_that_are_not_what_their_receipts_say(tmp_path: Path) -> None:
@@ -177,7 +175,7 @@ def test_parts_that_are_not_what_their_receipts_say(tmp_path: Path) -> None:
     rewritten(run, 1, lambda table: pa.concat_tables([table, table.slice(0, 1)]))
     (file,) = run.receipts[2].files
     run.store.put(file.path, b"x" * file.bytes)
-    figures, breaches = measure_vectors(run.store, files(run), run.side.stored)
+    figures, breaches = measure_vectors(run.stored)
     assert figures is not None
     assert figures.count == 80
     assert len(breaches) == 2
@@ -194,7 +192,7 @@ def test_nan_is_counted(tmp_path: Path) -> None:
 
     run = made_run(tmp_path, NOW, of_texts())
     rewritten(run, 3, spoil)
-    figures, _ = measure_vectors(run.store, files(run), run.side.stored)
+    figures, _ = measure_vectors(run.stored)
     assert figures is not None
     assert (figures.count, figures.not_finite) == (160, 1)
 
@@ -202,9 +200,9 @@ def test_nan_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("vector", list(VectorType))
 def test_the_same_texts_in_two_snapshots(tmp_path: Path, vector: VectorType) -> None:
     last = made_run(tmp_path, LAST, of_texts(), vector=vector)
-    same = compare_texts(last.store, made_run(tmp_path, NOW, of_texts(), vector=vector).side, last.side)
+    same = compare_texts(made_run(tmp_path, NOW, of_texts(), vector=vector).stored, last.stored)
     assert (same.count, same.least) == (160, pytest.approx(1, abs=1e-6))
-    other = compare_texts(last.store, made_run(tmp_path, "other", noise(), vector=vector).side, last.side)
+    other = compare_texts(made_run(tmp_path, "other", noise(), vector=vector).stored, last.stored)
     assert other.least is not None
     assert (other.count, other.least < 0.3) == (160, True)
 
@@ -213,9 +211,7 @@ def test_texts_that_moved_are_found(tmp_path: Path) -> None:
     """Ten texts were inserted before them, and the objects were cut into other shards."""
     last = made_run(tmp_path, LAST, of_texts(), first=10)
     now = made_run(tmp_path, NOW, of_texts(), shards=2, texts=80)
-    found = compare_texts(
-        now.store, replace(now.side, shards=[_two_objects(shard.number) for shard in now.shards]), last.side
-    )
+    found = compare_texts(replace(now, shards=[_two_objects(shard.number) for shard in now.shards]).stored, last.stored)
     assert (found.count, found.least) == (140, pytest.approx(1, abs=1e-6)), "ten of them are in an object of the neighbour"
 
 
@@ -227,22 +223,22 @@ def _two_objects(number: int) -> Shard:
 def test_a_corpus_that_has_moved(tmp_path: Path) -> None:
     last, now = made_run(tmp_path, LAST, of_texts()), made_run(tmp_path, NOW, of_texts())
     elsewhere = [replace(shard, slices=(replace(shard.slices[0], uri="gs://x"),)) for shard in now.shards]
-    found = compare_texts(now.store, replace(now.side, shards=elsewhere), last.side)
+    found = compare_texts(replace(now, shards=elsewhere).stored, last.stored)
     assert (found.count, found.least) == (160, pytest.approx(1, abs=1e-6))
-    assert compare_texts(now.store, now.side, replace(last.side, shards=[], receipts={})).least is None
+    assert compare_texts(now.stored, replace(last, shards=[], receipts={}).stored).least is None
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:
     last, now = made_run(tmp_path, LAST, of_texts()), made_run(tmp_path, NOW, of_texts(), first=5000)
-    assert compare_texts(now.store, now.side, last.side).note == "no text of the sample stands in the last snapshot"
+    assert compare_texts(now.stored, last.stored).note == "no text of the sample stands in the last snapshot"
     carried = {number: replace(receipt, carried_from=LAST) for number, receipt in now.receipts.items()}
-    found = compare_texts(now.store, replace(now.side, receipts=carried), last.side)
+    found = compare_texts(replace(now, receipts=carried).stored, last.stored)
     assert (found.least, found.note) == (None, "no object that was embedded now is in the last snapshot")
 
 
 def test_one_cosine_a_text() -> None:
     vectors = unit_vectors(3)
-    plain, binary = Stored(VectorType.FLOAT32), Stored(VectorType.BINARY)
+    plain, binary = VectorFormat(VectorType.FLOAT32), VectorFormat(VectorType.BINARY)
     assert text_cosine(vectors, vectors, plain) == pytest.approx(1)
     assert text_cosine(vectors, vectors[:2], plain) == -1
     assert text_cosine(vectors, -vectors, plain) == pytest.approx(-1)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from jobs.monitoring.progress import SHOWN_REPLICAS, STORE_SECONDS, Progress
-from jobs.report.summary import Work, build_summary, summary_text
+from jobs.report.summary import Ending, RunFacts, build_summary, summary_text
+from jobs.state.accounting import Work, totals
+from jobs.state.records import RunState
 from tests.jobs.ledger_samples import receipt
 from workers.records.shard import ReplicaStats, Shard
 
@@ -96,16 +98,14 @@ def test_work_adds_up_over_drivers() -> None:
 
 
 def test_the_summary_tells_what_was_done_twice() -> None:
-    from jobs.state.ledger import Ledger
-
     receipts = {number: receipt(number, documents=50) for number in range(2)}
+    model = {"name": "m", "pooling": "mean", "dim": 4, "vector": "float32", "precision": "float32"}
     summary = build_summary(
-        run_id="r", state="complete", published=True, data="d", planned=3, quarantined_shards={2: "corrupt"},
-        totals=Ledger.totals(receipts), quarantined_rows=7, quarantined_rows_is_minimum=True,
-        work=Work(documents_embedded=130, seconds=10.0, replica_seconds=7200.0, busy_seconds=3600.0),
-        facts={"model": {"name": "m", "pooling": "mean", "dim": 4, "vector": "float32", "precision": "float32"}},
-        gpu_hour_usd=3.0, reasons=[],
-    )  # fmt: skip
+        RunFacts("r", "d", 3, {"model": model}, 3.0),
+        Ending(RunState.COMPLETE, 7, quarantined_rows_is_minimum=True, quarantined_shards={2: "corrupt"}, published=True),
+        totals(receipts),
+        Work(documents_embedded=130, seconds=10.0, replica_seconds=7200.0, busy_seconds=3600.0),
+    )
     assert summary["reembedded_rows"] == 30
     assert summary["cost_usd"] == 6.0
     assert summary["replica_busy_fraction"] == 0.5

@@ -11,7 +11,7 @@ import pytest
 import jobs.embed.session
 from jobs.commands.plan import plan_run, plan_text
 from jobs.embed.job import embed_corpus
-from tests.jobs.nights import by_hand, corpus_of, rows, settings
+from tests.jobs.nights import HandSession, corpus_of, rows, settings
 
 COUNT = 3000
 LARGE = {"shard_bytes": "64MiB"}
@@ -31,7 +31,7 @@ def texts(word: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.embed.session, "embed_pending", by_hand)
+    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])

@@ -19,10 +19,9 @@ from workers.inspection.text_sample import Drawn, draw
 def test_tokens_are_foretold_and_kept_with_the_run(tmp_path: Path, minilm: Path) -> None:
     run = planned_run(tmp_path, minilm)
     predicted = predict(run)
-    run.predict = lambda: predicted
     assert predicted["tokens"] == pytest.approx(400 * (4 * 9 + 2), rel=0.05)
     assert (predicted["replica_hours"], predicted["cost_usd"]) == (None, None)
-    run.begin("float32", None, 4096)
+    run.begin("float32", None, 4096, predicted)
     record = read_run(run.store, run.run_id)
     assert record is not None
     assert record.extra["predicted"] == predicted
@@ -46,11 +45,11 @@ def test_what_is_carried_over_is_not_opened(tmp_path: Path, minilm: Path) -> Non
     whole = predict(run)["tokens"]
     for piece in run.shards[0].slices:
         Path(piece.uri.removeprefix("file://")).unlink()
-    run.shards[0] = replace(run.shards[0], carried=0)
+    run = replace(run, shards=[replace(run.shards[0], carried=0), *run.shards[1:]])
     share = 1 - run.shards[0].text_bytes / sum(shard.text_bytes for shard in run.shards)
     assert predict(run)["tokens"] == pytest.approx(whole * share, rel=0.05)
-    run.shards = [replace(shard, carried=0) for shard in run.shards]
-    assert predict(run)["tokens"] == 0
+    carried = [replace(shard, carried=0) for shard in run.shards]
+    assert predict(replace(run, shards=carried))["tokens"] == 0
 
 
 def test_sampling_ends_in_time(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.embed.session
-import jobs.planning.run
+import jobs.planning.choose_run
 from jobs.commands.plan import plan_run
 from jobs.embed.job import embed_corpus
-from jobs.planning.reuse import open_base
-from jobs.planning.run import ReuseRefused
+from jobs.planning.reuse import known_objects, open_base
+from jobs.planning.run import ReuseRefused, Run
 from jobs.state.records import list_runs, new_run_id, read_run
-from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, settings
+from tests.jobs.nights import NIGHT_1, HandSession, corpus_of, rows, settings
 from workers.storage.store import Store
 
 
@@ -27,9 +27,9 @@ from workers.storage.store import Store
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A night is a day later than the one before: ids sort by seconds."""
     days = itertools.count()
-    monkeypatch.setattr(jobs.embed.session, "embed_pending", by_hand)
+    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
     monkeypatch.setattr(
-        jobs.planning.run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
+        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
     )
 
 
@@ -39,7 +39,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> tuple[P
     folder = tmp_path_factory.mktemp("published")
     corpus_of(folder / "corpus", NIGHT_1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.embed.session, "embed_pending", by_hand)
+        patch.setattr(jobs.embed.session, "Session", HandSession)
         return folder, embed_corpus(settings(folder, minilm))["run_id"]
 
 
@@ -139,13 +139,15 @@ def test_a_precision_that_no_replica_has_is_planned_again(
     first = embed_corpus(config)
     corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
 
-    def refusing(run: Any, *rest: Any) -> Any:
-        if run.record is not None and run.took_precision:
+    embed = HandSession.embed
+
+    def refusing(session: Any, run: Run, *rest: Any) -> Any:
+        if run.took_precision:
             raise ReuseRefused("a replica works in float16, the published snapshot is in float32")
-        return by_hand(run, *rest)
+        return embed(session, run, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.embed.session, "embed_pending", refusing)
+        patch.setattr(HandSession, "embed", refusing)
         second = embed_corpus(config)
     assert (second["documents"], second["reused_rows"], second["reuse"]["base"]) == (90, 0, None)
     assert "works in float16, the published snapshot is in float32; planned again without reuse" in caplog.text
@@ -163,9 +165,9 @@ def test_what_a_run_remembers_of_its_objects(tmp_path: Path, minilm: Path) -> No
     store = Store(config.output.uri, {})
     base = open_base(store)
     assert base is not None
-    memory = base.memory(config)
+    memory = known_objects(base, config)
     assert memory is not None
-    assert base.memory(settings(tmp_path, minilm, corpus={"text": "id"})) is None, "it looked for other columns"
+    assert known_objects(base, settings(tmp_path, minilm, corpus={"text": "id"})) is None, "it looked for other columns"
     record = read_run(store, first["run_id"])
     assert record is not None
     assert record.extra["recipe"]["pooling"] == ["mean"]

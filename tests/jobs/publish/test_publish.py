@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from jobs.driver.lock import DriverLock
-from jobs.publish.publish import CURRENT, Current, publish, read_current, snapshot_files
-from jobs.state.ledger import Ledger
-from tests.jobs.ledger_samples import RUN, part, receipt
+from jobs.publish.publish import Snapshot, publish
+from jobs.state.current import Current, read_current
+from tests.jobs.ledger_samples import RUN, part
 from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted
 from workers.records.shard import OutputFile
-from workers.storage.objects import Store
+from workers.storage.store import Store
+from workers.table.paths import CURRENT
 
 FACTS = {"documents": 50, "dim": 384, "model": {"name": "m"}, "rows": "not this", "weights_digest": "w"}
 DATA = {number: b"x" * (number + 1) for number in range(5)}
@@ -57,7 +58,7 @@ def _fill(store: Store) -> None:
 
 def _publish(store: Store, files: list[OutputFile] | None = None) -> Any:
     with DriverLock(store) as lock:
-        return publish(store, RUN, FILES if files is None else files, FACTS, lock)
+        return publish(Snapshot(store, RUN, FILES if files is None else files, FACTS), lock)
 
 
 def test_a_snapshot_is_published(uri: str) -> None:
@@ -100,7 +101,7 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(tmp_path: Path, survive:
     with DriverLock(old) as lock:
         frail.armed = True
         with pytest.raises(Killed):
-            publish(frail, RUN, FILES, FACTS, lock)
+            publish(Snapshot(frail, RUN, FILES, FACTS), lock)
     current = read_current(old)
     assert current is not None
     flipped = survive == 3 and after
@@ -121,7 +122,7 @@ def test_a_driver_that_lost_the_lock_removes_and_flips_nothing(uri: str) -> None
         mine = f"runs/lock/{lock.generation:08d}.json"
         store.put(f"runs/lock/{lock.generation + 1:08d}.json", store.read(mine))
         with pytest.raises(RunAborted, match="no longer holds"):
-            publish(store, RUN, FILES, FACTS, lock)
+            publish(Snapshot(store, RUN, FILES, FACTS), lock)
     assert store.list("data") == before
     assert not store.exists(CURRENT)
 
@@ -144,7 +145,7 @@ def test_without_the_lock_nothing_is_published(tmp_path: Path) -> None:
     store = Store(str(tmp_path), {})
     _fill(store)
     with pytest.raises(RunAborted, match="does not hold"):
-        publish(store, RUN, FILES, FACTS, DriverLock(store))
+        publish(Snapshot(store, RUN, FILES, FACTS), DriverLock(store))
     assert not store.exists(CURRENT)
 
 
@@ -154,20 +155,3 @@ def test_an_empty_run_is_a_snapshot_too(tmp_path: Path) -> None:
     current = read_current(store)
     assert current is not None
     assert current.rows == 0
-
-
-def test_the_files_are_those_of_the_receipts(uri: str) -> None:
-    store = Store(uri, {})
-    _fill(store)
-    with Ledger(store, RUN) as ledger:
-        for number in (2, 0):
-            ledger.record(receipt(number, data=DATA[number]))
-    assert snapshot_files(store, RUN) == [f"{uri}/{FILES[0].path}", f"{uri}/{FILES[2].path}"]
-
-
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"run_id": "x"}'])
-def test_a_foreign_current_is_named(tmp_path: Path, data: bytes) -> None:
-    store = Store(str(tmp_path), {})
-    store.put(CURRENT, data)
-    with pytest.raises(RunAborted, match=r"CURRENT\.json: not written by this program"):
-        read_current(store)

@@ -12,8 +12,8 @@ import pytest
 
 from jobs.driver.lock import DriverLock
 from jobs.driver.signals import StopFlag
-from jobs.publish.publish import read_current
 from jobs.publish.retention import beyond, retain
+from jobs.state.current import read_current
 from jobs.state.records import list_runs, run_folders
 from tests.jobs.snapshot_samples import Killed, Mortal, current, everything, make_run, read_rows, run_id
 from workers.errors import TransientError

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.state.ledger import Ledger, Totals
+from jobs.state.accounting import Totals, account, audit, totals
+from jobs.state.ledger import Ledger
+from jobs.state.stored_shards import pending
 from tests.jobs.ledger_samples import RUN, receipt, shard, with_rows
 from workers.errors import RunAborted, TransientError
 from workers.storage.store import Store
@@ -105,24 +107,24 @@ def test_leftover_temporary_files_are_no_receipts(tmp_path: Path) -> None:
 
 def test_totals_add_up() -> None:
     receipts = {1: receipt(1, 10, 2, b"12345"), 2: replace(receipt(2, 5, 0, b"1"), lost_objects=("s3://x",), adopted=True)}
-    assert Ledger.totals(receipts) == Totals(
+    assert totals(receipts) == Totals(
         shards=2, documents=15, rows_read=17, rows=15, quarantined_rows=2, tokens=105, padded_tokens=120, truncated=2,
         adopted=1, files=2, output_bytes=6, seconds=4.0, stage_seconds={"read": 0.5, "encode": 3.0}, lost_objects=("s3://x",),
     )  # fmt: skip
-    assert Ledger.totals({}) == Totals()
+    assert totals({}) == Totals()
 
 
 def test_every_row_is_embedded_or_quarantined() -> None:
     shards = [shard(0), shard(1, None), shard(2, 4), shard(3)]
     receipts = {0: receipt(0, 7, 3), 1: receipt(1, 5), 3: with_rows(receipt(3), 25)}
-    accounting = Ledger.account(shards, receipts, {2: "why"})
+    accounting = account(shards, receipts, {2: "why"})
     assert (accounting.rows_in, accounting.documents, accounting.rows) == (29, 22, 37)
     assert accounting.quarantined_rows == 7
 
 
 def test_what_cannot_be_counted_is_said() -> None:
     lost = replace(receipt(0, 7, 3), lost_objects=("s3://corpus/x",))
-    accounting = Ledger.account([shard(0), shard(1, None)], {0: lost}, {1})
+    accounting = account([shard(0), shard(1, None)], {0: lost}, {1})
     assert accounting.quarantined_rows is None
     assert accounting.known_quarantined_rows == 3
     assert accounting.unknown == ("s3://corpus/x", "shard 1")
@@ -140,18 +142,18 @@ def test_what_cannot_be_counted_is_said() -> None:
 )
 def test_a_lost_row_names_the_shard_and_both_figures(wrong: object, message: str) -> None:
     with pytest.raises(RunAborted, match=rf"shard 5 \(s3://corpus/5\.parquet\): {message}; nothing is published"):
-        Ledger.account([shard(5)], {5: wrong}, ())  # type: ignore[dict-item]
+        account([shard(5)], {5: wrong}, ())  # type: ignore[dict-item]
     right = {4: receipt(4), 6: receipt(6)}
-    found = Ledger.audit([shard(4), shard(5), shard(6)], right | {5: wrong}, ())  # type: ignore[dict-item]
+    found = audit([shard(4), shard(5), shard(6)], right | {5: wrong}, ())  # type: ignore[dict-item]
     assert found.breaches == (f"shard 5 (s3://corpus/5.parquet): {message}",)
-    assert Ledger.audit([shard(4), shard(6)], right, ()).breaches == ()
+    assert audit([shard(4), shard(6)], right, ()).breaches == ()
 
 
 def test_a_shard_without_an_end_and_a_receipt_without_a_shard_are_named() -> None:
     with pytest.raises(RunAborted, match="shard 2 has neither receipt nor quarantine"):
-        Ledger.account([shard(2)], {}, {1})
+        account([shard(2)], {}, {1})
     with pytest.raises(RunAborted, match=r"receipts of shards \[9\]"):
-        Ledger.account([shard(2)], {2: receipt(2), 9: receipt(9)}, ())
+        account([shard(2)], {2: receipt(2), 9: receipt(9)}, ())
 
 
 @st.composite
@@ -170,14 +172,14 @@ def test_pending_and_done_are_all_and_the_accounts_balance(
     shards = [shard(number, count) for number, count in enumerate(rows)]
     bad = {number: data.draw(st.integers(0, rows[number])) for number in done}
     receipts = {number: receipt(number, rows[number] - bad[number], bad[number]) for number in done}
-    pending = [item.number for item in Ledger.pending(shards, receipts)]
-    assert sorted([*pending, *done]) == list(range(len(rows)))
-    assert pending == sorted(pending)
-    if set(pending) <= given_up:
-        accounting = Ledger.account(shards, receipts, given_up)
+    left = [item.number for item in pending(shards, receipts)]
+    assert sorted([*left, *done]) == list(range(len(rows)))
+    assert left == sorted(left)
+    if set(left) <= given_up:
+        accounting = account(shards, receipts, given_up)
         assert accounting.rows_in == sum(rows)
         assert accounting.documents + (accounting.quarantined_rows or 0) == sum(rows)
-        assert accounting.quarantined_rows == sum(bad.values()) + sum(rows[number] for number in pending)
+        assert accounting.quarantined_rows == sum(bad.values()) + sum(rows[number] for number in left)
     else:
         with pytest.raises(RunAborted, match="neither receipt nor quarantine"):
-            Ledger.account(shards, receipts, given_up)
+            account(shards, receipts, given_up)

@@ -1,0 +1,103 @@
+"""A run that was planned and not begun: its shards are known, nothing of it is on storage.
+
+begin             manifest, then run.json: from here on the run exists
+begin_on_base     the same with the precision, scale and token budget of the base, so that no replica is asked first
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.corpus.discovery import Corpus
+from jobs.corpus.metadata_cache import save_metadata
+from jobs.planning.matching import KINDS, NEW, Reuse
+from jobs.planning.reuse import RECIPE, recipe_facts
+from jobs.planning.run import Run, RunOutline
+from jobs.state.manifest import save_manifest
+from jobs.state.records import RunRecord, config_snapshot, create_run, plan_to_json
+from jobs.state.stored_run import StoredRun
+from workers import __version__
+from workers.config import Auto, Precision
+from workers.table.schema import SnapshotStamp
+from workers.table.vector_identity import VECTOR_FACTS
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun(RunOutline):
+    """`base`: the published run, if there is one; `matched`: the corpus compared with it."""
+
+    corpus: Corpus
+    base: StoredRun | None = None
+    matched: Reuse | None = None
+
+    @property
+    def reuse(self) -> Reuse | None:
+        """What it takes from its base; None where that is nothing."""
+        return self.matched if self.matched is not None and self.matched.serves else None
+
+    @property
+    def objects(self) -> dict[str, int]:
+        """How many objects are of which kind; all are new where there is nothing to compare with."""
+        return dict(self.matched.objects if self.matched else dict.fromkeys(KINDS, 0) | {NEW: len(self.corpus.objects)})
+
+    @property
+    def precision(self) -> Precision:
+        """As configured: `auto` until a replica has told what it can do."""
+        return self.config.model.precision
+
+    @property
+    def batch_tokens(self) -> int | Auto:
+        """As configured: `auto` until a replica has measured it."""
+        return self.config.model.batch_tokens
+
+    @property
+    def stamp(self) -> SnapshotStamp:
+        """As parts will say it, but for precision and scale, which are not known yet."""
+        return self.stamp_with("float32", None)
+
+    def begin_on_base(self, predicted: Mapping[str, Any]) -> Run:
+        """Begin with the base's precision, scale and token budget. Raises: as begin()."""
+        if self.base is None:
+            raise RuntimeError("the run has no base to begin on")
+        base, budget = self.base.record, self.config.model.batch_tokens
+        tokens = base.batch_tokens if budget == "auto" else budget
+        return self.begin(base.model["precision"], base.int8_scale, tokens, predicted)
+
+    def begin(
+        self, precision: str, int8_scale: float | None, batch_tokens: int | None, predicted: Mapping[str, Any] | None = None
+    ) -> Run:
+        """Store the manifest, then run.json; the settings of the first driver hold for all later ones.
+
+        `predicted`: what the run is expected to take (prediction.py), for its report.
+
+        Raises:
+            RunAborted: the id is taken, or what stands is damaged. UsageError, TransientError.
+        """
+        stamp = dataclasses.asdict(self.stamp_with(precision, int8_scale))
+        shards = save_manifest(self.store, self.paths.manifest, self.shards, self.request.settings)
+        save_metadata(self.store, self.paths.objects, self.corpus.objects, self.corpus.columns)
+        rows = [shard.rows for shard in shards]
+        facts = {name: stamp[name] for name in VECTOR_FACTS} | {"name": stamp["model"], "revision": stamp["revision"]}
+        extra: dict[str, Any] = {RECIPE: recipe_facts(self.request.recipe), "objects": self.objects}
+        record = RunRecord(
+            run_id=self.run_id,
+            fingerprint=self.request.settings,
+            source_fingerprint=self.corpus.source_fingerprint,
+            config=config_snapshot(self.config),
+            plan=plan_to_json(self.plan),
+            model=facts | {"vector": str(stamp["vector"])},
+            shards=len(shards),
+            rows=None if None in rows else sum(count or 0 for count in rows),
+            code_version=__version__,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            int8_scale=int8_scale,
+            batch_tokens=batch_tokens,
+            base=self.reuse.base if self.reuse else None,
+            extra=extra | ({"predicted": dict(predicted)} if predicted else {}),
+        )
+        create_run(self.store, record)
+        return Run(self.request, self.run_id, shards, self.plan, record)

@@ -1,0 +1,91 @@
+"""Publishing a run that ended, at a person's word: what `rollback` and `publish` do.
+
+1. open     run.json, manifest, receipts, summary; refused unless every row of the manifest is embedded or quarantined
+2. check    every part that a receipt lists stands with its size                                    (publish.py)
+3. flip     one put of CURRENT.json, with the facts of that run
+4. record   the run's summary says that it is published
+
+Killed between 3 and 4, CURRENT.json is right and the summary is late: the same command again mends it. Reads no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.driver.lock import DriverLock
+from jobs.publish.publish import Snapshot, publish
+from jobs.state.accounting import Accounting, account
+from jobs.state.current import Current, published_by_hand, read_current
+from jobs.state.records import read_summary, write_summary
+from jobs.state.stored_run import StoredRun
+from workers.errors import RunAborted, UsageError
+from workers.storage.atomicity import probe_atomic_create
+from workers.storage.store import Store
+from workers.table.paths import CURRENT, PROBES, RunPaths
+
+
+@dataclass(frozen=True, slots=True)
+class Republication:
+    """A complete run that may be published again: its rows are accounted for."""
+
+    run: StoredRun
+    summary: dict[str, Any]  # empty when the driver was killed right after it had published
+    accounting: Accounting
+
+    @classmethod
+    def of(cls, store: Store, run_id: str) -> Republication:
+        """Raises: UsageError: there is no such run, or it is not complete; names what is missing."""
+        root = store.uri_of(RunPaths(run_id).root)
+        run = StoredRun.open(store, run_id)
+        if run is None:
+            raise UsageError(f"{root}: no such run; `reembed snapshots` lists those that are there")
+        summary = read_summary(store, run_id) or {}
+        given_up = [int(number) for number in summary.get("quarantined_shards", {})]
+        try:
+            accounting = account(run.shards, run.receipts, given_up)
+        except (RunAborted, FileNotFoundError) as error:
+            why = str(error).partition(";")[0] if isinstance(error, RunAborted) else "its manifest is gone"
+            raise UsageError(
+                f"{root}: not complete, so it cannot be published: {why}; `reembed embed` with its configuration resumes it"
+            ) from None
+        return cls(run, summary, accounting)
+
+    def flip(self, lock: DriverLock, forced: Mapping[str, Any] | None = None) -> Current:
+        """Give the run to readers; returns CURRENT.json as it is then.
+
+        `forced`: who overrides what; without it an earlier override of this run holds on.
+
+        Raises:
+            UsageError: a part is gone or altered; nothing was changed. RunAborted: the lock is lost. TransientError.
+        """
+        run, forced = self.run, forced or self.summary.get("forced")
+        facts = run.record.facts() | {"documents": self.accounting.documents}
+        damaged = publish(Snapshot(run.store, run.run_id, run.files, facts), lock, by_hand=True, forced=forced)
+        current = read_current(run.store)
+        if damaged is not None or current is None:
+            gone = damaged.files if damaged else (CURRENT,)
+            raise UsageError(
+                f"{run.store.uri_of(gone[0])}: missing or altered ({len(gone)} files in all); nothing was changed; "
+                "`reembed embed` with its configuration and corpus embeds them again"
+            )
+        self.mark_published(forced)
+        return current
+
+    def mark_published(self, forced: Mapping[str, Any] | None) -> None:
+        """Let the run's summary say that it is published."""
+        marked = self.summary | published_by_hand(forced)
+        if self.summary and marked != self.summary:
+            write_summary(self.run.store, self.run.run_id, marked)
+
+
+@contextmanager
+def driver_lock(store: Store) -> Iterator[DriverLock]:
+    """The right to flip CURRENT.json, taken as `embed` takes it. Raises: LockHeld."""
+    lock = DriverLock(store)
+    lock.refuse_if_held()
+    probe_atomic_create(store, PROBES)
+    with lock:
+        yield lock

@@ -1,0 +1,112 @@
+"""A run that was begun, opened from storage: the one way to look into an earlier run.
+
+    StoredRun.open        run.json; None where there is no such run
+    .shards .receipts     read when they are first asked for, then kept
+    .stamp .schema        what its parts look like
+
+Resume, reuse, the gate, verify, search, rollback and publish all read earlier runs through it. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from jobs.config import RunConfig, parse_config
+from jobs.state.ledger import load_receipts
+from jobs.state.manifest import load_manifest
+from jobs.state.receipts import Files
+from jobs.state.records import RunRecord, read_run
+from workers.config import LongText, VectorType
+from workers.records.documents import ReadPlan
+from workers.records.shard import Receipt, Shard
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
+from workers.table.schema import OutputSchema, SnapshotStamp, output_schema
+from workers.table.vectors import VectorFormat
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """One run. `today` is the configuration of the present command: places and credentials are taken from it."""
+
+    store: Store
+    record: RunRecord
+    today: RunConfig | None = None
+
+    @classmethod
+    def open(cls, store: Store, run_id: str, today: RunConfig | None = None) -> StoredRun | None:
+        """None when there is no such run. Raises: RunAborted: run.json is of another kind. UsageError, TransientError."""
+        record = read_run(store, run_id)
+        return None if record is None else cls(store, record, today)
+
+    @classmethod
+    def in_memory(
+        cls, store: Store, record: RunRecord, shards: Sequence[Shard], receipts: Mapping[int, Receipt]
+    ) -> StoredRun:
+        """A run whose shards and receipts are at hand already: nothing is read twice."""
+        run = cls(store, record)
+        vars(run).update(shards=shards, receipts=receipts)  # where cached_property keeps them
+        return run
+
+    @property
+    def run_id(self) -> str:
+        return self.record.run_id
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.run_id)
+
+    @cached_property
+    def shards(self) -> Sequence[Shard]:
+        """Raises: FileNotFoundError: no manifest. RunAborted: damaged. UsageError, TransientError."""
+        return load_manifest(self.store, self.paths.manifest, self.record.fingerprint)[0]
+
+    @cached_property
+    def receipts(self) -> Mapping[int, Receipt]:
+        """By shard number. Raises: RunAborted: a file is no receipt. UsageError, TransientError."""
+        return load_receipts(self.store, self.run_id)
+
+    @property
+    def files(self) -> Files:
+        """The run's part files, as its receipts describe them. Raises: as `receipts`."""
+        return Files(self.receipts)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The run's own configuration, with the places and credentials of `today`."""
+        raw = {name: dict(section) for name, section in self.record.config.items()}
+        if self.today is not None:
+            today = self.today
+            for name, section in (("corpus", today.corpus), ("model", today.model), ("output", today.output)):
+                raw[name]["storage_options"] = section.storage_options
+            raw["output"]["uri"], raw["model"]["name"] = today.output.uri, today.model.name
+            raw["model"]["revision"] = today.model.revision
+        return parse_config(raw, self.store.uri_of(self.paths.record))
+
+    @property
+    def plan(self) -> ReadPlan:
+        return self.record.read_plan(self.config.corpus)
+
+    @cached_property
+    def stamp(self) -> SnapshotStamp:
+        """What its parts say of their origin."""
+        facts = dict(self.record.model)
+        return SnapshotStamp(
+            run_id=self.run_id,
+            model=facts.pop("name"),
+            vector=VectorType(facts.pop("vector")),
+            long_text=LongText(facts.pop("long_text")),
+            int8_scale=self.record.int8_scale,
+            **facts,
+        )
+
+    @property
+    def schema(self) -> OutputSchema:
+        return output_schema(self.plan, self.stamp, self.config.output.partition_by)
+
+    @property
+    def stored(self) -> VectorFormat:
+        """How its vectors are stored."""
+        return VectorFormat(VectorType(self.record.model["vector"]), self.record.int8_scale)
