@@ -1,6 +1,7 @@
-"""`reembed …`: parses, then imports. Each command's work is in the file of its name; here are words, exit statuses, streams.
+"""The command line `reembed`: arguments, exit statuses and output streams. Work is done in jobs/commands, jobs/embed.
 
-Results go to stdout (with --json exactly one JSON object), logs, progress and errors to stderr.
+Results go to stdout (with --json exactly one JSON object), logs, progress and errors to stderr. A command's modules are
+imported when it is called, so that --help and --version answer at once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from workers import __version__
 from workers.errors import ReembedError, UsageError
 
 EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_ABORTED = 0, 2, 3, 4
@@ -36,6 +38,21 @@ RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="As `reembed snapsh
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"reembed {__version__}")
+        raise typer.Exit(EXIT_OK)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that come before a command."""
+
+
 @app.command()
 def embed(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
     """Run, or resume what was interrupted. The same command again is a no-op."""
@@ -43,7 +60,7 @@ def embed(config: Config, overrides: Overrides = None, as_json: Json = False) ->
     from jobs.embed.job import embed_corpus
     from jobs.report.summary import summary_text
 
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what happens to its workers; stdout is for the result
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints its workers' messages; stdout is for the result
         summary = embed_corpus(load_config(config, overrides or ()))
     _print(summary, as_json, summary_text)
     if not summary["published"]:
@@ -154,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(error: ReembedError, status: int, *, as_json: bool) -> None:
-    one_line = str(error).replace("\n", " ")  # whatever names and values it quotes
+    one_line = str(error).replace("\n", " ")  # names and values that it quotes may hold line ends
     print(f"reembed: {one_line}", file=sys.stderr, flush=True)
     if as_json:
         print(json.dumps({"error": one_line, "exit_status": status}), flush=True)
@@ -162,17 +179,17 @@ def _fail(error: ReembedError, status: int, *, as_json: bool) -> None:
 
 
 def run(arguments: list[str] | None = None) -> NoReturn:
-    """`main`, and then the end of the process at once: everything is flushed and closed by now.
+    """`main`, then os._exit: everything is flushed and closed by then.
 
-    The ordinary way out runs the C++ libraries' destructors, where pool threads that are just waking abort the process
-    ("terminate called without an active exception", exit 134), once in some hundred runs, after all the work was done.
+    An ordinary exit runs the C++ libraries' destructors. In about one run of a hundred a pool thread that wakes up meanwhile
+    aborts the process ("terminate called without an active exception", exit 134), although all the work is done.
     """
     status: object = 0
     try:
         main(arguments)
     except SystemExit as ended:
         status = ended.code
-    except BaseException:  # noqa: BLE001 - a defect: shown in full, as the interpreter would
+    except BaseException:  # noqa: BLE001 - a bug: shown with its traceback, as the interpreter would
         sys.excepthook(*sys.exc_info())
         status = 1
     logging.shutdown()

@@ -12,6 +12,9 @@ import pytest
 import yaml
 
 from tests.compat.source_server import BUCKET, PREFIX, SourceServer, serve
+from tests.integration.conftest import ray_head
+
+__all__ = ["ray_head"]  # the standing cluster of the integration tests
 
 FIXTURE = Path(__file__).parent / "fixture"
 
@@ -34,7 +37,7 @@ class Copy:
 
 @pytest.fixture(scope="module")
 def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copied]:
-    """Settings that decide rows and vectors are those of `make_fixture.py`; places and cluster are today's."""
+    """Settings that decide rows and vectors are those of `make_fixture.py`. Tests that need a cluster name its address."""
     with ExitStack() as servers:
 
         def copy(output: str, night: int) -> Copy:

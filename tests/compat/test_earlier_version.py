@@ -20,6 +20,7 @@ import transformers
 from jobs.cli import main
 from tests.compat.conftest import FIXTURE, NIGHTS, Copied, Copy
 from tests.drivers import Ended, committed, embed
+from tests.ray_nodes import RayCluster
 
 Vectors = npt.NDArray[np.float32]
 
@@ -119,7 +120,6 @@ def test_rollback_there_and_back(copied: Copied, capsys: pytest.CaptureFixture[s
         assert answer(capsys, "verify", config, "--sample", "8")["findings"] == []
 
 
-@pytest.mark.ray
 def test_the_same_corpus_again_has_nothing_to_do(finished: Copy) -> None:
     """No cluster is at the address: none is needed."""
     before = {path: path.read_bytes() for path in (finished.output / "data").rglob("*.parquet")}
@@ -131,10 +131,10 @@ def test_the_same_corpus_again_has_nothing_to_do(finished: Copy) -> None:
 
 
 @pytest.fixture(scope="module")
-def resumed(copied: Copied) -> tuple[Path, Ended]:
-    """The interrupted run, resumed. Its driver was on another machine: that it is dead is known after 20 s."""
+def resumed(copied: Copied, ray_head: RayCluster) -> tuple[Path, Ended]:
+    """The interrupted run, resumed. That its driver is dead is known after 20 s on any other machine than the driver's."""
     copy = copied("interrupted", 1)
-    return copy.output, embed(copy.config)
+    return copy.output, embed(copy.config, f"cluster.address={ray_head.address}")
 
 
 @pytest.mark.ray
@@ -168,10 +168,10 @@ def test_resumed_rows_are_those_of_an_undisturbed_run_of_that_version(resumed: t
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied) -> None:
+def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied, ray_head: RayCluster) -> None:
     """Night 3: a.jsonl is gone; in d.parquet one text changed, one row is gone, one is new, one repeats another's text."""
     copy = copied("finished", 3)
-    ended = embed(copy.config)
+    ended = embed(copy.config, f"cluster.address={ray_head.address}")
     assert ended.rc == 0, ended.log
     summary, base = ended.summary, run_ids("finished")[1]
     assert summary["published"]
