@@ -96,3 +96,48 @@ def test_every_benchmark_still_finds_what_it_imports() -> None:
     names = [f"benchmarks.{path.stem}" for path in sorted((ROOT / "benchmarks").glob("*.py"))]
     done = _run("-c", f"import importlib; [importlib.import_module(name) for name in {names}]")
     assert done.returncode == 0, done.stderr
+
+
+WRITTEN = [
+    ROOT / "README.md", ROOT / "Makefile", ROOT / "pyproject.toml", *sorted((ROOT / "docs").rglob("*.md")),
+    *(path for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file() and path.suffix != ".json"), *PRODUCT,
+]  # fmt: skip
+FILE = re.compile(r"\b(?:jobs|workers|tests|benchmarks)/[\w/.-]+\.(?:py|c)\b")
+DOTTED = re.compile(r"(?<![\w./-])(?:jobs|workers)(?:\.[A-Za-z_]\w*)+")
+
+
+def _is_there(dotted: str) -> bool:
+    """Whether a dotted name is a package, a module, or a name that stands in the module or package before it."""
+    path, names = ROOT, dotted.split(".")
+    while names and (path / names[0]).is_dir():
+        path /= names.pop(0)
+    if names and (path / f"{names[0]}.py").is_file():
+        path /= f"{names.pop(0)}.py"
+    if names and (path / f"{names[0].lstrip('_')}.c").is_file():
+        return True  # an extension module, which exists once it is built
+    if not names or path.is_dir():
+        initial = path / "__init__.py"
+        return not names or (initial.is_file() and re.search(rf"\b{names[0]}\b", initial.read_text()) is not None)
+    return re.search(rf"\b{names[0]}\b", path.read_text()) is not None
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=_name)
+def test_files_and_modules_that_are_named_exist(path: Path) -> None:
+    """In documents, scripts and the product's docstrings and comments: a name that moved must not send a reader astray."""
+    text = path.read_text()
+    missing = [name for name in FILE.findall(text) if not (ROOT / name).is_file()]
+    missing += [name for name in DOTTED.findall(text) if not _is_there(name)]
+    assert missing == []
+
+
+def test_a_name_that_is_gone_is_noticed() -> None:
+    assert _is_there("jobs.scheduling.scheduler.Scheduler")
+    assert _is_there("workers.engine")
+    assert _is_there("workers.__version__")
+    assert not _is_there("jobs.scheduling.verdict")
+    assert not _is_there("jobs.verdict")
+    assert not _is_there("jobs.scheduling.scheduler.Judge")
+    assert FILE.findall("as jobs/verdict.py and workers/engine/kernels/attention.c say") == [
+        "jobs/verdict.py",
+        "workers/engine/kernels/attention.c",
+    ]
