@@ -131,4 +131,7 @@ def _partition_columns(part: PartReader, path: str, schema: OutputSchema, names:
 def _scalar(text: str | None, kind: pa.DataType) -> pa.Scalar:
     if pa.types.is_dictionary(kind):
         return pa.array([text], pa.string()).cast(kind.value_type).dictionary_encode().cast(kind)[0]
+    if pa.types.is_time(kind):  # Arrow has no cast from text
+        moment = pa.array([text and f"1970-01-01 {text}"], pa.string())
+        return moment.cast(pa.timestamp(kind.unit)).cast(kind)[0]
     return pa.array([text], pa.string()).cast(kind)[0]
