@@ -19,6 +19,9 @@ ALL_SOURCES = [
     path for folder in ("jobs", "workers", "tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 MAX_LINES = 400
+MAX_MODULES = 12  # of a room, its __init__ not counted
+MAX_JOBS_ENTRIES, MAX_WORKERS_ENTRIES = 20, 18
+TESTED_ELSEWHERE = ("jobs", "workers", "workers/engine/bert")
 HELP_SECONDS = 0.5
 HEAVY = ("torch", "ray", "pyarrow", "transformers", "sentence_transformers", "s3fs", "pandas")
 
@@ -62,6 +65,63 @@ def test_imports_nothing_heavy(module: str) -> None:
 def test_one_room_a_file() -> None:
     lengths = {_name(path): len(path.read_text().splitlines()) for path in ALL_SOURCES}
     assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != "__pycache__" and path.suffix != ".so"]
+
+
+def _modules(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+
+
+ROOMS = sorted({path.parent for path in PRODUCT})
+
+
+def test_no_room_is_crowded() -> None:
+    assert {_name(room): len(_modules(room)) for room in ROOMS if len(_modules(room)) > MAX_MODULES} == {}
+    assert len(_entries(ROOT / "jobs")) <= MAX_JOBS_ENTRIES
+    assert len(_entries(ROOT / "workers")) <= MAX_WORKERS_ENTRIES
+
+
+def test_every_room_says_what_it_is_and_has_tests() -> None:
+    missing = [
+        f"{_name(room)}: no docstring"
+        for room in ROOMS
+        if not ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
+    ]
+    for room in ROOMS:
+        tests = ROOT / "tests" / room.relative_to(ROOT)
+        if _name(room) not in TESTED_ELSEWHERE and not list(tests.glob("test_*.py")):
+            missing.append(f"{_name(room)}: no tests in {_name(tests)}")
+    assert missing == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports inside functions count too: two modules that need each other are one module, or lack a third."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in PRODUCT}
+    imports: dict[str, set[str]] = {name: set() for name in names}
+    for name, path in names.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found = {f"{node.module}.{alias.name}" for alias in node.names} & names.keys()
+                imports[name] |= found or ({node.module} & names.keys())
+            elif isinstance(node, ast.Import):
+                imports[name] |= {alias.name for alias in node.names} & names.keys()
+    cycles: list[str] = []
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            cycles.append(" -> ".join([*path[path.index(name) :], name]))
+        elif name not in done:
+            for target in sorted(imports[name]):
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in sorted(names):
+        visit(name, ())
+    assert cycles == []
 
 
 def test_product_files_open_with_what_they_do_and_hold_no_assert() -> None:

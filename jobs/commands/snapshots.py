@@ -11,7 +11,8 @@ from typing import Any
 
 from jobs.publish.open_snapshot import open_store
 from jobs.state.current import Current, read_current
-from jobs.state.records import RunRecord, RunState, read_run, read_summary, run_folders
+from jobs.state.records import RunState, read_summary, run_folders
+from jobs.state.stored_run import StoredRun
 from workers.errors import UsageError
 from workers.storage.store import Store
 from workers.storage.uris import redact
@@ -51,8 +52,8 @@ def snapshots_text(report: dict[str, Any]) -> str:
 
 
 def _describe(store: Store, run_id: str, current: Current | None) -> dict[str, Any] | None:
-    record = read_run(store, run_id)
-    if record is None:
+    run = StoredRun.open(store, run_id)
+    if run is None:
         return None
     summary = read_summary(store, run_id) or {}
     is_current = current is not None and current.run_id == run_id
@@ -65,12 +66,12 @@ def _describe(store: Store, run_id: str, current: Current | None) -> dict[str, A
         "current": is_current,
         "published": bool(published_at or summary.get("published")),
         "published_at": published_at,
-        "created": record.created,
-        "rows": current.rows if current and is_current else summary.get("rows", record.rows or 0),
+        "created": run.record.created,
+        "rows": current.rows if current and is_current else summary.get("rows", run.record.rows or 0),
         "documents": summary.get("documents"),
         "quarantined_rows": summary.get("quarantined_rows"),
-        "bytes": _bytes(store, record, summary),
-        "model": record.model,
+        "bytes": _bytes(run, summary),
+        "model": run.record.model,
         "forced": (current.forced if current and is_current else None) or summary.get("forced"),
         "taken_back": current is not None and run_id in current.taken_back,
         "reasons": [] if is_current else summary.get("reasons", []),
@@ -85,9 +86,9 @@ def _published_at(run_id: str, current: Current | None) -> str | None:
     return next((item.published_at for item in current.history if item.run_id == run_id), None)
 
 
-def _bytes(store: Store, record: RunRecord, summary: dict[str, Any]) -> int:
-    told = summary.get("output_bytes")
-    return int(told) if told is not None else sum(store.list(RunPaths(record.run_id).data).values())
+def _bytes(run: StoredRun, summary: dict[str, Any]) -> int:
+    size = summary.get("output_bytes")
+    return int(size) if size is not None else sum(run.store.list(run.paths.data).values())
 
 
 def _how(item: dict[str, Any]) -> str:

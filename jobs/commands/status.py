@@ -18,21 +18,21 @@ def run_status(target: str) -> dict[str, Any]:
     Shards done are counted from the receipts, not from what a driver last said. Raises: UsageError: no run there.
     """
     store, _ = open_store(target)
-    record = newest_run(store)
-    if record is None:
+    newest = newest_run(store)
+    if newest is None:
         raise UsageError(f"{redact(store.uri)}: no run was ever begun there; run `reembed embed` first, or correct the uri")
-    status = read_status(store, record.run_id) or {}
-    summary = read_summary(store, record.run_id)
-    done = count_receipts(store, record.run_id)
+    status = read_status(store, newest.run_id) or {}
+    summary = read_summary(store, newest.run_id)
+    done = count_receipts(store, newest.run_id)
     current = read_current(store)
     ended = summary is not None and summary.get("sessions", 0) >= status.get("work", {}).get("sessions", 0)
     told = summary if summary is not None and ended else status
     return {
-        "run_id": record.run_id,
+        "run_id": newest.run_id,
         "state": told.get("state", "running"),
         "updated": status.get("updated"),
-        "created": record.created,
-        "shards": {**told.get("shards", {}), "planned": record.shards, "done": done},
+        "created": newest.created,
+        "shards": {**told.get("shards", {}), "planned": newest.shards, "done": done},
         "documents": told.get("documents", 0),
         "quarantined_rows": told.get("quarantined_rows", 0),
         "tokens_per_second": told.get("tokens_per_second", 0.0),

@@ -9,6 +9,7 @@ Nothing is opened here: no footer, no record, no text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from workers.config import CorpusConfig, SourceFormat
 from workers.errors import TransientError, UsageError
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.formats.traits import FormatTraits
+from workers.records.shard import ObjectSlice
 from workers.storage.client import filesystem
 from workers.storage.objects import ObjectInfo, list_objects
 from workers.storage.uris import redact
@@ -26,6 +28,10 @@ from workers.table.partitions import Partitions, hive_partitions
 
 LISTING_THREADS = 16
 _GLOB = "*?["
+_S3 = ("s3://", "s3a://")
+_CONTENT_HASH = re.compile(r"[0-9a-f]{32}(-\d+)?")  # MD5, or MD5 of the parts' MD5s
+
+Content = tuple[int, str]  # size, etag
 
 
 class RowGroup(NamedTuple):
@@ -57,6 +63,12 @@ class SourceObject:
             return sum(group.rows for group in self.row_groups)
         empty = self.info.size == 0 and self.compression is None and self.traits.empty_has_no_rows
         return 0 if empty else None
+
+
+def content_of(info: ObjectInfo | ObjectSlice) -> Content | None:
+    """What two objects of the same bytes have in common, where the store tells it; None: the etag is no content hash."""
+    known = info.uri.startswith(_S3) and _CONTENT_HASH.fullmatch(info.etag)
+    return (info.size, info.etag) if known else None
 
 
 def list_sources(config: CorpusConfig) -> list[SourceObject]:

@@ -17,10 +17,9 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from jobs.corpus.listing import RowGroup, SourceObject
+from jobs.corpus.listing import Content, RowGroup, SourceObject, content_of
 from jobs.corpus.sampling import SAMPLE_OBJECTS
 from jobs.corpus.schema import Columns
-from jobs.planning.matching import Content, content_of
 from workers.reading.formats.registry import FORMATS
 from workers.storage.objects import ObjectInfo
 from workers.storage.store import Store

@@ -38,9 +38,9 @@ def plan_or_reopen(request: Request, *, reuse: bool = True) -> Run | PlannedRun:
     config = request.config
     base = open_base(request.store) if reuse and config.run.reuse == "auto" else None
     corpus = discover(config.corpus, config.output.partition_by, known_objects(base, config) if base else None)
-    record = newest_run(request.store, request.settings, corpus.source_fingerprint)
-    if record is not None:
-        return Run.open(request, record)
+    made_before = newest_run(request.store, request.settings, corpus.source_fingerprint)
+    if made_before is not None:
+        return Run.open(request, made_before)
     matched = find_reuse(base, config, request.vector_facts, request.recipe, corpus) if base else None
     shards = cut(corpus, config.run.shard_bytes, id_given=config.corpus.id is not None, reuse=matched)
     run_id = new_run_id(request.settings, datetime.now(UTC))

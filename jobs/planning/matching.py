@@ -11,28 +11,16 @@ used at all is decided before (jobs/planning/reuse.py). State and time grow with
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from jobs.corpus.listing import SourceObject
+from jobs.corpus.listing import Content, SourceObject, content_of
 from workers.records.shard import ObjectSlice, Receipt, Shard
-from workers.storage.objects import ObjectInfo
 
 UNCHANGED, CHANGED, NEW, DELETED = "unchanged", "changed", "new", "deleted"
 KINDS = (UNCHANGED, CHANGED, NEW, DELETED)
 MOST_SHARDS = 3  # an object of so many shards of the base is looked through as a whole; of more, the neighbours by position
-_S3 = ("s3://", "s3a://")
-_CONTENT_HASH = re.compile(r"[0-9a-f]{32}(-\d+)?")  # MD5, or MD5 of the parts' MD5s
-
-Content = tuple[int, str]  # size, etag
-
-
-def content_of(info: ObjectInfo | ObjectSlice) -> Content | None:
-    """What two objects of the same bytes have in common, where the store tells it; None: the etag is no content hash."""
-    known = info.uri.startswith(_S3) and _CONTENT_HASH.fullmatch(info.etag)
-    return (info.size, info.etag) if known else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ class Run(RunOutline):
         write_summary(self.store, self.run_id, summary)
 
     def summary(self) -> dict[str, Any]:
-        """As stored; empty before it ended. CURRENT.json tells of a forced publication that was killed before it wrote here."""
+        """As stored; empty before it ended. CURRENT.json tells of a forced publication that was killed before this file."""
         stored = read_summary(self.store, self.run_id) or {}
         return stored | published_by_hand(self.forced) if stored and self.forced else stored
 

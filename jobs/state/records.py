@@ -174,11 +174,11 @@ def newest_run(store: Store, fingerprint: str | None = None, source: str | None 
 
 def find_unfinished(store: Store, fingerprint: str) -> RunRecord | None:
     """The latest run of these settings, if it has not ended: no summary, or one that says running, stopped or aborted."""
-    record = newest_run(store, fingerprint)
-    if record is None:
+    newest = newest_run(store, fingerprint)
+    if newest is None:
         return None
-    summary = read_summary(store, record.run_id)
-    return record if summary is None or summary.get("state") in UNFINISHED else None
+    summary = read_summary(store, newest.run_id)
+    return newest if summary is None or summary.get("state") in UNFINISHED else None
 
 
 def write_status(store: Store, run_id: str, status: Mapping[str, Any]) -> None:

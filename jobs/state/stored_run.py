@@ -38,8 +38,7 @@ class StoredRun:
     @classmethod
     def open(cls, store: Store, run_id: str, today: RunConfig | None = None) -> StoredRun | None:
         """None when there is no such run. Raises: RunAborted: run.json is of another kind. UsageError, TransientError."""
-        record = read_run(store, run_id)
-        return None if record is None else cls(store, record, today)
+        return cls(store, record, today) if (record := read_run(store, run_id)) else None
 
     @classmethod
     def in_memory(
