@@ -39,7 +39,7 @@ from workers.dedup import deduplicator
 from workers.records.documents import TEXT_HASH_BYTES
 from workers.records.shard import Assignment, Failure, Receipt
 from workers.replica.replica import Replica
-from workers.replica.settings import Settled
+from workers.replica.settings import ResolvedSettings
 
 NUMBERS = itertools.count(1)  # 0 would be an empty string to NumPy
 
@@ -69,7 +69,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
         run = plan_or_reopen(Request.resolve(parse_config(raw, "duplicates")))
         replica = Replica(replica_settings(run, options.threads), "bench")
         told = replica.facts()
-        replica.settle(Settled(run.stamp_with(told["precision"], None), told["batch_tokens"]))
+        replica.configure(ResolvedSettings(run.stamp_with(told["precision"], None), told["batch_tokens"]))
         for epoch in (1, 2):
             for path in (*run.store.list("data"), *run.store.list(f"runs/{run.run_id}/staged")):
                 run.store.delete(path)  # else the second turn would adopt the first one's parts

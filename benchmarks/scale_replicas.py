@@ -18,7 +18,7 @@ from benchmarks.scale_weather import Weather
 from jobs.pool.replica_pool import GATHER_SECONDS, GATHER_SECONDS_A_CALL, stats_seconds
 from jobs.scheduling.messages import Command, Dispatch, Event, Finished, Lost, Ready, StartReplica, Stats, StopReplica
 from workers.records.shard import Assignment, Blame, Failure, OutputFile, Receipt, ReplicaStats
-from workers.replica.settings import Settled
+from workers.replica.settings import ResolvedSettings
 
 POLL_SECONDS = 0.25
 TOKENS = 16_000_000  # of a shard of 64 MiB
@@ -103,7 +103,7 @@ class FakeReplicas:
         self.cpu_seconds += time.thread_time() - began
         return events
 
-    def settle(self, settled: Settled) -> None:
+    def configure(self, resolved: ResolvedSettings) -> None:
         """Replicas are started afterwards only."""
 
     def last_stats(self, _timeout: float) -> list[Stats]:

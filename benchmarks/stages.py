@@ -42,7 +42,7 @@ from workers.reading.reader import read_windows
 from workers.records.shard import Assignment, Failure
 from workers.records.tokens import TokenizedTexts
 from workers.replica.replica import Replica
-from workers.replica.settings import ReplicaSettings, Settled
+from workers.replica.settings import ReplicaSettings, ResolvedSettings
 from workers.replica.shard_job import EncodedWindow, ShardJob
 from workers.storage.store import Store
 from workers.table.schema import output_schema
@@ -83,7 +83,7 @@ class Stages:
         self.replica = Watched(replica_settings(run, options.threads), "bench")
         facts = self.replica.facts()
         self._stamp = run.stamp_with(facts["precision"], None)
-        self.replica.settle(Settled(self._stamp, facts["batch_tokens"]))
+        self.replica.configure(ResolvedSettings(self._stamp, facts["batch_tokens"]))
         self._turns = itertools.count()
 
     def alone(self) -> dict[str, float]:

@@ -39,7 +39,7 @@ from workers.errors import ReembedError, TransientError
 from workers.records.documents import TOKENS_WINDOW_BYTES
 from workers.records.shard import Receipt
 from workers.replica.golden_reference import GoldenReferenceFile
-from workers.replica.settings import ReplicaSettings, Settled
+from workers.replica.settings import ReplicaSettings, ResolvedSettings
 from workers.storage.client import retries
 
 log = logging.getLogger("reembed")
@@ -86,7 +86,7 @@ class Session:
         try:
             if run.took_precision and all(receipt.carried_from is not None for receipt in receipts.values()):
                 try_precision(run, self._pool, self._shape, self._driver.stop)
-            self._pool.settle(Settled(run.stamp, run.record.batch_tokens or LEAST_BATCH_TOKENS))
+            self._pool.configure(ResolvedSettings(run.stamp, run.record.batch_tokens or LEAST_BATCH_TOKENS))
             embedding = _Embedding(self._driver, run, receipts, work, self._shape, self._pool)
             embedding.run()
         finally:

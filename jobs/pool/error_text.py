@@ -1,4 +1,4 @@
-"""What Ray says of a replica that ended, in one line that a user can act on. Text in, text out; imports no ray."""
+"""Ray's error messages, shortened to one line that a user can act on. Text in, text out; imports no ray."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ def plain(error: BaseException) -> str:
 
 
 def refusal(text: str) -> UsageError | None:
-    """What a replica says of the request, in the traceback that comes from it."""
+    """The UsageError in a replica's traceback: the request itself is wrong, on every replica. None: there is none."""
     usage = next((line for line in text.splitlines() if "UsageError:" in line), None)
     return UsageError(usage.partition("UsageError:")[2].strip()) if usage else None
 
 
 def death(text: str) -> str:
-    """Ray's story of a death: which process, how it ended; without internal names and general advice."""
-    story = text.partition("Some common causes include")
-    hint = "; killed, out of memory, or crashed: the node's Ray and kernel logs tell" if story[1] else ""
-    return (" ".join(_INTERNAL.sub("", story[0]).split()).rstrip(".") + hint)[-600:]
+    """Which process ended and how, at most 600 characters; without internal names and general advice."""
+    description = text.partition("Some common causes include")
+    hint = "; killed, out of memory, or crashed: the node's Ray and kernel logs tell" if description[1] else ""
+    return (" ".join(_INTERNAL.sub("", description[0]).split()).rstrip(".") + hint)[-600:]
 
 
 def first_line(error: BaseException) -> str:
+    """The message's first line, or the error's class when it has no message."""
     return _lines(error)[0]
 
 
 def last_line(error: BaseException) -> str:
+    """The message's last line: of a traceback, the exception."""
     return _lines(error)[-1]
 
 

@@ -1,6 +1,7 @@
-"""The remote edge: what Ray starts on a node. It holds a Replica (workers/replica/replica.py), and only it imports torch.
+"""The actor class that Ray starts on a node: a Replica (workers/replica/replica.py) with methods for the driver to call.
 
-Settings come by a call: what a constructor is given Ray keeps in its own records, and they hold credentials.
+Settings come by the call of `ready`, not by the constructor: Ray keeps a constructor's arguments in its own records, and
+settings hold credentials. The driver imports this module without torch; Replica is imported on the node.
 """
 
 from __future__ import annotations
@@ -14,32 +15,33 @@ import ray
 from numpy.typing import NDArray
 
 from workers.records.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
-from workers.replica.settings import ReplicaSettings, Settled
+from workers.replica.settings import ReplicaSettings, ResolvedSettings
 
 if TYPE_CHECKING:
     from workers.replica.replica import Replica
 
-NODE_ID = "node_id"  # among the facts of a ready replica: Ray's name of its node
+NODE_ID = "node_id"  # key in the facts of a ready replica: Ray's id of its node
 
 
 class ReplicaActor:
     def __init__(self) -> None:
-        self._loading = threading.Lock()  # calls run in threads: the next one waits for the model
+        self._loading = threading.Lock()  # calls run in threads: a second `ready` waits for the model
         self._loaded: Replica | None = None
 
-    def ready(self, settings: ReplicaSettings, name: str, settled: Settled | None) -> dict[str, Any]:
+    def ready(self, settings: ReplicaSettings, name: str, resolved: ResolvedSettings | None) -> dict[str, Any]:
+        """Load the model once, configure the replica when the run is resolved; returns the replica's facts."""
         from workers.replica.replica import Replica
 
         with self._loading:
             self._loaded = self._loaded or Replica(settings, name)
-        if settled is not None:
-            self._replica.settle(settled)
+        if resolved is not None:
+            self._replica.configure(resolved)
         return self._replica.facts() | {NODE_ID: ray.get_runtime_context().get_node_id()}
 
     @property
     def _replica(self) -> Replica:
         if self._loaded is None:
-            raise RuntimeError("asked for something before it was told its settings")
+            raise RuntimeError("called before `ready`")
         return self._loaded
 
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:

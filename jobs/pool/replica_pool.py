@@ -29,7 +29,7 @@ from jobs.pool.replica_shape import ReplicaShape
 from jobs.scheduling.messages import Command, Dispatch, Event, Finished, Lost, Ready, StartReplica, Stats, StopReplica
 from workers.errors import RunAborted
 from workers.records.shard import Shard
-from workers.replica.settings import ReplicaSettings, Settled
+from workers.replica.settings import ReplicaSettings, ResolvedSettings
 
 log = logging.getLogger("reembed")
 
@@ -42,44 +42,51 @@ GATHER_SECONDS = 0.25  # at most
 
 
 class ReplicaPool:
-    """Replica actors by number, and everything they owe an answer to."""
+    """Replica actors by number, and their calls in flight."""
 
     def __init__(self, shape: ReplicaShape, settings: ReplicaSettings) -> None:
         self._settings = settings
-        self._settled: Settled | None = None  # None: replicas may load, and tell what they can do, but get no shard
-        # two calls in flight (one embeds, the next is read) and a third thread that answers `stats` meanwhile
+        self._resolved: ResolvedSettings | None = None  # None: replicas load and report their facts, but get no shard
+        # threads for two shards in flight (one is encoded, the next is read), for `stats` meanwhile, and one to spare
         self._actor_class = ray.remote(ReplicaActor).options(
             num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0, max_task_retries=0, max_concurrency=4
         )
         self._actors: dict[int, Any] = {}
         self._ready: set[int] = set()
         self._nodes: dict[int, str] = {}  # replica -> Ray's id of its node, once it is ready
-        self._owed: dict[Any, tuple[str, int]] = {}  # ref -> (what was asked, replica)
-        self._told: dict[int, float] = {}  # replica -> when it told its stats; in order of time; without those being asked
+        self._calls: dict[Any, tuple[str, int]] = {}  # ref of a call in flight -> (method, replica)
+        self._stats_at: dict[int, float] = {}  # replica -> when its stats came, oldest first; not while it is asked
 
     def execute(self, command: Command) -> None:
         """Carry out one command of the scheduler; returns at once."""
         match command:
             case StartReplica(replica):
-                if replica not in self._actors:  # it may have been started before the run was settled
+                if replica not in self._actors:  # it may have been started before `configure`
                     self._actors[replica] = self._actor_class.remote()
-                asked = self._actors[replica].ready.remote(self._settings, f"replica-{replica}", self._settled)
-                self._owed[asked] = ("ready", replica)
+                ready = self._actors[replica].ready.remote(self._settings, f"replica-{replica}", self._resolved)
+                self._calls[ready] = ("ready", replica)
             case Dispatch(replica, assignment):
-                self._owed[self._actors[replica].embed_shard.remote(assignment)] = ("shard", replica)
+                self._calls[self._actors[replica].embed_shard.remote(assignment)] = ("shard", replica)
             case StopReplica(replica, reason):
                 log.warning("stopping replica %d: %s", replica, reason)
                 self._forget(replica)
 
-    def settle(self, settled: Settled) -> None:
-        """How the run works. Replicas started before are ready only once they have been told (by StartReplica again)."""
-        self._settled = settled
-        self._owed.clear()
+    def configure(self, resolved: ResolvedSettings) -> None:
+        """Give every replica from now on the run's resolved settings.
+
+        A replica that was started before is not ready any more: a second StartReplica tells it the settings.
+        """
+        self._resolved = resolved
+        self._calls.clear()
         self._ready.clear()
-        self._told.clear()
+        self._stats_at.clear()
 
     def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> float:
-        """Ask a ready replica for the largest vector component it sees in a sample of these shards."""
+        """The largest absolute vector component in a sample of these shards, measured by a ready replica.
+
+        Raises:
+            RunAborted: it failed or did not answer within `timeout` seconds.
+        """
         try:
             return float(ray.get(self._actors[replica].calibrate.remote(list(shards)), timeout=timeout))
         except RayError as error:
@@ -88,77 +95,79 @@ class ReplicaPool:
             ) from None
 
     def wait(self, timeout: float) -> list[Event]:
-        """Everything that happened, waiting at most `timeout` seconds for the first of it."""
+        """The events since the last call; waits at most `timeout` seconds for the first one."""
         self._ask_for_stats()
-        if not self._owed:
+        if not self._calls:
             time.sleep(timeout)
             return []
-        refs = list(self._owed)
+        refs = list(self._calls)
         done, _ = ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=True)
         if done:
             time.sleep(min(len(refs) * GATHER_SECONDS_A_CALL, GATHER_SECONDS))
             done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        # answers before deaths: a replica that dies after its answer must not take the answer with it
-        heard = sorted(((ref, _answer(ref)) for ref in done), key=lambda pair: isinstance(pair[1], RayError))
-        return [event for ref, answer in heard for event in self._hear(ref, answer)]
+        # answers before deaths: the answer of a replica that died right after it must not be lost
+        answers = sorted(((ref, _answer(ref)) for ref in done), key=lambda pair: isinstance(pair[1], RayError))
+        return [event for ref, answer in answers for event in self._events_of(ref, answer)]
 
     def last_stats(self, timeout: float) -> list[Stats]:
-        """The totals of all ready replicas as they are now; of those that answer within `timeout` seconds."""
+        """Present totals of the ready replicas that answer within `timeout` seconds."""
         return [Stats(replica, answer) for replica, answer in self._ask_all("stats", timeout)]
 
     def golden(self, timeout: float) -> list[NDArray[np.float32]]:
-        """Vectors of the golden texts by every ready replica that answers in time; for when nothing is in flight.
+        """Vectors [golden texts, dim] of every ready replica that answers within `timeout` seconds.
 
-        Some tens of KB each, and the only vectors that ever cross. pooling=tokens has none.
+        Tens of KB each, and the only vectors that cross the network. pooling=tokens has none. To be called when no shard is
+        in flight.
         """
         return [answer for _, answer in self._ask_all("golden", timeout) if answer is not None]
 
     def close(self) -> None:
-        """Kill every replica; what they had not committed is lost on purpose and found again by the next run."""
+        """Kill every replica. Shards without a receipt are lost on purpose; a resumed run embeds them again."""
         for replica in list(self._actors):
             self._forget(replica)
 
     def _ask_all(self, method: str, timeout: float) -> list[tuple[int, Any]]:
-        """(replica, answer) of the ready ones that answer within `timeout` seconds, by number."""
+        """(replica, answer) of the ready replicas that answer within `timeout` seconds, by number."""
         asked = {getattr(self._actors[replica], method).remote(): replica for replica in sorted(self._ready)}
         done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout) if asked else ([], [])
-        told = set(done)
-        answers = [(replica, _answer(ref)) for ref, replica in asked.items() if ref in told]
+        answered = set(done)
+        answers = [(replica, _answer(ref)) for ref, replica in asked.items() if ref in answered]
         return [(replica, answer) for replica, answer in answers if not isinstance(answer, RayError)]
 
     def _ask_for_stats(self) -> None:
         due = time.monotonic() - stats_seconds(len(self._ready))
-        for replica in list(takewhile(lambda replica: self._told[replica] <= due, self._told)):
-            del self._told[replica]  # until it has answered
-            self._owed[self._actors[replica].stats.remote()] = ("stats", replica)
+        for replica in list(takewhile(lambda replica: self._stats_at[replica] <= due, self._stats_at)):
+            del self._stats_at[replica]  # until its answer comes
+            self._calls[self._actors[replica].stats.remote()] = ("stats", replica)
 
-    def _hear(self, ref: Any, answer: Any) -> Iterator[Event]:
-        if ref not in self._owed:  # its replica was found dead a moment ago
+    def _events_of(self, ref: Any, answer: Any) -> Iterator[Event]:
+        """The event that the end of a call stands for; none when its replica died in the same round."""
+        if ref not in self._calls:
             return
-        what, replica = self._owed.pop(ref)
+        method, replica = self._calls.pop(ref)
         starting = replica not in self._ready
         match answer:
             case ActorUnavailableError():
-                # nobody knows whether the call runs: only a dead replica settles it
+                # whether the call still runs is unknown: killing the replica makes sure that it does not
                 self._forget(replica)
                 yield Lost(replica, f"unreachable: {first_line(answer)}", charged=False, starting=starting)
             case RayActorError():
-                if given_up := disowned(answer):
-                    raise given_up
+                if fatal := disowned(answer):
+                    raise fatal
                 yield lost(replica, answer, self._nodes.get(replica), starting=starting)
                 self._forget(replica)
             case RayError():
                 self._forget(replica)
                 reason = last_line(answer) if starting else f"{type(answer).__name__}: {last_line(answer)}"
-                said = refusal(plain(answer)) if starting else None
-                yield Lost(replica, reason, charged=True, starting=starting, error=said)
-            case _ if what == "ready":
+                error = refusal(plain(answer)) if starting else None
+                yield Lost(replica, reason, charged=True, starting=starting, error=error)
+            case _ if method == "ready":
                 self._ready.add(replica)
-                self._told[replica] = time.monotonic()
+                self._stats_at[replica] = time.monotonic()
                 self._nodes[replica] = answer.pop(NODE_ID)
                 yield Ready(replica, answer)
-            case _ if what == "stats":
-                self._told[replica] = time.monotonic()
+            case _ if method == "stats":
+                self._stats_at[replica] = time.monotonic()
                 yield Stats(replica, answer)
             case _:
                 yield Finished(replica, answer)
@@ -166,21 +175,21 @@ class ReplicaPool:
     def _forget(self, replica: int) -> None:
         actor = self._actors.pop(replica, None)
         self._ready.discard(replica)
-        self._told.pop(replica, None)
+        self._stats_at.pop(replica, None)
         self._nodes.pop(replica, None)
-        self._owed = {ref: owed for ref, owed in self._owed.items() if owed[1] != replica}
+        self._calls = {ref: owed for ref, owed in self._calls.items() if owed[1] != replica}
         if actor is not None:
-            with contextlib.suppress(RayError):  # already gone is what we want
+            with contextlib.suppress(RayError):  # it is gone already
                 ray.kill(actor, no_restart=True)
 
 
 def stats_seconds(replicas: int) -> float:
-    """How often each of so many replicas is asked for its totals."""
+    """Seconds between two questions for one replica's totals, when there are so many replicas."""
     return max(STATS_SECONDS, replicas / STATS_A_SECOND)
 
 
 def _answer(ref: Any) -> Any:
-    """What a call returned, or the RayError it ended with."""
+    """What a call returned, or the RayError that it ended with."""
     try:
         return ray.get(ref)
     except RayError as error:

@@ -1,4 +1,4 @@
-"""How many replicas of which shape: the configuration's wishes against what the cluster has. Pure."""
+"""The number of replicas and the resources of each, from the configuration and the cluster's resources. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from jobs.config import ClusterConfig
 from workers.errors import UsageError
 
-MAX_AUTO_CPUS = 4  # torch threads of one replica when the configuration leaves it open
+MAX_AUTO_CPUS = 4  # torch threads of one replica for cpus_per_replica=auto
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaShape:
-    """What one replica asks of the cluster, and how many are wanted. `cpus` are also its torch threads."""
+    """The number of replicas, and what each takes of the cluster. `cpus` is also its number of torch threads."""
 
     replicas: int
     gpus: float
@@ -21,7 +21,7 @@ class ReplicaShape:
 
 
 def replica_shape(config: ClusterConfig, resources: Mapping[str, float]) -> ReplicaShape:
-    """Fill in the `auto`s from a cluster's resources, busy or not.
+    """Resolve the `auto` settings from a cluster's resources, busy or not.
 
     Raises:
         UsageError: what is asked for cannot fit on the cluster.

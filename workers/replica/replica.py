@@ -41,7 +41,7 @@ from workers.records.shard import Assignment, Blame, Failure, Receipt, ReplicaSt
 from workers.records.tokens import TokenizedTexts, rows_of_texts
 from workers.replica.golden_reference import await_golden_reference
 from workers.replica.pipeline import Pipeline
-from workers.replica.settings import ReplicaSettings, Settled
+from workers.replica.settings import ReplicaSettings, ResolvedSettings
 from workers.replica.shard_job import EncodedWindow, ReadWindow, ShardJob
 from workers.storage.client import retries
 from workers.storage.store import Store
@@ -51,12 +51,12 @@ from workers.writing.commit import adopt
 
 log = logging.getLogger("reembed")
 
-CALIBRATION_DOCUMENTS = 256  # per sampled shard, when the scale of int8 vectors is settled
+CALIBRATION_DOCUMENTS = 256  # per sampled shard, when the scale of int8 vectors is calibrated
 ENOSPC_HINT = "the local disk of this node is full; free space under its temporary folder"
 
 
 class Replica:
-    """One model on one device. `settle` comes between the constructor and the first shard.
+    """One model on one device. `configure` comes between the constructor and the first shard.
 
     Raises (constructor):
         UsageError: the model or the settings cannot be used.
@@ -106,17 +106,17 @@ class Replica:
             "loaded_seconds": round(self._loaded_seconds, 2),
         }
 
-    def settle(self, settled: Settled) -> None:
+    def configure(self, resolved: ResolvedSettings) -> None:
         """Work as the run does: a replica that `auto` took elsewhere loads the model again.
 
         Raises:
             ReplicaError: the run's precision does not hold on this device.
         """
-        precision = Precision(settled.stamp.precision)
+        precision = Precision(resolved.stamp.precision)
         if precision is not self._encoder.precision:
             self._encoder = self._load(precision)
-        self._encoder.batch_tokens = settled.batch_tokens
-        self._schema = output_schema(self._settings.plan, settled.stamp, self._settings.output.partition_by)
+        self._encoder.batch_tokens = resolved.batch_tokens
+        self._schema = output_schema(self._settings.plan, resolved.stamp, self._settings.output.partition_by)
 
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
         """One attempt at a shard. Always answers: a Receipt, or a Failure with its reason."""
@@ -124,7 +124,7 @@ class Replica:
         with self._lock:
             self._in_flight[shard.number] = assignment.epoch
         try:
-            schema = self._settled_schema()
+            schema = self._configured_schema()
             left = adopt(self._store, schema.stamp.run_id, shard, schema.fingerprint())
             if left is not None:
                 return left
@@ -176,7 +176,7 @@ class Replica:
         window, placer = item
         placement = placer.place(window)
         tokens = self._tokenizer.tokenize(placement.texts())
-        placer.settle(placement, rows_of_texts(tokens, self._settled_schema().chunked))
+        placer.settle(placement, rows_of_texts(tokens, self._configured_schema().chunked))
         # probes are embedded as well, and are no documents of their own
         self._documents_spared += window.table.num_rows - len(placement.new) - len(placement.probes)
         return placement, tokens
@@ -195,9 +195,9 @@ class Replica:
         reference = functools.partial(await_golden_reference, settings.reference, self._files.weights_digest)
         return Encoder(self._files, self._recipe, golden, precision, settings.batch_tokens, settings.threads, reference)
 
-    def _settled_schema(self) -> OutputSchema:
+    def _configured_schema(self) -> OutputSchema:
         if self._schema is None:
-            raise ReplicaError(f"{self.name} was given a shard before the run was settled")
+            raise ReplicaError(f"{self.name} was given a shard before it was configured")
         return self._schema
 
 

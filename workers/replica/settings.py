@@ -1,4 +1,4 @@
-"""What a replica is told: at start, and once the run is settled. The same for all replicas of a run. No torch."""
+"""Settings of the replicas: at start, and once `auto` is resolved. The same for all replicas of a run. No torch."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class ReplicaSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What only a replica could tell, and then holds for all: every attempt gives the same bits on one kind of device."""
+class ResolvedSettings:
+    """What only a replica can resolve. It holds for all replicas, so that every attempt gives the same bits."""
 
     stamp: SnapshotStamp
     batch_tokens: int

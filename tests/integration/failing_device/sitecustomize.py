@@ -14,15 +14,15 @@ from typing import Any
 from tests.after_import import after_import
 
 
-def _fail_once_settled(module: ModuleType) -> None:
-    settle = module.Replica.settle
+def _fail_once_configured(module: ModuleType) -> None:
+    configure = module.Replica.configure
 
-    def settle_and_fail(replica: Any, settled: Any) -> None:
-        settle(replica, settled)
+    def configure_and_fail(replica: Any, resolved: Any) -> None:
+        configure(replica, resolved)
         encode = replica._encoder.encode
         replica._encoder.encode = lambda tokens: _spoiled(encode(tokens))
 
-    module.Replica.settle = settle_and_fail  # type: ignore[attr-defined]
+    module.Replica.configure = configure_and_fail  # type: ignore[attr-defined]
 
 
 def _spoiled(encoded: Any) -> Any:
@@ -36,4 +36,4 @@ def _spoiled(encoded: Any) -> Any:
 
 
 if os.environ.get("REEMBED_DEVICE"):
-    after_import("workers.replica.replica", _fail_once_settled)
+    after_import("workers.replica.replica", _fail_once_configured)

@@ -25,15 +25,15 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> replica_pool.ReplicaPool:
     monkeypatch.setattr(actor_deaths, "_draining", dict)
     settings: Any = None  # they are only handed on, to a replica that is never started
     made = replica_pool.ReplicaPool(ReplicaShape(2, 0.0, 1), settings)
-    made._owed["hello"] = ("ready", 0)
-    (ready,) = made._hear("hello", {"pid": 1, "node_id": "a"})
+    made._calls["hello"] = ("ready", 0)
+    (ready,) = made._events_of("hello", {"pid": 1, "node_id": "a"})
     assert ready == Ready(0, {"pid": 1}), "Ray's ids are for the pool alone"
-    made._owed["shard"] = ("shard", 0)
+    made._calls["shard"] = ("shard", 0)
     return made
 
 
 def _lost(pool: replica_pool.ReplicaPool, error: RayError) -> Lost:
-    (event,) = pool._hear("shard", error)
+    (event,) = pool._events_of("shard", error)
     assert isinstance(event, Lost)
     return event
 

@@ -24,11 +24,11 @@ def heard(error: Exception, *, ready: bool) -> Lost:
     settings: Any = None  # only handed on, to a replica that is never started
     pool = replica_pool.ReplicaPool(ReplicaShape(1, 0.0, 1), settings)
     if ready:
-        pool._owed["hello"] = ("ready", 0)
-        list(pool._hear("hello", {"pid": 1, "node_id": "a"}))
-    pool._owed["call"] = ("ready", 0)
+        pool._calls["hello"] = ("ready", 0)
+        list(pool._events_of("hello", {"pid": 1, "node_id": "a"}))
+    pool._calls["call"] = ("ready", 0)
     text = TRACEBACK.format(type(error).__name__, error)
-    (event,) = pool._hear("call", RayTaskError("ready", text, error).as_instanceof_cause())
+    (event,) = pool._events_of("call", RayTaskError("ready", text, error).as_instanceof_cause())
     assert isinstance(event, Lost)
     return event
 

@@ -65,7 +65,7 @@ def pool_of(replicas: int, monkeypatch: pytest.MonkeyPatch) -> tuple[ReplicaPool
     pool = ReplicaPool.__new__(ReplicaPool)
     pool._actors = {number: _Actor() for number in range(replicas)}
     pool._ready = set(pool._actors)
-    pool._owed, pool._told = {}, dict.fromkeys(pool._actors, clock.now)
+    pool._calls, pool._stats_at = {}, dict.fromkeys(pool._actors, clock.now)
     return pool, clock
 
 
@@ -89,7 +89,7 @@ def test_a_thousand_replicas_are_asked_at_a_bounded_rate(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(("calls", "seconds"), [(6, 0.0006), (3000, GATHER_SECONDS), (100_000, GATHER_SECONDS)])
 def test_what_ends_together_is_heard_together(calls: int, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     pool, clock = pool_of(0, monkeypatch)
-    pool._owed = {_Call(ReplicaStats()): ("stats", number) for number in range(calls)}
+    pool._calls = {_Call(ReplicaStats()): ("stats", number) for number in range(calls)}
     assert len(pool.wait(0.25)) == calls
     assert clock.slept == pytest.approx(seconds)
     assert replica_pool.ray.looks == 2

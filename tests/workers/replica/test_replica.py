@@ -1,4 +1,4 @@
-"""A replica before and after the run is settled: what it reports, what it refuses, what it loads again."""
+"""A replica before and after it is configured: what it reports, what it refuses, what it loads again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers.model.files import resolve_model
 from workers.records.shard import Assignment, Blame, Failure, Receipt, Shard
 from workers.records.tokens import EncodedTexts, TokenizedTexts
 from workers.replica.replica import Replica
-from workers.replica.settings import ReplicaSettings, Settled
+from workers.replica.settings import ReplicaSettings, ResolvedSettings
 from workers.storage.store import Store
 
 WORDS = ["snow", "the quick brown fox", "a harbour in January"]
@@ -67,14 +67,14 @@ def task(settings: ReplicaSettings, tmp_path: Path) -> Assignment:
     return Assignment(Shard(0, (piece,), piece.size), 1, 1)
 
 
-def settled(settings: ReplicaSettings, precision: str, batch_tokens: int = 200, run_id: str = "run-1") -> Settled:
+def resolved(settings: ReplicaSettings, precision: str, batch_tokens: int = 200, run_id: str = "run-1") -> ResolvedSettings:
     digests = {"weights_digest": settings.weights_digest, "tokenizer_digest": settings.tokenizer_digest}
-    return Settled(stamp(run_id=run_id, dim=32, precision=precision, prompt="", **digests), batch_tokens)
+    return ResolvedSettings(stamp(run_id=run_id, dim=32, precision=precision, prompt="", **digests), batch_tokens)
 
 
 def embed(replica: Replica, settings: ReplicaSettings, run_id: str, texts: list[str], *earlier: str) -> Receipt:
     """These texts as the one shard of a run."""
-    replica.settle(settled(settings, "float32", run_id=run_id))
+    replica.configure(resolved(settings, "float32", run_id=run_id))
     source = Path(settings.plan.corpus.uri[0]) / f"{run_id}.jsonl"
     source.parent.mkdir(exist_ok=True)
     source.write_text("".join(f'{{"text": "{words}"}}\n' for words in texts))
@@ -98,7 +98,7 @@ def test_a_shard_before_the_run_is_settled_is_refused(replica: Replica, task: As
     answer = replica.embed_shard(task)
     assert isinstance(answer, Failure)
     assert answer.blame is Blame.REPLICA
-    assert "replica-0 was given a shard before the run was settled" in answer.reason
+    assert "replica-0 was given a shard before it was configured" in answer.reason
     assert Store(f"{tmp_path}/out", {}).list("") == {}
     assert replica.stats().shards == ()
 
@@ -107,10 +107,10 @@ def test_a_run_in_another_precision_loads_the_model_again(
     replica: Replica, settings: ReplicaSettings, task: Assignment
 ) -> None:
     before = replica._encoder
-    replica.settle(settled(settings, "float32"))
+    replica.configure(resolved(settings, "float32"))
     assert replica._encoder is before
     assert replica.facts()["batch_tokens"] == 200
-    replica.settle(settled(settings, "bfloat16", 150))
+    replica.configure(resolved(settings, "bfloat16", 150))
     assert replica._encoder is not before
     facts = replica.facts()
     assert (facts["precision"], facts["batch_tokens"], facts["way"]) == ("bfloat16", 150, "fused bfloat16")
@@ -127,7 +127,7 @@ def test_a_precision_that_does_not_hold_here(
 ) -> None:
     monkeypatch.setattr(self_check, "strays", lambda precision, _: f"golden texts in {precision.value} stray")
     with pytest.raises(ReplicaError, match=r"cpu, fused bfloat16: golden texts in bfloat16 stray"):
-        replica.settle(settled(settings, "bfloat16"))
+        replica.configure(resolved(settings, "bfloat16"))
     assert replica.facts()["precision"] == "float32"
 
 
