@@ -40,6 +40,7 @@ class SourceFormat(StrEnum):
     CSV = "csv"
     TEXT = "text"
     ARROW = "arrow"
+    ORC = "orc"
 
 
 class Pooling(StrEnum):
@@ -87,8 +88,8 @@ class CorpusConfig(Section):
     uri: Names = Field(min_length=1)
     """Object, prefix (ends with /), glob, or a list of them; any fsspec scheme or local path."""
     format: SourceFormat = Field(SourceFormat.AUTO, strict=False)
-    """auto goes by the name: .parquet .pq | .arrow .feather .ipc | .jsonl .ndjson .json | .csv .tsv | .txt; those without a
-    compression of their own also .gz .zst .bz2."""
+    """auto goes by the name: .parquet .pq | .arrow .feather .ipc | .orc | .jsonl .ndjson .json | .csv .tsv | .txt;
+    those without a compression of their own also .gz .zst .bz2."""
     id: str | None = None
     """Column of the document id. Omitted: "<object key>#<row number>"."""
     text: Names = Field(default_factory=lambda: ["text"], min_length=1)
