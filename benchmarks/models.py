@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.machine import commit, hardware
 from workers.config import ModelConfig, Precision
 from workers.engine.checkpoint import load_transformer
-from workers.engine.encoder import Encoder
+from workers.engine.encoder import Encoder, EncoderOptions
 from workers.engine.forward import Forward
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
@@ -93,7 +93,7 @@ class Bench:
     def encoder(self, precision: str = "auto", batch_tokens: Any = "auto", threads: int | None = None) -> Encoder:
         """The product's own, proved on its golden texts."""
         golden = self.tokenizer.tokenize(GOLDEN_TEXTS)
-        return Encoder(self.files, self.recipe, golden, Precision(precision), batch_tokens, threads)
+        return Encoder(self.files, self.recipe, golden, EncoderOptions(Precision(precision), batch_tokens, threads))
 
     def transformer(self, encoder: Encoder, precision: str) -> Any:
         """transformers' own module, in that precision on that encoder's device."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.config import ModelConfig, Precision
-from workers.engine.encoder import Encoder
+from workers.engine.encoder import Encoder, EncoderOptions
 from workers.model.files import ModelFiles, resolve_model
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import EmbeddingRecipe, read_recipe
@@ -67,4 +67,4 @@ def build(folder: Path, batch_tokens: int = 512, **settings: Any) -> tuple[TextT
     files, recipe = layout(folder, **settings)
     tokenizer = TextTokenizer(files.folder, recipe)
     golden = tokenizer.tokenize(GOLDEN_TEXTS)
-    return tokenizer, Encoder(files, recipe, golden, precision, batch_tokens=batch_tokens, threads=1)
+    return tokenizer, Encoder(files, recipe, golden, EncoderOptions(precision, batch_tokens, threads=1))

@@ -1,19 +1,25 @@
-"""The engine: token ids in, vectors out. The one room where torch lives.
+"""The engine: token ids in, vectors out. The only package that imports torch.
 
-encoder        the door: precision, token budget, batches, out-of-memory policy
-batching       lengths -> batches            packing     a batch as tensors, without padding
-forward        which way a model is run      attention   packed attention, CPU and CUDA
-fused_bert     BERT-like models on a CPU     linear      its matrix products: float32, bfloat16, 8 bits
-checkpoint     the weights, read once        bert_weights   those of BERT-like models under one set of names
-pooling heads  hidden states -> vectors      golden      what a replica must reproduce before its first shard
+encoder                      the entry: precision, batches, what happens when the device runs out of memory
+batching, budget             lengths -> batches; how many tokens a batch may have
+checkpoint                   the weights, loaded once
+forward                      the three ways to run a model: fused, packed, padded
+pooling, heads               hidden states -> vectors; modules of sentence-transformers around pooling
+precision, self_check        number formats and their tolerances; the comparison with golden vectors at start
+bert.weights, bert.layers    BERT-like models on a CPU: weights under one set of names, and layers of our own
+kernels.packing              a batch as tensors without padding
+kernels.attention            attention over such a batch, on CPU and CUDA
+kernels.compiled_attention   the same in C (attention.c), for CPUs with AVX512-BF16
+kernels.linear               matrix products of a CPU in float32, bfloat16 and 8 bits
 """
 
 from __future__ import annotations
 
 import os
 
-# oneDNN makes a kernel for each shape, torch keeps 1,024 of them a thread and oneDNN as many again: a replica grew by 400 MB
-# over an hour's varied batches. What one window of documents needs stays; read by both at their first product.
+# oneDNN generates a kernel for each shape. torch keeps 1,024 of them per thread, and oneDNN as many again: a replica grew by
+# 400 MB within an hour of varied batches. 128 are enough for one window of documents. Both libraries read these variables at
+# their first matrix product.
 KEPT_KERNELS = "128"
 os.environ.setdefault("LRU_CACHE_CAPACITY", KEPT_KERNELS)
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_KERNELS)

@@ -1,7 +1,7 @@
-"""Sequence lengths -> batches within a token budget. Pure arithmetic: the same lengths give the same batches, always.
+"""Cuts sequences into batches of at most `batch_tokens` tokens. A pure function of their lengths.
 
-Sequences are sorted by length so that a batch holds neighbours: equal lengths stand side by side, and where a model must
-be padded there is hardly any padding. Ties keep their order. Knows nothing of tokens or tensors.
+Sequences are sorted by length, so that a batch holds sequences of similar length: equal lengths are adjacent, and a model
+that needs padding gets little. The sort is stable. Knows nothing of tokens or tensors.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 
 def plan_batches(lengths: NDArray[np.int64], batch_tokens: int, *, packed: bool) -> list[NDArray[np.int64]]:
-    """Cut sequences into batches, longest first (so that a budget too large for the device shows at once).
+    """Cut sequences into batches, longest first, so that a limit too large for the device fails with the first batch.
 
     Args:
         lengths: [N] tokens of each sequence.
-        batch_tokens: most positions of a batch, by `positions`; a single sequence longer than that stands alone.
-        packed: batches are computed without padding.
+        batch_tokens: limit of a batch's positions, as counted by `positions`; a longer sequence gets a batch of its own.
+        packed: whether batches are computed without padding.
 
     Returns:
         Index arrays into `lengths`, together a permutation of 0..N-1.
 
     Raises:
-        ValueError: the budget is not positive.
+        ValueError: `batch_tokens` is not positive.
     """
     if batch_tokens < 1:
-        raise ValueError(f"token budget must be positive, not {batch_tokens}")
+        raise ValueError(f"batch_tokens must be positive, not {batch_tokens}")
     order = np.argsort(-lengths, kind="stable")
     ends = np.cumsum(lengths[order])
     batches: list[NDArray[np.int64]] = []
@@ -43,5 +43,5 @@ def plan_batches(lengths: NDArray[np.int64], batch_tokens: int, *, packed: bool)
 
 
 def positions(lengths: NDArray[np.int64], *, packed: bool) -> int:
-    """Positions the device computes for a batch of these lengths: their sum, or the rectangle around them."""
+    """Positions that the device computes for a batch of these lengths: their sum, or with padding count * longest."""
     return int(lengths.sum()) if packed else int(lengths.max(initial=0)) * len(lengths)

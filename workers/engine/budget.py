@@ -1,8 +1,8 @@
-"""How many tokens a batch may hold, where the configuration leaves it open.
+"""Chooses batch_tokens, the limit of a batch, for `model.batch_tokens: auto`.
 
-On a CPU a fixed figure: its matrix products are as fast at 1,000 tokens as at 8,000, and what is larger leaves the caches.
-On CUDA a short sweep: the smallest budget within a few percent of the fastest, as far as memory goes. The first replica
-of a run settles it for all, so that every attempt at a shard cuts the same batches.
+On a CPU it is fixed: matrix products are as fast at 1,000 tokens as at 8,000, and larger batches do not fit into the caches.
+On CUDA several values are timed, and the smallest that is within a few percent of the fastest is taken. The first replica of
+a run chooses for all, so that every attempt at a shard computes the same batches.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from workers.records.tokens import TokenizedTexts
 
 CPU_TOKENS = 2048
 CUDA_TOKENS = (16384, 32768, 65536, 131072)
-_NEARLY = 0.97  # of the best rate is good enough for the smaller budget
+_NEARLY = 0.97  # a smaller limit is preferred if it reaches this share of the best rate
 _ROUNDS = 3
 
 
 def choose_batch_tokens(forward: Forward, golden: TokenizedTexts, device: torch.device) -> int:
+    """Tokens of a batch on this device, timed with the golden texts on CUDA."""
     return sweep(forward, golden, device, CUDA_TOKENS) if device.type == "cuda" else CPU_TOKENS
 
 
 @torch.inference_mode()
 def sweep(forward: Forward, golden: TokenizedTexts, device: torch.device, budgets: tuple[int, ...]) -> int:
-    """The smallest of these budgets (ascending) that is nearly as fast as the fastest; the first that fits at least."""
+    """The smallest of `budgets` (ascending, in tokens) that is nearly as fast as the fastest that fits into memory.
+
+    If none fits, half of the smallest.
+    """
     rates: dict[int, float] = {}
     for budget in budgets:
         try:
@@ -53,7 +57,7 @@ def _timed(forward: Forward, batch: PackedBatch, device: torch.device) -> float:
 
 
 def _of_size(golden: TokenizedTexts, budget: int, device: torch.device) -> PackedBatch:
-    """Golden sequences again and again, longest first, up to `budget` tokens."""
+    """A batch of up to `budget` tokens: the golden sequences, repeated as often as needed, longest first."""
     rows = np.flatnonzero(golden.lengths)
     rows = np.tile(rows, -(-budget // int(golden.lengths[rows].sum())))
     return pack(golden, rows[plan_batches(golden.lengths[rows], budget, packed=True)[0]], device)

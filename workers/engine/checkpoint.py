@@ -1,9 +1,10 @@
-"""One model's weights, in the form that a way of running it needs: transformers' own module, or plain tensors.
+"""A model's weights, as transformers' own module or, for BERT-like models, as plain tensors.
 
-    bert()          BERT-like: straight from safetensors; transformers is not even imported    (bert_weights.py)
-    transformer()   everything else, and the reference: loaded once, in float32 on the CPU
+    bert()          BERT-like models: read from safetensors, without importing transformers      (bert/weights.py)
+    transformer()   any model, and the reference of the self-check: loaded once, float32, on the CPU
 
-Only what transformers would find as well is taken from the files; whatever is unusual there goes through transformers.
+Only safetensors are read, no remote code is run, and a weight that the checkpoint lacks is an error: transformers would fill
+it with random numbers. Checkpoints that are unusual in any way are read by transformers.
 """
 
 from __future__ import annotations
@@ -24,62 +25,67 @@ _ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
-    """The transformer in `folder`; `name` is shown in errors."""
+    """The transformer in `folder`; `name` is the model's name for messages."""
 
     def __init__(self, folder: Path, name: str, *, with_pooler: bool) -> None:
         self._folder, self._name, self.with_pooler = folder, name, with_pooler
         self._model: Any = None
         self._bert: BertWeights | None = None
-        self._looked = False
+        self._bert_read = False
 
     @classmethod
     def of(cls, model: Any) -> Checkpoint:
-        """Of a module that is loaded already."""
-        found = cls(Path(), type(model).__name__, with_pooler=False)
-        found._model = model
-        return found
+        """The checkpoint of a module that is already loaded."""
+        checkpoint = cls(Path(), type(model).__name__, with_pooler=False)
+        checkpoint._model = model
+        return checkpoint
 
     def transformer(self) -> Any:
-        """transformers' module, in evaluation mode: whoever changes it works on a copy. Raises: UsageError."""
+        """transformers' module in evaluation mode. It is shared: modify a copy only. Raises: UsageError."""
         if self._model is None:
             self._model = load_transformer(self._folder, self._name, dtype="float32", with_pooler=self.with_pooler)
         return self._model
 
     def bert(self) -> BertWeights | None:
-        """None where the model is not built like BERT."""
-        if not self._looked:
-            self._bert, self._looked = self._read_files() if self._model is None else self._take_apart(), True
+        """The weights of a BERT-like model; None for any other. Raises: UsageError."""
+        if not self._bert_read:
+            self._bert = self._read_files() if self._model is None else self._from_module()
+            self._bert_read = True
         return self._bert
 
     @property
     def family(self) -> str:
+        """A name of the architecture, for messages."""
         return type(self._model).__name__ if self._model is not None else "bert-like"
 
     @property
     def hidden(self) -> int:
+        """Components of a hidden state."""
         bert = self.bert()
         return bert.hidden if bert else int(self.transformer().config.hidden_size)
 
     @property
     def layers(self) -> int | None:
+        """Number of encoder layers; None if the configuration does not tell."""
         bert = self.bert()
         return len(bert.layers) if bert else getattr(self.transformer().config, "num_hidden_layers", None)
 
     @property
     def vocabulary(self) -> int:
+        """Number of token ids that the model knows."""
         bert = self.bert()
         return len(bert.embeddings.words) if bert else int(self.transformer().get_input_embeddings().num_embeddings)
 
     def _read_files(self) -> BertWeights | None:
-        """From the files alone; what is not spelled out there is left to transformers, which says what is wrong."""
+        """From the files, without transformers; if that fails, through transformers, which also reports what is wrong."""
         try:
             facts = facts_of(json.loads((self._folder / "config.json").read_text()))
-            return read_weights(_read(self._folder), facts) if facts else self._take_apart()
+            return read_weights(_read(self._folder), facts) if facts else self._from_module()
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             _log.info("%s: read by transformers (%s: %s)", self._name, type(error).__name__, error)
-            return self._take_apart()
+            return self._from_module()
 
-    def _take_apart(self) -> BertWeights | None:
+    def _from_module(self) -> BertWeights | None:
         model = self.transformer()
         facts = facts_of(model.config.to_dict() | {"model_type": model.config.model_type})
         return read_weights(model.state_dict(), facts) if facts else None
@@ -92,21 +98,21 @@ def _read(folder: Path) -> State:
     state: dict[str, Tensor] = {}
     for name in names:
         with safe_open(folder / name, framework="pt", device="cpu") as tensors:
-            state |= {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118 - it is no mapping
+            state |= {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118 - it is not a mapping
     return state
 
 
 def load_transformer(folder: Path, name: str, *, dtype: str, with_pooler: bool) -> Any:
-    """The transformer in evaluation mode, on the CPU. `dtype` is torch's name of it; `name` is shown in errors.
+    """The transformer in evaluation mode, on the CPU. `dtype`: torch's name of it. `name`: for messages.
 
     Raises:
-        UsageError: not a model that transformers has, weights missing or of another shape.
+        UsageError: transformers does not have the model, or weights are missing or have another shape.
     """
     from transformers.utils import logging
 
     shown = f"model.name={name}"
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # its load report and progress bar are not for a job's log: what matters is an error below
+    logging.set_verbosity_error()  # its load report and progress bar do not belong in a job's log; errors are raised below
     logging.disable_progress_bar()
     try:
         model, report = _load(folder, dtype)

@@ -1,14 +1,15 @@
-"""Loads the model once, proves itself, then turns tokenised texts into vectors on one device.
+"""The encoder: one model on one device, from tokenised texts to vectors.
 
     batch -> forward pass -> (modules on tokens) -> pool in float32 -> (modules on vectors)      per batch
           -> (mean of chunks) -> truncate_dim -> normalise                                       per call
 
-How the model is run and in which precision is settled by workers/engine/self_check.py before the first shard. Batches are a
-function of the call's sequences alone, so the same call gives the same bits on the same kind of device. When the device
-runs out of memory the batch is halved and the budget lowered for good; a sequence that does not even fit alone becomes
-NaN, which the caller quarantines. `encode` is called from one thread. Knows nothing of texts, files or shards.
+At start, self_check.py chooses how the model is run and in which precision. Batches depend on the call's sequences alone,
+so the same call gives the same bits on the same kind of device. If the device runs out of memory, the batch is halved and
+`batch_tokens` lowered permanently; a sequence that does not fit alone becomes NaN, which the caller quarantines. `encode`
+may be called from one thread only. Knows nothing of texts, files or shards.
 
-Shapes: N sequences, B sequences of a batch, T tokens of it, H hidden size, D components of the output.
+Shapes: N sequences, B sequences of a batch, T tokens of a batch, H hidden size, D components of an output vector, D' of a
+vector before truncate_dim.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,49 +39,57 @@ from workers.model.files import ModelFiles
 from workers.model.recipe import EmbeddingRecipe, output_dim
 from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges
 
-# Batches a CPU works on side by side. Each by threads of its own: nobody waits for a thread that another process has
-# pushed aside, and the interpreter's share of one batch is hidden behind the products of the next.
+# Batches computed concurrently on a CPU, each by its own share of the threads. A thread that the system has suspended then
+# delays one batch only, and the Python code of one batch overlaps with the matrix products of others.
 MOST_AT_ONCE = 4
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class EncoderOptions:
+    """How the encoder computes, apart from the model."""
+
+    precision: Precision = Precision.AUTO
+    batch_tokens: int | Auto = "auto"  # limit of a batch
+    threads: int | None = None  # torch's CPU threads; None: as torch is set
+    reference: Callable[[], NDArray[np.float32] | None] | None = None  # see SelfCheck; None: computed here
+
+
 class Encoder:
-    """One model replica on one device: the first visible CUDA device, else the CPU."""
+    """One model on one device: the first visible CUDA device, else the CPU."""
 
     def __init__(
-        self, files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts, precision: Precision = Precision.AUTO,
-        batch_tokens: int | Auto = "auto", threads: int | None = None,
-        reference: Callable[[], NDArray[np.float32] | None] | None = None,
-    ) -> None:  # fmt: skip
-        """`golden` are golden.GOLDEN_TEXTS tokenised; `batch_tokens` bounds a batch; `threads` sets torch's CPU threads;
-        `reference` gives the vectors of `golden_reference`, where somebody else computes them, or None.
+        self, files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts, options: EncoderOptions | None = None
+    ) -> None:
+        """Load the model and run the self-check. `golden`: model.golden.GOLDEN_TEXTS, tokenised.
 
         Raises:
-            UsageError: the weights are incomplete or do not fit the recipe. ReplicaError: the device fails, or does not
-            reproduce the golden texts.
+            UsageError: the weights are incomplete or do not fit the recipe.
+            ReplicaError: the device fails, or does not reproduce the golden vectors.
         """
-        self._open(files, recipe, golden, threads)
-        check = SelfCheck(self._checkpoint, golden, precision, self.device, self._golden_vectors, reference)
+        options = options or EncoderOptions()
+        self._open(files, recipe, golden, options.threads)
+        check = SelfCheck(self._checkpoint, golden, options.precision, self.device, self._golden_vectors, options.reference)
         self._forward: Forward
         try:
             self.precision, self._forward = check.choose_precision()
-            if batch_tokens == "auto":
-                batch_tokens = choose_batch_tokens(self._forward, golden, self.device)
-            self.batch_tokens = batch_tokens
+            limit = options.batch_tokens
+            self.batch_tokens = choose_batch_tokens(self._forward, golden, self.device) if limit == "auto" else limit
         except RuntimeError as error:
             raise ReplicaError(f"{self.device}: the model could not be run there: {_first_line(error)}") from error
-        del self._checkpoint  # the way chosen has copies of its own
+        del self._checkpoint  # self._forward has copies of its own
         _log.info("%s: %s, %d tokens a batch", self.device, self._forward.name, self.batch_tokens)
 
     @classmethod
     def golden_reference(
         cls, files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts, threads: int | None = None
     ) -> NDArray[np.float32]:
-        """What every replica must reproduce: the golden texts' vectors by transformers itself, in float32 on the CPU.
+        """Vectors [sequences, dim] of the golden texts by transformers, in float32 on the CPU.
 
-        Raises: UsageError.
+        Raises:
+            UsageError: the weights are incomplete or do not fit the recipe.
         """
-        encoder = cls.__new__(cls)  # opened, and never asked for anything else: nothing needs to be proved
+        encoder = cls.__new__(cls)  # opened only: the reference needs no self-check
         encoder._open(files, recipe, golden, threads)
         return reference_vectors(encoder._checkpoint, golden, encoder._golden_vectors)
 
@@ -90,13 +100,13 @@ class Encoder:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._recipe, self._lowered = recipe, False
         at_once = min(threads, MOST_AT_ONCE) if self.device.type == "cpu" else 1
-        torch.set_num_threads(threads)  # of this thread; those below have their own share
+        torch.set_num_threads(threads)  # of this thread; the threads below get their own share
         self._workers: ThreadPoolExecutor | None = None
         if at_once > 1:
             self._workers = ThreadPoolExecutor(
                 at_once, "encode", initializer=torch.set_num_threads, initargs=(max(threads // at_once, 1),)
             )
-        self.tokens_done = 0  # running totals for progress, counted batch by batch
+        self.tokens_done = 0  # totals for progress, updated after each batch
         self.documents_done = 0.0
         self.batches_done = 0
         folder, with_pooler = files.folder / recipe.transformer, needs_pooler(recipe.pooling)
@@ -112,12 +122,12 @@ class Encoder:
 
     @property
     def way(self) -> str:
-        """How the model is run: fused, packed or padded."""
+        """How the model is run: fused (and its precision), packed or padded."""
         return self._forward.name
 
     @torch.inference_mode()
     def encode(self, tokens: TokenizedTexts) -> EncodedTexts:
-        """Vectors of the documents (of the sequences with long_text=chunks, of the tokens with pooling=tokens).
+        """Vectors of the documents; of the sequences with long_text=chunks; of the tokens with pooling=tokens.
 
         Raises:
             UsageError: token ids that the model does not know. ReplicaError: the device failed.
@@ -128,7 +138,7 @@ class Encoder:
         out = np.full((len(tokens.input_ids) if by_token else 0, self.dim), np.nan, np.float32)
         done: list[tuple[NDArray[np.int64], Tensor]] = []
         computed = 0
-        rows = np.flatnonzero(lengths_N)  # a tokenizer without special tokens can leave a sequence empty
+        rows = np.flatnonzero(lengths_N)  # without special tokens a sequence may be empty
         batches = [rows[batch] for batch in plan_batches(lengths_N[rows], self.batch_tokens, packed=packed)]
         for batch, vectors in self._embedded(tokens, batches):
             computed += positions(lengths_N[batch], packed=packed)
@@ -149,12 +159,14 @@ class Encoder:
     def _embedded(
         self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]]
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-        """Each batch with its vectors; on a CPU several at a time, each by one thread.
+        """Each batch with its vectors, concurrently if there are several threads.
 
-        One after the other on CUDA: what does not fit is halved, and what does not fit alone is left out.
+        On CUDA one after the other: a batch that does not fit is halved, a sequence that does not fit alone is left out.
         """
         if self._workers is not None:
-            yield from zip(batches, self._workers.map(functools.partial(self._embed_apart, tokens), batches), strict=True)
+            yield from zip(
+                batches, self._workers.map(functools.partial(self._embed_in_thread, tokens), batches), strict=True
+            )
             return
         todo = batches[::-1]
         while todo:
@@ -162,26 +174,26 @@ class Encoder:
             size = positions(tokens.lengths[batch], packed=self._forward.packed)
             vectors = self._attempt(tokens, batch) if size <= self.batch_tokens or len(batch) == 1 else None
             if vectors is None:
-                todo += self._halves(batch, size)
+                todo += self._split(batch, size)
             else:
                 yield batch, vectors
 
-    @torch.inference_mode()  # which is a thread's own matter
-    def _embed_apart(self, tokens: TokenizedTexts, batch: NDArray[np.int64]) -> Tensor:
+    @torch.inference_mode()  # which is set per thread
+    def _embed_in_thread(self, tokens: TokenizedTexts, batch: NDArray[np.int64]) -> Tensor:
         return self._embed(tokens, batch)
 
     def _golden_vectors(self, forward: Forward, golden: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
-        """Vectors of all golden sequences (or tokens), by the path every text takes later."""
+        """Vectors of all golden sequences (or tokens), computed as those of documents are."""
         self._forward = forward
-        # a packed batch of all, since they must not see each other; rectangles of few, or most would be padding
+        # packed: one batch, to detect sequences that influence each other; padded: small batches with little padding
         self.batch_tokens = len(golden.input_ids) if forward.packed else 2 * int(golden.lengths.max(initial=1))
-        here, self.device = self.device, device
+        own_device, self.device = self.device, device
         for heads in (self._token_heads, self._vector_heads):
             heads.to(device)
         try:
             return self.encode(golden).vectors
         finally:
-            self.device, self.tokens_done, self.documents_done, self.batches_done = here, 0, 0.0, 0
+            self.device, self.tokens_done, self.documents_done, self.batches_done = own_device, 0, 0.0, 0
 
     def _check_ids(self, tokens: TokenizedTexts) -> None:
         if len(tokens.input_ids) and int(tokens.input_ids.max()) >= self._vocabulary:
@@ -190,24 +202,24 @@ class Encoder:
                 "model.name mixes the tokenizer of one model with the weights of another"
             )
 
-    def _halves(self, batch: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-        """What to do instead of a batch that is too large; the first half is taken first."""
-        if size <= self.batch_tokens or len(batch) == 1:  # it was tried, so the device is full: remember
+    def _split(self, batch: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+        """The batches to compute instead of one that is too large, last one first."""
+        if size <= self.batch_tokens or len(batch) == 1:  # it was tried, so the device is out of memory
             if not self._lowered:
                 _log.warning("%s: out of memory on %d positions; lowering the token budget", self.device, size)
                 self._lowered = True
             if len(batch) == 1:
-                return []  # not even alone: its row stays NaN
+                return []  # its row stays NaN
             self.batch_tokens = max(size // 2, 1)
         middle = (len(batch) + 1) // 2
         return [batch[middle:], batch[:middle]]
 
     def _attempt(self, tokens: TokenizedTexts, batch: NDArray[np.int64]) -> Tensor | None:
-        """Vectors of a batch, or None when the device has no memory for it."""
+        """Vectors of a batch; None if the device has too little memory."""
         try:
             return self._embed(tokens, batch)
         except torch.OutOfMemoryError:
-            pass  # what the failed pass holds is released only once the exception is gone
+            pass  # memory of the failed pass is released only after the exception
         except RuntimeError as error:
             if self.device.type == "cuda":
                 raise ReplicaError(f"{self.device}: {_first_line(error)}") from error
@@ -217,7 +229,7 @@ class Encoder:
         return None
 
     def _embed(self, tokens: TokenizedTexts, rows: NDArray[np.int64]) -> Tensor:
-        """[B, D'] pooled float32 vectors, before mean of chunks and truncate_dim; pooling=tokens: [T, D']."""
+        """Pooled float32 vectors [B, D'], before mean of chunks and truncate_dim; with pooling=tokens [T, D']."""
         recipe = self._recipe
         batch = pack(tokens, rows, self.device)
         states = self._forward(batch, layers=needs_layers(recipe.pooling))
@@ -238,7 +250,7 @@ class Encoder:
         return self._vector_heads.on_vectors(pool(hidden, recipe.pooling))
 
     def _scatter(self, done: list[tuple[NDArray[np.int64], Tensor]], rows: int) -> Tensor:
-        """[N, D'] in the order of the sequences, NaN where nothing was computed; stays on the device."""
+        """[N, D'] vectors in the order of the sequences, NaN for those not computed; on the device."""
         width = done[0][1].shape[-1] if done else self.dim
         vectors_ND = torch.full((rows, width), float("nan"), dtype=torch.float32, device=self.device)
         for batch, vectors in done:

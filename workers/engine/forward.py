@@ -1,11 +1,11 @@
-"""The ways to run a model over a packed batch, all with one signature: batch -> hidden states of its tokens.
+"""The three ways to run a model over a packed batch. Each maps a batch to the hidden states of its tokens.
 
-    Fused    CPU, BERT-like: our own layers on packed tokens         (float32, bfloat16, int8)
-    Packed   transformers' model on packed tokens, attention ours    (families that go through its AttentionInterface)
-    Padded   transformers' model as it comes, rectangle and mask     (everything else; what the others are tested against)
+    Fused    CPU, BERT-like models: our own layers, without padding              (float32, bfloat16, int8)
+    Packed   transformers' model without padding, with our attention             (families that use its AttentionInterface)
+    Padded   transformers' model unchanged: padded rectangle, attention mask     (any family; the reference for the others)
 
-`structures(checkpoint)` names those a model claims to fit, fastest first; whether it does is for a test to say, since a
-family may ignore what it is given and still answer. Shapes: B sequences, T tokens, H hidden size.
+    Padded   transformers' model unchanged: padded rectangle, attention mask     (any family; the others' reference)
+a family may ignore the packed positions and still return numbers. Shapes: B sequences, T tokens, H hidden size.
 """
 
 from __future__ import annotations
@@ -26,26 +26,30 @@ from workers.engine.kernels import attention
 from workers.engine.kernels.packing import PackedBatch
 from workers.model.recipe import first_position
 
-KEPT_LAYERS = 4  # what the last4 poolings need
+KEPT_LAYERS = 4  # as many as the last4 poolings need
 
 
 @dataclass(frozen=True, slots=True)
 class States:
-    """In the precision of the model."""
+    """Hidden states of a batch, in the precision of the model."""
 
     last_TH: Tensor
-    layers: tuple[Tensor, ...] = ()  # the last four [T, H], deepest last, where asked for
+    layers: tuple[Tensor, ...] = ()  # the last four [T, H], deepest last, if asked for
     pooler_BH: Tensor | None = None
 
 
 class Forward(Protocol):
+    """A way to run a model. `layers`: also return the last four layers."""
+
     name: str
-    packed: bool  # what a batch costs: its tokens, or the rectangle around them
+    packed: bool  # a batch costs its tokens; False: count * longest, padding included
 
     def __call__(self, batch: PackedBatch, *, layers: bool) -> States: ...
 
 
 class Padded:
+    """transformers' model on a padded rectangle."""
+
     name, packed = "padded", False
 
     def __init__(self, model: Any) -> None:
@@ -71,6 +75,8 @@ class Padded:
 
 
 class Packed:
+    """transformers' model on packed tokens, with attention.py as its attention."""
+
     name, packed = "packed", True
 
     def __init__(self, model: Any) -> None:
@@ -90,10 +96,12 @@ class Packed:
 
 
 class Fused:
+    """BERT-like layers of our own (bert/layers.py), on a CPU."""
+
     packed = True
 
     def __init__(self, weights: BertWeights, precision: Precision, calibration: Sequence[PackedBatch]) -> None:
-        """`calibration` batches show int8 how far activations reach."""
+        """`calibration`: batches over which int8 measures the range of activations."""
         self.name = f"fused {precision.value}"
         layers: list[Layer]
         if precision is Precision.INT8:
@@ -112,8 +120,8 @@ class Fused:
         return States(states[-1][: batch.tokens], kept)
 
 
-def structures(checkpoint: Checkpoint, *, cuda: bool, precision: Precision) -> Iterator[type[Fused] | type[Packed]]:
-    """Ways without padding that a model may fit, fastest first; transformers is asked only by who asks for the second."""
+def unpadded_ways(checkpoint: Checkpoint, *, cuda: bool, precision: Precision) -> Iterator[type[Fused] | type[Packed]]:
+    """Ways without padding that the model seems to support, fastest first. Lazy: transformers is loaded only for Packed."""
     fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and _fuses_bfloat16())
     if not cuda and fusible and checkpoint.bert() is not None:
         yield Fused
@@ -124,13 +132,13 @@ def structures(checkpoint: Checkpoint, *, cuda: bool, precision: Precision) -> I
 
 
 def _goes_through_interface(model: Any) -> bool:
-    """Whether transformers knows this family to take its attention from the AttentionInterface."""
-    asked = getattr(model, "_can_set_attn_implementation", None)
-    return bool(asked is not None and asked())
+    """Whether this family takes its attention function from transformers' AttentionInterface."""
+    can_set = getattr(model, "_can_set_attn_implementation", None)
+    return bool(can_set is not None and can_set())
 
 
 def _fuses_bfloat16() -> bool:
-    """Whether oneDNN's bfloat16 products run on this processor at all, if slowly."""
+    """Whether oneDNN's bfloat16 products run on this processor at all, even if emulated."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(supported and supported())
 

@@ -1,9 +1,10 @@
-"""Modules of a sentence-transformers layout around pooling: LSTM and Dense by that library's own classes, Normalize here.
+"""Modules before and after pooling in sentence-transformers models: LSTM, Dense, Normalize.
 
-The library is imported only when a layout has such a module (the import takes seconds). Weights are safetensors, which
-model_files has checked; everything runs in float32. Knows nothing of batches or pooling modes.
+LSTM and Dense are sentence-transformers' own classes. The library is imported only if a model has such a module, since the
+import takes seconds. Their weights are safetensors (model/files.py has checked that), and they run in float32. Knows
+nothing of batches or pooling modes.
 
-Shapes: B sequences, T tokens of the batch end to end, D components.
+Shapes: B sequences, T tokens of the batch concatenated, D components.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from torch.nn.utils.rnn import pad_sequence
 from workers.errors import UsageError
 from workers.model.modules import ModuleSpec
 
-_TOKENS, _VECTOR = "token_embeddings", "sentence_embedding"  # keys of sentence-transformers' feature dictionary
+_TOKENS, _VECTOR = "token_embeddings", "sentence_embedding"  # keys of sentence-transformers' dictionary of features
 
 
 class Heads:
-    """A chain of modules on one device, applied to tokens or to pooled vectors."""
+    """A chain of modules on one device, for token vectors or for pooled vectors."""
 
     def __init__(self, folder: Path, specs: tuple[ModuleSpec, ...], device: torch.device) -> None:
-        """Raises: UsageError when a module's files do not fit its configuration."""
+        """Load the modules. `folder`: the model's. Raises: UsageError: a module's files do not fit its configuration."""
         self._modules = [_load(folder, spec).to(device).eval() if spec.kind != "Normalize" else None for spec in specs]
 
     def to(self, device: torch.device) -> None:
-        """Move the modules."""
+        """Move the modules to a device."""
         for module in self._modules:
             if module is not None:
                 module.to(device)
 
     def on_tokens(self, tokens_TD: Tensor, lengths_B: NDArray[np.int64]) -> Tensor:
-        """[T, D] -> [T, D'] of sequences end to end; padded in between, which is what these modules take."""
+        """[T, D] -> [T, D'], for concatenated sequences of `lengths_B` tokens. Padded in between: the modules require it."""
         if not self._modules:
             return tokens_TD
         lengths, ends = torch.from_numpy(lengths_B), tuple(np.cumsum(lengths_B)[:-1].tolist())
@@ -52,7 +53,7 @@ class Heads:
         return states[real_BT.to(states.device)]
 
     def on_vectors(self, vectors_BD: Tensor) -> Tensor:
-        """[B, D] -> [B, D']."""
+        """[B, D] -> [B, D'] pooled vectors."""
         for module in self._modules:
             vectors_BD = normalize(vectors_BD, dim=-1) if module is None else module({_VECTOR: vectors_BD})[_VECTOR]
         return vectors_BD
@@ -70,7 +71,7 @@ def _load(folder: Path, spec: ModuleSpec) -> Any:
 
 
 def _library() -> Any:
-    """Where the installed sentence-transformers keeps its modules (moved in 5.4)."""
+    """The package of modules in the installed sentence-transformers (moved in 5.4)."""
     try:
         from sentence_transformers.sentence_transformer import modules
     except ImportError:

@@ -1,8 +1,21 @@
-"""Hidden states of a packed batch -> one float32 vector a sequence. Pure functions, one a mode, and their table.
+"""Pooling: hidden states of a packed batch -> one float32 vector per sequence. One pure function per mode, and their table.
 
-Shapes: B sequences, T tokens of the batch end to end, H hidden size. There is no padding, so none can count; tokens of an
-excluded prompt lie in segments of their own, which are left out. Half-precision states must come as float32: pooled
-in half precision 100 times more is lost. Knows nothing of models or devices.
+With h_t the hidden states of the n tokens that count, at positions p_t = 1, 2, … of the sequence:
+
+    cls             h_1                            mean             sum h_t / n
+    last_token      h_n                            mean_sqrt_len    sum h_t / sqrt(n)
+    max             max h_t, by component          weighted_mean    sum p_t h_t / sum p_t
+    last4_mean      mean of the mean of the last four layers
+    last4_concat    the mean of layer -1, of -2, of -3, of -4, concatenated
+    pooler          the model's own trained head on its first token (BERT: tanh(W h_1 + b))
+
+The first six are those of sentence-transformers' Pooling; weighted_mean is SGPT's (arXiv:2202.08904). The last4 modes follow
+the feature-based experiments of BERT (arXiv:1810.04805, table 7).
+
+There is no padding to mask. Tokens of an excluded prompt form segments of their own, which are dropped. Hidden states must
+be float32: pooled in half precision, vectors have a 100 times larger error. Knows nothing of models or devices.
+
+Shapes: B sequences, T tokens of the batch concatenated, H hidden size.
 """
 
 from __future__ import annotations
@@ -20,10 +33,10 @@ from workers.records.tokens import TokenizedTexts
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
-    """What a forward pass left, in float32. `layers` and `pooler` only where a mode asks for them (see needs_*)."""
+    """Output of a forward pass, in float32. `layers` and `pooler_BH` only if a mode needs them (see needs_*)."""
 
     last_TH: Tensor
-    starts_B: Tensor  # int64, first token of each sequence that counts (behind an excluded prompt); at most its end
+    starts_B: Tensor  # int64, first token of each sequence that counts (after an excluded prompt); at most its end
     ends_B: Tensor  # int64, one past its last token
     skip: int = 0  # leading tokens of every sequence that do not count
     layers: tuple[Tensor, ...] = ()  # the last four [T, H], deepest last
@@ -31,29 +44,34 @@ class HiddenStates:
 
     @property
     def counts_B1(self) -> Tensor:
-        """[B, 1] tokens that count, at least 1: what a mean divides by."""
+        """[B, 1] number of tokens that count, at least 1: the divisor of a mean."""
         return (self.ends_B - self.starts_B).clamp(min=1).unsqueeze(-1).to(torch.float32)
 
 
 def pool(hidden: HiddenStates, modes: tuple[Pooling, ...]) -> Tensor:
-    """[B, sum of the modes' sizes], the modes concatenated in their order.
+    """[B, sum of the modes' sizes]: the pooled vectors of all modes, concatenated in their order.
 
-    A sequence of which no token counts gives zeros (means) or a non-finite vector (max), which the writer quarantines.
+    A sequence without tokens that count gives zeros (means) or a vector that is not finite (max); both are quarantined.
+
+    Raises:
+        ValueError: pooling=pooler, and the model has no pooler output.
     """
     pooled = [_POOLINGS[mode](hidden) for mode in modes]
     return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
 
 
 def needs_layers(modes: tuple[Pooling, ...]) -> bool:
+    """Whether HiddenStates.layers is needed."""
     return Pooling.LAST4_MEAN in modes or Pooling.LAST4_CONCAT in modes
 
 
 def needs_pooler(modes: tuple[Pooling, ...]) -> bool:
+    """Whether HiddenStates.pooler_BH is needed."""
     return Pooling.POOLER in modes
 
 
 def _reduce(states_TH: Tensor, hidden: HiddenStates, how: str) -> Tensor:
-    """[B, H]: each sequence's tokens reduced one after the other, so the same bits every time, on CUDA too."""
+    """[B, H]: reduction over the tokens of each sequence, in their order, so deterministic on CUDA as well."""
     borders = torch.cat([hidden.starts_B.new_zeros(1), hidden.ends_B])
     if not hidden.skip:
         return torch.segment_reduce(states_TH, how, offsets=borders, axis=0)
@@ -66,7 +84,7 @@ def _mean_of(states_TH: Tensor, hidden: HiddenStates) -> Tensor:
 
 
 def _cls(hidden: HiddenStates) -> Tensor:
-    """The first token that counts: [CLS], or what follows an excluded prompt."""
+    """The first token that counts: [CLS], or the first after an excluded prompt."""
     return hidden.last_TH[torch.minimum(hidden.starts_B, hidden.ends_B - 1)]
 
 
@@ -83,7 +101,7 @@ def _mean_sqrt_len(hidden: HiddenStates) -> Tensor:
 
 
 def _weighted_mean(hidden: HiddenStates) -> Tensor:
-    """Weights are positions 1, 2, ... of the sequence; excluding a prompt leaves the others' positions as they are."""
+    """Weights are positions 1, 2, … in the sequence. Excluding a prompt does not change the positions of other tokens."""
     first_B = torch.cat([hidden.ends_B.new_zeros(1), hidden.ends_B[:-1]])
     lengths_B = hidden.ends_B - first_B
     position_T = torch.arange(1, len(hidden.last_TH) + 1, device=first_B.device) - torch.repeat_interleave(
@@ -98,7 +116,7 @@ def _last_token(hidden: HiddenStates) -> Tensor:
 
 
 def _pooler(hidden: HiddenStates) -> Tensor:
-    """The model's own trained head on its first token."""
+    """The output of the model's own head."""
     if hidden.pooler_BH is None:
         raise ValueError("the model gave no pooler output")
     return hidden.pooler_BH
@@ -117,7 +135,7 @@ def _last4_concat(hidden: HiddenStates) -> Tensor:
 _POOLINGS: dict[Pooling, Callable[[HiddenStates], Tensor]] = {
     Pooling.CLS: _cls,
     Pooling.MEAN: _mean,
-    Pooling.MEAN_LSTM: _mean,  # the LSTM has rewritten last_TH by then
+    Pooling.MEAN_LSTM: _mean,  # last_TH is the LSTM's output here
     Pooling.MAX: _max,
     Pooling.MEAN_SQRT_LEN: _mean_sqrt_len,
     Pooling.WEIGHTED_MEAN: _weighted_mean,
@@ -129,7 +147,7 @@ _POOLINGS: dict[Pooling, Callable[[HiddenStates], Tensor]] = {
 
 
 def mean_of_chunks(vectors_ND: Tensor, tokens: TokenizedTexts) -> Tensor:
-    """One vector a document: the mean of its chunks' vectors weighted by their tokens, summed in float64."""
+    """[documents, D]: the mean of the vectors of each document's chunks, weighted by their tokens, summed in float64."""
     if not len(tokens.document):
         return vectors_ND
     weights_N1 = tokens.lengths.astype(np.float64)[:, None]

@@ -1,7 +1,7 @@
-"""Which numbers a replica computes in, and how far they may stray from float32. Pure policy and its figures.
+"""The number formats in which a replica may compute, and how far each may deviate from float32. Pure.
 
-candidates(wanted, device)   precisions to try, in order
-strays(precision, cosines)   why a replica must not work at it, or None
+candidates         precisions to try, in order
+out_of_tolerance   why a replica must not work in a precision, or None
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workers.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Least cosine to float32, of every golden text and on average."""
+    """Smallest cosine to the float32 vectors that is accepted: of each golden text, and on average."""
 
     least: float
     mean: float
@@ -32,10 +32,13 @@ TOLERANCES = {
 
 
 def candidates(wanted: Precision, *, cuda: bool, bfloat16_cpu: bool) -> tuple[Precision, ...]:
-    """What to try until one reproduces the golden texts; more than one only for auto.
+    """Precisions to try until one reproduces the golden vectors; more than one only for auto.
 
-    On CUDA float16 first: as fast as bfloat16 with three more bits of mantissa; some models overflow it. On a CPU bfloat16
-    where the processor multiplies it; elsewhere it would be emulated, slower than float32.
+    On CUDA, float16 first: as fast as bfloat16, with three more bits of mantissa, but some models overflow it. On a CPU,
+    bfloat16 if the processor has instructions for it; emulated it is slower than float32.
+
+    Args:
+        bfloat16_cpu: the processor multiplies bfloat16.
 
     Raises:
         UsageError: int8 on CUDA.
@@ -49,8 +52,8 @@ def candidates(wanted: Precision, *, cuda: bool, bfloat16_cpu: bool) -> tuple[Pr
     return (Precision.BFLOAT16, Precision.FLOAT32) if bfloat16_cpu else (Precision.FLOAT32,)
 
 
-def strays(precision: Precision, cosines: NDArray[np.float64]) -> str | None:
-    """In words how far these cosines to float32 are from what the precision must reach; None where they reach it."""
+def out_of_tolerance(precision: Precision, cosines: NDArray[np.float64]) -> str | None:
+    """What is wrong with these cosines [texts] to the float32 vectors; None if they are within the precision's tolerance."""
     tolerance = TOLERANCES[precision]
     if not np.isfinite(cosines).all():
         return (

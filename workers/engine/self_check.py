@@ -100,9 +100,7 @@ class SelfCheck:
 
     def _fitting_way(self, precision: Precision) -> type[Fused] | type[Packed] | None:
         """The fastest way without padding that reproduces the reference in float32 on the CPU; None: none does."""
-        if (
-            self._checkpoint.with_pooler
-        ):  # in a packed batch the model's own head would read only the first sequence's first token
+        if self._checkpoint.with_pooler:  # the model's own head would read the first token of the batch only
             return None
         for way in unpadded_ways(self._checkpoint, cuda=self._device.type == "cuda", precision=precision):
             what = f"{self._checkpoint.family} run {way.__name__.lower()}"

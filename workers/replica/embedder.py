@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.config import LongText, ModelConfig, Precision
-from workers.engine.encoder import Encoder
+from workers.engine.encoder import Encoder, EncoderOptions
 from workers.errors import UsageError
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
@@ -44,7 +44,8 @@ class Embedder:
         )
         self._tokenizer = TextTokenizer(files.folder, recipe)
         golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
-        self._encoder = Encoder(files, recipe, golden, Precision(stamp.precision), config.batch_tokens, None)
+        options = EncoderOptions(Precision(stamp.precision), config.batch_tokens)
+        self._encoder = Encoder(files, recipe, golden, options)
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """For each text its vectors [n, dim]: one, or one a chunk, or one a token."""

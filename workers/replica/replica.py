@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.config import Precision
-from workers.dedup.deduplicator import Placement
-from workers.engine.encoder import Encoder
+from workers.dedup.deduplicator import DedupedWindow
+from workers.engine.encoder import Encoder, EncoderOptions
 from workers.errors import ObjectError, ReplicaError, TransientError, UsageError
 from workers.host.memory import Trimmer
 from workers.host.spill_file import own_spill_folder
@@ -171,29 +171,30 @@ class Replica:
             storage_retries=retries(),
         )
 
-    def _tokenize(self, item: ReadWindow) -> tuple[Placement, TokenizedTexts]:
-        """Texts whose vectors are on the shard's shelf are left out here, so that nobody works on them."""
-        window, placer = item
-        placement = placer.place(window)
-        tokens = self._tokenizer.tokenize(placement.texts())
-        placer.settle(placement, rows_of_texts(tokens, self._configured_schema().chunked))
+    def _tokenize(self, item: ReadWindow) -> tuple[DedupedWindow, TokenizedTexts]:
+        """Texts whose vectors are on the shard's cache are left out here, so that nobody works on them."""
+        window, deduplicator = item
+        deduped = deduplicator.deduplicate(window)
+        tokens = self._tokenizer.tokenize(deduped.texts())
+        deduplicator.assign_rows(deduped, rows_of_texts(tokens, self._configured_schema().chunked))
         # probes are embedded as well, and are no documents of their own
-        self._documents_spared += window.table.num_rows - len(placement.new) - len(placement.probes)
-        return placement, tokens
+        self._documents_spared += window.table.num_rows - len(deduped.new) - len(deduped.probes)
+        return deduped, tokens
 
-    def _encode(self, item: tuple[Placement, TokenizedTexts]) -> EncodedWindow:
+    def _encode(self, item: tuple[DedupedWindow, TokenizedTexts]) -> EncodedWindow:
         """Nothing but the encoder's own work: what a GPU is paid for must not wait for Arrow."""
-        placement, tokens = item
+        deduped, tokens = item
         self._encoding_since = time.monotonic()
         try:
-            return placement, tokens, self._encoder.encode(tokens)
+            return deduped, tokens, self._encoder.encode(tokens)
         finally:
             self._encoding_since = None
 
     def _load(self, precision: Precision) -> Encoder:
         golden, settings = self._tokenizer.tokenize(GOLDEN_TEXTS), self._settings
         reference = functools.partial(await_golden_reference, settings.reference, self._files.weights_digest)
-        return Encoder(self._files, self._recipe, golden, precision, settings.batch_tokens, settings.threads, reference)
+        options = EncoderOptions(precision, settings.batch_tokens, settings.threads, reference)
+        return Encoder(self._files, self._recipe, golden, options)
 
     def _configured_schema(self) -> OutputSchema:
         if self._schema is None:

@@ -1,6 +1,6 @@
 """One shard on its way through the pipeline: where its windows come from, and what becomes of them.
 
-    items()    reading thread: vectors of earlier parts to the shelf, then the shard's windows
+    items()    reading thread: vectors of earlier parts to the cache, then the shard's windows
     append()   writing thread: rows assembled and spooled, counts to the receipt
     finish()   writing thread: parts, quarantine file, the receipt
     abandon()  writing thread: nothing was published, temporary files go
@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from workers.dedup.deduplicator import Placement, TextPlacer
-from workers.dedup.prefill import seed_shelf
-from workers.dedup.probe import probe_cosine
+from workers.dedup.deduplicator import DedupedWindow, Deduplicator
+from workers.dedup.prefill import prefill_cache
+from workers.dedup.vector_cache import probe_cosine
 from workers.errors import ReembedError
 from workers.host.memory import trim
 from workers.reading.reader import read_windows
@@ -32,8 +32,8 @@ from workers.writing.rows import document_rows, text_rows
 from workers.writing.writer import ShardWriter
 
 LARGE = 1 << 18  # documents of a shard after which the heap has holes that are worth giving back
-ReadWindow = tuple[DocumentWindow, TextPlacer]
-EncodedWindow = tuple[Placement, TokenizedTexts, EncodedTexts]
+ReadWindow = tuple[DocumentWindow, Deduplicator]
+EncodedWindow = tuple[DedupedWindow, TokenizedTexts, EncodedTexts]
 
 
 class ShardJob:
@@ -53,45 +53,45 @@ class ShardJob:
         self._assignment, self._plan, self._schema, self._store = assignment, plan, schema, store
         self._replica, self._token_strings = replica, token_strings
         self._writer = ShardWriter(store, assignment, schema, spill_folder)
-        self._placer = TextPlacer()
+        self._deduplicator = Deduplicator()
         self._began = time.monotonic()
         self._counts: Counter[str] = Counter()
         self._lost: list[str] = []
         self._digest = RowsDigest()
-        self._bad: dict[int, str] = {}  # first shelf row of a text without a usable vector -> reason
+        self._bad: dict[int, str] = {}  # first cache row of a text without a usable vector -> reason
         self._probe_cosine: float | None = None
 
     def items(self) -> Iterator[ReadWindow]:
         shard, exclude = self._assignment.shard, dict(self._assignment.exclude)
         if self._assignment.suspect:
             check_for_poison(shard, self._plan, exclude)
-        seed_shelf(self._store, shard.earlier, self._schema, self._placer, self._writer.shelf)
+        prefill_cache(self._store, shard.earlier, self._schema, self._deduplicator, self._writer.cache)
         for window in read_windows(shard, self._plan, exclude):
-            yield window, self._placer
+            yield window, self._deduplicator
 
     def append(self, encoded: EncodedWindow) -> None:
-        placement, tokens, vectors = encoded
-        texts = text_rows(tokens, vectors, len(placement.new), self._schema, self._token_strings)
-        self._bad |= {int(placement.row_D[placement.new[text]]): reason for text, reason in texts.bad.items()}
-        rows = document_rows(placement, self._bad, self._schema)
+        deduped, tokens, vectors = encoded
+        texts = text_rows(tokens, vectors, len(deduped.new), self._schema, self._token_strings)
+        self._bad |= {int(deduped.row_D[deduped.new[text]]): reason for text, reason in texts.bad.items()}
+        rows = document_rows(deduped, self._bad, self._schema)
         self._writer.append(rows.table, texts.table)
         self._writer.quarantine(rows.quarantined)
         self._lost += [entry.object for entry in rows.quarantined if entry.rows is None]
         self._counts.update(
-            rows_read=placement.window.rows_read,
+            rows_read=deduped.window.rows_read,
             documents=rows.table.num_rows,
             rows=rows.rows,
             reused=rows.reused_rows,
             repeated=rows.repeated_rows,
             quarantined=sum(entry.rows or 0 for entry in rows.quarantined),
-            empty=sum(entry.reason.startswith(EMPTY) for entry in placement.window.quarantined),
+            empty=sum(entry.reason.startswith(EMPTY) for entry in deduped.window.quarantined),
             tokens=int(tokens.num_tokens.sum()),
             padded_tokens=vectors.padded_tokens,
-            probed=len(placement.probes),
+            probed=len(deduped.probes),
         )
-        if len(placement.probes):
-            with self._writer.shelf.open_seeded() as stored:
-                self._probe_cosine = round(probe_cosine(placement, tokens, vectors, stored, self._schema), 6)
+        if len(deduped.probes):
+            with self._writer.cache.open_prefilled() as stored:
+                self._probe_cosine = round(probe_cosine(deduped, tokens, vectors, stored, self._schema), 6)
         self._digest.merge(rows.source_digest)
 
     def finish(self, stage_seconds: Mapping[str, float]) -> Receipt:
@@ -101,7 +101,7 @@ class ShardJob:
                 f"shard {self._assignment.shard.number}: {counts['rows_read']} rows read, {counts['documents']} embedded, "
                 f"{counts['quarantined']} quarantined; this is a defect of reembed, nothing was written"
             )
-        self._placer = TextPlacer()  # the index of texts is not needed while parts are written and sent
+        self._deduplicator = Deduplicator()  # the index of texts is not needed while parts are written and sent
         if counts["documents"] > LARGE:
             trim()
         totals = self._writer.totals()

@@ -11,7 +11,7 @@ import torch
 from tests.workers.families import FAMILIES, random_model, sequences
 from workers.config import Precision
 from workers.engine.checkpoint import Checkpoint
-from workers.engine.forward import Fused, Packed, Padded, States, structures
+from workers.engine.forward import Fused, Packed, Padded, States, unpadded_ways
 from workers.engine.kernels.packing import PackedBatch, pack
 from workers.engine.self_check import SAME
 
@@ -62,7 +62,7 @@ def test_ways_offered() -> None:
     for family in FAMILIES:
         model = random_model(family)
         offered = {
-            (cuda, precision): list(structures(Checkpoint.of(model), cuda=cuda, precision=precision))
+            (cuda, precision): list(unpadded_ways(Checkpoint.of(model), cuda=cuda, precision=precision))
             for cuda in (False, True)
             for precision in (Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8)
         }
@@ -80,7 +80,7 @@ def test_families_that_cannot_pack_show_it(family: str) -> None:
     """An error or plainly other states: what the proof needs to see."""
     model, batch = random_model(family), mixed_batch(descending=True)
     expected = run(Padded, family, batch, layers=False).last_TH
-    for way in structures(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32):
+    for way in unpadded_ways(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32):
         try:
             found = run(way, family, batch, layers=False).last_TH
         except (TypeError, ValueError, RuntimeError, AttributeError):
@@ -91,7 +91,7 @@ def test_families_that_cannot_pack_show_it(family: str) -> None:
 def test_other_builds_are_not_fused() -> None:
     model = random_model("Bert")
     model.config.is_decoder = True
-    assert Fused not in structures(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32)
+    assert Fused not in unpadded_ways(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32)
     model.config.is_decoder, model.config.hidden_act = False, "silu"
-    assert Fused not in structures(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32)
+    assert Fused not in unpadded_ways(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32)
     assert Checkpoint.of(model).bert() is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workers.config import Precision
-from workers.engine.precision import TOLERANCES, candidates, strays
+from workers.engine.precision import TOLERANCES, candidates, out_of_tolerance
 from workers.errors import UsageError
 
 F32, F16, BF16, INT8 = Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8
@@ -36,15 +36,15 @@ def test_int8_is_for_cpus() -> None:
 def test_least_and_mean_both_count(precision: Precision) -> None:
     tolerance = TOLERANCES[precision]
     good = np.full(100, (1 + tolerance.mean) / 2)
-    assert strays(precision, good) is None
+    assert out_of_tolerance(precision, good) is None
     one_bad = good.copy()
     one_bad[7] = tolerance.least - 1e-6
     assert one_bad.mean() > tolerance.mean
-    reason = strays(precision, one_bad)
+    reason = out_of_tolerance(precision, one_bad)
     assert reason is not None
     assert f"golden texts in {precision.value} have cosines of {tolerance.least - 1e-6:.6f} and more" in reason
     just_enough = np.full(100, tolerance.least + 1e-9)
-    assert (strays(precision, just_enough) is None) == (tolerance.least >= tolerance.mean)
+    assert (out_of_tolerance(precision, just_enough) is None) == (tolerance.least >= tolerance.mean)
 
 
 def test_only_auto_has_no_tolerance() -> None:
@@ -57,4 +57,4 @@ def test_only_auto_has_no_tolerance() -> None:
 def test_vectors_that_are_not_finite(bad: float) -> None:
     cosines = np.ones(26)
     cosines[[3, 4]] = bad
-    assert strays(F16, cosines) == "2 of 26 golden texts gave no finite vector in float16"
+    assert out_of_tolerance(F16, cosines) == "2 of 26 golden texts gave no finite vector in float16"

@@ -25,8 +25,8 @@ from workers.engine.kernels.attention import by_runs
 from workers.engine.kernels.packing import EqualRun, PackedBatch, pack
 from workers.engine.self_check import SelfCheck
 from workers.errors import ReplicaError, UsageError
-from workers.model.golden import cosines
 from workers.records.tokens import TokenizedTexts
+from workers.table.vectors import cosines
 
 CPU = torch.device("cpu")
 GOLDEN = sequences(16, 40)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.workers.models import layout
 from workers.config import ModelConfig, Precision
-from workers.engine.encoder import Encoder
+from workers.engine.encoder import Encoder, EncoderOptions
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.tokenizer import TextTokenizer
 from workers.replica import golden_reference
@@ -55,7 +55,8 @@ def test_a_file_that_lies_costs_seconds_and_nothing_else(minilm: Path, caplog: p
     files, recipe = layout(minilm)
     golden = TextTokenizer(files.folder, recipe).tokenize(GOLDEN_TEXTS)
     wrong = np.random.default_rng(1).normal(size=(len(GOLDEN_TEXTS), 384)).astype(np.float32)
-    encoder = Encoder(files, recipe, golden, Precision.FLOAT32, threads=1, reference=lambda: wrong)
+    options = EncoderOptions(Precision.FLOAT32, threads=1, reference=lambda: wrong)
+    encoder = Encoder(files, recipe, golden, options)
     assert encoder.way == "fused float32"
     assert "once more with one made here" in caplog.text
 

@@ -125,7 +125,7 @@ def test_a_run_in_another_precision_loads_the_model_again(
 def test_a_precision_that_does_not_hold_here(
     replica: Replica, settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(self_check, "strays", lambda precision, _: f"golden texts in {precision.value} stray")
+    monkeypatch.setattr(self_check, "out_of_tolerance", lambda precision, _: f"golden texts in {precision.value} stray")
     with pytest.raises(ReplicaError, match=r"cpu, fused bfloat16: golden texts in bfloat16 stray"):
         replica.configure(resolved(settings, "bfloat16"))
     assert replica.facts()["precision"] == "float32"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.workers.output_samples import unit_vectors
 from workers.config import VectorType
 from workers.errors import UsageError
-from workers.table.vectors import as_float32, bad_rows, calibrate_scale, column_type, to_arrow, to_arrow_lists
+from workers.table.vectors import as_float32, bad_rows, calibrate_scale, column_type, cosines, to_arrow, to_arrow_lists
 
 
 def test_float32_comes_back_bit_for_bit_also_from_slices_and_chunks() -> None:
@@ -88,3 +88,23 @@ def test_lists_of_vectors_hold_each_documents_own() -> None:
     np.testing.assert_array_equal(as_float32(column.slice(2), VectorType.FLOAT32), vectors[2:])
     with pytest.raises(ValueError, match="6 vectors"):
         to_arrow_lists(vectors, np.array([2, 2]), VectorType.FLOAT32)
+
+
+def test_cosines_of_rows() -> None:
+    a = np.array([[3, 4], [1, 0], [1, 0], [1, 1]], np.float32)
+    b = np.array([[6, 8], [0, 2], [-5, 0], [1, 0]], np.float32)
+    np.testing.assert_allclose(cosines(a, b), [1, 0, -1, 0.5**0.5], atol=1e-15)
+
+
+def test_cosines_of_large_and_small_numbers_are_exact() -> None:
+    a = np.array([[3e38, 3e38], [1e-38, 1e-38]], np.float32)
+    np.testing.assert_allclose(cosines(a, a), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
+def test_a_row_without_direction_is_nan(bad: float) -> None:
+    good = np.ones((3, 4), np.float32)
+    other = good.copy()
+    other[1] = bad
+    for found in (cosines(good, other), cosines(other, good), cosines(other, other)):
+        assert np.isnan(found).tolist() == [False, True, False]

@@ -1,1 +1,1 @@
-"""BERT encoder layers of our own: weights and fused forward pass."""
+"""BERT-like models on a CPU: their weights, and encoder layers of our own."""

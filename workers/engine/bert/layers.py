@@ -1,13 +1,14 @@
-"""BERT-like models on a CPU, packed: four fused matrix products a layer, attention by runs, nothing padded or compiled.
+"""Encoder layers of BERT-like models on a CPU, over packed tokens: four fused matrix products a layer, and attention.
 
     DenseLayer      float32 or bfloat16
     QuantizedLayer  8-bit matrix products; attention, residuals and LayerNorm in bfloat16
+    Embeddings      token ids and positions to the first hidden states
 
-In the feed-forward network of trained BERTs one or two channels reach several times further than all others; one 8-bit
-scale for them all would leave the rest few levels. The LOUD_CHANNELS loudest stay in bfloat16, beside the 8-bit product
-(LLM.int8(), arXiv:2208.07339, with the channels settled once instead of for every batch).
+In the feed-forward network of trained BERTs, one or two channels have values several times larger than all others. A single
+8-bit scale would leave the others few levels. The LOUD_CHANNELS largest channels are therefore computed in bfloat16, beside
+the 8-bit product: the decomposition of LLM.int8() (arXiv:2208.07339), with channels chosen once instead of for every batch.
 
-Shapes: T tokens, H heads, d size of a head.
+Shapes: T tokens, I hidden size, H heads, d size of a head, E size of an embedding.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from workers.engine.kernels.attention import fused_attention
 from workers.engine.kernels.linear import ActivationRange, Linear, QuantizedLinear
 from workers.engine.kernels.packing import PackedBatch
 
-LOUD_CHANNELS = 32  # of the feed-forward network's inner ones
+LOUD_CHANNELS = 32  # of the feed-forward network's inner channels
 TOKENS_MULTIPLE = 32
 
 
 class Layer(Protocol):
+    """One encoder layer: hidden states [T, I] -> [T, I]."""
+
     def __call__(self, x_TI: Tensor, batch: PackedBatch) -> Tensor: ...
 
 
 class DenseLayer:
-    """One layer in `dtype`."""
+    """One layer, computed in `dtype`."""
 
     def __init__(self, weights: LayerWeights, dtype: torch.dtype) -> None:
         self._heads, self._activation = weights.heads, weights.activation
@@ -41,7 +44,7 @@ class DenseLayer:
         self._attention_norm, self._output_norm = weights.attention_norm.to(dtype), weights.output_norm.to(dtype)
 
     def __call__(self, x_TI: Tensor, batch: PackedBatch, inputs: list[Tensor] | None = None) -> Tensor:
-        """[T, hidden]. `inputs` collects what entered the four products, in the order qkv, out, up, down."""
+        """[T, I]. `inputs`: the inputs of the four products (qkv, out, up, down) are appended to it."""
         attended = _attend(self._qkv(x_TI), self._heads, batch)
         middle = self._attention_norm(self._out(attended, residual=x_TI))
         wide = self._up(middle, activation=self._activation)
@@ -51,7 +54,7 @@ class DenseLayer:
 
 
 class QuantizedLayer:
-    """One layer with 8-bit products, for activations as `seen` (qkv, out, up, down)."""
+    """One layer with 8-bit products, for inputs in the ranges `seen` (of qkv, out, up, down)."""
 
     def __init__(self, weights: LayerWeights, seen: Sequence[ActivationRange]) -> None:
         self._heads, self._activation = weights.heads, weights.activation
@@ -71,7 +74,7 @@ class QuantizedLayer:
         self._loud_down = Linear(down[:, loud], torch.zeros_like(down_bias), dtype)
 
     def __call__(self, x_TI: Tensor, batch: PackedBatch) -> Tensor:
-        """[T, hidden] bfloat16."""
+        """[T, I] in bfloat16."""
         attended = _attend(self._qkv(self._qkv.quantize(x_TI)), self._heads, batch)
         middle = self._attention_norm(self._out(self._out.quantize(attended), residual=x_TI))
         wide = self._up(self._up.quantize(middle), activation=self._activation, quantized_for=self._down)
@@ -80,11 +83,12 @@ class QuantizedLayer:
 
 
 def dense_layers(weights: Sequence[LayerWeights], dtype: torch.dtype) -> list[Layer]:
+    """All layers of a model."""
     return [DenseLayer(layer, dtype) for layer in weights]
 
 
 def quantized_layers(weights: Sequence[LayerWeights], embedded: Sequence[tuple[Tensor, PackedBatch]]) -> list[Layer]:
-    """Layers for activations as they are in float32 over calibration texts: (embeddings [T, hidden], batch) pairs."""
+    """All layers of a model, for ranges measured in float32 over calibration batches: pairs (embeddings [T, I], batch)."""
     layers: list[Layer] = []
     states = [x for x, _ in embedded]
     for layer in weights:
@@ -101,14 +105,15 @@ def quantized_layers(weights: Sequence[LayerWeights], embedded: Sequence[tuple[T
 
 
 def _attend(qkv: Tensor, heads: int, batch: PackedBatch) -> Tensor:
-    """[T, H d] from the fused projection [T, 3 H d]; the scale is in the weights."""
+    """[T, H d] from the fused projection [T, 3 H d]. The scale is part of the weights."""
     return fused_attention(qkv.view(len(qkv), 3, heads, -1), batch)
 
 
 class Embeddings:
-    """Token ids and positions -> [T', hidden] in `dtype`.
+    """Token ids and positions -> [T', I] in `dtype`.
 
-    T' is T rounded up, by rows of zeros that belong to no sequence: kernels are made for each number of rows.
+    T' is T rounded up to TOKENS_MULTIPLE, with rows of zeros that belong to no sequence: oneDNN generates a kernel for each
+    number of rows.
     """
 
     def __init__(self, weights: EmbeddingWeights, dtype: torch.dtype) -> None:

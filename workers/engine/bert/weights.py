@@ -1,12 +1,12 @@
-"""A BERT-like model's weights under one set of names, whichever family's they are, from a checkpoint's own tensors.
+"""The weights of BERT-like models under one set of names, from the tensors of a checkpoint of any of these families.
 
-    facts_of(config)             what config.json says of such a model; None: another kind, or it does not say everything
+    facts_of(config)             facts from config.json; None for other models, or if a fact is missing
     read_weights(state, facts)   tensors by name -> embeddings and layers, in float32
 
-All these families are the same computation: attention, residual, LayerNorm, feed-forward, residual, LayerNorm. Importing
-transformers for them costs a replica more than reading the weights does. Knows neither files nor transformers.
+All families compute the same: attention, residual, LayerNorm, feed-forward network, residual, LayerNorm. Importing
+transformers would take a replica longer than reading the weights. Knows neither files nor transformers.
 
-Shapes: V words, P positions, E size of an embedding, H heads, d size of a head.
+Shapes: V words, P positions, E size of an embedding, I hidden size, H heads, d size of a head.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DISTILBERT = {
     "query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin", "out": "attention.out_lin",
     "attention_norm": "sa_layer_norm", "up": "ffn.lin1", "down": "ffn.lin2", "output_norm": "output_layer_norm",
 }  # fmt: skip
-_FAMILIES = {  # model_type -> layers' path, their modules' names, prefix of a checkpoint with a head
+_FAMILIES = {  # model_type -> path of the layers, names of their modules, prefix in checkpoints with a head
     "bert": ("encoder.layer", _BERT, "bert."), "roberta": ("encoder.layer", _BERT, "roberta."),
     "xlm-roberta": ("encoder.layer", _BERT, "roberta."), "camembert": ("encoder.layer", _BERT, "roberta."),
     "electra": ("encoder.layer", _BERT, "electra."), "distilbert": ("transformer.layer", _DISTILBERT, "distilbert."),
@@ -38,7 +38,7 @@ _FAMILIES = {  # model_type -> layers' path, their modules' names, prefix of a c
 _ACTIVATIONS = {
     "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
 }  # fmt: skip
-_DISTILBERT_EPS = 1e-12  # its config has no setting for it
+_DISTILBERT_EPS = 1e-12  # DistilBERT's config.json has no setting for it
 State = Mapping[str, Tensor]
 
 
@@ -59,20 +59,23 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingWeights:
-    """`positions` have the embedding of the first token type added, and start with a sequence's first position."""
+    """Embeddings, and the LayerNorm over them.
+
+    `positions` includes the embedding of the first token type. Its first row is that of a sequence's first position.
+    """
 
     words: Tensor  # [V, E]
     positions: Tensor  # [P, E]
     norm: Norm
-    project: tuple[Tensor, Tensor] | None  # [hidden, E], [hidden]: ELECTRA's small models
+    project: tuple[Tensor, Tensor] | None  # [I, E], [I]: only ELECTRA's small models
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """Float32. `qkv` has the softmax's scale, in SCORE_UNITs, in its query rows."""
+    """One layer, in float32: pairs of weight and bias. Query rows of `qkv` include the softmax's scale, in SCORE_UNITs."""
 
     heads: int
-    qkv: tuple[Tensor, Tensor]  # [3 H d, hidden], [3 H d]
+    qkv: tuple[Tensor, Tensor]  # [3 H d, I], [3 H d]
     out: tuple[Tensor, Tensor]
     attention_norm: Norm
     up: tuple[Tensor, Tensor]
@@ -83,19 +86,20 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class BertWeights:
-    """A whole model without its pooler."""
+    """A model without its pooler."""
 
     embeddings: EmbeddingWeights
     layers: tuple[LayerWeights, ...]
 
     @property
     def hidden(self) -> int:
+        """Components of a hidden state."""
         return len(self.layers[-1].output_norm.weight)
 
 
 @dataclass(frozen=True, slots=True)
 class BertFacts:
-    """What the weights do not tell."""
+    """What is needed beside the weights."""
 
     family: str
     layers: int
@@ -106,23 +110,27 @@ class BertFacts:
 
 
 def facts_of(config: Mapping[str, Any]) -> BertFacts | None:
-    """Of one of these families, and no variant of it (decoder, relative positions), with every fact spelled out."""
+    """The facts in config.json; None for other families, variants (decoder, relative positions) and missing facts."""
     family = str(config.get("model_type"))
     distil = family == "distilbert"
     names = ("n_layers", "n_heads", "activation") if distil else ("num_hidden_layers", "num_attention_heads", "hidden_act")
-    found = [config.get(name) for name in names]
+    values = [config.get(name) for name in names]
     eps = _DISTILBERT_EPS if distil else config.get("layer_norm_eps")
     plain = config.get("position_embedding_type") in (None, "absolute") and not config.get("is_decoder")
-    if family not in _FAMILIES or not plain or None in (*found, eps) or str(found[2]) not in _ACTIVATIONS:
+    if family not in _FAMILIES or not plain or None in (*values, eps) or str(values[2]) not in _ACTIVATIONS:
         return None
     if family in OFFSET_POSITIONS and not isinstance(config.get("pad_token_id"), int):
         return None
-    activation, first = _ACTIVATIONS[str(found[2])], first_position(config)
-    return BertFacts(family, int(str(found[0])), int(str(found[1])), activation, float(str(eps)), first)
+    activation, first = _ACTIVATIONS[str(values[2])], first_position(config)
+    return BertFacts(family, int(str(values[0])), int(str(values[1])), activation, float(str(eps)), first)
 
 
 def read_weights(state: State, facts: BertFacts) -> BertWeights:
-    """Raises: KeyError: names a tensor that is not there. ValueError: heads and sizes do not go together."""
+    """The weights, from tensors by name.
+
+    Raises:
+        KeyError: a tensor is missing. ValueError: the number of heads does not divide the hidden size.
+    """
     path, names, prefix = _FAMILIES[facts.family]
     tensors = _Tensors(state, prefix)
     words, table = tensors["embeddings.word_embeddings.weight"], tensors["embeddings.position_embeddings.weight"]
@@ -137,7 +145,7 @@ def read_weights(state: State, facts: BertFacts) -> BertWeights:
 
 
 class _Tensors:
-    """By the names of a bare model, in float32; a checkpoint may have a prefix, and old names of LayerNorm's."""
+    """Tensors in float32 by the names of a bare model. The checkpoint's may have a prefix, and LayerNorm's old names."""
 
     def __init__(self, state: State, prefix: str) -> None:
         self._state, self._prefix = state, prefix

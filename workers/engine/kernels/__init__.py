@@ -1,1 +1,1 @@
-"""Attention, linear layers and packed batches, and the compiled kernel."""
+"""Packed batches, attention and linear layers; and attention in C."""

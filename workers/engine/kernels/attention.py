@@ -1,11 +1,12 @@
-"""Attention over a packed batch, where no sequence sees another: varlen kernels on CUDA, dense runs on a CPU.
+"""Attention over a packed batch: tokens attend to tokens of their own sequence only. softmax(Q K' scale) V per sequence.
 
-    register()      makes `IMPLEMENTATION` known to transformers; a model set to it takes `packed=PackedBatch` in its forward
-    varlen          CUDA, half precision: one kernel over the cumulative lengths
-    by_runs         any device and precision: sequences of equal length as one dense block, no mask
-    softmax_free    CPU, bfloat16, without the kernel of compiled_attention.py: similar lengths as a dense block, no softmax
+    register()        registers IMPLEMENTATION with transformers; such a model takes `packed=PackedBatch` in its forward call
+    varlen            CUDA, half precision: one kernel over the cumulative lengths
+    by_runs           any device and precision: sequences of equal length as one dense block, without a mask
+    softmax_free      CPU, bfloat16, where compiled_attention.py is not available: similar lengths as a dense block
+    fused_attention   CPU, for a fused projection: the fastest of these for its precision
 
-Shapes: T tokens, H heads, d size of a head; n sequences of L tokens in a run. Knows nothing of models.
+Shapes: T tokens, H heads, d size of a head; n sequences of L tokens in a run or block. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from workers.engine.kernels import compiled_attention
 from workers.engine.kernels.packing import PackedBatch
 
-IMPLEMENTATION = "reembed_packed"  # absent from transformers' registry of masks, so that none is made
-SCORE_UNIT = math.log(2)  # fused projections give scores in powers of two: exp2 is the faster function
-LEAST_WEIGHT = 1e-36  # below, sums are made of denormals
-_SUM_COLUMNS = 16  # of ones beside V; the matrix product wants multiples of 16
+IMPLEMENTATION = "reembed_packed"  # not in transformers' registry of masks, so that it creates none
+SCORE_UNIT = math.log(2)  # scores of fused projections are exponents of 2, not of e: exp2 is faster
+LEAST_WEIGHT = 1e-36  # smaller sums consist of denormal numbers
+_SUM_COLUMNS = 16  # columns of ones appended to V; matrix products are fastest at multiples of 16
 
 
 def register() -> None:
-    """Idempotent. Imports transformers."""
+    """Register with transformers, which is imported. Idempotent."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(IMPLEMENTATION, _attention)
@@ -38,7 +39,7 @@ def _attention(
     _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *, packed: PackedBatch,
     scaling: float | None = None, sliding_window: int | None = None, **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """What transformers calls in every layer, with [1, H, T, d]; answers [1, T, H, d]."""
+    """transformers' interface of an attention function, which fixes the parameters: [1, H, T, d] -> [1, T, H, d]."""
     query_THd, key_THd, value_THd = (states[0].transpose(0, 1) for states in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     half = query.dtype in (torch.float16, torch.bfloat16)
@@ -50,7 +51,7 @@ def _attention(
 def varlen(
     query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packed: PackedBatch, scale: float, window: int | None = None
 ) -> Tensor:
-    """[T, H, d]. `window`: a token sees those less than `window` positions away (transformers' sliding_window)."""
+    """[T, H, d]. `window`: tokens attend to those less than `window` positions away (transformers' sliding_window)."""
     from torch.nn.attention.varlen import varlen_attn
 
     border = packed.cumulative_B1
@@ -63,16 +64,20 @@ def varlen(
 
 
 def by_runs(
-    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packed: PackedBatch, scale: float, window: int | None = None,
-    out: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """[T, H, d], as `varlen`; or into the first T rows of `out` [>= T, H d]."""
-    states_THd = (query_THd, key_THd, value_THd)
-    if out is None:
-        out = query_THd.new_empty(len(query_THd), query_THd[0].numel())
+    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packed: PackedBatch, scale: float, window: int | None = None
+) -> Tensor:
+    """[T, H d]; otherwise as `varlen`."""
+    out = query_THd.new_empty(len(query_THd), query_THd[0].numel())
+    return _write_by_runs(out, (query_THd, key_THd, value_THd), packed, scale, window)
+
+
+def _write_by_runs(
+    out: Tensor, states: tuple[Tensor, Tensor, Tensor], packed: PackedBatch, scale: float, window: int | None = None
+) -> Tensor:
+    """Attention over (query, key, value), each [T, H, d], into the first T rows of `out` [>= T, H d], which is returned."""
     for run in packed.runs:
-        block = (run.count, run.length, *query_THd.shape[1:])
-        query, key, value = (states[run.start : run.stop].view(block).transpose(1, 2) for states in states_THd)
+        block = (run.count, run.length, *states[0].shape[1:])
+        query, key, value = (part_THd[run.start : run.stop].view(block).transpose(1, 2) for part_THd in states)
         near = None if window is None or window >= run.length else _near(run.length, window, query.device)
         attended = scaled_dot_product_attention(query, key, value, near, scale=scale)
         out[run.start : run.stop].view(block).copy_(attended.transpose(1, 2))
@@ -80,16 +85,16 @@ def by_runs(
 
 
 def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
-    """[T, H d] in bfloat16, scores in SCORE_UNITs: 2 to the QK' times [V, 1], divided by the column of sums.
+    """[T, H d] bfloat16, for scores in SCORE_UNITs: P = 2^(Q K') [V, 1], then the columns of V divided by that of the ones.
 
-    Neighbours of similar length make one dense block; where one is shorter its row of ones is 0, so that its padding weighs
-    nothing. No maximum need be subtracted: bfloat16 reaches as far as float32. Scores are rounded to bfloat16, as by
-    transformers' own eager attention. Three times as fast on short sequences as torch's flash kernel, which spends its
-    time in the softmax. Where a product overflows or a sum vanishes (scores beyond +-80) the batch goes through that kernel.
+    Adjacent sequences of similar length form one dense block. For padding, V and the ones are 0, so that it has no weight.
+    The maximum need not be subtracted, since bfloat16 has the exponents of float32. Scores are rounded to bfloat16, as by
+    transformers' eager attention. On short sequences this is three times as fast as torch's flash kernel, which spends its
+    time in the softmax. If a product overflows or a sum vanishes (scores beyond +-80), the batch is computed by that kernel.
     """
     tokens, _, heads, size = qkv_T3Hd.shape
     out = qkv_T3Hd.new_empty(tokens, heads * size)
-    out[packed.tokens :] = 0  # rows behind the last sequence
+    out[packed.tokens :] = 0  # rows after the last sequence
     for block in packed.blocks:
         of_block = (block.count, block.length, heads, size)
         rows = qkv_T3Hd[block.start : block.stop]
@@ -121,7 +126,7 @@ def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
 
 
 def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
-    """[T, H d] from a fused projection whose scores are in SCORE_UNITs, on a CPU; T may exceed the batch's tokens."""
+    """[T, H d] from a fused projection with scores in SCORE_UNITs, on a CPU. Rows beyond the batch's tokens are zeros."""
     if qkv_T3Hd.dtype is torch.bfloat16:
         compiled = compiled_attention.attend(qkv_T3Hd.shape[-1])
         if compiled is None:
@@ -132,10 +137,10 @@ def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
 
 def _all_by_runs(qkv_T3Hd: Tensor, packed: PackedBatch, out: Tensor) -> Tensor:
     query, key, value = qkv_T3Hd[: packed.tokens].unbind(1)
-    return by_runs(query, key, value, packed, SCORE_UNIT, out=out)
+    return _write_by_runs(out, (query, key, value), packed, SCORE_UNIT)
 
 
 def _near(length: int, window: int, device: torch.device) -> Tensor:
-    """[L, L] bool: which positions see each other."""
+    """[L, L] bool: which positions attend to each other."""
     positions = torch.arange(length, device=device)
     return (positions[:, None] - positions).abs() < window

@@ -1,7 +1,7 @@
-"""The compiled kernel of attention.c: CPU, bfloat16, no padding. There where installing found a C compiler.
+"""The attention kernel in C (attention.c): CPU with AVX512-BF16, bfloat16, no padding.
 
-It is an extension that may be missing: then `attend` is None and attention goes through torch's operators, and the whole
-encoder takes some 17% longer. It is not believed either: once a process it must give torch's own attention again.
+It is an optional extension, built if the installation finds a C compiler. Without it `attend` returns None and attention
+uses torch's operators, which makes the encoder some 17% slower. Once per process it is verified against torch's attention.
 
 Shapes: T tokens, H heads, d size of a head.
 """
@@ -24,20 +24,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-HEAD_MULTIPLE = 32  # of a head's size: bfloat16 in a register
+HEAD_MULTIPLE = 32  # a head's size must be a multiple: bfloat16 numbers in a register
 _EXTENSION = "workers.engine.kernels._attention"
-_SAME = 0.02  # largest difference from float32 on normal random numbers; rounding the result alone makes 0.008
+_SAME = 0.02  # largest accepted difference from float32 on normal random numbers; rounding the result gives 0.008
 _log = logging.getLogger(__name__)
 Attend = Callable[[Tensor, NDArray[np.signedinteger], int], Tensor]
 
 
 def attend(head_size: int) -> Attend | None:
-    """The kernel for heads of that size, if this machine has one:
+    """The kernel for heads of that size; None if this machine has none.
 
-    (qkv [T', 3, H, d] bfloat16 with scores in powers of two, offsets [B + 1], threads) -> [T', H d]; rows behind the last
-    offset are zeros. Offsets of 32 bits are used as they are, others are copied.
+    Its arguments are qkv [T', 3, H, d] in bfloat16, with scores as exponents of 2; offsets [B + 1] (32 bits; others are
+    converted); the number of threads. It returns [T', H d], with zeros in rows after the last offset.
+
+    Raises (the kernel):
+        MemoryError: no memory for keys and values of the longest sequence.
     """
-    return _run if head_size % HEAD_MULTIPLE == 0 and _proven() else None
+    return _run if head_size % HEAD_MULTIPLE == 0 and _verified() else None
 
 
 def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.signedinteger], threads: int) -> Tensor:
@@ -61,7 +64,7 @@ def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.signedinteger], threads: int) 
 
 
 def _cuts(offsets_B1: NDArray[np.int32], parts: int) -> list[int]:
-    """Borders between sequences that share the scores, length squared, out evenly; from 0 to B, some may coincide."""
+    """Indices of sequences, 0 to B, that divide the work (length squared) evenly into `parts`; some may coincide."""
     done = np.cumsum(np.diff(offsets_B1).astype(np.int64) ** 2)
     shares = np.arange(1, parts) * (done[-1] / parts) if len(done) else []
     return [0, *np.searchsorted(done, shares).tolist(), len(done)]
@@ -75,18 +78,18 @@ def _threads() -> ThreadPoolExecutor:
 @functools.cache
 def _library() -> ctypes.CDLL:
     """Raises: OSError."""
-    found = importlib.util.find_spec(_EXTENSION)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(_EXTENSION)
+    if spec is None or spec.origin is None:
         raise OSError("not built; install with a C compiler at hand")
-    library = ctypes.CDLL(found.origin)
+    library = ctypes.CDLL(spec.origin)
     library.reembed_attend.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 3]
     library.reembed_attend.restype = ctypes.c_int
     return library
 
 
 @functools.cache
-def _proven() -> bool:
-    """Whether the kernel is here, this processor runs it, and it computes what torch computes."""
+def _verified() -> bool:
+    """Whether the kernel is installed, runs on this processor, and computes what torch computes."""
     if not torch.cpu._is_avx512_bf16_supported():
         return False
     try:
@@ -98,9 +101,9 @@ def _proven() -> bool:
     lengths = np.array([1, 7, 8, 16, 17, 65, 130])
     qkv = torch.randn(int(lengths.sum()) + 3, 3, 2, HEAD_MULTIPLE, generator=random).bfloat16()
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    found = _run(qkv, offsets, 1)[: offsets[-1]].float()
+    computed = _run(qkv, offsets, 1)[: offsets[-1]].float()
     exact = torch.cat([_exact(qkv[start:stop].float()) for start, stop in itertools.pairwise(offsets)])
-    worst = float((found - exact).abs().max())
+    worst = float((computed - exact).abs().max())
     if not worst <= _SAME:
         _log.warning("attention through torch's operators: the compiled kernel is off by %.1e on this processor", worst)
         return False
@@ -108,6 +111,6 @@ def _proven() -> bool:
 
 
 def _exact(qkv_L3Hd: Tensor) -> Tensor:
-    """[L, H d] of one sequence."""
+    """[L, H d]: attention over one sequence by torch."""
     query, key, value = qkv_L3Hd.permute(1, 2, 0, 3)
     return scaled_dot_product_attention(query, key, value, scale=math.log(2)).transpose(0, 1).flatten(1)

@@ -1,14 +1,14 @@
-"""Matrix products of a CPU's transformer layer with what follows fused in: bias, GELU, the residual. oneDNN, from torch.
+"""Linear layers on a CPU, with bias, activation or residual fused into the matrix product by oneDNN.
 
-    Linear         float32 or bfloat16, weights laid out once for the processor
-    QuantizedLinear  8-bit weights (a scale a row) and activations (one scale, one zero point), sums in 32 bits
+    Linear           float32 or bfloat16; weights are laid out for the processor once
+    QuantizedLinear  8-bit weights (one scale per row) and activations (one scale, one zero point); sums in 32 bits
 
     y = x W' + b              layer(x)
     y = gelu(x W' + b)        layer(x, activation="gelu")
     y = x W' + b + residual   layer(x, residual=r)
 
-The operators are those that torch's own compiler calls; going to them directly costs no compilation. Shapes: T tokens, I
-inputs, O outputs.
+The operators are those that torch.compile generates calls to; calling them directly needs no compilation. Shapes: T tokens,
+I inputs, O outputs.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TYPICAL_TOKENS = 2048  # rows that the weights' layout is chosen for; others work as well
+TYPICAL_TOKENS = 2048  # number of rows for which the weights' layout is chosen; any other works as well
 _LEVELS = 127
-ACTIVATIONS = {"none": "", "gelu": "none", "gelu_tanh": "tanh", "relu": ""}  # name -> oneDNN's algorithm
+ACTIVATIONS = {"none": "", "gelu": "none", "gelu_tanh": "tanh", "relu": ""}  # our name -> oneDNN's algorithm
 
 
 class Linear:
-    """W [O, I] and b [O] in float32; computes in `dtype`."""
+    """A layer of weight W [O, I] and bias b [O], given in float32; computes in `dtype`."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), TYPICAL_TOKENS)
         self._bias = bias.to(dtype)
 
     def __call__(self, x_TI: Tensor, *, activation: str = "none", residual: Tensor | None = None) -> Tensor:
-        """[T, O]."""
+        """[T, I] -> [T, O]."""
         run: Any = torch.ops.mkldnn._linear_pointwise
         if residual is not None:
             return run.binary(x_TI, residual, self._weight, self._bias, "add")  # type: ignore[no-any-return]
@@ -43,17 +43,17 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class ActivationRange:
-    """Smallest and largest value of each input channel [I], seen over calibration texts."""
+    """Smallest and largest value of each input channel [I] over the calibration texts."""
 
     least_I: Tensor
     most_I: Tensor
 
 
 class QuantizedLinear:
-    """W [O, I] and b [O] in float32, quantised for inputs of a known range; answers bfloat16, or what `quantized_for` wants.
+    """A layer of weight W [O, I] and bias b [O], given in float32, quantised for inputs of a known range.
 
-    `smooth` moves range from the activations' loud channels into their weights before both are rounded (SmoothQuant,
-    arXiv:2211.10438, alpha 0.5).
+    `smooth`: before rounding, divide each input channel by s and multiply its weights by s (SmoothQuant, arXiv:2211.10438,
+    with alpha = 0.5: s = sqrt(max|x| / max|w|)), so that channels with large activations lose less precision.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, seen: ActivationRange, *, smooth: bool) -> None:
@@ -77,11 +77,11 @@ class QuantizedLinear:
         self._zeros_O = torch.zeros(len(self._scales_O), dtype=torch.int64)
         self._bias = bias.float()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch says once that this will move
+            warnings.simplefilter("ignore", UserWarning)  # torch warns once that this function will move
             self.quantize(torch.zeros(1, weight.shape[1]))
 
     def quantize(self, x_TI: Tensor) -> Tensor:
-        """uint8 [T, I]."""
+        """[T, I] -> uint8 [T, I]."""
         x_TI = x_TI if self.smoothing_I is None else x_TI * self.smoothing_I
         return torch.quantize_per_tensor(x_TI.float(), self.scale, self.zero, torch.quint8).int_repr()
 
@@ -89,7 +89,7 @@ class QuantizedLinear:
         self, x_TI: Tensor, *, activation: str = "none", residual: Tensor | None = None,
         quantized_for: QuantizedLinear | None = None,
     ) -> Tensor:  # fmt: skip
-        """[T, O] bfloat16, or uint8 ready for the layer `quantized_for`. `x_TI` is uint8, `residual` bfloat16."""
+        """[T, O] in bfloat16, or in uint8 as input of the layer `quantized_for`. `x_TI` is uint8, `residual` bfloat16."""
         run: Any = torch.ops.onednn.qlinear_pointwise
         ours = (x_TI, self.scale, self.zero, self._weight, self._scales_O, self._zeros_O)
         if residual is not None:

@@ -1,7 +1,8 @@
-"""A batch of sequences as tensors without padding: all tokens end to end, and where each sequence begins.
+"""A batch of sequences as tensors without padding: all tokens concatenated, and the offset of each sequence.
 
-Sequences of equal length that stand side by side are a run: on a CPU a run is one dense block for attention, so batches
-sorted by length cost no padding there either. Knows nothing of models.
+Adjacent sequences of equal length are a run. On a CPU, attention computes a run as one dense block, so a batch sorted by
+length needs no padding there either. Packing sequences so is known as unpadding (ModernBERT, arXiv:2412.13663, section 2.2)
+or as variable-length attention (FlashAttention). Knows nothing of models.
 
 Shapes: T tokens of the batch, B sequences.
 """
@@ -19,13 +20,13 @@ from torch import Tensor
 
 from workers.records.tokens import TokenizedTexts, ranges
 
-BLOCK_SCORES = 1 << 18  # attention scores of a head in one block: 6 MB in bfloat16 at twelve heads
+BLOCK_SCORES = 1 << 18  # limit of a block's attention scores per head: 6 MB in bfloat16 with twelve heads
 BLOCK_MULTIPLE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class EqualRun:
-    """Tokens start..stop are `count` sequences of `length` tokens each."""
+    """Tokens start to stop (exclusive) are `count` sequences of `length` tokens each."""
 
     start: int
     stop: int
@@ -35,26 +36,26 @@ class EqualRun:
 
 @dataclass(frozen=True, slots=True)
 class DenseBlock:
-    """Neighbours of similar length as a rectangle of `count` rows of `length` positions."""
+    """Adjacent sequences of similar length, as a rectangle of `count` rows of `length` positions."""
 
-    start: int  # its tokens in the batch: start..stop
+    start: int  # its tokens in the batch: start to stop (exclusive)
     stop: int
     count: int
-    length: int  # the longest, rounded up: fewer shapes, and kernels are made for each
-    sources: Tensor  # [count * length] token of each position, counted from `start`; 0 where there is none
-    slots: Tensor | None  # [stop - start] position of each token; None: the rectangle is full
-    real: Tensor  # [count, 1, length, 1] bfloat16: 1 where there is a token
+    length: int  # the longest sequence, rounded up: kernels are generated for each shape
+    sources: Tensor  # [count * length] token of each position, counted from `start`; 0 for padding
+    slots: Tensor | None  # [stop - start] position of each token; None: there is no padding
+    real: Tensor  # [count, 1, length, 1] bfloat16: 1 for tokens, 0 for padding
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """Index tensors are int64 on the device; lengths and offsets stay with the host, which decides by them."""
+    """A batch. Index tensors are int64 on the device; lengths and offsets are on the host, where decisions are made."""
 
     ids_T: Tensor
     positions_T: Tensor  # 0, 1, ... within each sequence
     lengths_B: NDArray[np.int64]
     offsets_B1: NDArray[np.int64]  # [B + 1]
-    cumulative_B1: Tensor  # the same as int32 on the device, as varlen kernels want it
+    cumulative_B1: Tensor  # the same as int32 on the device, for varlen kernels
 
     @property
     def device(self) -> torch.device:
@@ -62,15 +63,17 @@ class PackedBatch:
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest sequence."""
         return int(self.lengths_B.max(initial=0))
 
     @property
     def tokens(self) -> int:
+        """Tokens of the batch."""
         return int(self.offsets_B1[-1])
 
     @cached_property
     def blocks(self) -> tuple[DenseBlock, ...]:
-        """Cut where a block's scores would outgrow the caches, or more than an eighth of it would be padding."""
+        """The batch as blocks, cut where scores would exceed the caches or padding one eighth of a block."""
         blocks, first, count = [], 0, len(self.lengths_B)
         while first < count:
             stop, longest = first, 0
@@ -100,6 +103,7 @@ class PackedBatch:
 
     @cached_property
     def runs(self) -> tuple[EqualRun, ...]:
+        """The batch as runs."""
         borders = [0, *(np.flatnonzero(np.diff(self.lengths_B)) + 1).tolist(), len(self.lengths_B)]
         offsets = self.offsets_B1
         return tuple(
@@ -109,14 +113,14 @@ class PackedBatch:
 
 
 def pack(tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device) -> PackedBatch:
-    """The sequences `rows` of `tokens`, in that order; copies to a CUDA device do not wait for it."""
+    """The sequences `rows` of `tokens` as a batch, in that order. Copies to a CUDA device are asynchronous."""
     lengths_B = tokens.lengths[rows]
     offsets_B1 = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths_B)])
     total, starts = int(offsets_B1[-1]), np.zeros(len(rows), np.int64)
     host = torch.empty(2 * total, dtype=torch.int64, pin_memory=device.type == "cuda")
     host[:total] = torch.from_numpy(tokens.input_ids[ranges(tokens.offsets[rows], lengths_B)])
     host[total:] = torch.from_numpy(ranges(starts, lengths_B))
-    both = host.to(device, non_blocking=True)  # one copy for both
+    both = host.to(device, non_blocking=True)  # ids and positions in one copy
     cumulative = torch.from_numpy(offsets_B1.astype(np.int32))
     if device.type == "cuda":
         cumulative = cumulative.pin_memory().to(device, non_blocking=True)

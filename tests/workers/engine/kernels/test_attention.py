@@ -98,7 +98,7 @@ def test_by_runs_into_rows_given() -> None:
     batch = packed_of(MIXED)
     states = random_states(batch.tokens)
     out = torch.full((batch.tokens + 5, HEADS * SIZE), 7.0)
-    by_runs(*states.unbind(1), batch, 1.0, out=out)  # type: ignore[misc]
+    attention._write_by_runs(out, states.unbind(1), batch, 1.0)  # type: ignore[arg-type]
     assert torch.equal(out[: batch.tokens], by_runs(*states.unbind(1), batch, 1.0).view(batch.tokens, -1))  # type: ignore[misc]
     assert (out[batch.tokens :] == 7).all()
 

@@ -25,10 +25,10 @@ needs_kernel = pytest.mark.skipif(attend(HEAD_MULTIPLE) is None, reason="no comp
 @pytest.fixture
 def forgotten() -> None:
     """What this process found out about the kernel is found out again, in the test and after it."""
-    for remembered in (compiled_attention._library, compiled_attention._proven):
+    for remembered in (compiled_attention._library, compiled_attention._verified):
         remembered.cache_clear()
     yield
-    for remembered in (compiled_attention._library, compiled_attention._proven):
+    for remembered in (compiled_attention._library, compiled_attention._verified):
         remembered.cache_clear()
 
 
