@@ -27,10 +27,10 @@ demo: $(VENV)/.stamp-demo
 	$(BIN)/python -m jobs.demo
 
 test: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not slow and not ray and not s3' $(ARGS)
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not ray and not s3' $(ARGS)
 
 faults: $(VENV)/.stamp-dev
 	REEMBED_FAULTS=all REEMBED_REPLICA_KILLS=20 REEMBED_DRIVER_KILLS=20 REEMBED_NIGHT_KILLS=20 REEMBED_RACES=20 \

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.s3_server.fixture import S3Server, s3_in_environment
-from tests.schedule import ALONE, GroupsThenAlone, rank
+from tests.schedule import ALONE, GroupsThenAlone, rank, write_groups
 from tests.shared import Shared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,8 +51,8 @@ def pytest_configure_node(node: Any) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupsThenAlone | None:
-    return GroupsThenAlone(config) if config.getoption("dist") == "loadgroup" else None
+def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupsThenAlone:
+    return GroupsThenAlone(config, config.stash[SHARED].folder)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -61,7 +61,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """The marker s3 and its fixture go together, whichever of the two a test names. The tests to be run are then sorted."""
     for item in items:
         names: list[str] = getattr(item, "fixturenames", [])
@@ -73,6 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker(pytest.mark.xdist_group(ALONE))
     yield
     items.sort(key=rank)
+    write_groups(config.stash[SHARED].folder, items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

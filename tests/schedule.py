@@ -5,13 +5,17 @@
 3. tests marked alone  they measure time: one after the other on one worker, when no other worker is at work
 
 The tests of a file stay on one worker, because each worker makes its module's fixtures. A mark `xdist_group` keeps tests of
-several files together, or takes some tests out of their file's group.
+several files together, or takes some tests out of their file's group. Workers tell their groups in a file: pytest-xdist 3.8
+would append them to node ids, which pytest 9.2 no longer lets it do.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,15 +40,24 @@ def rank(item: pytest.Item) -> tuple[int, int, str]:
     return phase, LONGEST.index(group) if group in LONGEST else len(LONGEST), group
 
 
+def write_groups(folder: Path, items: Sequence[pytest.Item]) -> None:
+    """Called in every worker; all of them write the same."""
+    draft = folder / f"groups-{os.getpid()}"
+    draft.write_text(json.dumps({item.nodeid: group_of(item) for item in items}))
+    draft.replace(folder / "groups")
+
+
 class GroupsThenAlone:
-    """Scheduler of pytest-xdist (its `Scheduling` protocol) for `--dist loadgroup`.
+    """Scheduler of pytest-xdist (its `Scheduling` protocol). `folder` is where the workers write the groups.
 
     A worker starts a test when it knows the one after it, or that there is none. It therefore gets the next group while it
     holds one test. The last worker gets the first test marked alone in that place, and the others when no other worker
     holds a test.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, folder: Path) -> None:
+        self._folder = folder
+        self._group_of: dict[str, str] = {}
         self._expected = len(parse_tx_spec_config(config))
         self._collections: dict[Any, list[str]] = {}
         self._held: dict[Any, list[int]] = {}  # worker -> tests that were sent to it and have not ended
@@ -85,9 +98,10 @@ class GroupsThenAlone:
         """Called when all workers have collected, and for each worker that replaces one that crashed."""
         if not self._begun:
             self._begun = True
+            self._group_of = json.loads((self._folder / "groups").read_text())
             groups: dict[str, list[int]] = {}
             for number, name in enumerate(next(iter(self._collections.values()))):
-                groups.setdefault(_group_in(name), []).append(number)
+                groups.setdefault(self._group_of[name], []).append(number)
             self._alone.extend(groups.pop(ALONE, []))
             self._groups.extend(groups.values())
         self._feed()
@@ -105,8 +119,8 @@ class GroupsThenAlone:
             return None
         crashed, *rest = (self._collections[node][number] for number in held)
         again = dict(zip(rest, held[1:], strict=True))
-        self._alone.extendleft(reversed([number for name, number in again.items() if _group_in(name) == ALONE]))
-        if others := [number for name, number in again.items() if _group_in(name) != ALONE]:
+        self._alone.extendleft(reversed([number for name, number in again.items() if self._group_of[name] == ALONE]))
+        if others := [number for name, number in again.items() if self._group_of[name] != ALONE]:
             self._groups.appendleft(others)
         self._feed()
         return crashed
@@ -146,9 +160,3 @@ class GroupsThenAlone:
     def _give(self, node: Any, numbers: list[int]) -> None:
         self._held[node] += numbers
         node.send_runtest_some(numbers)
-
-
-def _group_in(name: str) -> str:
-    """The group in a node id as workers report it: `file::test[case]@group`, or the file."""
-    tail = name.rpartition("]")[2].rpartition("::")[2]
-    return tail.rpartition("@")[2] if "@" in tail else name.partition("::")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -12,12 +13,13 @@ from typing import Any, cast
 
 import pytest
 
-from tests.schedule import GroupsThenAlone
+from tests.schedule import ALONE, GroupsThenAlone
 from tests.sessions import ROOT
 
 NAMES = [f"tests/{file}.py::test_{case}" for file in "abcde" for case in range(3)]
-GROUPED = [f"tests/f.py::test[{case}]@pair" for case in range(2)] + [f"tests/g.py::test[x@y::z]{case}" for case in range(2)]
-MARKED = [f"tests/h.py::test_{case}@alone" for case in range(4)]
+PAIR = ["tests/f.py::test_it", "tests/g.py::test_it[x::y]"]
+MARKED = [f"tests/h.py::test_{case}" for case in range(4)]
+GROUPS = dict.fromkeys(PAIR, "pair") | dict.fromkeys(MARKED, ALONE) | {name: name.partition("::")[0] for name in NAMES}
 
 
 class Worker:
@@ -40,9 +42,10 @@ class Worker:
         return self.sent[0] if len(self.sent) > (0 if self.shutting_down else 1) else None
 
 
-def scheduler_of(count: int, names: list[str]) -> tuple[GroupsThenAlone, list[Worker]]:
+def scheduler_of(count: int, names: list[str], folder: Path) -> tuple[GroupsThenAlone, list[Worker]]:
     config = SimpleNamespace(getvalue=lambda _: ["popen"] * count)
-    scheduler = GroupsThenAlone(cast(pytest.Config, config))
+    (folder / "groups").write_text(json.dumps(GROUPS))
+    scheduler = GroupsThenAlone(cast(pytest.Config, config), folder)
     workers = [Worker(f"gw{number}") for number in range(count)]
     for worker in workers:
         scheduler.add_node(worker)
@@ -75,10 +78,12 @@ def run(scheduler: GroupsThenAlone, workers: list[Worker], names: list[str], cra
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
-@pytest.mark.parametrize("names", [NAMES + GROUPED + MARKED, NAMES, MARKED, MARKED[:1], NAMES + MARKED[:1]])
+@pytest.mark.parametrize("names", [NAMES + PAIR + MARKED, NAMES, MARKED, MARKED[:1], NAMES + MARKED[:1]])
 @pytest.mark.parametrize("crash", [[], [NAMES[4]], [MARKED[0], NAMES[0]], [MARKED[2]]])
-def test_every_test_once_and_those_marked_at_the_end(workers: int, names: list[str], crash: list[str]) -> None:
-    scheduler, nodes = scheduler_of(workers, names)
+def test_every_test_once_and_those_marked_at_the_end(
+    workers: int, names: list[str], crash: list[str], tmp_path: Path
+) -> None:
+    scheduler, nodes = scheduler_of(workers, names, tmp_path)
     ran = run(scheduler, nodes, names, set(crash))
     assert Counter(name for name, _, _ in ran) == Counter(names)
     assert scheduler.tests_finished
@@ -88,8 +93,8 @@ def test_every_test_once_and_those_marked_at_the_end(workers: int, names: list[s
     if not crash:
         assert marked == sorted(marked)
         assert all(together == 1 for name, _, together in ran if name in MARKED)
-        for file in {name.partition("::")[0] for name in names}:
-            assert len({worker for name, worker, _ in ran if name.startswith(file)}) == 1, "a group stays together"
+        for group in {GROUPS[name] for name in names}:
+            assert len({worker for name, worker, _ in ran if GROUPS[name] == group}) == 1, "a group stays together"
 
 
 FILE = """
@@ -107,11 +112,12 @@ from pathlib import Path
 def test_on_real_workers(tmp_path: Path) -> None:
     """Two files side by side, then the marked tests one after the other."""
     log = tmp_path / "log"
-    for name, mark in (("a", ""), ("b", ""), ("c", "@pytest.mark.xdist_group('alone')\n")):
+    for name, mark in (("a", ""), ("b", ""), ("c", "@pytest.mark.alone\n")):
         (tmp_path / f"test_{name}.py").write_text(FILE.format(name=name, mark=mark, log=str(log)))
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = alone: x\n")
     (tmp_path / "conftest.py").write_text("from tests.conftest import *\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-n", "2", "-q", "-p", "no:cacheprovider", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -124,9 +130,9 @@ def test_on_real_workers(tmp_path: Path) -> None:
     assert all(one[1] <= other[0] for one, other in pairwise(alone))
 
 
-def test_what_workers_collect_must_be_the_same() -> None:
+def test_what_workers_collect_must_be_the_same(tmp_path: Path) -> None:
     config: Any = SimpleNamespace(getvalue=lambda _: ["2*popen"])
-    scheduler = GroupsThenAlone(config)
+    scheduler = GroupsThenAlone(config, tmp_path)
     one, other = Worker("gw0"), Worker("gw1")
     for worker in (one, other):
         scheduler.add_node(worker)
