@@ -30,8 +30,8 @@ from benchmarks.models import RANDOM, Bench, facts, random_model, running, say, 
 from benchmarks.peers import find_model, sample
 from workers.engine.encoder import Encoder
 from workers.engine.forward import Padded
-from workers.model.golden import cosines
 from workers.records.tokens import TokenizedTexts
+from workers.table.vectors import cosines
 
 PLAIN = "transformers"
 

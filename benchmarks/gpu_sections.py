@@ -24,9 +24,9 @@ from benchmarks.gemm import Peak
 from benchmarks.models import Bench, chosen, over_all_lengths, repeated, running, spread
 from workers.engine.encoder import Encoder
 from workers.engine.forward import Packed, Padded
-from workers.model.golden import cosines
 from workers.records.documents import WINDOW_ROWS
 from workers.records.tokens import TokenizedTexts
+from workers.table.vectors import cosines
 
 LEAST_COSINE = 0.9999  # of float16 to float32
 
