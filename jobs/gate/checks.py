@@ -1,18 +1,18 @@
-"""The publish gate: may this run become the snapshot that readers see? Pure: facts in, checks out.
+"""The checks of the publish gate, which a run must pass to become the published snapshot. Pure: facts in, checks out.
 
     accounting     rows in = rows out + rows quarantined, shard by shard
     quarantined    run.max_quarantined_rows
     row_change     documents, against the last snapshot
-    truncated      share of documents that lost tokens, in itself and against the last snapshot
+    truncated      share of truncated documents, by itself and against the last snapshot
     empty          share of rows without text
     golden         golden texts, against their vectors in the last snapshot
     sample         unchanged texts embedded again, against their vectors in the last snapshot
-    norms          vectors are finite, and as long as they should be
+    norms          vectors are finite, and their norms are as expected
     mean_vector    against the last snapshot's
-    model_change   the model and its use are the last snapshot's, or the change is allowed
+    model_change   the model and its use are the same as the last snapshot's, or the change is allowed
 
-Every check is always listed. One that has nothing to compare with is `skipped`, says why, and blocks nothing. docs/gate.md
-is the reader's view of this. Knows nothing of storage, Parquet or Ray: jobs/gate/judge.py collects the facts.
+Every check is always listed. A check with nothing to compare with is `skipped`: it gives the reason and blocks nothing.
+docs/gate.md describes the checks for users. Knows nothing of storage, Parquet or Ray: jobs/gate/judge.py collects the facts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SHOWN_BREACHES = 3
 
 @dataclass(frozen=True, slots=True)
 class GateCheck:
-    """One check. `measured` and `allowed` are figures of the same kind; `note` says in words what was met."""
+    """The result of one check. `measured` and `allowed` are figures of the same kind; `note` describes the measurement."""
 
     name: str
     ok: bool
@@ -41,7 +41,7 @@ class GateCheck:
     note: str
     skipped: bool = False  # nothing to compare with; ok is True then
     setting: str = ""  # the limit as it is configured, `gate.max_empty=0.5`
-    mend: str = ""  # what a person can do, of a check that failed
+    mend: str = ""  # what a person can do, if the check failed
 
     @property
     def reason(self) -> str:
@@ -54,7 +54,7 @@ class GateCheck:
 
 @dataclass(frozen=True, slots=True)
 class GateFacts:
-    """All that is judged."""
+    """Everything that the checks read."""
 
     accounting: Accounting
     receipts: str  # URI of the folder
@@ -234,14 +234,14 @@ def _model_change(facts: GateFacts, gate: GateConfig) -> GateCheck:
 
 
 def _apart(facts: GateFacts) -> str:
-    """Why vectors cannot be compared with the last snapshot's; '' where they can."""
+    """Why vectors cannot be compared with the last snapshot's; '' if they can."""
     if facts.last is None:
         return facts.alone
     return "the model, or its use, is not the last snapshot's" if facts.now.changes(facts.last) else ""
 
 
 def _afresh(facts: GateFacts) -> str:
-    """Parts that stand there are adopted, never embedded again: they go as well."""
+    """Advice to embed everything again. Existing parts would be adopted, so it includes deleting them."""
     paths = RunPaths(facts.now.run_id)
     return f"delete {paths.root} and {paths.data} and run the same command, which embeds everything again"
 

@@ -1,10 +1,10 @@
-"""What the gate remembers of a snapshot, so that the next night need not read it again. Two small files of a run:
+"""The figures of a snapshot that the gate stores, so that the next run need not read it again. Two small files of a run:
 
     runs/<run_id>/golden.npz    vectors of the golden texts, by each replica at the end of its work
-    runs/<run_id>/gate.npz      counts, and length and mean of a sample of the snapshot's vectors
+    runs/<run_id>/gate.npz      counts, and norm and mean of a sample of the snapshot's vectors
 
-numpy's own format, read without pickle, the words in it as JSON. Both can be made again (gate.npz from the parts, golden.npz
-by embedding), so one that is damaged counts as absent. Knows no thresholds.
+They are in numpy's own format, read without pickle; texts in them are JSON. Both can be made again (gate.npz from the parts,
+golden.npz by embedding), so a damaged file counts as absent. Knows no limits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from workers.table.paths import RunPaths
 from workers.table.vectors import Floats, cosines
 
 log = logging.getLogger("reembed")
-_SHOWN_CHARACTERS = 24  # of a digest or a prompt
+_SHOWN_CHARACTERS = 24  # of a digest or a prompt, in messages
 _WORDS = "words"
 _COUNTS = ("run_id", "rows_read", "documents", "truncated", "empty", "parts", "breaches")
 _OF_VECTORS = ("count", "not_finite", "mean_length", "spread")
@@ -36,10 +36,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class VectorFigures:
-    """Of a sample of a snapshot's vectors [N, D], as they are stored."""
+    """Figures of a sample of a snapshot's vectors [N, D], as they are stored."""
 
     count: int  # N
-    not_finite: int  # rows with NaN or Inf; all below is of the others
+    not_finite: int  # rows with NaN or Inf; the fields below are of the others
     mean_length: float
     spread: float  # mean squared distance from the mean vector
     mean_D: npt.NDArray[np.float64]
@@ -56,39 +56,39 @@ class VectorFigures:
         return cls(len(vectors_ND), len(vectors_ND) - len(usable), length, spread, mean_D)
 
     def mean_cosine(self, last: VectorFigures) -> float | None:
-        """Cosine between the mean vectors, corrected for what the chance of a sample adds to their lengths.
+        """Cosine between the mean vectors, corrected for the length that sampling noise adds to them.
 
         The mean of n vectors is longer than that of the distribution they come from, |m|^2 = |true|^2 + spread / n. Means of
         60 vectors of all-MiniLM-L6-v2 (package descriptions) have cosines down to 0.88 to each other; corrected, 0.97.
 
         Returns:
-            None where the last one's is not longer than chance alone would make it.
+            None if the last mean is not longer than sampling noise alone would make it.
         """
         chance, last_chance = self.spread / self.count, last.spread / last.count
         square, last_square = float(self.mean_D @ self.mean_D), float(last.mean_D @ last.mean_D)
         if last_square <= 2 * last_chance:
             return None
-        true_square = max(square - chance, square / 2)  # noise has no mean: nothing to be divided by
+        true_square = max(square - chance, square / 2)  # at least half: pure noise would make it zero, a divisor
         product = max(true_square * (last_square - last_chance), np.finfo(float).tiny)
         return float(np.clip(self.mean_D @ last.mean_D / np.sqrt(product), -1, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one snapshot."""
+    """The figures of one snapshot."""
 
     run_id: str
     model: Mapping[str, Any]  # what decides the vector of a text
-    rows_read: int  # of the source: documents, and rows that are quarantined
+    rows_read: int  # of the source: documents and quarantined rows
     documents: int
-    truncated: int | None  # documents; None: of a snapshot whose receipts are gone
-    empty: int  # rows whose text is empty or white space; they are among the quarantined ones
-    vectors: VectorFigures | None  # None: nothing was looked at
-    parts: str = ""  # digest of the parts they were made from
-    breaches: tuple[str, ...] = ()  # parts looked at that are not what their receipts say
+    truncated: int | None  # documents; None: the snapshot's receipts are missing
+    empty: int  # rows with empty or blank text; they are among the quarantined rows
+    vectors: VectorFigures | None  # None: no vector was read
+    parts: str = ""  # digest of the parts that the figures were made from
+    breaches: tuple[str, ...] = ()  # parts read that differ from their receipts
 
     def changes(self, last: Figures) -> list[str]:
-        """What of the model differs, `pooling: mean -> cls`. A fact that one of the two does not tell is left out."""
+        """The differences of the model, e.g. `pooling: mean -> cls`. Facts that one of the two lacks are left out."""
         now, before = self.model, last.model
         return [
             f"{name}: {_shown(before[name])} -> {_shown(now[name])}"
@@ -107,7 +107,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Cosines between vectors of the same texts, now and in the last snapshot. `least` None: none were made, see `note`."""
+    """Cosines between vectors of the same texts, now and in the last snapshot. `least` None: none, because of `note`."""
 
     count: int = 0
     least: float | None = None
@@ -115,7 +115,7 @@ class Comparison:
 
     @classmethod
     def of(cls, each: Sequence[float], note: str) -> Comparison:
-        """What is not finite counts as opposite. `note` tells why there are none."""
+        """A cosine that is not finite counts as -1. `note` says why there are none."""
         if not len(each):
             return cls(note=note)
         return cls(len(each), float(np.nan_to_num(np.asarray(each), nan=-1.0, posinf=-1.0, neginf=-1.0).min()))
@@ -123,23 +123,23 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Vectors of the golden texts. `texts` is the digest of those texts, which another version may have changed."""
+    """Vectors of the golden texts. `texts` is the digest of the texts, which another version of this program may change."""
 
-    run_id: str  # of the run whose replicas made them: a run that embeds nothing keeps its base's
+    run_id: str  # of the run whose replicas made them; a run that embeds nothing keeps those of its base
     texts: str
     vectors_RSD: Floats  # [replicas, sequences, D]
 
     @classmethod
     def made_by(cls, run_id: str, vectors: Sequence[Floats]) -> Golden:
-        """`vectors`: of each replica [S, D]."""
+        """From `vectors`: [S, D] of each replica."""
         return cls(run_id, golden_digest(), np.stack(vectors))
 
     def compare(self, last: Golden) -> Comparison:
-        """Each replica's vectors with the first's of the last snapshot."""
+        """Compare each replica's vectors with those of the first replica of the last snapshot."""
         if self.texts != last.texts or self.vectors_RSD.shape[1:] != last.vectors_RSD.shape[1:]:
             return Comparison(note="the last snapshot's golden texts are those of another version")
         expected_SD = last.vectors_RSD[0]
-        known = np.isfinite(expected_SD).all(axis=1)  # an empty sequence has no vector, then and now
+        known = np.isfinite(expected_SD).all(axis=1)  # an empty sequence has no vector in either
         each = [cosines(found_SD[known], expected_SD[known]) for found_SD in self.vectors_RSD]
         return Comparison.of([float(cosine) for found in each for cosine in found], "golden texts have no vectors")
 
@@ -154,13 +154,13 @@ def golden_digest() -> str:
 
 
 def save_golden(store: Store, run_id: str, golden: Golden) -> None:
-    """Into the folder of `run_id`. Raises: UsageError, TransientError."""
+    """Store them in the folder of `run_id`. Raises: UsageError, TransientError."""
     words = {"run_id": golden.run_id, "texts": golden.texts}
     store.put(RunPaths(run_id).golden, _packed(words, vectors=golden.vectors_RSD))
 
 
 def load_golden(store: Store, run_id: str) -> Golden | None:
-    """None when there are none. Raises: UsageError, TransientError."""
+    """The stored ones; None when there are none. Raises: UsageError, TransientError."""
     return _loaded(
         store, RunPaths(run_id).golden, lambda words, arrays: Golden(words["run_id"], words["texts"], arrays["vectors"])
     )
@@ -177,7 +177,7 @@ def save_figures(store: Store, figures: Figures) -> None:
 
 
 def load_figures(store: Store, run_id: str) -> Figures | None:
-    """None when there are none. Raises: UsageError, TransientError."""
+    """The stored ones; None when there are none. Raises: UsageError, TransientError."""
 
     def made(words: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Figures:
         told = {name: words.pop(name) for name in _OF_VECTORS if name in words}

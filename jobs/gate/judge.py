@@ -1,11 +1,11 @@
-"""From storage to the gate's answer: collects the facts of a finished run and of the last snapshot, then checks them.
+"""Judging a run: collects the facts of a finished run and of the last snapshot from storage, then checks them.
 
-1. own figures       counts from the receipts; length and mean of a sample of vectors, read once, then kept with the run
-2. the baseline      the same figures of the snapshot that CURRENT.json names, as they were kept; else made from its parts
-3. comparisons       golden texts; probes of the replicas, or the same texts in both snapshots where nothing was reused
+1. own figures       counts from the receipts; norm and mean of a sample of vectors, read once, then stored with the run
+2. the baseline      the same figures of the snapshot that CURRENT.json names, as stored, or else made from its parts
+3. comparisons       golden texts; probes of the replicas, or the same texts in both snapshots if nothing was reused
 4. checks            checks.py
 
-A run can be judged again, with other limits, without embedding anything. Needs no model, no Ray and not the source.
+A run can be judged again with other limits, without embedding anything. Needs neither the model nor Ray nor the source.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("reembed")
 
 
 class _Baseline(NamedTuple):
-    """What the last published snapshot is compared by. `run` None: only CURRENT.json is left of it."""
+    """The last published snapshot, as a baseline. `run` None: only CURRENT.json is left of it."""
 
     run: StoredRun | None
     figures: Figures
@@ -44,7 +44,7 @@ class _Baseline(NamedTuple):
 def judge(
     run: StoredRun, sums: Totals, accounting: Accounting, gate: GateConfig, max_quarantined_rows: int
 ) -> list[GateCheck]:
-    """All checks of a run that has nothing pending; its figures are kept in its folder.
+    """All checks of a run without pending shards; its figures are stored in its folder.
 
     `sums`: of the run's receipts.
 
@@ -57,7 +57,7 @@ def judge(
     last, alone = _baseline(store, run.run_id)
     same = last is not None and not now.changes(last.figures)
     if last is not None and same and golden is None and last.golden is not None:
-        save_golden(store, run.run_id, last.golden)  # nothing was embedded: the vectors are the last snapshot's own
+        save_golden(store, run.run_id, last.golden)  # nothing was embedded, so the vectors are those of the last snapshot
         golden = last.golden
     facts = GateFacts(
         accounting=dataclasses.replace(accounting, breaches=accounting.breaches + now.breaches),
@@ -82,7 +82,7 @@ def identity(record: RunRecord) -> dict[str, Any]:
 
 
 def _figures(run: StoredRun, sums: Totals) -> Figures:
-    """As they were kept, where they were made from these very parts."""
+    """The stored figures, if they were made from these parts."""
     digest = hashlib.sha256()
     for file in run.files:
         digest.update(f"{file.path} {file.rows} {file.bytes} {file.sha256}\n".encode())
@@ -133,7 +133,7 @@ def _compare_golden(record: RunRecord, golden: Golden | None, last: _Baseline | 
 
 
 def _probes(receipts: Mapping[int, Receipt], vector: VectorType) -> Comparison:
-    """Cosines of reused texts that replicas embedded again: of signs, where vectors are stored as signs."""
+    """Cosines of reused texts that replicas embedded again; for binary vectors, cosines of the signs."""
     probed, each = 0, []
     for receipt in receipts.values():
         if receipt.probed and receipt.probe_cosine is not None:
@@ -143,7 +143,7 @@ def _probes(receipts: Mapping[int, Receipt], vector: VectorType) -> Comparison:
 
 
 def _compare_texts(run: StoredRun, last: StoredRun | None) -> Comparison:
-    """For a run that reused nothing: a vector that was carried over would be compared with itself."""
+    """Only for a run that reused nothing: a carried vector would be compared with itself."""
     if run.record.base is not None:
         return Comparison(note="vectors were carried over, and none of them was embedded again to compare")
     if last is None:

@@ -1,11 +1,11 @@
-"""What the gate reads of parts: a bounded look at a snapshot's vectors, and at those of the same texts in two snapshots.
+"""The samples that the gate reads: some vectors of a snapshot, and vectors of the same texts in two snapshots.
 
-    measure_vectors    some rows of parts spread evenly over the snapshot -> length, mean, what is not finite
-    compare_texts      parts of shards that were embedded now, each beside the last snapshot's parts of the same objects (or
-                       of the same place, in a corpus that has moved), joined by text hash -> cosines
+    measure_vectors    some rows of parts spread evenly over the snapshot -> norm, mean, number that are not finite
+    compare_texts      parts of this run's embedded shards and the last snapshot's parts of the same objects (or of the same
+                       position, in a corpus that has moved), joined by text hash -> cosines
 
-At most 4,096 vectors a snapshot are looked at, however large it is. Chooses parts;
-workers/snapshot/sample.py reads them.
+At most 4,096 vectors of a snapshot are read, however large it is. This file chooses the parts; workers/snapshot/sample.py
+reads them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from workers.snapshot.sample import PartSample, PartUnreadable, TextKey, find_ro
 from workers.table.paths import folder_in_snapshot
 from workers.table.vectors import Floats, VectorFormat, cosines
 
-MOST_PARTS = 64  # more parts and fewer rows of each: neighbours in a corpus are alike
+MOST_PARTS = 64  # many parts, and few rows of each, because neighbouring documents are similar
 MOST_VECTORS = 4096
-SEARCHED_VECTORS = 8192  # of one earlier part: rows inserted before a text move it down
-MOST_EARLIER = 4  # parts looked at for the texts of one
-LOOKED_THROUGH = 1024  # shards, evenly spread, among which parts with a counterpart are looked for
+SEARCHED_VECTORS = 8192  # of one earlier part: inserted rows move later texts down
+MOST_EARLIER = 4  # earlier parts searched for the texts of one part
+LOOKED_THROUGH = 1024  # shards, evenly spread, in which parts with a counterpart are searched
 THREADS = 16
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -45,9 +45,9 @@ class _Pair:
 
 
 def measure_vectors(run: StoredRun) -> tuple[VectorFigures | None, tuple[str, ...]]:
-    """Figures of a sample of a run's vectors (None: no vectors), and which of the parts read are not what they should be.
+    """Figures of a sample of a run's vectors (None: no vectors), and the parts read that differ from their receipts.
 
-    A part that is gone or of another size is left out: publishing checks that of all parts.
+    Missing parts and parts of another size are left out: publishing checks all parts for that.
 
     Raises:
         UsageError, TransientError.
@@ -74,7 +74,7 @@ def measure_vectors(run: StoredRun) -> tuple[VectorFigures | None, tuple[str, ..
 
 
 def compare_texts(now: StoredRun, last: StoredRun) -> Comparison:
-    """Cosines of texts that stand in both snapshots, of parts that were embedded in this run.
+    """Cosines of texts that both snapshots hold, from parts that this run embedded.
 
     Raises:
         UsageError, TransientError.
@@ -94,7 +94,7 @@ def compare_texts(now: StoredRun, last: StoredRun) -> Comparison:
             for file in pair.earlier:
                 known |= find_rows(last.store, file, last.stored, fresh.keys() - known.keys(), SEARCHED_VECTORS)
         except PartUnreadable:
-            return []  # measure_vectors tells of such parts; of the last snapshot it is not for this gate to tell
+            return []  # measure_vectors reports such parts of this run; the gate does not report those of the last snapshot
         return [text_cosine(fresh[key], known[key], now.stored) for key in known]
 
     each = [cosine for found in _in_threads(compared, pairs) for cosine in found]
@@ -102,7 +102,7 @@ def compare_texts(now: StoredRun, last: StoredRun) -> Comparison:
 
 
 def text_cosine(now_VD: Floats, last_VD: Floats, stored: VectorFormat) -> float:
-    """Of one text's vectors; of a list of vectors the mean over them, -1 where the lists differ in length."""
+    """Cosine of one text's vectors; for lists of vectors the mean over them, -1 if the lists differ in length."""
     if now_VD.shape != last_VD.shape:
         return -1.0
     if not len(now_VD):
@@ -111,25 +111,25 @@ def text_cosine(now_VD: Floats, last_VD: Floats, stored: VectorFormat) -> float:
 
 
 def of_angle(cosine: float, vector: VectorType) -> float:
-    """As it is; of two vectors of signs the cosine of the angle between what they are the signs of.
+    """The cosine; for binary vectors the estimated cosine of the original vectors.
 
-    A share s of the signs differs where that angle is about s times pi (Goemans and Williamson 1995), so that one limit
-    serves all types: 2% of the signs are a cosine of 0.998.
+    A share s of the signs differs if the angle between the vectors is about s times pi (Goemans and Williamson 1995), so one
+    limit serves all types: 2% of the signs correspond to a cosine of 0.998.
     """
     return math.cos((1 - cosine) * math.pi / 2) if vector is VectorType.BINARY else cosine
 
 
 def spread(items: Sequence[_T], most: int) -> list[_T]:
-    """At most so many, evenly spread, the first among them."""
+    """At most that many items, evenly spread, including the first."""
     if len(items) <= most:
         return list(items)
     return [items[number * len(items) // most] for number in range(most)]
 
 
 def _pairs(now: StoredRun, last: StoredRun) -> list[_Pair]:
-    """Each part of some shards that were embedded, with the parts of the same partition of earlier shards that overlap it.
+    """Each part of some embedded shards, with the parts of the same partition of earlier shards that overlap it.
 
-    Where none does, perhaps because the corpus has another name now, of the earlier shard in the same place.
+    If none overlaps, perhaps because the corpus was renamed, with those of the earlier shard at the same position.
     """
     looked = [(place, now.shards[place]) for place in spread(range(len(now.shards)), LOOKED_THROUGH)]
     wanted = {piece.uri for _, shard in looked for piece in shard.slices}

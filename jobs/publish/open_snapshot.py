@@ -1,7 +1,7 @@
-"""What is published under an output, opened for reading: shared by verify, search, files and status.
+"""Opens the published snapshot of an output for reading: used by verify, search, files and status.
 
-A target is a configuration file or the output's URI. Only places and credentials are taken from a configuration; what the
-snapshot was made of and with is read from the run itself, so a configuration edited since cannot misrepresent it.
+A target is a configuration file or the output's URI. Only locations and credentials are taken from a configuration. The
+source and settings of the snapshot are read from the run itself, so a configuration edited since does not change them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def open_store(target: str) -> tuple[Store, RunConfig | None]:
-    """The output a target names, and the configuration where the target is one. Raises: UsageError."""
+    """The output that a target names, and the configuration if the target is one. Raises: UsageError."""
     if Path(target).suffix in (".yaml", ".yml") and "://" not in target:
         config = load_config(target)
         return Store(config.output.uri, config.output.storage_options), config
@@ -31,7 +31,7 @@ def open_store(target: str) -> tuple[Store, RunConfig | None]:
 
 
 def open_published(target: str) -> StoredRun:
-    """The run that readers see. Raises: as open_current()."""
+    """The run of the published snapshot. Raises: as open_current()."""
     return open_current(target)[1]
 
 
@@ -50,7 +50,7 @@ def open_current(target: str) -> tuple[Current, StoredRun]:
 
 
 def load_embedder(run: StoredRun, *, query: bool = False, long_text: LongText | None = None) -> Embedder:
-    """The snapshot's model, loaded here. Raises: UsageError: it is not at hand, or another one is."""
-    from workers.replica.embedder import Embedder  # torch
+    """The snapshot's model, loaded in this process. Raises: UsageError: it is not available, or its digest differs."""
+    from workers.replica.embedder import Embedder  # imports torch
 
     return Embedder(run.config.model, run.stamp, query=query, long_text=long_text)

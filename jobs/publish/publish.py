@@ -1,12 +1,12 @@
-"""Publishing: the run's folder is looked through once, and CURRENT.json is flipped, last.
+"""Publishing a run: its folder is checked by one listing, and CURRENT.json is replaced last.
 
-1. check    every file that a receipt describes stands there with its size; else nothing changes, the caller embeds again
-2. sweep    files that no receipt describes (leftovers of attempts that died) are removed, below data/<run_id>/ only
-3. flip     CURRENT.json is replaced in one put: which run is read from now on, which ones were read before (`history`, in
-            the order in which readers last had them), and which of them a person has left by hand (`taken_back`)
+1. check    every file that a receipt describes exists with its size; otherwise nothing changes, and the caller embeds again
+2. sweep    files that no receipt describes (leftovers of dead attempts) are removed, below data/<run_id>/ only
+3. flip     CURRENT.json is replaced in one put. It names the run, the runs that readers had before (`history`, in the order
+            in which readers last had them), and those that a person replaced by hand (`taken_back`)
 
-The lock is looked up on storage before 2 and before 3, so a driver that was frozen and replaced removes and publishes
-nothing. Killed anywhere and run again, it ends the same. Knows nothing of what is in the files.
+The lock is checked on storage before 2 and before 3, so a driver that was frozen and replaced removes and publishes nothing.
+Killed at any point and run again, it ends with the same result. Does not read the files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class DamagedParts:
 
 
 class Snapshot(NamedTuple):
-    """What is to be published: all data files of a run's receipts; `facts` go into CURRENT.json."""
+    """A run to publish: all data files of its receipts; `facts` go into CURRENT.json."""
 
     store: Store
     run_id: str
@@ -54,16 +54,16 @@ def publish(
 ) -> DamagedParts | None:
     """Make a run the snapshot that readers see.
 
-    `by_hand`: a person says so, and replaces the present one; `forced`: against its checks (see Current).
+    `by_hand`: a person replaces the current snapshot by this run. `forced`: against its checks (see Current).
 
     Returns:
-        None when published, else what is damaged.
+        None if published, else the damaged parts.
     Raises:
         RunAborted: the lock is lost. UsageError, TransientError.
     """
     store, run_id, files, facts = snapshot
     paths = RunPaths(run_id)
-    orphans = store.list(paths.data)  # what no receipt describes is left over
+    orphans = store.list(paths.data)  # less the files of receipts, below
     damaged, rows = [], 0
     for file in files:
         rows += file.rows
@@ -94,19 +94,19 @@ def publish(
 
 
 def _history(store: Store, before: Current | None, run_id: str) -> tuple[Publication, ...]:
-    """Each run once, without the one that comes now and without those that retention has deleted."""
+    """Each run once, without `run_id` and without those that retention has deleted."""
     if before is None:
         return ()
     left = Publication(before.run_id, before.published_at)
     earlier = [publication for publication in before.history if publication.run_id not in (run_id, left.run_id)]
     with ThreadPoolExecutor(_SWEEPERS) as pool:
         kept = list(pool.map(lambda publication: store.exists(RunPaths(publication.run_id).record), earlier))
-    found = [publication for publication, there in zip(earlier, kept, strict=True) if there]
-    return (*found, left) if left.run_id != run_id else tuple(found)
+    existing = [publication for publication, there in zip(earlier, kept, strict=True) if there]
+    return (*existing, left) if left.run_id != run_id else tuple(existing)
 
 
 def _taken_back(before: Current | None, run_id: str, by_hand: bool, forced: bool) -> list[str]:
-    """Leaving a run by hand takes it back, but not for a later one that is forced or was taken back itself."""
+    """Replacing a run by hand takes it back, unless a later run that is forced, or was taken back itself, replaces it."""
     if before is None:
         return []
     taken = [other for other in before.taken_back if other != run_id]

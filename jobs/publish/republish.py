@@ -1,11 +1,11 @@
-"""Publishing a run that ended, at a person's word: what `rollback` and `publish` do.
+"""Publishing an ended run by hand: the common part of `rollback` and `publish`.
 
 1. open     run.json, manifest, receipts, summary; refused unless every row of the manifest is embedded or quarantined
-2. check    every part that a receipt lists stands with its size                                    (publish.py)
+2. check    every part that a receipt lists exists with its size                                    (publish.py)
 3. flip     one put of CURRENT.json, with the facts of that run
 4. record   the run's summary says that it is published
 
-Killed between 3 and 4, CURRENT.json is right and the summary is late: the same command again mends it. Reads no part.
+If killed between 3 and 4, CURRENT.json is right and the summary is not; the same command corrects it. Reads no part.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Republication:
     """A complete run that may be published again: its rows are accounted for."""
 
     run: StoredRun
-    summary: dict[str, Any]  # empty when the driver was killed right after it had published
+    summary: dict[str, Any]  # empty if the driver was killed right after publishing
     accounting: Accounting
 
     @classmethod
     def of(cls, store: Store, run_id: str) -> Republication:
-        """Raises: UsageError: there is no such run, or it is not complete; names what is missing."""
+        """Raises: UsageError: there is no such run, or it is not complete; the message names what is missing."""
         root = store.uri_of(RunPaths(run_id).root)
         run = StoredRun.open(store, run_id)
         if run is None:
@@ -54,9 +54,9 @@ class Republication:
         return cls(run, summary, accounting)
 
     def flip(self, lock: DriverLock, forced: Mapping[str, Any] | None = None) -> Current:
-        """Give the run to readers; returns CURRENT.json as it is then.
+        """Make the run the current snapshot; returns the new CURRENT.json.
 
-        `forced`: who overrides what; without it an earlier override of this run holds on.
+        `forced`: who overrides what; without it an earlier override of this run stays.
 
         Raises:
             UsageError: a part is gone or altered; nothing was changed. RunAborted: the lock is lost. TransientError.
@@ -75,7 +75,7 @@ class Republication:
         return current
 
     def mark_published(self, forced: Mapping[str, Any] | None) -> None:
-        """Let the run's summary say that it is published."""
+        """Record in the run's summary that it is published."""
         marked = self.summary | published_by_hand(forced)
         if self.summary and marked != self.summary:
             write_summary(self.run.store, self.run.run_id, marked)
@@ -83,7 +83,7 @@ class Republication:
 
 @contextmanager
 def driver_lock(store: Store) -> Iterator[DriverLock]:
-    """The right to flip CURRENT.json, taken as `embed` takes it. Raises: LockHeld."""
+    """Take the driver lock, as `embed` does, for replacing CURRENT.json. Raises: LockHeld."""
     lock = DriverLock(store)
     lock.refuse_if_held()
     probe_atomic_create(store, PROBES)

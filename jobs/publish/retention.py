@@ -1,14 +1,14 @@
-"""Retention: after a new snapshot is published, those beyond `output.keep_snapshots` are deleted.
+"""Retention: after a new snapshot is published, the oldest beyond `output.keep_snapshots` are deleted.
 
-1. kept      the current one and those that readers had last before it; of the others every run that was published goes, and
-             every run older than all that are kept: refused ones, and interrupted ones that nobody resumed
-2. delete    run.json first: from then on the run was never begun. Then its state, then its data. Stay: summary.json and
-             report.html, as history
-3. finish    what an earlier retention, killed half-way, left of a run: data or a manifest without run.json
+1. choose    kept are the current snapshot and those that readers had last before it. Deleted are all other published runs,
+             and every unpublished run older than all kept ones: refused runs, and interrupted runs that nobody resumed
+2. delete    run.json first, after which the run no longer exists; then its state, then its data. summary.json and
+             report.html stay as history
+3. finish    remains of a run whose deletion was killed half-way: data or a manifest without run.json
 
-Nothing is deleted of a run later than the current one unless it was published, so an interrupted run can be resumed. A
-driver that lost the lock deletes nothing more. A failure is logged, and the next retention tries again: the run whose
-publication this follows is complete all the same.
+A run later than the current one is deleted only if it was published, so an interrupted run can be resumed. A driver that
+lost the lock deletes nothing more. A failure is logged and the next retention tries again; it does not change the outcome of
+the run that was just published.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOOKERS = 16
 
 
 def retain(store: Store, lock: DriverLock, keep: int, stop: StopFlag) -> list[str]:
-    """Delete what is beyond the `keep` (>= 1) latest snapshots; ids of the runs deleted, oldest first. Never fails.
+    """Delete all but the `keep` (>= 1) latest snapshots; returns the ids of the deleted runs, oldest first. Never raises.
 
     A signal, or the loss of the lock, ends it between two batches.
     """
@@ -57,8 +57,8 @@ def beyond(
 
     Args:
         begun: runs that have a run.json.
-        published: those of them that readers had once, the latest last, `current` among them.
-        leftovers: runs of which a run.json is gone, and something else is not.
+        published: those of them that readers had at some time, the latest last, `current` among them.
+        leftovers: runs without run.json of which other files remain.
     """
     kept = {current, *published[-keep:]}
     oldest = min(kept)
@@ -77,16 +77,16 @@ def _superfluous(store: Store, keep: int) -> list[str]:
         leftovers = {run_id for run_id, found in zip(rest, planned, strict=True) if found}
     leftovers |= set(run_folders(store, DATA)) - set(begun)
     if current.run_id not in begun:
-        return []  # not our output as we know it: rather keep too much
+        return []  # an unexpected state: delete nothing
     return beyond(begun, published_runs(store, current, begun), leftovers, current.run_id, keep)
 
 
 def _delete(store: Store, run_id: str, lock: DriverLock, stop: StopFlag) -> bool:
-    """Whether nothing is left of it; a store that refuses or does not answer is logged. Raises: RunAborted."""
+    """Whether the run was deleted completely; errors of the store are logged. Raises: RunAborted."""
     paths = RunPaths(run_id)
     try:
         store.delete(paths.record)
-        # the data last: its folder, seen at a glance, is how the next retention finds a run that was deleted in part
+        # the data last: by its folder the next retention finds a run that was deleted in part
         for folder in (paths.root, paths.data):
             _empty(store, folder, paths.history, lock, stop)
     except (UsageError, TransientError) as error:
@@ -96,7 +96,7 @@ def _delete(store: Store, run_id: str, lock: DriverLock, stop: StopFlag) -> bool
 
 
 def _empty(store: Store, folder: str, keep: Collection[str], lock: DriverLock, stop: StopFlag) -> None:
-    """Delete all files below a folder but those that stay as history."""
+    """Delete all files below a folder except those in `keep`."""
     paths = [path for path in store.list(folder) if path not in keep]
 
     def remove(batch: Sequence[str]) -> None:
