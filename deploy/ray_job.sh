@@ -1,5 +1,6 @@
 #!/bin/sh
-# The run as a Ray job, ended with reembed's own exit status. From the repository's root, where the configuration lies:
+# The run as a Ray job, with reembed's own exit status. To be run where the configuration lies: in the repository's root, or,
+# when the nodes' image has the wheel, in any folder:
 #
 #     RAY_API_SERVER_ADDRESS=http://head:8265 deploy/ray_job.sh CONFIG [key=value ...]
 #
