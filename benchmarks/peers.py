@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers --install                        # once: environments of peers, into .venv-peers/
     python -m benchmarks.peers CORPUS.parquet --model FOLDER|package:NAME/folder [--rows 8000] [--rounds 3] [--only NAME ...]
-                               [--seed 1] [--out benchmarks/results/peers_8000_2core-epyc.json]
+                               [--seed 1] [--earlier CHECKOUT] [--out benchmarks/results/peers_8000_2core-epyc.json]
 
 1. a seeded sample of the corpus (columns id, text, section) in one Parquet file; OpenVINO's exports, kept and not counted
 2. everybody once on a few rows, untimed: the disk cache is warm, and whoever cannot run says so now
@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from benchmarks.contestants import environments, report
 from benchmarks.contestants.files import NOTE
 from benchmarks.contestants.judge import Judge, count_tokens, read_vectors
-from benchmarks.contestants.roster import REFERENCE, ROOT, ROSTER, STANDARD, Contestant, command, find, surroundings
+from benchmarks.contestants.roster import REFERENCE, ROOT, ROSTER, STANDARD, Contestant, command, earlier, find, surroundings
 from benchmarks.contestants.stopwatch import run_timed
 from benchmarks.machine import commit, hardware
 from workers.config import ModelConfig
@@ -74,7 +74,7 @@ class Race:
         if model is None:
             raise SystemExit(f"{who.name}: its model was not exported")
         said, log = output.with_suffix(".out"), output.with_suffix(".err")
-        timing = run_timed(command(who, corpus, output, model), surroundings(), ROOT, said, log, self._limit)
+        timing = run_timed(command(who, corpus, output, model), surroundings(), who.checkout, said, log, self._limit)
         result: dict[str, Any] = {"seconds": round(timing.seconds, 2), "cpu_seconds": round(timing.cpu_seconds, 1)}
         try:
             if timing.exit_code:
@@ -125,6 +125,7 @@ def sample(corpus: Path, rows: int | None, seed: int) -> pa.Table:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     contestants = [find(name) for name in dict.fromkeys(options.only or STANDARD)]
+    contestants += [earlier(options.earlier.resolve())] if options.earlier else []
     table, model = sample(options.corpus, options.rows, options.seed), find_model(options.model)
     corpus, warm = folder / "corpus.parquet", folder / "warm.parquet"
     pq.write_table(table, corpus, row_group_size=ROW_GROUP)
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of: {', '.join(ROSTER)}")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--earlier", type=Path, metavar="CHECKOUT", help="another checkout of reembed, made ready there")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--limit-seconds", type=float, default=3600.0, help="a run that takes longer is killed")
     parser.add_argument("--install", action="store_true", help="make the environments of peers, and do nothing else")

@@ -8,6 +8,7 @@ to choose again on another machine. reembed takes its own dotted settings there 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -33,10 +34,25 @@ class Contestant:
     environment: str = ""
     exported: bool = False
     packages: tuple[str, ...] = _TORCH
+    checkout: Path = ROOT  # of reembed: the tree whose code runs, with the environment that `make` put into it
 
     @property
     def ours(self) -> bool:
         return self.module == "jobs.cli"
+
+
+def earlier(checkout: Path) -> Contestant:
+    """reembed as another checkout has it, so that two commits are measured in one run.
+
+    Raises:
+        SystemExit: no checkout with an environment of its own there.
+    """
+    if not (checkout / ".venv" / "bin" / "python").is_file():
+        raise SystemExit(f"--earlier {checkout}: no .venv there; run `make demo` in that checkout first")
+    head = subprocess.run(
+        ["git", "rev-parse", "--short=10", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True
+    )
+    return replace(ROSTER["reembed"], name="reembed-earlier", title=f"reembed at {head.stdout.strip()}", checkout=checkout)
 
 
 _BF16 = {"dtype": "bfloat16"}
@@ -113,7 +129,8 @@ def command(contestant: Contestant, corpus: Path, output: Path, model: Path) -> 
             )
         )
         overrides = [f"{key}={value}" for key, value in contestant.settings.items()]
-        return [sys.executable, "-m", "jobs.cli", "embed", str(config), *overrides, "--json"]
+        python = sys.executable if contestant.checkout == ROOT else str(contestant.checkout / ".venv" / "bin" / "python")
+        return [python, "-m", "jobs.cli", "embed", str(config), *overrides, "--json"]
     settings = [part for key, value in contestant.settings.items() for part in (f"--{key}", value)]
     module = f"benchmarks.contestants.{contestant.module}"
     python = str(python_of(contestant.environment))
@@ -128,4 +145,4 @@ def surroundings() -> dict[str, str]:
     return kept | silent
 
 
-__all__ = ["REFERENCE", "ROOT", "ROSTER", "STANDARD", "Contestant", "command", "find", "surroundings"]
+__all__ = ["REFERENCE", "ROOT", "ROSTER", "STANDARD", "Contestant", "command", "earlier", "find", "surroundings"]
