@@ -1,6 +1,6 @@
-"""Do a run's receipts add up? Rows in = rows out + rows quarantined, shard by shard; sums over them; what it took.
+"""Accounting: rows in = rows out + rows quarantined, checked shard by shard; sums over receipts; the work spent.
 
-Pure: shards and receipts in, figures out. Each function goes through the receipts once, in order of shards, so that they
+Pure: shards and receipts in, figures out. Each function iterates over the receipts once, in order of shards, so that they
 need not all be in memory as objects.
 """
 
@@ -44,9 +44,9 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """rows_in == documents + known_quarantined_rows, unless there are breaches: each a sentence that names the shard.
+    """rows_in == documents + known_quarantined_rows, unless there are breaches.
 
-    `unknown` names what hides more quarantined rows.
+    A breach is a sentence that names the shard. `unknown`: objects or shards whose number of quarantined rows is not known.
     """
 
     rows_in: int
@@ -58,24 +58,24 @@ class Accounting:
 
     @property
     def quarantined_rows(self) -> int | None:
-        """None when an object or shard that could not be read hides how many."""
+        """None if the number is unknown, because an object or shard could not be read."""
         return None if self.unknown else self.known_quarantined_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the drivers of a run spent on it, summed over restarts. A driver that is killed loses its last seconds of it."""
+    """The work of a run's drivers, summed over restarts. The last seconds of a killed driver are missing."""
 
     sessions: int = 1
-    attempts: int = 0  # shards handed to a replica
-    documents_embedded: int = 0  # each time it goes through a replica, its vector computed or found
+    attempts: int = 0  # dispatches of a shard to a replica
+    documents_embedded: int = 0  # counted each time a replica processes one, whether its vector is computed or reused
     seconds: float = 0.0
     busy_seconds: float = 0.0
     replica_seconds: float = 0.0  # time replicas were ready, the basis of cost
     peak_memory_bytes: int = 0  # largest replica process
 
     def plus(self, attempts: int, seconds: float, replicas: Iterable[ReplicaStats]) -> Work:
-        """This work and what the present driver has added so far."""
+        """This work plus that of the present driver so far."""
         stats = list(replicas)
         return Work(
             sessions=self.sessions,
@@ -130,7 +130,7 @@ _SUMMED = (
 
 
 def account(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
-    """As audit(), for callers that have no use for a run that does not add up.
+    """As audit(), but a breach is an error.
 
     Raises:
         RunAborted: names the shard and both figures.
@@ -142,14 +142,14 @@ def account(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantine
 
 
 def audit(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
-    """Every row of every shard is embedded or quarantined, by the manifest's figures where it knows them.
+    """Check that every row of every shard is embedded or quarantined, by the manifest's figures if it holds them.
 
-    `quarantined`: shards given up, by number; one that has a receipt all the same counts as done.
+    `quarantined`: numbers of quarantined shards; one that nevertheless has a receipt counts as done.
 
     Returns:
         Sums, and a breach for each shard whose figures do not add up.
     Raises:
-        RunAborted: a shard has no end yet.
+        RunAborted: a shard is neither done nor quarantined.
     """
     rows_in = documents = rows = lost = 0
     unknown: list[str] = []

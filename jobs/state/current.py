@@ -1,10 +1,10 @@
-"""CURRENT.json: which snapshot readers have, and which ones they had before.
+"""CURRENT.json: the snapshot that readers have, and those they had before.
 
-    read_current       the document, checked
-    published_runs     the runs that readers had once, in the order in which they last had them
-    why_not_again      whether a person has taken a run back, so that `embed` may not publish it by itself
+    read_current       the document, validated
+    published_runs     the runs that readers had at some time, in the order in which they last had them
+    why_not_again      why `embed` may not publish a run by itself: a person has taken it back
 
-It is written by jobs/publish/publish.py alone, in one put.
+Only jobs/publish/publish.py writes it, in one put.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ class Publication:
     """A snapshot that readers had before the present one."""
 
     run_id: str
-    published_at: str  # ISO 8601, UTC: the last time
+    published_at: str  # ISO 8601, UTC: when it was last published
 
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The document. `facts` holds what else is in it: model, dim, digests, fingerprints, …"""
+    """The document. `facts` holds its other keys: model, dim, digests, fingerprints, …"""
 
     run_id: str
     data: str  # URI of the snapshot's folder
-    data_path: str  # the same relative to the output root, which may have been moved or be reached by another name
+    data_path: str  # the same, relative to the output root, which may be moved or have several names
     rows: int
     published_at: str  # ISO 8601, UTC
     reembed: str  # version of this program
     history: tuple[Publication, ...] = ()  # earlier snapshots that are still kept, the latest last
-    taken_back: tuple[str, ...] = ()  # runs that a person replaced: only a person publishes them again
+    taken_back: tuple[str, ...] = ()  # runs that a person replaced; only a person may publish them again
     forced: dict[str, Any] | None = None  # {by, at, reasons}: published by a person against its checks
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ class Current:
 
 
 def read_current(store: Store) -> Current | None:
-    """The document; None before the first publication. Raises: RunAborted for a file that is not one."""
+    """The document; None before the first publication. Raises: RunAborted for an invalid file."""
     try:
         data = store.read(CURRENT)
     except FileNotFoundError:
@@ -74,7 +74,7 @@ def read_current(store: Store) -> Current | None:
 
 
 def why_not_again(store: Store, run_id: str) -> str | None:
-    """Why `embed` may not publish this run: a person has replaced it by another one. None: it may."""
+    """Why `embed` may not publish this run (a person has replaced it by another one); None if it may."""
     current = read_current(store)
     if current is None or run_id not in current.taken_back:
         return None
@@ -85,15 +85,15 @@ def why_not_again(store: Store, run_id: str) -> str | None:
 
 
 def published_by_hand(forced: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What changes in a run's summary once a person has published it."""
+    """The changes to a run's summary after a person has published it."""
     changed = {"state": RunState.COMPLETE.value, "published": True, "reasons": []}
     return changed | ({"forced": dict(forced)} if forced else {})
 
 
 def published_runs(store: Store, current: Current | None, begun: Collection[str]) -> list[str]:
-    """Those of the runs `begun` that readers had once, in the order in which they last had them; the present one last.
+    """The runs of `begun` that readers had at some time, in the order in which they last had them; the current one last.
 
-    CURRENT.json knows. Where it was lost, the runs' summaries still tell, without the order: those come first, by run id.
+    CURRENT.json holds them. Runs that only their summaries call published (CURRENT.json was lost) come first, by run id.
     """
     known = [*(publication.run_id for publication in current.history), current.run_id] if current else []
     others = sorted(set(begun) - set(known))

@@ -1,11 +1,11 @@
-"""Receipts on the store: one small JSON a shard, whose existence is the shard's commit.
+"""The ledger: the receipts of a run on storage. A receipt is one small JSON object, and its existence commits its shard.
 
     runs/<run_id>/receipts/<number // 1000>/<number>.json
-    runs/<run_id>/ledger/                                    the same again, 200 to 2,000 a file: receipt_log.py
+    runs/<run_id>/ledger/                                    copies, 200 to 2,000 in a file (receipt_log.py)
 
-Resume is the manifest minus the receipts: load() lists once and opens no input; most receipts it takes from the log. The
-first receipt of a shard wins for good; drop() alone takes one back, when its files turn out damaged. account() is where 'no
-row is lost' is checked (jobs/state/accounting.py). Knows nothing of Ray, documents or part files' contents.
+A resumed run embeds the manifest's shards without a receipt. load() lists once, opens no input, and takes most receipts from
+the log. The first receipt of a shard is final; only drop() takes one back, if its files turn out to be damaged.
+jobs/state/accounting.py checks that no row is lost. Knows nothing of Ray, documents or the contents of part files.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from workers.records.shard import Receipt
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
 
-SEGMENT_RECEIPTS = 2000  # in one file of the log: a killed driver leaves at most so many that are read one by one
-FIRST_SEGMENTS = 200  # receipts in each, until a tenth of those logged are more: what waits takes a kilobyte each
-LEAST_LOGGED = 64  # so many are read from the log rather than one by one, even by the driver that wrote them
-MOST_IN_FLIGHT = 4096  # receipts that wait for the store: beyond, the driver waits as well
+SEGMENT_RECEIPTS = 2000  # in one file of the log; a killed driver leaves at most this many to be read one by one
+FIRST_SEGMENTS = 200  # in a file while fewer than ten times as many are logged: a waiting receipt takes 1 KB of memory
+LEAST_LOGGED = 64  # load() first writes this many or more unlogged receipts into the log, to read them from there
+MOST_IN_FLIGHT = 4096  # receipts that wait for the store; beyond this the driver waits
 _WRITERS = 8
 log = logging.getLogger("reembed")
 
@@ -37,7 +37,7 @@ log = logging.getLogger("reembed")
 class Ledger:
     """The receipts of one run, for the one driver that writes them.
 
-    `guard` is called before every write and raises when this driver may not write any more. `generation`: of its lock.
+    `guard` is called before every write, and raises if this driver may no longer write. `generation`: of its lock.
     `segment`: receipts in each file of the log, instead of FIRST_SEGMENTS to SEGMENT_RECEIPTS.
     """
 
@@ -49,13 +49,13 @@ class Ledger:
         self._guard, self._generation, self._segment = guard, generation, segment
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="ledger")
         self._in_flight: deque[Future[Receipt]] = deque()
-        self._unlogged: dict[int, bytes] = {}  # receipts that stand and are in no file of the log yet
+        self._unlogged: dict[int, bytes] = {}  # stored receipts that are in no file of the log yet
         self._logged = 0
         self._changing = threading.Lock()  # of _unlogged
         self._sequence = count()
 
     def record(self, receipt: Receipt) -> Receipt:
-        """Commit a shard; the receipt that stands afterwards, which is an earlier one where there is one. Idempotent.
+        """Commit a shard. Returns the stored receipt, which is the earlier one if there was one. Idempotent.
 
         Raises: RunAborted, UsageError, TransientError.
         """
@@ -82,12 +82,12 @@ class Ledger:
         return future
 
     def drain(self) -> None:
-        """Wait until all is recorded. Raises: the first error met."""
+        """Wait until all receipts are stored. Raises: the first error."""
         while self._in_flight:
             self._in_flight.popleft().result()
 
     def close(self) -> None:
-        """Wait for what is being written and stop the threads; errors are drain()'s to raise."""
+        """Wait for pending writes and stop the threads. Errors are raised by drain(), not here."""
         self._writers.shutdown(wait=True)
 
     def __enter__(self) -> Self:
@@ -97,35 +97,35 @@ class Ledger:
         self.close()
 
     def load(self) -> Receipts:
-        """All receipts, by shard, as they stand on the store. Brings the log up to date.
+        """All stored receipts, by shard. Brings the log up to date.
 
-        Raises: RunAborted naming a file that is not one. UsageError, TransientError.
+        Raises: RunAborted: names a file that is not a receipt. UsageError, TransientError.
         """
         self._log(LEAST_LOGGED)
         read = read_receipts(self._store, self._run_id, self._note)
-        if read.stale:  # deleted by hand: what is recorded next must not be taken for what the log still has
+        if read.stale:  # deleted by hand: a new receipt of the shard must not be confused with the log's old entry
             self._withdraw(read.stale)
         return read.receipts
 
     def drop(self, shards: Iterable[int]) -> None:
-        """Take receipts back: these shards are pending again."""
+        """Delete the receipts of these shards, which are then pending again."""
         numbers = list(shards)
         if numbers:
-            self._withdraw(numbers)  # first: killed in between, the receipts are read one by one
+            self._withdraw(numbers)  # first: if killed before the deletion, the receipts are read one by one
         for number in numbers:
             if self._guard:
                 self._guard()
             self._store.delete(self._paths.receipt(number))
 
     def _note(self, number: int, data: bytes) -> None:
-        """This receipt stands: it goes into the log with the next few thousand."""
-        if b"\n" not in data:  # edited by hand, it is read from where it lies
+        """Put a stored receipt into the next file of the log."""
+        if b"\n" not in data:  # a receipt edited by hand stays out of the log
             with self._changing:
                 self._unlogged[number] = data
             self._log()
 
     def _log(self, least: int | None = None) -> None:
-        """Write what has gathered, if it is so much. The log is an aid: a store that fails here costs a warning."""
+        """Write the unlogged receipts, if there are at least that many. Optional: errors of the store are logged."""
         with self._changing:
             least = least or self._segment or min(SEGMENT_RECEIPTS, max(FIRST_SEGMENTS, self._logged // 10))
             if len(self._unlogged) < least:
@@ -148,9 +148,9 @@ class Ledger:
         if self._guard:
             self._guard()
         while not self._store.put_if_absent(self._paths.ledger_segment(self._generation, next(self._sequence)), data):
-            pass  # of an earlier ledger of this generation
+            pass  # the file exists: from an earlier ledger of this generation
 
 
 def load_receipts(store: Store, run_id: str) -> Receipts:
-    """All receipts of a run that is only looked at, by shard. Raises: RunAborted, UsageError, TransientError."""
+    """All receipts of a run, by shard, without writing anything. Raises: RunAborted, UsageError, TransientError."""
     return read_receipts(store, run_id).receipts

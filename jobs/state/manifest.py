@@ -1,10 +1,10 @@
-"""The stored cut: one row a slice, Parquet. The first writer wins, and everybody works from what stands.
+"""The manifest: a run's shards on storage, a Parquet file with one row for each slice. The first writer wins.
 
-    save_manifest   Shards into columns (jobs/state/stored_shards.py), put if absent
-    load_manifest   the columns again, which are the Shards; refuses a manifest made for another fingerprint
+    save_manifest   stores Shards as columns (jobs/state/stored_shards.py), if there is no manifest yet
+    load_manifest   loads them; refuses a manifest made for another fingerprint
 
-What concerns a whole shard (what is carried, which parts hold earlier texts) stands on its first row. The cut itself is made
-in jobs/planning/sharding.py.
+Values of a whole shard (the carried shard, the parts that hold earlier texts) are on its first row.
+jobs/planning/sharding.py makes the shards.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from workers.storage.store import Store
 from workers.table.small_table import decode_table, encode_table
 
 _FINGERPRINT = b"reembed.fingerprint"
-_OF_REUSE = ("carried", "earlier")  # not in manifests of versions that reused nothing
+_OF_REUSE = ("carried", "earlier")  # missing in manifests of versions without reuse
 
 
 def save_manifest(store: Store, path: str, shards: Sequence[Shard], fingerprint: str) -> StoredShards:
-    """Store the cut, unless one stands there already; returns the cut that stands: work from that one.
+    """Store the shards, unless a manifest exists already. Returns the stored shards; callers must use these.
 
     Raises:
-        RunAborted: what stands is not readable. UsageError: it was made for another fingerprint.
+        RunAborted: the existing manifest is not readable. UsageError: it was made for another fingerprint.
     """
     stored = StoredShards(columns_of(shards))
     marked = stored.table.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
@@ -37,7 +37,7 @@ def save_manifest(store: Store, path: str, shards: Sequence[Shard], fingerprint:
 
 
 def load_manifest(store: Store, path: str, expected: str | None = None) -> tuple[StoredShards, str]:
-    """The stored cut and the fingerprint it was made for. A million slices take a second or two, and some 200 MB.
+    """The stored shards and the fingerprint they were made for. A million slices take one to two seconds and about 200 MB.
 
     Raises:
         FileNotFoundError: no manifest. RunAborted: damaged. UsageError: another fingerprint than `expected`.

@@ -1,7 +1,8 @@
-"""The quarantine folder of a run says exactly what was not embedded: whole shards are added, leftovers of attempts removed.
+"""The quarantine folder of a run: the driver adds files for whole shards, and removes leftovers of dead attempts.
 
-The files look like those that replicas write for single rows (workers/table/quarantine_file.py): one line a slice,
- `row` null, `rows` the slice's count where a Parquet footer told it.
+Afterwards the folder lists exactly the rows that were not embedded. The files have the format of those that replicas write
+for single rows (workers/table/quarantine_file.py): one line for each slice, with `row` null and `rows` the slice's number of
+rows, if a Parquet footer holds it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from workers.table.small_table import encode_table
 def finish_quarantine(
     store: Store, run_id: str, shards: Sequence[Shard], receipts: Mapping[int, Receipt], reasons: Mapping[int, str]
 ) -> None:
-    """Write one file for each shard given up (`reasons`), and remove files that neither a receipt nor a reason stands for.
+    """Write one file for each quarantined shard (`reasons`), and remove files that belong to neither a receipt nor a reason.
 
-    Such files are left by an attempt that died, or by a driver that gave up a shard which a later one embedded.
+    Such files come from a dead attempt, or from a driver that quarantined a shard which a later driver embedded.
 
     Raises: UsageError, TransientError.
     """

@@ -1,6 +1,6 @@
-"""Why rows were quarantined, counted by reason from a run's quarantine files, reading a bounded part of them.
+"""Quarantined rows counted by reason, from a bounded part of a run's quarantine files.
 
-Reasons that differ only in numbers (a row, a byte, a length) count as one and are shown by the first of their kind.
+Reasons that differ only in numbers (a row, a byte, a length) count as one, shown by the first of them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
 
-MAX_FILES = 400  # one a shard that lost rows
+MAX_FILES = 400  # there is one for each shard with quarantined rows
 MAX_LINES_A_FILE = 50_000
-MAX_REASONS = 10_000  # kept while counting; what comes later of other kinds is counted together
+MAX_REASONS = 10_000  # kept while counting; later kinds are counted together
 TOP_REASONS = 20
 _LONGEST = 300  # characters of a reason that are shown
 _THREADS = 16
@@ -29,11 +29,11 @@ _OTHERS = "other reasons"
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """`rows` are those known; `lines` stand for an unknown number of rows more when `unknown`."""
+    """One kind of reason. `rows`: the known number of rows; `unknown` lines stand for further rows of unknown number."""
 
     text: str
     rows: int
-    unknown: int  # lines that do not tell how many rows they stand for
+    unknown: int  # lines without a number of rows
     example: str  # one row of the kind: object, row, id
 
     def to_json(self) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Reasons:
-    """The commonest first, at most TOP_REASONS; `others`: rows of the kinds left out; `complete`: whether all was read."""
+    """The most frequent first, at most TOP_REASONS. `others`: rows of the kinds left out; `complete`: all was read."""
 
     top: tuple[Reason, ...] = ()
     kinds: int = 0
@@ -77,7 +77,7 @@ class _Counts:
 
 
 def count_reasons(store: Store, run_id: str) -> Reasons:
-    """At most MAX_FILES files are opened, MAX_LINES_A_FILE lines of each read.
+    """Count the reasons in at most MAX_FILES files, and at most MAX_LINES_A_FILE lines of each.
 
     Raises:
         UsageError, TransientError: the store. pyarrow.ArrowInvalid: not a quarantine file of this program.

@@ -1,11 +1,11 @@
-"""The ledger's log: receipts once more, a few thousand in one file, so that a resumed run need not read them one by one.
+"""The ledger's log: copies of receipts, hundreds to thousands in one file, so that a resumed run need not read each object.
 
     runs/<run_id>/ledger/<generation>-<n>.jsonl.zst    zstd of lines: their SHA-256, then `number TAB receipt` each
 
-A receipt stays the truth. An entry is used only where its receipt is listed with the very size, and the latest entry of a
-shard counts; one without a receipt takes back all before it. Whatever is not in the log, or in a file of it that is damaged,
-is read from its receipt. So the log may be late, short or gone: it costs time, never a row. Files sort by the driver's
-generation: what a driver takes back stays so, whatever an earlier one that was frozen still writes.
+Receipts take precedence over the log. An entry is used only if the listing shows its receipt with the same size. The latest
+entry of a shard counts, and a withdrawal cancels all entries before it. A receipt that is not in the log, or only in a
+damaged file of it, is read from its own object. A late, incomplete or missing log therefore costs time, but never a row.
+Files sort by the driver's generation, so a withdrawal stays valid even if an earlier, frozen driver still writes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from workers.records.shard import Receipt
 from workers.storage.store import Store
 from workers.table.paths import RECEIPTS_PER_FOLDER, RunPaths, is_ledger_segment, receipt_shard
 
-WITHDRAWN = b""  # in place of a receipt: earlier entries of the shard do not count
-_THREADS = 32  # small objects are all latency
-_AHEAD = 2 * _THREADS  # answers held while earlier ones are looked at
+WITHDRAWN = b""  # in place of a receipt: cancels earlier entries of the shard
+_THREADS = 32  # reading small objects is bound by latency
+_AHEAD = 2 * _THREADS  # answers held while earlier ones are processed
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 log = logging.getLogger("reembed")
@@ -38,7 +38,7 @@ log = logging.getLogger("reembed")
 
 @dataclass(slots=True)
 class Read:
-    """What was found. `stale`: shards that the log speaks of and that have no receipt any more."""
+    """The receipts read. `stale`: shards with an entry in the log but without a receipt."""
 
     receipts: Receipts = field(default_factory=Receipts)
     stale: list[int] = field(default_factory=list)
@@ -69,7 +69,7 @@ def decode_segment(data: bytes) -> list[tuple[int, bytes]]:
 def read_receipts(store: Store, run_id: str, unlogged: Callable[[int, bytes], None] | None = None) -> Read:
     """All receipts of a run: listed once, then taken from the log or read in parallel. No input is opened.
 
-    `unlogged` is told of each receipt that had to be read by itself, for whoever writes the log on.
+    `unlogged` is called with each receipt that was read from its own object, so that the caller can add it to the log.
 
     Raises:
         RunAborted: names a file that is no receipt. UsageError, TransientError.
@@ -81,7 +81,7 @@ def read_receipts(store: Store, run_id: str, unlogged: Callable[[int, bytes], No
         rest = [number for folder, sizes in found.items() for number in _left(folder, sizes)]
         for number, data in zip(rest, _ahead(pool, lambda number: _fetch(store, run_id, number), rest), strict=True):
             if data is None:
-                continue  # dropped since it was listed
+                continue  # deleted after it was listed
             read.receipts.add_json(number, data)
             if unlogged:
                 unlogged(number, data)
@@ -89,13 +89,13 @@ def read_receipts(store: Store, run_id: str, unlogged: Callable[[int, bytes], No
 
 
 def count_receipts(store: Store, run_id: str) -> int:
-    """How many shards are done, by the listing alone. Raises: as read_receipts()."""
+    """The number of done shards, from the listing alone. Raises: as read_receipts()."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return sum(RECEIPTS_PER_FOLDER - sizes.count(-1) for sizes in _listed(store, run_id, pool).values())
 
 
 def _listed(store: Store, run_id: str, pool: ThreadPoolExecutor) -> dict[int, array[int]]:
-    """Folder -> [RECEIPTS_PER_FOLDER] bytes of its receipts, -1: none. Costs a request a folder, and one for the folders."""
+    """Folder -> [RECEIPTS_PER_FOLDER] sizes of its receipts, -1: none. One request for each folder, and one for all."""
     run = RunPaths(run_id)
     root = run.receipts
 
@@ -122,7 +122,7 @@ def _left(folder: int, sizes: array[int]) -> Iterator[int]:
 
 
 def _from_log(store: Store, run_id: str, pool: ThreadPoolExecutor, found: dict[int, array[int]], read: Read) -> None:
-    """Take what the log has, the latest first: a shard met once has been decided. What was taken is -1 in `found` then."""
+    """Take receipts from the log, latest entry first; a shard's first entry counts. Those taken become -1 in `found`."""
     paths = sorted(path for path in store.list(RunPaths(run_id).ledger) if is_ledger_segment(path))
     met: dict[int, bytearray] = {}
 
@@ -176,7 +176,7 @@ def check_receipt(store: Store, path: str, number: int, data: bytes) -> Receipt:
 
 
 def _ahead(pool: ThreadPoolExecutor, call: Callable[[_T], _R], items: Iterable[_T], ahead: int = _AHEAD) -> Iterator[_R]:
-    """As pool.map, but no more than `ahead` calls are under way, or answered and not yet taken."""
+    """As pool.map, but with at most `ahead` calls that are running, or done and not yet consumed."""
     left = iter(items)
     waiting = deque(pool.submit(call, item) for item in islice(left, ahead))
     while waiting:

@@ -1,10 +1,10 @@
-"""The receipts of a run in memory: a mapping by shard, in order of number, about a tenth of what the objects would take.
+"""The receipts of a run in memory: a mapping by shard, in order of number, in about a tenth of the objects' memory.
 
-    add(), add_json()   kept as the bytes they were stored as
-    receipts[number]    parsed when it is asked for; reading on in order of number costs one unpacking for a thousand
+    add(), add_json()   keep a receipt as its stored bytes
+    receipts[number]    parses it on access; reading in order of number decompresses once for a thousand
 
-Receipts of a thousand neighbours lie together and are packed (zstd) once all are there, or once much is held. A million take
-some 100 MB, where as many Receipt objects take well over a gigabyte. Knows nothing of storage.
+Receipts are grouped by a thousand neighbours. A group is compressed (zstd) once it is complete, or once many bytes are held.
+A million receipts take about 100 MB; as Receipt objects they would take well over a gigabyte. Knows nothing of storage.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pyarrow as pa
 
 from workers.records.shard import OutputFile, Receipt
 
-NEIGHBOURS = 1000  # receipts that are packed together
-LOOSE_BYTES = 32 << 20  # held unpacked before all of it is packed, whole or not
+NEIGHBOURS = 1000  # receipts that are compressed together
+LOOSE_BYTES = 32 << 20  # held uncompressed before all groups are compressed, complete or not
 _CODEC = "zstd"
 _Lines = dict[int, bytes]  # shard -> its receipt as JSON
 
 
 class Files:
-    """The data files of receipts, in order of shards; can be gone through again and again."""
+    """The data files of receipts, in order of shards; can be iterated repeatedly."""
 
     def __init__(self, receipts: Mapping[int, Receipt]) -> None:
         self._receipts = receipts
@@ -37,10 +37,10 @@ class Files:
 
 
 class Receipts(Mapping[int, Receipt]):
-    """Shard number -> Receipt. Only ever added to; a number added again replaces what was there."""
+    """Shard number -> Receipt. Receipts are only added; adding a number again replaces its receipt."""
 
     def __init__(self, receipts: Iterable[Receipt] = ()) -> None:
-        self._known: dict[int, int] = {}  # group -> bits, one a number
+        self._known: dict[int, int] = {}  # group -> bits, one for each number
         self._count = 0
         self._loose: dict[int, _Lines] = {}  # by group
         self._loose_bytes = 0
@@ -53,7 +53,7 @@ class Receipts(Mapping[int, Receipt]):
         self.add_json(receipt.shard, receipt.to_json())
 
     def add_json(self, number: int, data: bytes) -> None:
-        """`data`: the receipt as it was stored. Not looked into: what is no receipt fails when it is asked for."""
+        """`data`: the receipt as stored. It is not parsed here; invalid data raises on access."""
         group, place = divmod(number, NEIGHBOURS)
         known = self._known.get(group, 0)
         if not known >> place & 1:
@@ -111,6 +111,6 @@ def to_lines(receipts: Mapping[int, bytes]) -> bytes:
 
 
 def from_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """What to_lines() was given. Raises: ValueError: not such lines."""
+    """The inverse of to_lines(). Raises: ValueError: not such lines."""
     pairs = (line.split(b"\t", 1) for line in data.split(b"\n")[:-1])
     return ((int(number), receipt) for number, receipt in pairs)

@@ -1,14 +1,14 @@
-"""Where a run keeps its state on storage, and its small JSON documents.
+"""The JSON documents of a run on storage.
 
-    runs/<run_id>/run.json         what the run is: written once and last, so a run without it was never begun
+    runs/<run_id>/run.json         what the run is; written once and last, so a run without it has not begun
                   manifest.parquet, objects.parquet, receipts/, ledger/, staged/, quarantine/
-                  golden.npz, gate.npz   what the gate compares the next snapshot with
-                  status.json      replaced while it works
+                  golden.npz, gate.npz   figures with which the gate compares the next snapshot
+                  status.json      progress, replaced while the run works
                   summary.json     how it ended
                   report.html      the same as a page
 
-A run id sorts by time; nothing but this order and the documents' own words decides which run is resumed. Secrets never get
-here: storage_options are cut out of the configuration, credentials out of URIs. Knows nothing of shards, receipts or locks.
+Run ids sort by time. Only this order and the contents of the documents decide which run is resumed. No secret is stored:
+storage_options are removed from the configuration, and credentials from URIs. Knows nothing of shards, receipts or locks.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class RunState(StrEnum):
     """`state` of status.json and summary.json."""
 
     RUNNING = "running"
-    STOPPED = "stopped"  # by a signal
+    STOPPED = "stopped"  # stopped by a signal
     ABORTED = "aborted"
     COMPLETE = "complete"
-    REFUSED = "refused"  # finished, but not published: a check did not hold, or the run was taken back
+    REFUSED = "refused"  # finished, but not published: a check failed, or the run was taken back
 
 
 UNFINISHED = frozenset({RunState.RUNNING, RunState.STOPPED, RunState.ABORTED})
@@ -51,7 +51,7 @@ UNFINISHED = frozenset({RunState.RUNNING, RunState.STOPPED, RunState.ABORTED})
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """run.json: what was decided when the run was planned, and never changes."""
+    """run.json: the decisions made at planning time. They never change."""
 
     run_id: str
     fingerprint: str  # settings_fingerprint()
@@ -60,7 +60,7 @@ class RunRecord:
     plan: dict[str, Any]  # plan_to_json()
     model: dict[str, Any]  # facts: name, digests, pooling, dim, …
     shards: int
-    rows: int | None  # planned; None where only reading tells
+    rows: int | None  # planned; None: not known before reading
     code_version: str
     created: str  # ISO 8601, UTC
     int8_scale: float | None = None
@@ -69,17 +69,17 @@ class RunRecord:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """What identifies the run's snapshot: in summary.json and CURRENT.json."""
+        """The facts that identify the run's snapshot, for summary.json and CURRENT.json."""
         names = ("model", "fingerprint", "source_fingerprint", "int8_scale", "code_version")
         return {name: getattr(self, name) for name in names}
 
     def read_plan(self, corpus: CorpusConfig) -> ReadPlan:
-        """The plan as it was settled; `corpus` is today's section, which alone has the storage_options."""
+        """The read plan as decided; `corpus` is the present configuration's section, which has the storage_options."""
         return plan_from_json(self.plan, corpus)
 
 
 def new_run_id(fingerprint: str, now: datetime) -> str:
-    """`20261120T100312Z-1a2b3c4d`: sorts by time; the tail keeps runs of the same second apart. `now` must be aware."""
+    """`20261120T100312Z-1a2b3c4d`: sorts by time; the tail separates runs of one second. `now`: timezone-aware."""
     moment = now.astimezone(UTC)
     return f"{moment:%Y%m%dT%H%M%SZ}-{hashlib.sha256(f'{fingerprint} {moment.isoformat()}'.encode()).hexdigest()[:8]}"
 
@@ -89,8 +89,8 @@ def settings_fingerprint(
 ) -> str:
     """SHA-256 (hex) of everything that changes the rows or vectors of a run.
 
-    Not of where the model or the output lies, nor of cluster, limits, cost or storage options: a run goes on under other
-    ones. `recipe` holds what `auto` resolved to (pooling, precision, …), which the model's own files decide.
+    Without the location of model and output, cluster, limits, cost and storage options: a run can be resumed with others.
+    `recipe` holds the values that `auto` resolved to (pooling, precision, …) by the model's own files.
     """
     settings = {
         "corpus": config.corpus.model_dump(mode="json", exclude={"storage_options"}),
@@ -105,7 +105,7 @@ def settings_fingerprint(
 
 
 def config_snapshot(config: RunConfig) -> dict[str, Any]:
-    """The configuration as it may be stored: without storage_options, URIs without credentials."""
+    """The configuration in the form that is stored: without storage_options, and with URIs without credentials."""
     snapshot = config.model_dump(mode="json")
     for section in ("corpus", "model", "output"):
         del snapshot[section]["storage_options"]
@@ -117,7 +117,7 @@ def config_snapshot(config: RunConfig) -> dict[str, Any]:
 
 
 def plan_to_json(plan: ReadPlan) -> dict[str, Any]:
-    """The types that were settled: an Arrow IPC schema of the id and the kept columns, base64, and the same for the eye."""
+    """The inferred types: an Arrow IPC schema of the id and the kept columns in base64, and the same in readable form."""
     schema = plan.keep.insert(0, pa.field(ID, plan.id_type))
     arrow = base64.b64encode(schema.serialize().to_pybytes()).decode()
     return {"arrow_schema": arrow, "columns": [[column.name, str(column.type)] for column in schema]}
@@ -129,7 +129,7 @@ def plan_from_json(raw: Mapping[str, Any], corpus: CorpusConfig) -> ReadPlan:
 
 
 def create_run(store: Store, record: RunRecord) -> None:
-    """Store run.json, which begins the run; everything it speaks of must already be there. Idempotent.
+    """Store run.json, which begins the run; everything it refers to must already be stored. Idempotent.
 
     Raises: RunAborted when the id is taken. UsageError, TransientError.
     """
@@ -139,7 +139,7 @@ def create_run(store: Store, record: RunRecord) -> None:
 
 
 def read_run(store: Store, run_id: str) -> RunRecord | None:
-    """None when there is no such run. Raises: RunAborted for a document of another kind."""
+    """None if there is no such run. Raises: RunAborted: the document is invalid."""
     path = RunPaths(run_id).record
     raw = _read(store, path)
     try:
@@ -149,12 +149,12 @@ def read_run(store: Store, run_id: str) -> RunRecord | None:
 
 
 def run_folders(store: Store, below: str = RUNS) -> list[str]:
-    """Names of run folders below RUNS or DATA, oldest first, whether or not the run was begun or still is there."""
+    """Names of run folders below RUNS or DATA, oldest first, including runs that were not begun or were deleted."""
     return list(filter(is_run_id, store.folders(below)))
 
 
 def list_runs(store: Store) -> list[str]:
-    """Ids of the runs that were begun, oldest first. Costs one listing and one look a run."""
+    """Ids of the begun runs, oldest first. Costs one listing, and one request for each run."""
     ids = run_folders(store)
     with ThreadPoolExecutor(_THREADS) as pool:
         begun = list(pool.map(lambda run_id: store.exists(RunPaths(run_id).record), ids))
@@ -162,9 +162,9 @@ def list_runs(store: Store) -> list[str]:
 
 
 def newest_run(store: Store, fingerprint: str | None = None, source: str | None = None) -> RunRecord | None:
-    """The latest run, of these settings and of this source when their fingerprints are given."""
+    """The latest run; only of these settings and this source, if their fingerprints are given."""
     ids = run_folders(store)[::-1]
-    with ThreadPoolExecutor(_THREADS) as pool:  # of runs that retention deleted only the summary is left: many, in time
+    with ThreadPoolExecutor(_THREADS) as pool:  # many folders hold only the summary of a deleted run
         for at in range(0, len(ids), _THREADS):
             for record in pool.map(lambda run_id: read_run(store, run_id), ids[at : at + _THREADS]):
                 if record and fingerprint in (None, record.fingerprint) and source in (None, record.source_fingerprint):

@@ -1,10 +1,10 @@
-"""A run that was begun, opened from storage: the one way to look into an earlier run.
+"""StoredRun: a begun run, opened from storage. It is the only way to read an earlier run.
 
-    StoredRun.open        run.json; None where there is no such run
-    .shards .receipts     read when they are first asked for, then kept
-    .stamp .schema        what its parts look like
+    StoredRun.open        reads run.json; None if there is no such run
+    .shards .receipts     read on first access, then kept
+    .stamp .schema        the footer and the columns of its parts
 
-Resume, reuse, the gate, verify, search, rollback and publish all read earlier runs through it. Nothing is written here.
+Resume, reuse, the gate, verify, search, rollback and publish read earlier runs through it. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from workers.table.vectors import VectorFormat
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One run. `today` is the configuration of the present command: places and credentials are taken from it."""
+    """One run. `today` is the configuration of the present command, which supplies locations and credentials."""
 
     store: Store
     record: RunRecord
@@ -37,16 +37,16 @@ class StoredRun:
 
     @classmethod
     def open(cls, store: Store, run_id: str, today: RunConfig | None = None) -> StoredRun | None:
-        """None when there is no such run. Raises: RunAborted: run.json is of another kind. UsageError, TransientError."""
+        """None if there is no such run. Raises: RunAborted: run.json is invalid. UsageError, TransientError."""
         return cls(store, record, today) if (record := read_run(store, run_id)) else None
 
     @classmethod
     def in_memory(
         cls, store: Store, record: RunRecord, shards: Sequence[Shard], receipts: Mapping[int, Receipt]
     ) -> StoredRun:
-        """A run whose shards and receipts are at hand already: nothing is read twice."""
+        """A run whose shards and receipts are in memory already, so that they are not read again."""
         run = cls(store, record)
-        vars(run).update(shards=shards, receipts=receipts)  # where cached_property keeps them
+        vars(run).update(shards=shards, receipts=receipts)  # where cached_property stores them
         return run
 
     @property
@@ -64,7 +64,7 @@ class StoredRun:
 
     @cached_property
     def receipts(self) -> Mapping[int, Receipt]:
-        """By shard number. Raises: RunAborted: a file is no receipt. UsageError, TransientError."""
+        """By shard number. Raises: RunAborted: a file is not a receipt. UsageError, TransientError."""
         return load_receipts(self.store, self.run_id)
 
     @property
@@ -74,7 +74,7 @@ class StoredRun:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The run's own configuration, with the places and credentials of `today`."""
+        """The run's own configuration, with the locations and credentials of `today`."""
         raw = {name: dict(section) for name, section in self.record.config.items()}
         if self.today is not None:
             today = self.today
@@ -90,7 +90,7 @@ class StoredRun:
 
     @cached_property
     def stamp(self) -> SnapshotStamp:
-        """What its parts say of their origin."""
+        """What the footers of its parts say of their origin."""
         facts = dict(self.record.model)
         return SnapshotStamp(
             run_id=self.run_id,
@@ -107,5 +107,5 @@ class StoredRun:
 
     @property
     def stored(self) -> VectorFormat:
-        """How its vectors are stored."""
+        """The format of its stored vectors."""
         return VectorFormat(VectorType(self.record.model["vector"]), self.record.int8_scale)

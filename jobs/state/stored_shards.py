@@ -1,11 +1,11 @@
-"""A run's shards as the manifest stores them: columns in memory, Shard objects only while somebody looks.
+"""A run's shards as columns in memory, as the manifest stores them. Shard objects are made on access.
 
-    StoredShards     a sequence of Shards over the manifest's table; a block of neighbours is made at a time
+    StoredShards     a sequence of Shards over the manifest's table; makes a block of neighbours at a time
     columns_of       Shards -> that table
-    pending          the shards without a receipt, again without making them
-    text_bytes_of    how much text a shard holds, by its number
+    pending          the shards without a receipt, without making Shard objects
+    text_bytes_of    a shard's bytes of text, by its number
 
-A million shards of one slice take some 200 MB this way, several times that as objects. Knows nothing of storage.
+A million shards of one slice take about 200 MB, and several times that as objects. Knows nothing of storage.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _WRITE_BLOCK = 50_000  # shards turned into columns at once
 
 
 class StoredShards(Sequence[Shard]):
-    """`table`: a row a slice, the slices of a shard together, shards by number. Equal to any sequence of the same shards.
+    """The shards of `table`: one row for each slice, ordered by shard number. Equal to any sequence of the same shards.
 
     Raises: ValueError, TypeError, KeyError: not such a table.
     """
@@ -64,7 +64,7 @@ class StoredShards(Sequence[Shard]):
         self.text_bytes: NDArray[np.int64] = self._table.column("shard_text_bytes").to_numpy()[self._starts]
         kinds = pc.unique(self._table.column("partitions")).to_pylist()
         self._partitions: dict[str, Partitions] = {text: tuple(map(tuple, json.loads(text))) for text in kinds}
-        self._block: tuple[int, list[Shard]] = (-1, [])  # made last
+        self._block: tuple[int, list[Shard]] = (-1, [])  # the last block made
 
     @property
     def table(self) -> pa.Table:
@@ -101,29 +101,29 @@ class StoredShards(Sequence[Shard]):
     __hash__ = None  # type: ignore[assignment]
 
     def _made(self, first: int) -> list[Shard]:
-        """A block of shards from that one on."""
+        """The block of shards that begins with shard `first`."""
         last = min(first + _READ_BLOCK, len(self))
         begin = int(self._starts[first])
         end = int(self._starts[last]) if last < len(self) else self._table.num_rows
         rows = self._table.slice(begin, end - begin)
         shards: list[Shard] = []
         group: list[ObjectSlice] = []
-        told: tuple[Any, ...] = ()  # of the shard being gathered: text bytes, carried, earlier
+        shard_values: tuple[Any, ...] = ()  # of the shard being built: text bytes, carried, earlier
         current = -1
         for number, text_bytes, uri, size, etag, start, stop, count, first_row, folders, carried, earlier in zip(
             *(rows.column(name).to_pylist() for name in SCHEMA.names), strict=True
         ):
             if number != current:
                 if group:
-                    shards.append(Shard(current, tuple(group), *told))
-                group, current, told = [], number, (text_bytes, carried, tuple(earlier or ()))
+                    shards.append(Shard(current, tuple(group), *shard_values))
+                group, current, shard_values = [], number, (text_bytes, carried, tuple(earlier or ()))
             group.append(ObjectSlice(uri, size, etag, start, stop, count, first_row, self._partitions[folders]))
-        shards.append(Shard(current, tuple(group), *told))
+        shards.append(Shard(current, tuple(group), *shard_values))
         return shards
 
 
 class _Selected(Sequence[Shard]):
-    """Some places of a sequence, in order."""
+    """Selected positions of a sequence, in order."""
 
     def __init__(self, shards: Sequence[Shard], places: array[int]) -> None:
         self._shards, self._places = shards, places
@@ -142,7 +142,7 @@ class _Selected(Sequence[Shard]):
 
 
 def columns_of(shards: Sequence[Shard]) -> pa.Table:
-    """A block at a time: as lists, the columns of a million shards would take more than the shards."""
+    """The table of these shards, built by blocks: lists of a million shards would take more memory than the shards."""
     blocks = [_columns(shards[at : at + _WRITE_BLOCK]) for at in range(0, len(shards), _WRITE_BLOCK)]
     return pa.concat_tables(blocks) if blocks else SCHEMA.empty_table()
 
