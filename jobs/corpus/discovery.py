@@ -1,9 +1,10 @@
 """The source as a run sees it: listed once, its metadata read once, one schema inferred.
 
 1. list       jobs/corpus/listing.py: every object with size and etag, sorted by URI
-2. describe   row groups and schemas of formats with a footer (footers.py); the first records of a few objects of the
+2. resolve    which format an object is of, where its name leaves that open: by its first bytes
+3. describe   row groups and schemas of formats with a footer (footers.py); the first records of a few objects of the
               others (sampling.py); metadata_cache.py: what the last run learned of objects that have not changed
-3. infer      jobs/corpus/schema.py: id type, kept types; objects that cannot be used are named before any replica starts
+4. infer      jobs/corpus/schema.py: id type, kept types; objects that cannot be used are named before any replica starts
 
 The result is frozen: later changes of the source are the next run's affair. No document is opened here.
 """
@@ -13,21 +14,23 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from jobs.corpus.footers import read_footers
+from jobs.corpus.footers import FOOTER_THREADS, read_footers
 from jobs.corpus.listing import SourceObject, list_sources
 from jobs.corpus.metadata_cache import MetadataCache
-from jobs.corpus.sampling import sample_columns
+from jobs.corpus.sampling import read_head, sample_columns
 from jobs.corpus.schema import OUTPUT_COLUMNS, Columns, check_names, infer_schema
-from workers.config import CorpusConfig
+from workers.config import CorpusConfig, SourceFormat
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.records.documents import ReadPlan
 from workers.storage.uris import redact
 
 MAX_LOGGED = 20  # warnings logged one by one; all of them are in Corpus.warnings
+HEAD_BYTES, HEAD_GROWTH = 16 << 10, 16  # read to tell a format by content, and how many times more where that is not enough
 COMPRESSED_RATIO = 4  # text is estimated to be this many times its compressed size
 log = logging.getLogger("reembed")
 
@@ -89,7 +92,7 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = (), cache: Meta
     check_names(config)
     listed = list_sources(config)
     try:
-        objects, columns, problems = _describe(listed, config, cache)
+        objects, columns, problems = _describe(_resolve(listed, config), config, cache)
     except TransientError as error:
         raise RunAborted(f"corpus.uri: listed, but not readable: {error}; the same command tries again") from None
     inferred = infer_schema(config, objects, columns)
@@ -134,6 +137,36 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
                 f"output.partition_by: {name} is {kind}, which makes no folder name; choose a text, integer or date column"
             )
     return replace(corpus, read_plan=replace(corpus.read_plan, keep=keep))
+
+
+def _resolve(listed: Sequence[SourceObject], config: CorpusConfig) -> list[SourceObject]:
+    """The objects, each in the format that its content says where the name leaves it open.
+
+    Raises: UsageError, TransientError.
+    """
+    objects = list(listed)
+    open_ones = [at for at, source in enumerate(objects) if source.traits.resolve and source.info.size]
+    if config.format is not SourceFormat.AUTO or not open_ones:
+        return objects
+    with ThreadPoolExecutor(max_workers=FOOTER_THREADS) as pool:
+        formats = pool.map(lambda at: _format_by_content(objects[at], config), open_ones)
+        for at, by_content in zip(open_ones, formats, strict=True):
+            objects[at] = replace(objects[at], format=by_content)
+    for by_content in sorted({objects[at].format for at in open_ones}):
+        count = sum(objects[at].format == by_content for at in open_ones)
+        log.info("%d objects are read as %s by their content; corpus.format: %s would say so", count, by_content, by_content)
+    return objects
+
+
+def _format_by_content(source: SourceObject, config: CorpusConfig) -> SourceFormat:
+    """As the reader decides it, from as few bytes as needed and no more than one record may have."""
+    resolve, size = source.traits.resolve, HEAD_BYTES
+    while resolve is not None and size < config.max_text_bytes * HEAD_GROWTH:
+        by_content = resolve(*read_head(source, config, size))
+        if by_content is not None:
+            return by_content
+        size *= HEAD_GROWTH
+    return source.format
 
 
 def _describe(

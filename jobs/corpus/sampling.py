@@ -62,19 +62,24 @@ def sample_columns(objects: Sequence[SourceObject], config: CorpusConfig) -> tup
 def _sample(source: SourceObject, config: CorpusConfig) -> HeadSample | None:
     if source.traits.sample is None:
         raise ValueError(f"{source.format} is not sampled")
-    return source.traits.sample(*_head(source, config), source.info.uri)
+    return source.traits.sample(*read_head(source, config, SAMPLE_BYTES), source.info.uri)
 
 
-def _head(source: SourceObject, config: CorpusConfig) -> tuple[bytes, bool]:
-    """The object's first decompressed bytes, and whether they are all of it."""
-    fetched = min(source.info.size, SAMPLE_BYTES)
+def read_head(source: SourceObject, config: CorpusConfig, limit: int) -> tuple[bytes, bool]:
+    """At most `limit` of the object's first decompressed bytes, and whether they are all of it.
+
+    Raises:
+        UsageError, TransientError: the store refused or did not answer.
+    """
+    fetched = min(source.info.size, limit)
     try:
         data = read_range(source.info.uri, 0, fetched, config.storage_options)
     except FileNotFoundError:
         return b"", True
     if source.compression is None:
         return data, fetched == source.info.size
-    return decompressed_head(data, source.compression, SAMPLE_BYTES), False
+    head = decompressed_head(data, source.compression, limit)
+    return head, fetched == source.info.size and len(head) < limit
 
 
 def decompressed_head(data: bytes, codec: Any, limit: int) -> bytes:

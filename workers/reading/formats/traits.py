@@ -85,6 +85,9 @@ class FormatTraits:
     """(first decompressed bytes, whether they are all, URI) -> columns; None where the bytes tell nothing."""
     columns: tuple[str, ...] | None = None
     """The same columns in every object, all of strings: nothing needs to be opened."""
+    resolve: Callable[[bytes, bool], SourceFormat | None] | None = None
+    """For a name that does not tell the format: (first decompressed bytes, whether they are all) -> the format by content;
+    None: more bytes are needed. What it says of a beginning it must say of every longer one."""
     record_bytes: Callable[[bytes, CorpusConfig], float | None] | None = None
     """(first bytes of a slice, corpus) -> mean bytes of a record as stored. None: a record counts as its text."""
 
