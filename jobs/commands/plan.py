@@ -1,9 +1,9 @@
-"""`reembed plan`: what a run would do and cost, from a listing, footers and a small sample. Starts and writes nothing.
+"""`reembed plan`: estimates the work and cost of a run, from a listing, footers and a small sample. A dry run.
 
-objects, shards, rows        as the run itself would cut them; what the published snapshot holds already is carried over
-rows to embed, tokens        of the other shards, by a sample of their documents               (jobs/planning/estimate.py)
-GPU-hours, cost              tokens / the rate of the newest run here; unknown before the first
-output bytes                 rows x bytes of a row, of the newest run here, else of the plain vector
+objects, shards, rows    as the run itself would plan them, including shards carried over from the published snapshot
+rows to embed, tokens    of the other shards, from a sample of their documents             (jobs/planning/estimate.py)
+GPU-hours, cost          tokens / the rate of the newest run on this output; unknown before the first
+output bytes             rows x bytes of a row, from the newest run on this output, else from the vector's size
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _base(run: Run | PlannedRun) -> str | None:
 
 
 def _carried(run: Run | PlannedRun, shards: Sequence[Shard]) -> dict[int, Receipt]:
-    """Shard number -> receipt of the base whose parts are copied for it."""
+    """Shard number -> the base's receipt whose parts are copied for it."""
     base = _base(run)
     if base is None or all(shard.carried is None for shard in shards):
         return {}

@@ -1,7 +1,7 @@
-"""`reembed publish`: a person's word on a finished run that was not published, or was taken back.
+"""`reembed publish`: publishes a finished run that was refused or taken back.
 
-Without --force it says what stands against the run. With it the run is published all the same, and CURRENT.json and the
-run's summary record who did it, when, and against which reasons. Rows must still be accounted for, and parts be there.
+Without --force it only lists the reasons against the run. With --force it publishes the run, and CURRENT.json and the run's
+summary record who did it, when, and against which reasons. All rows must still be accounted for, and all parts must exist.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _NAMED = 10  # runs that an error names
 
 
 def publish_run(target: str, run_id: str, *, force: bool) -> dict[str, Any]:
-    """Publish a run that was refused; `published` is False when reasons stand against it and `force` is not given.
+    """Publish a run that was refused. Without `force` nothing is published if there are reasons against it.
 
     Raises:
-        UsageError: no such run, not finished, or parts of it are gone; nothing was changed.
+        UsageError: no such run, not finished, or parts of it are missing; nothing was changed.
         LockHeld: a driver works on the output.
     """
     store, _ = open_store(target)
@@ -53,7 +53,7 @@ def publish_text(report: dict[str, Any]) -> str:
 
 
 def _reasons(republication: Republication, current: Current | None) -> list[str]:
-    """What stands against it, in words. Raises: UsageError: nothing does, or it cannot be told yet."""
+    """The reasons against publishing. Raises: UsageError: the run was published before, or is not finished."""
     run_id, store, summary = republication.run.run_id, republication.run.store, republication.summary
     state = summary.get("state")
     if current is not None and run_id == current.run_id:

@@ -1,7 +1,7 @@
-"""`reembed rollback`: readers get an earlier snapshot again, in one step; back and forth as often as one likes.
+"""`reembed rollback`: makes an earlier snapshot the current one again, in one put. It can be undone in the same way.
 
-The run that is left is noted as taken back: `embed` does not publish it again by itself. Nothing is copied, embedded or
-deleted.
+The replaced run is recorded as taken back, so that `embed` does not publish it again by itself. Nothing is copied, embedded
+or deleted.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _NAMED = 10  # snapshots that an error names
 
 
 def roll_back(target: str, run_id: str) -> dict[str, Any]:
-    """Make a snapshot that was published before the current one again.
+    """Make a formerly published snapshot the current one again.
 
     Raises:
-        UsageError: it was never published, is not complete, or parts of it are gone; nothing was changed.
+        UsageError: it was never published, is not complete, or parts of it are missing; nothing was changed.
         LockHeld: a driver works on the output.
     """
     store, _ = open_store(target)
     _refuse_unpublished(store, read_current(store), run_id)
     with driver_lock(store) as lock:
         before = read_current(store)
-        _refuse_unpublished(store, before, run_id)  # retention may have been quicker
+        _refuse_unpublished(store, before, run_id)  # retention may have deleted it meanwhile
         republication = Republication.of(store, run_id)
         if before is not None and before.run_id == run_id:
             now = before

@@ -1,4 +1,4 @@
-"""`reembed search`: the query is embedded by the snapshot's own model and compared with every vector, exactly."""
+"""`reembed search`: exact nearest neighbours of a query, which is embedded with the snapshot's own model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def search_snapshot(target: str, text: str, k: int) -> dict[str, Any]:
     """The k nearest rows of the published snapshot, best first.
 
     Raises:
-        UsageError: nothing published, an empty query, or the model at hand is not the one the snapshot was made with.
+        UsageError: nothing published, an empty query, or the available model is not the snapshot's.
     """
     if not text.strip():
         raise UsageError("search: the text is empty")

@@ -1,7 +1,7 @@
-"""`reembed snapshots`: every finished run whose data is still there, the newest first, from storage alone.
+"""`reembed snapshots`: lists the finished runs whose data still exists, newest first, from storage alone.
 
-Two requests a run (run.json, summary.json) and one for CURRENT.json, which alone tells what readers have and had. Of runs
-that retention deleted only the summary is left: they are not listed.
+It makes two requests for each run (run.json, summary.json) and one for CURRENT.json, which holds what readers have and had.
+Runs that retention deleted are not listed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def list_snapshots(target: str) -> dict[str, Any]:
-    """Finished runs, newest first, and which one readers have. Raises: UsageError: no run was ever begun there."""
+    """Finished runs, newest first, and the current one. Raises: UsageError: no run was ever begun there."""
     store, _ = open_store(target)
     current = read_current(store)
     ids = run_folders(store)[::-1]
@@ -40,7 +40,7 @@ def list_snapshots(target: str) -> dict[str, Any]:
 
 
 def snapshots_text(report: dict[str, Any]) -> str:
-    """A line a run."""
+    """One line for each run."""
     lines = [f"{report['output']}: {len(report['snapshots'])} snapshots, current {report['current'] or 'none'}"]
     for item in report["snapshots"]:
         model = item["model"]
@@ -80,7 +80,7 @@ def _describe(store: Store, run_id: str, current: Current | None) -> dict[str, A
 
 
 def _published_at(run_id: str, current: Current | None) -> str | None:
-    """When readers last got it."""
+    """When the run was last published; None: it was not."""
     if current is None or current.run_id == run_id:
         return current.published_at if current else None
     return next((item.published_at for item in current.history if item.run_id == run_id), None)

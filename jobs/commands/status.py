@@ -1,4 +1,4 @@
-"""`reembed status`: how the newest run stands, read from storage alone, so it works from any machine while the job runs."""
+"""`reembed status`: the state of the newest run, read from storage alone, so it works on any machine while the job runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.storage.uris import redact
 def run_status(target: str) -> dict[str, Any]:
     """The newest run's state and figures, and what is published.
 
-    Shards done are counted from the receipts, not from what a driver last said. Raises: UsageError: no run there.
+    Done shards are counted by receipts, not taken from the last status. Raises: UsageError: no run there.
     """
     store, _ = open_store(target)
     newest = newest_run(store)

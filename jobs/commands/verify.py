@@ -1,10 +1,10 @@
-"""`reembed verify`: does the published snapshot hold its corpus, every row once, undamaged, by the model it names?
+"""`reembed verify`: audits the published snapshot. It must hold every source row once, undamaged, embedded by its model.
 
-1. folder     files on storage against the receipts: missing, unknown
-2. shards     parts and source of each shard, on threads                       (workers/snapshot/audit.py)
-3. sample     documents drawn over all shards are embedded again and compared
+1. folder     files on storage are compared with the receipts: missing, unknown
+2. shards     parts and source of each shard are read and compared, on threads        (workers/snapshot/audit.py)
+3. sample     documents sampled over all shards are embedded again and compared
 
-Findings name the file, object or shard; none is a pass. Nothing is written.
+Each finding names a file, object or shard. Without findings the audit passes. Nothing is written.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MAX_FINDINGS = 100
 
 
 def verify_snapshot(target: str, sample: int) -> dict[str, Any]:
-    """Audit; `ok` is whether nothing was found.
+    """Audit the snapshot; `ok` is True if there are no findings.
 
     Raises:
-        UsageError: nothing published, or (with a sample) its model is not at hand.
+        UsageError: nothing published, or (with a sample) its model is not available.
     """
     current, published = open_current(target)
     findings = _folder(published)
@@ -67,7 +67,7 @@ def verify_text(report: dict[str, Any]) -> str:
 
 
 def _folder(published: StoredRun) -> list[str]:
-    """Files that should not be there. Missing ones are found when their shard is audited."""
+    """Findings for unknown files. Missing files are found when their shard is audited."""
     store = published.store
     described = {file.path for file in published.files}
     there = store.list(published.paths.data)

@@ -1,10 +1,10 @@
-"""What only a replica can tell, asked before a run begins: precision, token budget, int8 scale.
+"""Calibration: precision, token budget and int8 scale, which only a replica can determine, before a run begins.
 
-    calibrate        of a planned run: the first ready replica's precision and budget, and the scale of int8 vectors
-    try_precision    of a run begun on a base: whether a replica works in the base's precision
+    calibrate        for a planned run: the first ready replica's precision and budget, and the scale of int8 vectors
+    try_precision    for a run begun on a base: checks that a replica can work in the base's precision
 
 All replicas are started at once, so that none waits for the first; the pool keeps them. Every replica, and every later
-driver, then works with the same values.
+driver, then uses the same values.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from workers.errors import PrecisionRefused, RunAborted, UsageError
 log = logging.getLogger("reembed")
 
 CALIBRATION_SHARDS = 8  # spread over the corpus
-MOST_LOST = 3  # replicas that may die while they load, before the run is given up
+MOST_LOST = 3  # replicas that may die while they load before the run is aborted
 _WAIT_SECONDS = 0.25
 
 
 class Calibration(NamedTuple):
-    """What a new run begins with."""
+    """The calibrated values of a new run."""
 
     precision: str
-    int8_scale: float | None  # None: vectors are not stored as int8
+    int8_scale: float | None  # None if vectors are not stored as int8
     batch_tokens: int
 
 
@@ -89,7 +89,7 @@ def _first_ready(run: RunOutline, pool: ReplicaPool, shape: ReplicaShape, stop: 
                     log.warning("replica %d lost while it loaded the model: %s", replica, reason)
                     pool.execute(StartReplica(replica))
                 case _:
-                    pass  # totals of a replica that does nothing yet
+                    pass  # totals of an idle replica
     raise RunAborted(
         f"no replica was ready within cluster.replica_ready_seconds={run.config.cluster.replica_ready_seconds:g} "
         f"({shape.replicas} of {shape.gpus:g} GPU and {shape.cpus} CPU wanted); look at `ray status` and the nodes' logs"

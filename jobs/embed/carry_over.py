@@ -1,11 +1,11 @@
-"""The copy phase: shards of the base whose objects are unchanged get their parts and their receipt, before any replica.
+"""Carrying over: parts and receipts of unchanged shards are copied from the base, before any replica is started.
 
-1. look     the base's receipts, and one listing of its folder: a shard whose parts are gone or of another size stays pending
+1. check    the base's receipts, and one listing of its folder: a shard with missing parts, or of another size, stays pending
 2. copy     inside the store (Store.copy), shards on threads: parts, then the quarantine file
-3. commit   the receipt, derived from the base's, last: killed before it, the shard is copied again onto the same names
+3. commit   the receipt, derived from the base's, last. If killed before it, the shard is copied again to the same names
 
-What stays pending is embedded from its source like any other shard. Parts keep the footers they were made with. No byte of
-theirs comes here, no object of the corpus is opened.
+Pending shards are embedded from their source like all others. Parts keep their footers. The driver reads no byte of the
+parts and opens no object of the corpus.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from workers.storage.store import Store
 from workers.table.part_file import path_in_run
 from workers.table.paths import RunPaths
 
-THREADS = 32  # copies are all latency
-MOST_WAITING = 4 * THREADS  # handed to threads at a time: of a million shards not all at once
+THREADS = 32  # copies are bound by latency
+MOST_WAITING = 4 * THREADS  # submitted to the threads at a time, however many shards there are
 WAKE_SECONDS = 0.25  # how soon a signal or a lost lock is noticed
 LOG_SECONDS = 10.0
 log = logging.getLogger("reembed")
@@ -38,12 +38,12 @@ def carry_over(store: Store, run_id: str, base: str, shards: Sequence[Shard], dr
     """Carry `shards` (of run `run_id`, none with a receipt, all with `carried`) over from run `base`.
 
     Returns:
-        Receipts of those that were carried; the others stay pending.
+        Receipts of the carried shards; the others stay pending.
     Raises:
-        RunAborted: the lock is lost, or stopped by a signal (Stopped); what is committed stays. UsageError, TransientError.
+        RunAborted: the lock is lost, or a signal came (Stopped); committed shards stay. UsageError, TransientError.
     """
     began = logged = time.monotonic()
-    receipts, sizes = _left_of(store, base)
+    receipts, sizes = _stored(store, base)
     carrier = _Carrier(store, run_id, base, driver)
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="carry")
     carried, rows, begun = Receipts(), 0, 0
@@ -77,11 +77,11 @@ def carry_over(store: Store, run_id: str, base: str, shards: Sequence[Shard], dr
     return carried
 
 
-def _left_of(store: Store, base: str) -> tuple[Mapping[int, Receipt], Mapping[str, int]]:
-    """The base's receipts, and its files with their sizes."""
+def _stored(store: Store, base: str) -> tuple[Mapping[int, Receipt], Mapping[str, int]]:
+    """The base's receipts, and its files with their sizes; both empty if the receipts are damaged."""
     try:
         receipts = load_receipts(store, base)
-    except RunAborted as error:  # embedding costs more, and needs nothing of the base
+    except RunAborted as error:  # everything is then embedded, which needs nothing of the base
         log.warning("snapshot %s: %s", base, error)
         return {}, {}
     paths = RunPaths(base)
@@ -100,7 +100,7 @@ def _files(receipt: Receipt) -> list[OutputFile]:
 
 
 class _Carrier:
-    """Carries one shard after the other, from many threads. `halt` ends it between two files."""
+    """Carries shards over; called from many threads. `halt` stops it between two files."""
 
     def __init__(self, store: Store, run_id: str, base: str, driver: DriverContext) -> None:
         self._store, self._run_id, self._base, self._driver = store, run_id, base, driver
@@ -129,9 +129,9 @@ class _Carrier:
 
 
 def carried_receipt(receipt: Receipt, shard: Shard, base: str, paths: Mapping[str, str], seconds: float) -> Receipt:
-    """The base's receipt as that of `shard`. What the rows are stays, what it took to make them does not.
+    """The receipt of `shard`, from that of the base: the figures of its rows are kept, those of the work are reset.
 
-    `paths`: file of the base -> its copy. The epoch stays: it is in the footers of the parts.
+    `paths`: file of the base -> its copy. The epoch is kept, because the footers of the parts hold it.
     """
     quarantine = receipt.quarantine
     return replace(

@@ -1,4 +1,4 @@
-"""What the steps of one driver share, from taking the lock to its end."""
+"""DriverContext: the objects that all steps of one driver share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.state.ledger import Ledger
 
 @dataclass(frozen=True, slots=True)
 class DriverContext:
-    """One driver at work on one run. `resources` are released when it ends: a joined cluster, the golden reference."""
+    """One driver working on one run. `resources` are released at its end: a joined cluster, the golden reference."""
 
     lock: DriverLock
     ledger: Ledger

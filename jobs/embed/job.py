@@ -1,14 +1,14 @@
-"""THE job: plan -> dispatch -> account -> publish. `reembed embed`, or `python -m jobs.embed CONFIG`.
+"""The embedding job: plan -> dispatch -> account -> publish. `reembed embed`, or `python -m jobs.embed CONFIG`.
 
-1. which run   resume the unfinished one of the same settings; else list the source: a run made before, or a new one
+1. choose run  resume an unfinished run of the same settings, or list the source for an ended or a new run
 2. carry over  parts of unchanged objects are copied from the published snapshot                   (carry_over.py)
-3. embed       replicas on Ray embed what has no receipt yet; where all have one, no Ray is started   (session.py)
+3. embed       replicas on Ray embed the shards without a receipt; if there are none, Ray is not started (session.py)
 4. gate        rows in = rows out + rows quarantined, shard by shard, and all other checks         (gate/judge.py)
-5. publish     unless a check failed: check the files, flip CURRENT.json, last                     (publish/publish.py)
+5. publish     unless a check failed: check the files, then replace CURRENT.json                   (publish/publish.py)
 6. retain      snapshots beyond output.keep_snapshots are deleted                                  (publish/retention.py)
-7. report      the run as a page, for people                                                       (report/write.py)
+7. report      report.html                                                                         (report/write.py)
 
-Nothing is written before the request has proved possible; everything needed to resume is on storage.
+Nothing is written before the request has been validated; everything needed to resume is on storage.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ log = logging.getLogger("reembed")
 
 
 def embed_corpus(config: RunConfig) -> dict[str, Any]:
-    """Run or resume; returns the summary that is also stored with the run.
+    """Run or resume. Returns the summary, which is also stored with the run.
 
     Raises:
-        UsageError: nothing was started, nothing written.
-        RunAborted: stopped early (LockHeld: another driver works here); the same command resumes.
+        UsageError: the request is invalid; nothing was started or written.
+        RunAborted: stopped early (LockHeld: another driver works on this output); the same command resumes.
     """
     request = Request.resolve(config)
     lock = DriverLock(request.store)
@@ -106,7 +106,7 @@ def _work(run: Run | PlannedRun, lock: DriverLock, stop: StopFlag) -> dict[str, 
 
 
 def _begin(driver: DriverContext, planned: PlannedRun) -> tuple[Run, Session | None]:
-    """The run, and the session of the replica that was asked first; on a base none is asked."""
+    """The begun run, and the session whose replica calibrated it; None for a run on a base, which needs no calibration."""
     predicted = _in_background(predict, planned)
     if planned.reuse:
         return planned.begin_on_base(predicted()), None
@@ -116,7 +116,7 @@ def _begin(driver: DriverContext, planned: PlannedRun) -> tuple[Run, Session | N
 
 @contextlib.contextmanager
 def _resumable(driver: DriverContext, run: Run) -> Iterator[None]:
-    """An error from here on leaves a run that can be resumed: storage is told how it ended, and the user what to do."""
+    """For a begun run: on an error, record on storage how the run ended, and tell the user that it can be resumed."""
     try:
         yield
     except ReuseRefused:
@@ -133,7 +133,7 @@ def _resumable(driver: DriverContext, run: Run) -> Iterator[None]:
 
 
 def _mark_stopped(run: Run, error: Stopped) -> None:
-    """Only a warning where it fails: the signal decides how the command ends."""
+    """A failure is only a warning: the signal decides the exit status."""
     try:
         run.mark_stopped(str(error))
     except ReembedError as failure:
@@ -141,7 +141,7 @@ def _mark_stopped(run: Run, error: Stopped) -> None:
 
 
 def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[str, Any]:
-    """Carry over, embed, check, publish, retain, report; the summary. `session`: of a run that has just begun."""
+    """Carry over, embed, check, publish, retain and report. Returns the summary. `session`: of a run that has just begun."""
     if session is None and (reason := why_not_again(run.store, run.run_id)):
         return _refuse(run, driver.ledger.load(), reason)
     receipts = driver.ledger.load() if session is None else Receipts()
@@ -176,13 +176,13 @@ def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[
 
 
 def _refuse(run: Run, receipts: Receipts, reason: str) -> dict[str, Any]:
-    """A run that a person has taken back is complete: nothing is embedded, and nothing published."""
+    """End a run that a person has taken back: it is complete, so nothing is embedded or published."""
     summary = run.summary() or _account(run, receipts, {}, run.work())
     return _end(run, receipts, summary | {"state": RunState.REFUSED.value, "published": False, "reasons": [reason]})
 
 
 def _end(run: Run, receipts: Mapping[int, Receipt], summary: dict[str, Any]) -> dict[str, Any]:
-    run.end(summary)  # before anything is drawn: how the run ended must be known at once
+    run.end(summary)  # before the report is drawn, so that the outcome is stored at once
     add_report(run, receipts, summary)
     if "report" in summary:
         run.end(summary)
@@ -192,7 +192,7 @@ def _end(run: Run, receipts: Mapping[int, Receipt], summary: dict[str, Any]) -> 
 
 
 def _in_background(call: Callable[[PlannedRun], dict[str, Any]], run: PlannedRun) -> Callable[[], dict[str, Any]]:
-    """What `call` returns, computed while Ray starts."""
+    """Start `call` in a thread, while Ray starts; returns a function that waits for its result."""
     pool = ThreadPoolExecutor(1)
     future = pool.submit(call, run)
     pool.shutdown(wait=False)
@@ -200,7 +200,7 @@ def _in_background(call: Callable[[PlannedRun], dict[str, Any]], run: PlannedRun
 
 
 def _open_session(driver: DriverContext, run: Run | PlannedRun) -> Session:
-    """Connect to Ray, which is imported only here. The golden reference is computed meanwhile where Ray starts locally."""
+    """Connect to Ray, which is imported only here. If Ray is started locally, the golden reference is computed meanwhile."""
     reference = None
     if starts_a_ray(run.config.cluster.address):
         computed = golden_reference_file(run.config.model, run.request.model, run.request.recipe)
@@ -211,7 +211,7 @@ def _open_session(driver: DriverContext, run: Run | PlannedRun) -> Session:
 
 
 def _carry_over(driver: DriverContext, run: Run, receipts: Receipts, work: Work) -> tuple[Receipts, Work]:
-    """Copy once, before anything is embedded: parts that turn out damaged later are embedded, not copied again."""
+    """Copy once, before anything is embedded. Parts found damaged later are embedded, not copied again."""
     shards = [shard for shard in pending(run.shards, receipts) if shard.carried is not None]
     if not shards or run.record.base is None:
         return receipts, work
@@ -229,10 +229,10 @@ def _carry_over(driver: DriverContext, run: Run, receipts: Receipts, work: Work)
 
 
 def _account(run: Run, receipts: Mapping[int, Receipt], quarantined: Mapping[int, str], work: Work) -> dict[str, Any]:
-    """The summary before publishing: `gate` has all checks, `reasons` says why it must not be published.
+    """The summary before publishing: `gate` has all checks, `reasons` those that forbid publishing.
 
     Raises:
-        RunAborted: a shard has no end yet. UsageError, TransientError.
+        RunAborted: a shard is neither done nor quarantined. UsageError, TransientError.
     """
     accounting, sums = audit(run.shards, receipts, quarantined), totals(receipts)
     checks = judge(run.stored(receipts), sums, accounting, run.config.gate, run.config.run.max_quarantined_rows)

@@ -1,10 +1,11 @@
-"""The driver's loop: the scheduler decides, the pool carries out, the ledger records, progress watches.
+"""The driver's loop: the scheduler decides, the pool executes, the ledger records, progress and metrics report.
 
     until every shard is done or quarantined:
         commands = scheduler.decide(now)  -> pool.execute
         events   = pool.wait              -> scheduler, ledger, progress, metrics
 
-No text, no tensor, no decision of its own. Ends early by raising: Stopped (signal), RunAborted (scheduler, lock, ledger).
+It handles no text and no tensor, and decides nothing. It ends early by an exception: Stopped (signal) or RunAborted
+(scheduler, lock, ledger).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ WAKE_SECONDS = 0.25  # how soon a signal or a lost lock is noticed
 
 
 class Pool(Protocol):
-    """What the loop needs of a cluster."""
+    """The part of the replica pool that the loop uses."""
 
     def execute(self, command: Command) -> None: ...
     def wait(self, timeout: float) -> list[Event]: ...
@@ -38,10 +39,10 @@ class Pool(Protocol):
 def dispatch(
     scheduler: Scheduler, pool: Pool, ledger: Ledger, progress: Progress, metrics: RunMetrics, check: Callable[[], None]
 ) -> None:
-    """Run the loop until the scheduler has nothing left; `check` raises when the driver must stop.
+    """Run the loop until every shard is done or quarantined; `check` raises if the driver must stop.
 
     Raises:
-        RunAborted: the scheduler gave up (its reason says what to look at), or a replica refuses the request itself.
+        RunAborted: the scheduler aborted (its reason says what to check), or a replica refuses the request itself.
     """
     while not scheduler.finished:
         check()
@@ -52,14 +53,14 @@ def dispatch(
         if scheduler.abort_reason:
             raise RunAborted(f"{scheduler.abort_reason}; what is committed stays, run the same command again to resume")
         for event in pool.wait(WAKE_SECONDS):
-            _hear(event, scheduler, ledger, progress, metrics)
+            _handle(event, scheduler, ledger, progress, metrics)
         progress.quarantined_shards = len(scheduler.quarantined)
         now = time.monotonic()
         progress.tick(now)
         metrics.update_gauges(now, scheduler, progress, retries())
 
 
-def _hear(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress, metrics: RunMetrics) -> None:
+def _handle(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress, metrics: RunMetrics) -> None:
     now = time.monotonic()
     if not isinstance(event, Finished):
         metrics.on_event(event)

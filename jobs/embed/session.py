@@ -1,10 +1,10 @@
-"""From pending shards to receipts: connects to Ray, keeps replicas at work, stores the state.
+"""Session: embeds the pending shards of a run on Ray, and stores its status.
 
     Session      connect -> replica pool -> (a planned run: begin it) -> embed -> stop replicas
     _Embedding   the dispatch loop of one session
 
-A local Ray is shut down with the replicas; it exports no metrics. A killed driver leaves nothing half-done: receipts and
-status are on storage, and replicas end with their owner.
+A local Ray is shut down with the replicas; it exports no metrics. After a killed driver, receipts and status are on storage,
+and the replicas end with it.
 """
 
 from __future__ import annotations
@@ -44,22 +44,22 @@ from workers.storage.client import retries
 
 log = logging.getLogger("reembed")
 
-RESIZE_SECONDS = 10.0  # how often the cluster's size is looked at again, where it decides the number of replicas
-EPOCHS_PER_DRIVER = 1 << 32  # attempts of a later driver always outrank those of an earlier one
-LAST_WORDS_SECONDS = 5.0  # replicas have as long to tell what they did in all
-GOLDEN_SECONDS = 60.0  # replicas have as long to embed the golden texts once more; the slowest model takes a few
+RESIZE_SECONDS = 10.0  # how often the cluster's size is read again, if it decides the number of replicas
+EPOCHS_PER_DRIVER = 1 << 32  # so that epochs of a later driver are always larger
+LAST_STATS_SECONDS = 5.0  # replicas must report their final totals within this time
+GOLDEN_SECONDS = 60.0  # replicas must embed the golden texts within this time; the slowest model takes a few seconds
 LEAST_BATCH_TOKENS = 4096  # token budget of runs begun by a version that stored none
-LAST_WORDS_SECONDS_STOPPED = 0.3  # of the three seconds that a stopped job has
+LAST_STATS_SECONDS_STOPPED = 0.3  # a stopped job has three seconds in all
 
 
 class Session:
-    """Replicas of one driver, from connecting to Ray until they are stopped. Closed by embed() and close()."""
+    """The replicas of one driver, from connecting to Ray until they are stopped. embed() and close() close it."""
 
     def __init__(self, driver: DriverContext, run: Run | PlannedRun, reference: GoldenReferenceFile | None) -> None:
         """`reference`: of the golden texts, for replicas on this machine.
 
         Raises:
-            UsageError: no cluster there, or it cannot hold a replica. Stopped.
+            UsageError: no cluster at the address, or it cannot hold a replica. Stopped.
         """
         self._driver, self._opened = driver, ExitStack()
         driver.resources.callback(self.close)
@@ -72,12 +72,12 @@ class Session:
         self._opened.callback(self._pool.close)
 
     def begin(self, planned: PlannedRun, predicted: Callable[[], Mapping[str, Any]]) -> Run:
-        """Begin a run with what its first replica tells. Raises: as calibrate() and PlannedRun.begin()."""
+        """Calibrate and begin a run. Raises: as calibrate() and PlannedRun.begin()."""
         facts = calibrate(planned, self._pool, self._shape, self._driver.stop)
         return planned.begin(facts.precision, facts.int8_scale, facts.batch_tokens, predicted())
 
     def embed(self, run: Run, receipts: Mapping[int, Receipt], work: Work) -> tuple[Mapping[int, str], Work]:
-        """Embed every shard without a receipt; returns the shards given up, with reasons, and the work spent.
+        """Embed every shard without a receipt. Returns the quarantined shards with reasons, and the work spent.
 
         Raises:
             UsageError: a replica refuses the request. RunAborted: stopped early, resumable.
@@ -94,11 +94,11 @@ class Session:
         return dict(embedding.scheduler.quarantined), embedding.spent()
 
     def close(self) -> None:
-        """Stop the replicas, and a Ray of our own. Idempotent."""
+        """Stop the replicas, and a local Ray. Idempotent."""
         self._opened.close()
 
     def _connect(self, run: Run | PlannedRun) -> None:
-        """A cluster that was joined is left when the driver ends, so that its metrics tell how; it may be joined already."""
+        """Connect, unless connected. A joined cluster is left when the driver ends, so that its metrics are exported."""
         driver = self._driver
         if driver.metrics.connected:
             return
@@ -110,7 +110,7 @@ class Session:
 
 
 class _Embedding:
-    """The dispatch loop of one session, and what is stored of it."""
+    """The dispatch loop of one session, and the status it stores."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class _Embedding:
         )
 
     def run(self) -> None:
-        """Raises: RunAborted, and Stopped among it; the state on storage then says so."""
+        """Raises: RunAborted (also Stopped); the status on storage then holds the state and the reason."""
         driver = self._driver
         try:
             self._store_status(self.progress.snapshot(self._began))
@@ -152,41 +152,41 @@ class _Embedding:
             dispatch(self.scheduler, self._pool, driver.ledger, self.progress, driver.metrics, self._check)
             preload_libraries()
             driver.ledger.drain()
-            self._hear_last_stats(LAST_WORDS_SECONDS)
+            self._record_last_stats(LAST_STATS_SECONDS)
             self._keep_golden()
         except ReembedError as error:
             try:
-                if isinstance(error, Stopped):  # at once: of its three seconds a busy machine leaves little for what follows
-                    self._tell_end(error)
-                self._hear_last_stats(LAST_WORDS_SECONDS_STOPPED)
+                if isinstance(error, Stopped):  # at once: on a busy machine the three seconds may end before the next step
+                    self._store_end(error)
+                self._record_last_stats(LAST_STATS_SECONDS_STOPPED)
             finally:
                 self._pool.close()
-            self._tell_end(error)
+            self._store_end(error)
             raise
         finally:
             self.progress.close()
         self._store_status(self.progress.snapshot(time.monotonic()))
 
-    def _tell_end(self, error: ReembedError) -> None:
+    def _store_end(self, error: ReembedError) -> None:
         state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
         if not self._driver.lock.lost.is_set():
             self._store_status(self.progress.snapshot(time.monotonic()) | {"reason": str(error)}, state)
 
-    def _hear_last_stats(self, timeout: float) -> None:
-        """Replicas are asked every few seconds only: without this a short run would seem to have done nothing."""
+    def _record_last_stats(self, timeout: float) -> None:
+        """Poll the replicas once more. They are polled every few seconds, so a short run would otherwise report no work."""
         for event in self._pool.last_stats(timeout):
             self.progress.replica_stats(event.replica, event.stats)
             self._driver.metrics.on_event(event)
         self._driver.metrics.update_gauges(time.monotonic(), self.scheduler, self.progress, retries(), last=True)
 
     def _keep_golden(self) -> None:
-        """What replicas make of the golden texts after all their work; the gate compares it with the last snapshot's."""
-        told = self._pool.golden(GOLDEN_SECONDS)
-        if told:
-            save_golden(self._run.store, self._run.run_id, Golden.made_by(self._run.run_id, told))
+        """Store the replicas' vectors of the golden texts after their work, for the gate to compare."""
+        vectors = self._pool.golden(GOLDEN_SECONDS)
+        if vectors:
+            save_golden(self._run.store, self._run.run_id, Golden.made_by(self._run.run_id, vectors))
 
     def spent(self) -> Work:
-        """A killed driver's last seconds are in no status; what it finished it embedded all the same."""
+        """The run's work so far. A killed driver's last status is late, so its documents are also counted by receipts."""
         known = max(self._work.documents_embedded, self.progress.documents_before)
         work = dataclasses.replace(self._work, documents_embedded=known)
         return work.plus(self.scheduler.attempts, time.monotonic() - self._began, self.progress.stats)
@@ -194,11 +194,11 @@ class _Embedding:
     def _store_status(self, snapshot: Mapping[str, Any], state: RunState = RunState.RUNNING) -> None:
         try:
             self._run.write_status({**snapshot, "state": state.value}, self.spent())
-        except TransientError as error:  # a status is for watching; what must not be lost is in the receipts
+        except TransientError as error:  # the status is informative only; the receipts hold the state
             log.warning("status.json not written: %s", error)
 
     def _check(self) -> None:
-        """Every turn of the loop: a signal, a lost lock, a cluster of another size."""
+        """Check for a signal, a lost lock and a resized cluster; called in every turn of the loop."""
         self._driver.stop.check()
         self._driver.lock.raise_if_lost()
         if self._run.config.cluster.replicas == "auto" and time.monotonic() - self._resized > RESIZE_SECONDS:

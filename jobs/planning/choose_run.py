@@ -1,10 +1,10 @@
-"""Which run a command means: one that was interrupted, one made before, or a new one.
+"""Chooses the run of a command: an interrupted run, an ended one, or a new one.
 
-    find_resumable     an unfinished run of the same settings: its manifest stands, however the source has changed since
-    plan_or_reopen     lists the source: an ended run of the same settings and source, or a new PlannedRun that reuses what
-                       the published snapshot holds already (reuse.py). Writes nothing
+    find_resumable     an unfinished run of the same settings. Its manifest is used, even if the source has changed since
+    plan_or_reopen     lists the source, and returns an ended run of the same settings and source, or a new PlannedRun that
+                       reuses vectors of the published snapshot (reuse.py). Writes nothing
 
-A run that was made before is never embedded again: it is published again, or refused again, from its receipts.
+An ended run is never embedded again: it is published or refused again from its receipts.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def find_resumable(request: Request) -> Run | None:
 
 
 def plan_or_reopen(request: Request, *, reuse: bool = True) -> Run | PlannedRun:
-    """List the source; an ended run of the same settings and source, or a new one that is not yet on storage.
+    """List the source, and return an ended run of the same settings and source, or a new one that is not yet on storage.
 
     `reuse=False`: as if run.reuse were off.
 
     Raises:
-        UsageError: the source or its columns do not fit the configuration; nothing was written.
+        UsageError: the source or its columns do not match the configuration; nothing was written.
     """
     config = request.config
     base = open_base(request.store) if reuse and config.run.reuse == "auto" else None
@@ -45,5 +45,5 @@ def plan_or_reopen(request: Request, *, reuse: bool = True) -> Run | PlannedRun:
     shards = cut(corpus, config.run.shard_bytes, id_given=config.corpus.id is not None, reuse=matched)
     run_id = new_run_id(request.settings, datetime.now(UTC))
     run = PlannedRun(request, run_id, shards, corpus.read_plan, corpus, base, matched)
-    output_schema(run.plan, run.stamp, config.output.partition_by)  # refuses what cannot be written before anything is
+    output_schema(run.plan, run.stamp, config.output.partition_by)  # refuses an impossible schema before anything is written
     return run

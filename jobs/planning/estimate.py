@@ -1,11 +1,11 @@
-"""What is left to embed and what it may cost, guessed from a small sample of the shards that are to be embedded.
+"""Estimates the rows and tokens to embed from a small sample of the shards, and speed and size from earlier runs.
 
-    sample_shards   some documents of a few shards: bytes, tokens, rows; how many of them an earlier snapshot holds already
-    to_embed        the sample, scaled to all of them
-    measured        what runs on this output took: tokens a second of one replica, bytes a row
+    sample_shards   samples documents of a few shards: bytes, tokens, rows, and how many an earlier snapshot holds
+    to_embed        scales the sample to all shards
+    measured        figures of earlier runs on this output: tokens a second of one replica, bytes a row
 
-Documents are drawn from the beginning, the middle and the end of a shard where it can be entered there: what was appended
-or changed lies anywhere. Of carried shards nothing is opened. Nothing is written.
+Documents are drawn from the beginning, the middle and the end of a shard if the format allows it, because new or changed
+documents may be anywhere. Carried shards are not opened. Nothing is written.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from workers.table.schema import TEXT_HASH, output_schema
 SAMPLED_SHARDS = 8
 SAMPLED_DOCUMENTS = 256  # of each sampled shard
 HASHES_AT_ONCE = 1 << 16
-SPOTS = 3  # places of a shard that are looked at
+SPOTS = 3  # positions of a shard that are sampled
 ROW_OVERHEAD_BYTES = 48  # id, hash and counts of a row, compressed: measured on the Parquet files of short ids
 log = logging.getLogger("reembed")
 
 
 @dataclass(slots=True)
 class Sample:
-    """Documents drawn, their source bytes, tokens and output rows; of `compared` ones `found` have their vector already."""
+    """Documents drawn, their source bytes, tokens and output rows; of the `compared` ones `found` already have a vector."""
 
     documents: int = 0
     bytes: int = 0
@@ -51,7 +51,7 @@ class Sample:
     found: int = 0
 
     def scaled(self, part: int, text_bytes: float) -> int:
-        """What `part` of the sample comes to in so many bytes of text."""
+        """`part` of the sample, scaled to that many bytes of text."""
         return round(part / self.bytes * text_bytes) if self.bytes else 0
 
 
@@ -63,7 +63,7 @@ class ToEmbed:
 
 
 def sample_shards(run: RunOutline, shards: Sequence[Shard], seconds: float = math.inf) -> Sample:
-    """Draw from a few of these shards, those with earlier parts among them; from no further one after so many seconds.
+    """Draw from a few of these shards, with and without earlier parts. After `seconds` no further shard is sampled.
 
     Raises: UsageError, TransientError.
     """
@@ -85,12 +85,12 @@ def sample_shards(run: RunOutline, shards: Sequence[Shard], seconds: float = mat
                 if shard.earlier:
                     sample.compared += len(drawn.hashes)
                     sample.found += sum(text in known for text in drawn.hashes)
-                until = min(until, time.monotonic() + seconds)  # from the first texts on: before that a process is started
+                until = min(until, time.monotonic() + seconds)  # counted from the first texts, after the process has started
     return sample
 
 
 def to_embed(shards: Sequence[Shard], sample: Sample) -> ToEmbed:
-    """Rows, text and tokens of these shards, less the share that the sample found in earlier parts."""
+    """Rows, text and tokens of these shards, without the share that the sample found in earlier parts."""
     left = 1 - sample.found / sample.compared if sample.compared else 1.0
     text_bytes = sum(shard.text_bytes * (left if shard.earlier else 1.0) for shard in shards)
     rows = sum(rows_of(shard, sample) * (left if shard.earlier else 1.0) for shard in shards)
@@ -98,12 +98,12 @@ def to_embed(shards: Sequence[Shard], sample: Sample) -> ToEmbed:
 
 
 def rows_of(shard: Shard, sample: Sample) -> int:
-    """Known by footers, else by the sample."""
+    """From the footers if they hold it, else from the sample."""
     return shard.rows if shard.rows is not None else sample.scaled(sample.documents, shard.text_bytes)
 
 
 def measured(store: Store) -> tuple[float | None, float | None]:
-    """Tokens a second of one replica, and output bytes a row, each of the newest run that tells."""
+    """Tokens a second of one replica, and output bytes a row, each from the newest run whose summary holds it."""
     rate = row_bytes = None
     for run_id in reversed(list_runs(store)):
         summary = read_summary(store, run_id) or {}
@@ -116,7 +116,7 @@ def measured(store: Store) -> tuple[float | None, float | None]:
 
 
 def plain_row_bytes(run: Run | PlannedRun, sample: Sample) -> float:
-    """Bytes of an output row before any run has measured it."""
+    """Estimated bytes of an output row, before any run has measured it."""
     schema = output_schema(run.plan, run.stamp, run.config.output.partition_by)
     recipe = run.request.recipe
     per_document = 1.0
@@ -134,17 +134,17 @@ def _some(shards: Sequence[Shard]) -> list[Shard]:
 
 
 def _spots(shard: Shard, run: RunOutline) -> Iterator[Shard]:
-    """Up to SPOTS small shards within this one: slices spread over it, or places of its only slice."""
+    """Up to SPOTS small shards within this one: slices spread over it, or positions within its only slice."""
     pieces = list(shard.slices)
     if len(pieces) == 1:
         pieces = _places(pieces[0], run)
     step = max(1, (len(pieces) - 1) // (SPOTS - 1))
     for piece in pieces[::step][:SPOTS]:
-        yield replace(shard, slices=(replace(piece, rows=None, first_row=0),))  # numbers of rows do not matter here
+        yield replace(shard, slices=(replace(piece, rows=None, first_row=0),))  # row numbers do not matter here
 
 
 def _places(piece: ObjectSlice, run: RunOutline) -> list[ObjectSlice]:
-    """Row groups, or ranges of records, where the format allows to begin anywhere; else the slice as it is."""
+    """Row groups or ranges of records, if the format can be read from any position; else the whole slice."""
     corpus = run.config.corpus
     source_format, compression = format_of(piece.uri, corpus.format)
     traits = traits_of(source_format)
@@ -163,7 +163,7 @@ def _places(piece: ObjectSlice, run: RunOutline) -> list[ObjectSlice]:
 
 
 def _hashes(store: Store, shard: Shard) -> set[bytes]:
-    """Text hashes of the shard's earlier parts, that column alone; a part that is gone or damaged holds none."""
+    """Text hashes of the shard's earlier parts, reading that column alone; a missing or damaged part has none."""
     hashes: set[bytes] = set()
     for path in shard.earlier:
         try:

@@ -1,12 +1,13 @@
-"""What of the published snapshot serves a new corpus: whole shards, left-over slices, and parts where texts may be found.
+"""Matches a new corpus with its base: shards to carry over, slices left to embed, and parts that may hold their texts.
 
-1. classify    every object of the new corpus: unchanged (also under another name), changed, new; what is gone is deleted
-2. carry       a shard of the base whose objects are all unchanged comes over as it is, by its number
-3. give        the other slices of an object of which something is carried: exactly these are left to embed
-4. earlier     for everything embedded: the parts of the base that hold the object's earlier texts, neighbours by position
+1. classify    every object of the new corpus as unchanged (also under another name), changed or new; missing ones as deleted
+2. carry       a shard of the base whose objects are all unchanged is carried over whole
+3. give        the other slices of a partly carried object: exactly these are left to embed
+4. earlier     for each slice to embed: the parts of the base that hold the object's earlier texts, by position
 
-Pure: manifest and receipts of the base, listing of the new corpus; no storage. Whether vectors and rows of the base may be
-used at all is decided before (jobs/planning/reuse.py). State and time grow with objects and shards, not with rows.
+Pure: works on manifest and receipts of the base and the listing of the new corpus; no storage. jobs/planning/reuse.py
+decides beforehand whether vectors and rows of the base may be used. Memory and time grow with objects and shards, not with
+rows.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from workers.records.shard import ObjectSlice, Receipt, Shard
 
 UNCHANGED, CHANGED, NEW, DELETED = "unchanged", "changed", "new", "deleted"
 KINDS = (UNCHANGED, CHANGED, NEW, DELETED)
-MOST_SHARDS = 3  # an object of so many shards of the base is looked through as a whole; of more, the neighbours by position
+MOST_SHARDS = 3  # for an object in at most so many shards of the base, all their parts are searched; else those nearby
 
 
 @dataclass(frozen=True, slots=True)
 class _Former:
-    """A slice of a base object: the shard that embedded it, and which share of the object it is (0 to 1)."""
+    """A slice of a base object, the shard that embedded it, and its range as shares of the object (0 to 1)."""
 
     slice: ObjectSlice
     shard: int
@@ -35,11 +36,11 @@ class _Former:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """What is reused. `given`: object URI -> its slices that are left to embed; an object not named there is cut anew."""
+    """What is reused. `given`: object URI -> its slices left to embed; other objects are split anew."""
 
     base: str  # run id
-    objects: Mapping[str, int]  # how many are of which kind
-    carried: tuple[Shard, ...] = ()  # slices of the new corpus, numbers of no meaning
+    objects: Mapping[str, int]  # number of each kind
+    carried: tuple[Shard, ...] = ()  # slices of the new corpus; shard numbers are not assigned yet
     given: Mapping[str, tuple[ObjectSlice, ...]] = field(default_factory=dict)
     formers: Mapping[str, tuple[_Former, ...]] = field(default_factory=dict)  # new object's URI -> its earlier version
     extents: Mapping[str, int] = field(default_factory=dict)  # new object's URI -> its row groups, or bytes
@@ -64,7 +65,7 @@ class Reuse:
 
 @dataclass(frozen=True, slots=True)
 class _Counterpart:
-    """The base object that stands for a new one. `same`: of the same bytes."""
+    """The base object that corresponds to a new one. `same`: it has the same bytes."""
 
     uri: str
     same: bool
@@ -85,9 +86,9 @@ def match(
     Args:
         shards, receipts: of the base.
         objects: of the new corpus, in URI order.
-        same_rows: rows are read and grouped as the base did, so that whole parts may be carried.
-        same_vectors: False: objects are classified for information, nothing is reused.
-        ids_from_column: False: ids hold the object's key, and another name makes other rows.
+        same_rows: rows are read and grouped as in the base, so that whole parts may be carried.
+        same_vectors: False: objects are only classified, for information; nothing is reused.
+        ids_from_column: False: ids contain the object's key, so another name makes other rows.
     """
     shards = list(shards)
     before = _by_object(shards)
@@ -122,9 +123,9 @@ def _by_object(shards: Iterable[Shard]) -> dict[str, list[_Former]]:
 def _classify(
     objects: Sequence[SourceObject], before: Mapping[str, list[_Former]]
 ) -> tuple[dict[str, _Counterpart], dict[str, int]]:
-    """New object's URI -> its counterpart in the base; how many are of each kind.
+    """New object's URI -> its counterpart in the base; and the number of objects of each kind.
 
-    An object without rows is in no manifest: it counts as unchanged, unless it had rows.
+    An object without rows is in no manifest. It counts as unchanged, unless it had rows before.
     """
     twins: dict[Content, str] = {}
     for uri in sorted(before):
@@ -155,7 +156,7 @@ def _classify(
     for uri in gone:
         by_size[before[uri][0].slice.size].append(uri)
     for source in added:
-        # a local file that was renamed or copied: its texts may be those of the object of its size that is gone
+        # a renamed or copied local file: its texts may be those of the missing object of the same size
         if same_size := by_size.get(source.info.size):
             best = next((uri for uri in same_size if before[uri][0].slice.etag == source.info.etag), same_size[0])
             found[source.info.uri] = _Counterpart(best, same=False)
@@ -170,9 +171,9 @@ def _carry(
     stand_for: Mapping[str, _Counterpart],
     ids_from_column: bool,
 ) -> list[Shard]:
-    """Shards of the base whose every object is there again; once for each copy of all of them."""
-    copies: dict[str, list[SourceObject]] = defaultdict(list)  # base object -> the same bytes in the new corpus
-    for source in sorted(objects, key=lambda item: _renamed(item, stand_for)):  # where it was comes first
+    """Shards of the base whose objects all exist again; once for each complete set of copies."""
+    copies: dict[str, list[SourceObject]] = defaultdict(list)  # base object -> objects of the same bytes in the new corpus
+    for source in sorted(objects, key=lambda item: _renamed(item, stand_for)):  # the object of the same name first
         counterpart = stand_for.get(source.info.uri)
         if counterpart is None or not counterpart.same:
             continue
@@ -182,13 +183,13 @@ def _carry(
     carried = []
     for shard in shards:
         receipt = receipts.get(shard.number)
-        if receipt is None or receipt.excluded or receipt.lost_objects:  # given up as a whole or in part: tried again
+        if receipt is None or receipt.excluded or receipt.lost_objects:  # not embedded completely: tried again
             continue
         uris = dict.fromkeys(piece.uri for piece in shard.slices)
         for turn in range(min(len(copies[uri]) for uri in uris)):
             sources = {uri: copies[uri][turn] for uri in uris}
             if receipt.quarantined_rows and any(uri != source.info.uri for uri, source in sources.items()):
-                continue  # its quarantine names the object as it was
+                continue  # its quarantine file names the object by its old name
             slices = tuple(_moved(piece, sources[piece.uri]) for piece in shard.slices)
             carried.append(replace(shard, slices=slices, carried=shard.number, earlier=()))
     return carried
@@ -205,7 +206,7 @@ def _give(
     stand_for: Mapping[str, _Counterpart],
     carried: Sequence[Shard],
 ) -> dict[str, tuple[ObjectSlice, ...]]:
-    """Of each object of which something is carried, what is not."""
+    """The slices that are not carried, of each partly carried object."""
     covered: dict[str, set[int]] = defaultdict(set)
     for shard in carried:
         for piece in shard.slices:
@@ -222,7 +223,7 @@ def _give(
 
 
 def _moved(piece: ObjectSlice, source: SourceObject) -> ObjectSlice:
-    """The slice as it lies in the new corpus: the same rows under another name, perhaps."""
+    """The slice in the new corpus: the same rows, possibly under another name."""
     return replace(piece, uri=source.info.uri, etag=source.info.etag, partitions=source.partitions)
 
 

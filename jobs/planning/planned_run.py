@@ -1,7 +1,7 @@
-"""A run that was planned and not begun: its shards are known, nothing of it is on storage.
+"""PlannedRun: a run that has not begun. Its shards are known, and nothing of it is on storage.
 
-begin             manifest, then run.json: from here on the run exists
-begin_on_base     the same with the precision, scale and token budget of the base, so that no replica is asked first
+begin             stores the manifest, then run.json; with it the run exists
+begin_on_base     the same with the precision, scale and token budget of the base, so that no replica must be asked first
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from workers.table.vector_identity import VECTOR_FACTS
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun(RunOutline):
-    """`base`: the published run, if there is one; `matched`: the corpus compared with it."""
+    """A run before it begins. `base`: the published run, if any; `matched`: the corpus compared with it."""
 
     corpus: Corpus
     base: StoredRun | None = None
@@ -36,17 +36,17 @@ class PlannedRun(RunOutline):
 
     @property
     def reuse(self) -> Reuse | None:
-        """What it takes from its base; None where that is nothing."""
+        """What it takes from its base; None if that is nothing."""
         return self.matched if self.matched is not None and self.matched.serves else None
 
     @property
     def objects(self) -> dict[str, int]:
-        """How many objects are of which kind; all are new where there is nothing to compare with."""
+        """The number of objects of each kind; without a base all are new."""
         return dict(self.matched.objects if self.matched else dict.fromkeys(KINDS, 0) | {NEW: len(self.corpus.objects)})
 
     @property
     def precision(self) -> Precision:
-        """As configured: `auto` until a replica has told what it can do."""
+        """As configured: `auto` until a replica reports its precision."""
         return self.config.model.precision
 
     @property
@@ -56,7 +56,7 @@ class PlannedRun(RunOutline):
 
     @property
     def stamp(self) -> SnapshotStamp:
-        """As parts will say it, but for precision and scale, which are not known yet."""
+        """The stamp of its parts, except for precision and scale, which are not known yet."""
         return self.stamp_with("float32", None)
 
     def begin_on_base(self, predicted: Mapping[str, Any]) -> Run:
@@ -70,12 +70,12 @@ class PlannedRun(RunOutline):
     def begin(
         self, precision: str, int8_scale: float | None, batch_tokens: int | None, predicted: Mapping[str, Any] | None = None
     ) -> Run:
-        """Store the manifest, then run.json; the settings of the first driver hold for all later ones.
+        """Store the manifest, then run.json. The settings of the first driver apply to all later ones.
 
-        `predicted`: what the run is expected to take (prediction.py), for its report.
+        `predicted`: the expected cost of the run (prediction.py), for its report.
 
         Raises:
-            RunAborted: the id is taken, or what stands is damaged. UsageError, TransientError.
+            RunAborted: the id is taken, or the existing manifest is damaged. UsageError, TransientError.
         """
         stamp = dataclasses.asdict(self.stamp_with(precision, int8_scale))
         shards = save_manifest(self.store, self.paths.manifest, self.shards, self.request.settings)

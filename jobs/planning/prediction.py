@@ -1,6 +1,6 @@
-"""What a run that is about to begin will take: kept with the run, for its report to compare with what it took.
+"""Predicts the cost of a run that is about to begin, so that its report can compare it with the actual cost.
 
-As `reembed plan` estimates it, in the second that the first replica takes longer to load anyway. Writes nothing.
+The estimate is that of `reembed plan`. It takes about a second, while the first replica loads its model. Writes nothing.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from workers.errors import ReembedError
 
 log = logging.getLogger("reembed")
 
-PREDICTION_SECONDS = 1.0  # no further shard is sampled after so long
+PREDICTION_SECONDS = 1.0  # no further shard is sampled after this time
 
 
 def predict(run: PlannedRun) -> dict[str, Any]:
-    """`tokens`, `replica_hours`, `cost_usd`, None where not known; {} when nothing can be told.
+    """`tokens`, `replica_hours`, `cost_usd`, each None if not known; {} if the estimate failed.
 
-    From shards that will be read anyway: of one that is carried over nothing is opened.
+    Only shards that will be embedded are sampled; carried shards are not opened.
     """
     shards = [shard for shard in run.shards if shard.carried is None]
     try:
         sample = sample_shards(run, shards, PREDICTION_SECONDS)
         rate, _ = measured(run.store)
-    except ReembedError as error:  # the run itself will meet it, and say what to do
+    except ReembedError as error:  # the run itself will fail with the same error and its advice
         log.warning("nothing predicted: %s", error)
         return {}
     tokens = to_embed(shards, sample).tokens

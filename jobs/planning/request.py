@@ -1,8 +1,8 @@
-"""What is asked for: a configuration, resolved as far as it goes without Ray, without the source, without a run.
+"""Request: a configuration, resolved as far as possible without Ray, the source and an earlier run.
 
     Request.resolve    configuration -> model on this machine, recipe, settings fingerprint          (writes nothing)
 
-Everything that can be refused here is refused before anything is listed or started.
+Invalid requests are refused here if possible, before anything is listed or started.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from workers.storage.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A configuration, resolved as far as it goes without Ray and without looking at the source."""
+    """A configuration, resolved as far as possible without Ray and without reading the source."""
 
     config: RunConfig
     store: Store
@@ -33,7 +33,7 @@ class Request:
 
     @property
     def vector_facts(self) -> dict[str, Any]:
-        """As in RunRecord.model, before a replica has told what `precision: auto` is."""
+        """As in RunRecord.model, before a replica has resolved `precision: auto`."""
         return {
             "weights_digest": self.model.weights_digest,
             "tokenizer_digest": self.model.tokenizer_digest,
@@ -43,7 +43,7 @@ class Request:
 
     @classmethod
     def resolve(cls, config: RunConfig) -> Request:
-        """Raises: UsageError: the model cannot be used, or the output not be reached. TransientError."""
+        """Raises: UsageError: the model cannot be used, or the output cannot be reached. TransientError."""
         store = Store(config.output.uri, config.output.storage_options)
         require_output(config.output, store)
         require_endpoint(config.model.name, config.model.storage_options, "model.name")

@@ -1,12 +1,12 @@
-"""What of the published snapshot a new run may use: the base, opened, and the keys that decide.
+"""Decides what a new run may reuse of its base, the published snapshot.
 
-    vector_key    all that decides the vector of a text; equal keys: vectors may be reused
-    row_key       how source rows become documents and are grouped; equal as well: whole parts may be carried over
-    open_base     the run that CURRENT.json names; its shards and receipts are read when they are asked for
+    vector_key    all settings that decide the vector of a text; if equal, vectors may be reused
+    row_key       all settings that decide how rows are read and grouped; if equal as well, whole parts may be carried over
+    open_base     the run that CURRENT.json names; its shards and receipts are read on access
     find_reuse    compares the keys, then matches objects with those of the base (matching.py)
 
-Both keys of both runs are made of the same stored facts (run.json): what is compared tomorrow is what is written today.
-A base that is not readable costs its reuse, never the run. Nothing is written here.
+Both keys of both runs are made from the facts stored in run.json, so the next run compares exactly what this one stores. If
+the base is not readable, the run embeds everything. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -38,40 +38,40 @@ log = logging.getLogger("reembed")
 
 
 def recipe_facts(recipe: EmbeddingRecipe) -> dict[str, Any]:
-    """The recipe as run.json holds it: what `auto` and the model's own files came to. JSON values."""
+    """The recipe in the form of run.json: the values that `auto` and the model's own files resolved to. JSON values."""
     facts: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     return facts
 
 
 def vector_key(model: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """All that decides the vector of a text. None: the run does not tell (it was begun by an earlier version).
+    """All settings that decide the vector of a text. None: run.json does not hold them (from an earlier version).
 
     Args:
-        model: RunRecord.model. Where the model lies and what it is called does not count.
+        model: RunRecord.model. The model's location and name are not part of the key.
         recipe: recipe_facts(), in RunRecord.extra.
     """
     if recipe is None or any(name not in model for name in FACTS_BESIDE_RECIPE):
         return None
     used = deciding(recipe)
     if used.get("long_text") == LongText.TRUNCATE:
-        used.pop("chunk_overlap", None)  # nothing is cut into chunks
+        used.pop("chunk_overlap", None)  # it has no effect without chunks
     return {name: model[name] for name in FACTS_BESIDE_RECIPE} | used
 
 
 def row_key(config: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """How rows are read and grouped. `config`: config_snapshot(); `plan`: plan_to_json(). URIs do not count."""
+    """The settings that decide how rows are read and grouped, from config_snapshot() and plan_to_json(); no URIs."""
     corpus = {name: value for name, value in config["corpus"].items() if name != "uri"}
     return {"corpus": corpus, "columns": plan["columns"], "partition_by": config["output"]["partition_by"]}
 
 
 def known_objects(base: StoredRun, config: RunConfig) -> MetadataCache | None:
-    """What the base learned of its objects, where it asked the same of them. Raises: UsageError, TransientError."""
+    """The base's metadata of its objects, if it was read with the same settings. Raises: UsageError, TransientError."""
     same = base.record.config["corpus"] | {"uri": []} == config_snapshot(config)["corpus"] | {"uri": []}
     return load_metadata(base.store, base.paths.objects) if same else None
 
 
 def open_base(store: Store) -> StoredRun | None:
-    """The published run; None before the first, or when its documents are gone or damaged (which is logged).
+    """The published run; None before the first, or if its documents are missing or damaged (which is logged).
 
     Raises:
         RunAborted: CURRENT.json is damaged. UsageError, TransientError: the store refused or did not answer.
@@ -83,7 +83,7 @@ def open_base(store: Store) -> StoredRun | None:
         base = StoredRun.open(store, current.run_id)
         if base is None:
             raise FileNotFoundError(store.uri_of(RunPaths(current.run_id).record))
-        _ = base.shards  # read now: a base without its manifest serves nothing
+        _ = base.shards  # read now: a base without its manifest is of no use
     except (FileNotFoundError, RunAborted) as error:
         log.warning(_UNUSABLE, current.run_id, error)
         return None

@@ -1,7 +1,7 @@
-"""Runs in memory: what a planned and a begun one have in common, and the begun one.
+"""Runs in memory: the common part of planned and begun runs, and the begun run.
 
     RunOutline    request, id, shards, read plan
-    Run           a run that was begun: run.json stands on storage. PlannedRun (planned_run.py) is one that was not
+    Run           a begun run: its run.json is on storage. A PlannedRun (planned_run.py) has not begun
 
 A begun run keeps the settings of its first driver.
 """
@@ -32,12 +32,12 @@ from workers.table.schema import SnapshotStamp
 
 
 class ReuseRefused(RunAborted):
-    """No replica works in the precision that the run took over from its base: plan it again, without reuse."""
+    """No replica can work in the precision of the run's base: the run must be planned again, without reuse."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutline:
-    """What is known of a run before and after it begins."""
+    """The facts of a run that are known before it begins."""
 
     request: Request
     run_id: str
@@ -58,17 +58,17 @@ class RunOutline:
 
     @property
     def embeds(self) -> bool:
-        """Whether there is more to do than to copy."""
+        """Whether any shard must be embedded, not only copied."""
         return not self.shards or any(shard.carried is None for shard in self.shards)
 
     def discard(self, lock: DriverLock) -> None:
-        """Take back a run of which nothing was embedded: without run.json it was never begun. Raises: RunAborted."""
+        """Delete a run of which nothing was embedded, run.json first. Raises: RunAborted."""
         lock.check()
         for path in (self.paths.record, *self.store.list(self.paths.root), *self.store.list(self.paths.data)):
             self.store.delete(path)
 
     def stamp_with(self, precision: str, int8_scale: float | None) -> SnapshotStamp:
-        """What every part says of its origin, once precision and scale are known."""
+        """What the footer of every part says of its origin, given precision and scale."""
         model, recipe = self.request.model, self.request.recipe
         return SnapshotStamp(
             run_id=self.run_id,
@@ -93,12 +93,12 @@ class Run(RunOutline):
     """A begun run."""
 
     record: RunRecord
-    current: bool = False  # readers of CURRENT.json see this run
-    forced: Mapping[str, Any] | None = None  # who published it against its checks, by CURRENT.json
+    current: bool = False  # CURRENT.json names this run
+    forced: Mapping[str, Any] | None = None  # who published it against its checks, from CURRENT.json
 
     @classmethod
     def open(cls, request: Request, record: RunRecord) -> Run:
-        """Raises: UsageError, RunAborted: its manifest, or CURRENT.json, is gone or damaged. TransientError."""
+        """Raises: UsageError, RunAborted: its manifest or CURRENT.json is missing or damaged. TransientError."""
         shards, _ = load_manifest(request.store, RunPaths(record.run_id).manifest, request.settings)
         current = read_current(request.store)
         mine = current if current is not None and current.run_id == record.run_id else None
@@ -107,12 +107,12 @@ class Run(RunOutline):
 
     @property
     def objects(self) -> dict[str, int]:
-        """How many objects were unchanged, changed, new and deleted when the run was planned."""
+        """The number of unchanged, changed, new and deleted objects at planning time."""
         return dict(self.record.extra.get("objects", {}))
 
     @property
     def precision(self) -> Precision:
-        """Of every replica."""
+        """The precision of every replica."""
         return Precision(self.record.model["precision"])
 
     @property
@@ -122,20 +122,20 @@ class Run(RunOutline):
 
     @property
     def batch_tokens(self) -> int | Auto:
-        """Token budget of a batch; runs begun by version 0.1.0 or earlier may not tell it."""
+        """Token budget of a batch; runs begun by version 0.1.0 or earlier may not store it."""
         return self.record.batch_tokens or self.config.model.batch_tokens
 
     @property
     def stamp(self) -> SnapshotStamp:
-        """What every part says of its origin."""
+        """What the footer of every part says of its origin."""
         return self.stamp_with(self.record.model["precision"], self.record.int8_scale)
 
     def stored(self, receipts: Mapping[int, Receipt]) -> StoredRun:
-        """The same run as every reader of storage sees it, with its shards and these receipts at hand."""
+        """The same run as a StoredRun, with its shards and these receipts in memory."""
         return StoredRun.in_memory(self.store, self.record, self.shards, receipts)
 
     def work(self) -> Work:
-        """What earlier drivers spent, as far as their last status tells; this one counts as a session more."""
+        """The work of earlier drivers, from their last status; the present driver adds one session."""
         status = read_status(self.store, self.run_id) or {}
         spent = status.get("work")
         return dataclasses.replace(Work(**spent), sessions=spent["sessions"] + 1) if spent else Work()
@@ -153,7 +153,7 @@ class Run(RunOutline):
             write_status(self.store, self.run_id, status | {"state": RunState.STOPPED.value, "reason": reason})
 
     def end(self, summary: Mapping[str, Any]) -> None:
-        """Store how it ended; status.json keeps the work for a run that is opened again."""
+        """Store the summary. status.json keeps the work, for a run that is opened again."""
         write_summary(self.store, self.run_id, summary)
 
     def summary(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Objects become ordered Shards, once. A run that has begun loads its manifest and never cuts again.
+"""Splits the objects of a corpus into ordered Shards. A begun run loads its manifest and never splits again.
 
-1. target   text of one shard, from the whole corpus, whatever is reused of it
-2. pieces   large objects by row groups or byte ranges; of a reused object only the slices that are not covered
-3. group    small neighbours share a shard, in URI order; an object of some size stands alone
+1. target   bytes of text of one shard, from the whole corpus, including reused objects
+2. pieces   large objects by row groups or byte ranges; of a partly carried object only the slices left to embed
+3. group    small neighbours share a shard, in URI order; a larger object has a shard of its own
 
-Deterministic: the same corpus, shard_bytes and base give the same shards, whatever the number of replicas. Which slices are
-reused, and which parts may hold a text, is decided in jobs/planning/matching.py.
+Deterministic: the same corpus, shard_bytes and base give the same shards for any number of replicas.
+jobs/planning/matching.py decides which slices are reused, and which parts may hold a text.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from workers.reading.formats.traits import Split
 from workers.records.shard import ObjectSlice, Shard
 
 MIN_SHARD_BYTES = 1 << 20  # below this the fixed cost of a shard (opening, receipt, part file) outweighs its work
-WANTED_SHARDS = 64  # a small corpus is cut at least this fine, so that as many replicas get work
-ALONE_SHARE = 4  # an object of more than target / 4 text is not grouped: one change would cost its neighbours their parts
-OBJECT_COST_BYTES = 4096  # opening an object costs about what reading this much text does: bounds objects a shard
+WANTED_SHARDS = 64  # a small corpus gets at least this many shards, so that as many replicas get work
+ALONE_SHARE = 4  # an object of more than target / 4 text is not grouped: if it changed, its neighbours could not be carried
+OBJECT_COST_BYTES = 4096  # opening an object costs as much as reading this much text; it bounds the objects of a shard
 SCAN_THREADS = 8  # objects scanned for record borders at once, one 8 MiB block each
 log = logging.getLogger("reembed")
 
@@ -40,16 +40,16 @@ class _Piece(NamedTuple):
 
 
 def target_bytes(text_bytes: int, shard_bytes: int) -> int:
-    """Text of one shard: the corpus in 64 shards, but not under 1 MiB and never over `shard_bytes`."""
+    """Bytes of text of one shard: a 64th of the corpus, but at least 1 MiB and at most `shard_bytes`."""
     return min(max(text_bytes // WANTED_SHARDS, MIN_SHARD_BYTES), shard_bytes)
 
 
 def cut(corpus: Corpus, shard_bytes: int, *, id_given: bool, reuse: Reuse | None = None) -> list[Shard]:
-    """Cut a corpus into shards of at most about `shard_bytes` of text; one row group or compressed object may be more.
+    """Split a corpus into shards of at most about `shard_bytes` of text; one row group or compressed object may be larger.
 
-    Shards that `reuse` carries over come first, as they are; what it has not accounted for is cut.
+    Shards that `reuse` carries over come first, unchanged; objects that it does not cover are split.
     `id_given=False`: ids are row numbers, so large objects that are split by byte ranges are scanned once for the row number
-    at each split point. Formats whose record borders only a scan can find are always scanned. Empty objects are in the
+    at each split point. Formats whose record boundaries only a scan can find are always scanned. Empty objects are in the
     corpus and in no shard.
 
     Raises:
@@ -62,7 +62,7 @@ def cut(corpus: Corpus, shard_bytes: int, *, id_given: bool, reuse: Reuse | None
     shards = [replace(shard, number=number) for number, shard in enumerate(reuse.carried)] if reuse else []
     group: list[_Piece] = []
     weight = 0
-    before = ""  # the object that must stay alone, if the last piece was of one
+    before = ""  # URI of the last piece's object, if it must have shards of its own
     for source in corpus.objects:
         uri = source.info.uri
         alone = uri if text_bytes_of(source) * ALONE_SHARE > target else ""
@@ -100,7 +100,7 @@ def _slice_text_bytes(source: SourceObject, piece: ObjectSlice) -> int:
 def _pieces(
     source: SourceObject, target: int, offsets: dict[str, list[RecordOffset]], config: CorpusConfig
 ) -> Iterator[_Piece]:
-    """An object's slices, in order, none of more than `target` text where it can be split."""
+    """An object's slices in order, each of at most `target` text if it can be split."""
     info = source.info
     if source.rows == 0:
         return
@@ -135,7 +135,7 @@ def _slice(source: SourceObject, start: int, stop: int, *, first_row: int | None
 
 
 def _splits(source: SourceObject, target: int, config: CorpusConfig) -> bool:
-    """Whether an object is cut by byte ranges."""
+    """Whether an object is split by byte ranges."""
     match source.traits.split(config):
         case Split.RECORDS:
             return source.compression is None and source.info.size > target
@@ -153,7 +153,7 @@ def _even_offsets(size: int, target: int) -> list[int]:
 def _scan(
     objects: Sequence[SourceObject], config: CorpusConfig, target: int, *, id_given: bool
 ) -> dict[str, list[RecordOffset]]:
-    """Exact record offsets of the objects whose splits need them, read once each, in parallel."""
+    """Exact record offsets of the objects that need them; each is read once, in parallel."""
     large = [source for source in objects if _splits(source, target, config) and _needs_scan(source, id_given=id_given)]
     if not large:
         return {}
