@@ -104,18 +104,15 @@ def shared(pytestconfig: pytest.Config) -> Shared:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def isolated_home(tmp_path_factory: pytest.TempPathFactory, shared: Shared) -> Iterator[Path]:
-    """HOME of the whole session (one for each worker), with the authentication token that all Rays of the tests share.
+def isolated_home(shared: Shared) -> Iterator[Path]:
+    """HOME of all workers and of the Ray head, with the one authentication token of every Ray that the tests start.
 
     A local Ray would write its own token there and later clusters would pick it up; `ray.cluster_utils.Cluster` makes none
     and its head dies without one.
     """
-    home = tmp_path_factory.mktemp("home")
-    (home / ".ray").mkdir()
-    (home / ".ray" / "auth_token").write_text(shared.token)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(home))
-        yield home
+        patch.setenv("HOME", str(shared.home))
+        yield shared.home
 
 
 @pytest.fixture(scope="session")

@@ -40,15 +40,14 @@ class RayCluster:
     dashboard: str
     metrics_url: str
     folder: Path  # where Ray keeps the head's files
-    home: Path  # HOME of the head, and of the jobs that are submitted to it
     session: int  # id of the head's process session
 
     @classmethod
     def from_json(cls, told: dict[str, Any]) -> RayCluster:
-        return cls(**told | {name: Path(told[name]) for name in ("folder", "home")})
+        return cls(**told | {"folder": Path(told["folder"])})
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"folder": str(self.folder), "home": str(self.home)}
+        return asdict(self) | {"folder": str(self.folder)}
 
     def metrics(self) -> str:
         """What Prometheus would be given by the head now."""
@@ -101,7 +100,6 @@ class RayNode:
             dashboard=head.cluster.dashboard if head else f"http://127.0.0.1:{dashboard}",
             metrics_url=f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
             folder=folder,
-            home=Path(variables["HOME"]),
             session=self._session.process.pid,
         )
         self._wait("Ray runtime started")

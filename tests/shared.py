@@ -45,12 +45,8 @@ class Shared:
 
     @property
     def home(self) -> Path:
-        """HOME of the servers. The authentication token in it is that of every Ray which these tests start."""
+        """HOME of every test. The authentication token in it is that of every Ray which these tests start."""
         return self.folder / "home"
-
-    @property
-    def token(self) -> str:
-        return (self.home / ".ray" / "auth_token").read_text()
 
     def once(
         self, name: str, make: Callable[[Path], dict[str, Any]], stop: Callable[[dict[str, Any]], list[str]] | None = None

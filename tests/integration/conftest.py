@@ -21,7 +21,7 @@ def ray_head(shared: Shared, isolated_home: Path) -> RayCluster:
     """`ray start --head`, one for all workers."""
 
     def start(_: Path) -> dict[str, Any]:
-        head = RayNode(HEAD_CPUS, env={"HOME": str(shared.home)}, owner=shared.owner)
+        head = RayNode(HEAD_CPUS, owner=shared.owner)
         KEPT.append(head)
         head.cluster.wait_for_dashboard()
         return head.cluster.to_json()

@@ -35,13 +35,13 @@ def _submit(head: RayCluster, *arguments: str, timeout: float = 300) -> subproce
     )
 
 
-def test_submitted_twice(ray_head: RayCluster) -> None:
+def test_submitted_twice(ray_head: RayCluster, isolated_home: Path) -> None:
     """The second one finds nothing to do, and says so."""
-    # the quickstart writes to the home folder, which is the cluster's own here
+    # the quickstart writes to the home folder, which is the tests' own here
     first = _submit(ray_head, "configs/quickstart.yaml")
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert "published   yes" in first.stdout
-    output = ray_head.home / "reembed-quickstart"
+    output = isolated_home / "reembed-quickstart"
     current = json.loads((output / "CURRENT.json").read_text())
     documents = [json.loads(line) for path in QUICKSTART.iterdir() for line in path.read_text().splitlines()]
     assert Snapshot.read(current["data"]).ids == sorted(document["id"] for document in documents)
@@ -72,7 +72,6 @@ def test_the_script_tells_what_storage_says(ray_head: RayCluster) -> None:
     python = f"{sys.executable} -m jobs.cli"
     env = os.environ | {"RAY_API_SERVER_ADDRESS": ray_head.dashboard, "RAY_AUTH_MODE": "token"}
     env |= {"RAY": str(Path(sys.executable).parent / "ray"), "REEMBED": python, "PYTHON": sys.executable}
-    env |= {"HOME": str(ray_head.home)}
     for overrides, status in (([], 0), (["model.poling=cls"], 2)):
         ended = subprocess.run(
             ["deploy/ray_job.sh", "configs/quickstart.yaml", *overrides],
