@@ -29,7 +29,7 @@ from workers.table.vectors import Floats, cosines
 log = logging.getLogger("reembed")
 _SHOWN_CHARACTERS = 24  # of a digest or a prompt, in messages
 _WORDS = "words"
-_COUNTS = ("run_id", "rows_read", "documents", "truncated", "empty", "parts", "breaches")
+_BESIDE_COUNTS = ("run_id", "parts", "breaches")
 _OF_VECTORS = ("count", "not_finite", "mean_length", "spread")
 _T = TypeVar("_T")
 
@@ -79,11 +79,8 @@ class Figures:
 
     run_id: str
     model: Mapping[str, Any]  # what decides the vector of a text
-    rows_read: int  # of the source: documents and quarantined rows
-    documents: int
-    truncated: int | None  # documents; None: the snapshot's receipts are missing
-    empty: int  # rows with empty or blank text; they are among the quarantined rows
-    vectors: VectorFigures | None  # None: no vector was read
+    counts: Mapping[str, int]  # sums over its receipts, by their names in Totals; absent where an earlier version had none
+    vectors: VectorFigures | None = None  # None: no vector was read
     parts: str = ""  # digest of the parts that the figures were made from
     breaches: tuple[str, ...] = ()  # parts read that differ from their receipts
 
@@ -97,12 +94,24 @@ class Figures:
         ]
 
     @property
+    def documents(self) -> int:
+        return self.counts["documents"]
+
+    @property
+    def rows_read(self) -> int:
+        """Of the source: documents and quarantined rows."""
+        return self.counts["rows_read"]
+
+    @property
     def truncated_share(self) -> float | None:
-        return None if self.truncated is None else self.truncated / max(1, self.documents)
+        """Of the documents; None: not known, the snapshot's receipts are missing."""
+        truncated = self.counts.get("truncated")
+        return None if truncated is None else truncated / max(1, self.documents)
 
     @property
     def empty_share(self) -> float:
-        return self.empty / max(1, self.rows_read)
+        """Rows with empty or blank text among the rows read; they are quarantined."""
+        return self.counts.get("empty", 0) / max(1, self.rows_read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +177,7 @@ def load_golden(store: Store, run_id: str) -> Golden | None:
 
 def save_figures(store: Store, figures: Figures) -> None:
     """Raises: UsageError, TransientError."""
-    words = {name: getattr(figures, name) for name in _COUNTS}
+    words: dict[str, Any] = {**figures.counts, **{name: getattr(figures, name) for name in _BESIDE_COUNTS}}
     words["model"] = dict(figures.model)
     vectors = figures.vectors
     if vectors is not None:
@@ -180,9 +189,11 @@ def load_figures(store: Store, run_id: str) -> Figures | None:
     """The stored ones; None when there are none. Raises: UsageError, TransientError."""
 
     def made(words: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Figures:
-        told = {name: words.pop(name) for name in _OF_VECTORS if name in words}
-        vectors = VectorFigures(**told, mean_D=arrays["mean"]) if told else None
-        return Figures(**words | {"breaches": tuple(words["breaches"])}, vectors=vectors)
+        of_vectors = {name: words.pop(name) for name in _OF_VECTORS if name in words}
+        beside = {name: words.pop(name) for name in ("model", *_BESIDE_COUNTS)}
+        counts = {name: int(value) for name, value in words.items()}
+        vectors = VectorFigures(**of_vectors, mean_D=arrays["mean"]) if of_vectors else None
+        return Figures(**beside | {"breaches": tuple(beside["breaches"])}, counts=counts, vectors=vectors)
 
     return _loaded(store, RunPaths(run_id).figures, made)
 

@@ -87,20 +87,12 @@ def _figures(run: StoredRun, sums: Totals) -> Figures:
     for file in run.files:
         digest.update(f"{file.path} {file.rows} {file.bytes} {file.sha256}\n".encode())
     kept = load_figures(run.store, run.run_id)
-    counts = Figures(
-        run_id=run.run_id,
-        model=identity(run.record),
-        rows_read=sums.rows_read,
-        documents=sums.documents,
-        truncated=sums.truncated,
-        empty=sums.empty,
-        vectors=None,
-        parts=digest.hexdigest(),
-    )
-    if kept is not None and kept.parts == counts.parts and not kept.breaches:
-        return dataclasses.replace(counts, vectors=kept.vectors)
+    counts = {name: value for name, value in dataclasses.asdict(sums).items() if isinstance(value, int)}
+    figures = Figures(run.run_id, identity(run.record), counts, parts=digest.hexdigest())
+    if kept is not None and kept.parts == figures.parts and not kept.breaches:
+        return dataclasses.replace(figures, vectors=kept.vectors)
     vectors, breaches = measure_vectors(run)
-    figures = dataclasses.replace(counts, vectors=vectors, breaches=breaches)
+    figures = dataclasses.replace(figures, vectors=vectors, breaches=breaches)
     save_figures(run.store, figures)
     return figures
 
@@ -117,7 +109,7 @@ def _baseline(store: Store, run_id: str) -> tuple[_Baseline | None, str]:
         log.warning("%s: missing; only what CURRENT.json tells is compared", store.uri_of(RunPaths(current.run_id).record))
         model = {name: value for name, value in current.facts.get("model", {}).items() if name in VECTOR_FACTS}
         documents = current.facts.get("documents", current.rows)
-        return _Baseline(None, Figures(current.run_id, model, documents, documents, None, 0, None), None), ""
+        return _Baseline(None, Figures(current.run_id, model, {"rows_read": documents, "documents": documents}), None), ""
     figures = load_figures(store, last.run_id) or _figures(last, totals(last.receipts))
     return _Baseline(last, figures, load_golden(store, last.run_id)), ""
 

@@ -7,7 +7,7 @@ need not all be in memory as objects.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from workers.errors import RunAborted
 from workers.records.shard import Receipt, ReplicaStats, Shard
@@ -123,10 +123,9 @@ def totals(receipts: Mapping[int, Receipt]) -> Totals:
     )
 
 
-_SUMMED = (
-    "documents", "rows_read", "rows", "quarantined_rows", "tokens", "padded_tokens", "truncated", "empty", "duplicate_ids",
-    "clipped", "reused_rows", "repeated_rows",
-)  # fmt: skip
+_OF_RECEIPTS = {field.name for field in fields(Receipt) if field.type == "int"}
+_SUMMED = tuple(field.name for field in fields(Totals) if field.name in _OF_RECEIPTS)
+"""Counts that a receipt holds under the same name: a new one is summed once Totals has it, and the gate then knows it."""
 
 
 def account(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:

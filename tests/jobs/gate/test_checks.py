@@ -39,8 +39,12 @@ def vectors(seed: int = 0, count: int = 200, length: float = 1.0, bias: float = 
 
 
 def figures(seed: int = 0, **changed: Any) -> Figures:
-    plain = Figures("run", MODEL, rows_read=1000, documents=1000, truncated=20, empty=1, vectors=vectors(seed))
-    return replace(plain, **changed)
+    """`changed`: fields, or single counts."""
+    counts: dict[str, int] = {"rows_read": 1000, "documents": 1000, "truncated": 20, "empty": 1}
+    for name in counts.keys() & changed.keys():
+        counts[name] = changed.pop(name)
+    counts = {name: count for name, count in counts.items() if count is not None}
+    return replace(Figures("run", MODEL, counts, vectors(seed)), **changed)
 
 
 def facts(**changed: Any) -> GateFacts:
