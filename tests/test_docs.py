@@ -68,12 +68,12 @@ def _defines(path: Path, name: str) -> bool:
 
 
 def _rooms() -> dict[str, str]:
-    """Every package below jobs/ and workers/ -> the first sentence or line of its docstring."""
+    """Every package below jobs/ and workers/ -> the first paragraph of its docstring."""
     folders = {path.parent for top in ("jobs", "workers") for path in (ROOT / top).rglob("*.py")}
     rooms = {}
     for folder in sorted(folders - {ROOT / "jobs", ROOT / "workers"}):
         text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
-        rooms[str(folder.relative_to(ROOT))] = text.partition("\n")[0]
+        rooms[str(folder.relative_to(ROOT))] = " ".join(text.partition("\n\n")[0].split())
     return rooms
 
 
