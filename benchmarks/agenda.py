@@ -1,4 +1,4 @@
-"""Virtual time: what is to happen when, and a clock that jumps from one thing to the next."""
+"""An agenda in virtual time: scheduled events, and a clock that jumps to the next one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Agenda:
-    """`now` in seconds. Things due at the same moment happen in the order in which they were put down."""
+    """`now` in seconds. Events due at the same time happen in the order in which they were added."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -19,7 +19,7 @@ class Agenda:
         heapq.heappush(self._due, (self.now + delay, next(self._ties), happen))
 
     def step(self, until: float) -> bool:
-        """Let the next thing happen, if it is due by then, and the clock be there; else the clock is at `until`."""
+        """Run the next event and set the clock to its time, if it is due by `until`; else set the clock to `until`."""
         if not self._due or self._due[0][0] > until:
             self.now = until
             return False

@@ -1,12 +1,12 @@
-"""What Ray alone does to a driver's memory, in the regime of benchmarks/long_haul.py: the control of its driver's slope.
+"""The memory growth of a bare Ray driver under the load of benchmarks/long_haul.py: the control for that driver's slope.
 
     python -m benchmarks.bare_ray [--minutes 40] [--kill-every 60] [--task-seconds 8] [--warm 600] [--out FILE]
 
-A driver that only uses Ray Core, none of reembed: two actors, each with one task at a time that sleeps and answers with as
-many bytes as a receipt has; about once a minute one of them gets SIGKILL and another is started instead. Nothing is kept.
-What this driver grows by, reembed's grows by as well.
+The driver uses Ray Core and nothing of reembed. It has two actors, each with one task at a time that sleeps and returns as
+many bytes as a receipt has. About once a minute one actor gets SIGKILL and another is started. The driver keeps no result,
+so its growth is Ray's own, which reembed's driver shares.
 
-One JSON object on stdout. Needs next to no processor time, and its memory does not depend on what else the machine does.
+Prints one JSON object. It needs almost no CPU time, and its memory does not depend on other load of the machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BLOCK_SECONDS = 60.0
 
 
 class Sleeper:
-    """Knows its own process, and sleeps."""
+    """An actor that reports its pid, and sleeps."""
 
     def pid(self) -> int:
         return os.getpid()

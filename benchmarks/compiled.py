@@ -1,8 +1,8 @@
 """The packed forward pass in a form that torch.compile takes: tensors and numbers alone, one attention kernel.
 
 The product's PackedBatch carries NumPy arrays, which the compiler turns into guards of every batch. Here the attention
-function is given the cumulative lengths and the longest one instead. CUDA runs torch's varlen kernel; a CPU has none, so
-there all tokens see each other, which is wrong and enough to try the tracing.
+function gets the cumulative lengths and the longest length instead. CUDA runs torch's varlen kernel. A CPU has none, so
+there all tokens attend to each other, which gives wrong results but is enough to test the tracing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which objects a program reads from an S3 server: a proxy between the two that hands bytes on and notes every GET.
+"""A proxy in front of an S3 server that counts the objects a program reads: it forwards all bytes and records every GET.
 
-It rewrites nothing. Clients sign requests for the address they know, which is the proxy's, and send it as Host; servers
-check signatures against the Host they receive, so they accept it. Lists and HEADs are no opening.
+It rewrites nothing. Clients sign requests for the proxy's address and send it as Host; servers check signatures against the
+Host they receive, so they accept it. Lists and HEADs do not count as reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BLOCK = 1 << 16
 
 
 class CountingProxy:
-    """`opened`: path of an object -> GET requests for its bytes. `counts` False: nothing goes through it."""
+    """`opened`: path of an object -> GET requests for its bytes. `counts` False: no request passes through it."""
 
     def __init__(self, endpoint: str | None) -> None:
         self.opened: Counter[str] = Counter()
@@ -36,7 +36,7 @@ class CountingProxy:
     @classmethod
     @contextmanager
     def between(cls, uri: str) -> Iterator[CountingProxy]:
-        """Before the server that AWS_ENDPOINT_URL names, where the URI is on S3."""
+        """A proxy in front of the server that AWS_ENDPOINT_URL names, if the URI is on S3."""
         proxy = cls(os.environ["AWS_ENDPOINT_URL"] if uri.startswith("s3://") else None)
         try:
             yield proxy
@@ -48,7 +48,7 @@ class CountingProxy:
             self._listener.close()
 
     def objects_below(self, folder: str) -> dict[str, int]:
-        """Names of the opened objects below a folder of this name, with their number of requests."""
+        """Names of the objects read below a folder of this name, with their number of requests."""
         found = {path.rpartition(folder)[2]: count for path, count in self.opened.items() if f"/{folder}" in path}
         return dict(sorted(found.items()))
 

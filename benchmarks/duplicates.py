@@ -1,12 +1,12 @@
-"""A corpus in which most texts stand several times: what embedding each text once a shard saves.
+"""The time saved by embedding a repeated text once in each shard, on a corpus in which most texts are repeated.
 
     python -m benchmarks.duplicates CORPUS.parquet --model FOLDER|package:NAME/folder
                                     [--rows 2000] [--share 0.6] [--rounds 3] [--precision auto] [--threads N] [--out FILE]
 
 1. a seeded sample: (1 - share) of the rows are distinct texts, the others repeat one of those, shuffled; one Parquet file
-2. rounds: one replica in a process of its own, no Ray, as it is, then with every text taken for a new one (its hash is
-   replaced by a number, and nothing else is changed); seconds inside embed_shard, warmed
-3. rows, tokens and time of both; the smallest cosine between their vectors (other batches, other last bits)
+2. rounds: one replica in a process of its own, without Ray: first unchanged, then with every text treated as new (its hash
+   is replaced by a number, and nothing else is changed); seconds inside embed_shard, after a warm-up
+3. rows, tokens and time of both; the smallest cosine between their vectors (other batches give other last bits)
 
 One JSON object on stdout, progress on stderr.
 """
@@ -57,7 +57,7 @@ def repeat(source: Path, target: Path, rows: int, share: float, seed: int) -> in
 
 
 def embed(options: argparse.Namespace) -> dict[str, Any]:
-    """In the measured process: the whole corpus through one replica, twice, the second time by the clock."""
+    """In the measured process: embed the whole corpus with one replica twice, and time the second pass."""
     if options.each:
         deduplicator.hash_texts = all_new
     with tempfile.TemporaryDirectory(prefix="duplicates-") as place:

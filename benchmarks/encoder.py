@@ -1,10 +1,10 @@
-"""The encoder alone: token ids in, vectors out, as tokens a second and as share of what the machine multiplies at best.
+"""The encoder alone, token ids to vectors: tokens a second, and the share of the machine's peak of matrix products.
 
     python -m benchmarks.encoder CORPUS.parquet --model FOLDER|package:NAME/folder [--random bert-base|bert-large]
         [--rows 4000] [--precisions float32 bfloat16 int8] [--rounds 5] [--compile] [--out FILE]
 
 1. tokenise a seeded sample of the corpus; load the model once a precision (random weights with --random)
-2. everybody once, untimed: kernels are made, and vectors are compared with transformers' in float32
+2. each contestant once, untimed: kernels are compiled, and vectors are compared with transformers' in float32
 3. rounds, another order every round: matrix products, encoder, matrix products again. The share of a round is the encoder's
    FLOP (models.Shape: products alone, real tokens alone) against the mean of the two peaks around it
 4. the same for plain transformers, padded, on length-sorted batches of the same budget, eager or (--compile) torch.compile

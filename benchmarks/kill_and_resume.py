@@ -1,4 +1,4 @@
-"""A corpus on a real object store, embedded once in peace and once under SIGKILL: the same rows, the same bits.
+"""Embeds a corpus on a real object store once undisturbed and once under SIGKILL, and compares rows and bits.
 
     python benchmarks/kill_and_resume.py CORPUS.parquet s3://bucket/prefix --model FOLDER [--kills 5] [--seed 1] [--compare]
 
@@ -75,7 +75,7 @@ def run(config: Path) -> dict[str, Any]:
 
 
 def run_under_fire(config: Path, kills: int, whole_seconds: float, chance: random.Random) -> dict[str, Any]:
-    """SIGKILL to the whole process group at random moments; then let it end."""
+    """Send SIGKILL to the whole process group at random moments, then run to the end."""
     moments = []
     for _ in range(kills):
         child = subprocess.Popen([*EMBED, str(config), "--json"], stdout=subprocess.DEVNULL, start_new_session=True)

@@ -1,11 +1,11 @@
-"""One run for an hour under SIGKILL: does memory grow, do file descriptors, does the speed hold?
+"""One run for an hour under SIGKILL, to measure whether memory and file descriptors grow and whether the speed holds.
 
     python -m benchmarks.long_haul CORPUS.parquet [--minutes 60] [--seed 1] [--kill-every 60] [--drivers 1] [--out FILE]
     python -m benchmarks.long_haul RESULT.json [--warm 1200]   # rewrites the marked block of docs/reliability.md from it,
                                                   # with --warm after the slopes in it, from its own series
 
-1. a short run of some texts shows how fast two replicas of one core are; the texts, repeated and numbered so that none is
-   there twice, are written as JSONL objects that will take a little longer than --minutes
+1. a short run measures the speed of two replicas of one core. The texts, repeated and numbered so that each is unique, are
+   written as JSONL objects that take a little longer than --minutes
 2. one run embeds them, on a Ray of its own. About every --kill-every seconds, at seeded moments, a replica gets SIGKILL
    (mostly the youngest, so that the other one grows old); --drivers times, evenly spread, the driver instead, with its whole
    process group, and the same command is started at once. A local Ray ends with its driver: no replica grows older than that
@@ -50,7 +50,7 @@ KEPT = ("state", "published", "rows", "quarantined_rows", "tokens", "sessions", 
 
 
 def write_corpus(folder: Path, texts: list[str], documents: int, objects: int = OBJECTS) -> None:
-    """Numbered, so that no text stands twice: nothing is reused, nothing is repeated."""
+    """Texts are numbered, so that each is unique: nothing is reused or repeated."""
     folder.mkdir(parents=True)
     numbered = zip(range(documents), itertools.cycle(texts), strict=False)
     share = -(-documents // objects)
@@ -74,7 +74,7 @@ def configuration(folder: Path, name: str, model: str) -> Path:
 
 
 def documents_a_second(folder: Path, texts: list[str], model: str) -> float:
-    """Of both replicas at work, without their start."""
+    """The rate of both replicas at work, without their start."""
     write_corpus(folder / "trial", texts, TRIAL_DOCUMENTS, objects=4)
     config = configuration(folder, "trial", model)
     done = subprocess.run([*EMBED, str(config), "--json"], stdout=subprocess.PIPE, check=True)
@@ -104,7 +104,7 @@ def speeds(output: Path, length: float) -> dict[str, Any]:
 
 
 def machine_speed(machine: Life, length: float) -> dict[str, Any]:
-    """Of the machine itself in the first and the last `length` seconds, and minute by minute: the yardstick of `speeds`."""
+    """The machine's own speed in the first and the last `length` seconds, and minute by minute, to compare with `speeds`."""
     seconds, values = np.asarray(machine.seconds), np.asarray(machine.values)
     begin = float(values[seconds <= seconds[0] + length].mean())
     end = float(values[seconds > seconds[-1] - length].mean())
@@ -163,7 +163,7 @@ def with_slopes(result: dict[str, Any], warm: float) -> dict[str, Any]:
 
 
 def block(result: dict[str, Any], source: str) -> str:
-    """What docs/reliability.md says of it."""
+    """The block of docs/reliability.md."""
     kills, summary, speed = result["kills"], result["summary"], result["tokens_per_second"]
     told = (
         f"{result['minutes']:.0f} minutes, {result['documents']:,} texts in {speed['shards']:,} shards by two replicas; "

@@ -1,4 +1,4 @@
-"""What a result was measured on: processor, cores, memory, the instructions that matter here, and the commit.
+"""The machine and commit of a result: processor, cores, memory, relevant instruction sets, and the commit.
 
 python -m benchmarks.machine
 """
@@ -39,7 +39,7 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of this tree, and whether anything but results differs from it; None outside a git checkout."""
+    """The commit of this tree, and whether files other than results differ from it; None outside a git checkout."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
         changed = ["git", "status", "--porcelain", "--", ".", ":!benchmarks/results", ":!README.md", ":!docs/benchmarks.md"]
@@ -52,7 +52,7 @@ def commit() -> dict[str, Any]:
 def pace() -> float:
     """MB of SHA-256 for each second of this thread's CPU time; takes some 10 ms.
 
-    A yardstick for the machine itself: a virtual core's speed changes within the hour with what its neighbours do.
+    It measures the machine itself: the speed of a virtual core changes within an hour with the load of its neighbours.
     """
     piece, pieces = bytes(1 << 20), 16  # small enough for the second cache, often enough for the clock
     began = time.thread_time()

@@ -1,12 +1,12 @@
-"""Peak memory of a replica by the size of its shard, and what one text of 100 MB costs where texts are truncated.
+"""Peak memory of a replica by the size of its shard, and the cost of one text of 100 MB when texts are truncated.
 
     python -m benchmarks.memory CORPUS.parquet --model FOLDER|package:NAME/folder [--large-mib 1024] [--out FILE]
 
-1. the corpus' texts, again and again, as one JSONL object of 64 MiB and one of 1 GiB; each embedded as a single shard by a
-   replica in a process of its own, without Ray. The model is tiny and random, the tokenizer the given model's: reading,
-   tokenising and writing are what they are
+1. the corpus' texts, repeated, as one JSONL object of 64 MiB and one of 1 GiB. Each is embedded as a single shard by a
+   replica in a process of its own, without Ray. The model is tiny and random, with the given model's tokenizer, so reading,
+   tokenising and writing are real
 2. an object of 4 MiB with and without one more document of 100 MB, in turns
-3. peak resident memory of the processes: 1 GiB against 64 MiB; seconds of the shard: with the long text against without
+3. compared: peak resident memory for 1 GiB and 64 MiB; seconds of the shard with and without the long text
 
 One JSON object on stdout.
 """
@@ -64,7 +64,7 @@ def write_corpus(path: Path, texts: list[str], size: int, long_text: int = 0) ->
 
 
 def embed(corpus: Path, model: Path, folder: Path) -> dict[str, Any]:
-    """In a process of its own, whose peak is the replica's."""
+    """Embed in a process of its own, so that its peak memory is the replica's."""
     config = {
         "corpus": {"uri": str(corpus), "id": "id", "max_text_bytes": "256MiB"},
         "model": {"name": str(model), "max_tokens": 256},
@@ -79,7 +79,7 @@ def embed(corpus: Path, model: Path, folder: Path) -> dict[str, Any]:
 
 
 def one_shard(config: Path, threads: int) -> dict[str, Any]:
-    """The whole object as one shard, whatever the driver would make of it."""
+    """The whole object as one shard, even where the driver would split it."""
     run = plan_or_reopen(Request.resolve(load_config(config)))
     slices = [piece for shard in run.shards for piece in shard.slices]
     whole = dataclasses.replace(slices[0], start=0, stop=slices[-1].stop, first_row=0, rows=None)

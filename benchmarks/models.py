@@ -1,11 +1,11 @@
-"""What the benchmarks of the engine share: models (real, or random of a known size), tokenised corpora, the FLOP of a token.
+"""Shared by the benchmarks of the engine: models (real, or random of a known size), tokenised corpora, the FLOP of a token.
 
     random_model        a folder in sentence-transformers' layout with random weights and another model's tokenizer
     Bench               a model's files, recipe and tokeniser; makes encoders, and encoders that run plain transformers
     Shape               layers and widths; FLOP of a token at a mix of lengths
-    facts, spread       the head of every result; median, least and most of repeated figures
+    facts, spread       the head of every result; median, minimum and maximum of repeated figures
 
-Speed does not depend on the weights, quality does: cosines of random models say little.
+Speed does not depend on the weights, but quality does: cosines of random models mean little.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The second night of benchmarks/nightly.py killed at random moments: always the same snapshot in the end (acceptance C5).
+"""Kills the second night of benchmarks/nightly.py at random moments; the snapshot must be the same (acceptance C5).
 
     python -m benchmarks.night_kills CORPUS.parquet s3://bucket/prefix|FOLDER [--kills 20] [--seed 1] [--rows N] [--out FILE]
 
-1. night 1 is embedded and its output kept aside; night 2 runs undisturbed: what every disturbed one must end as
-2. for each moment the output is put back to what night 1 left. SIGKILL to the process group of `reembed embed`: in turns
-   while parts are copied, once all receipts are there (publishing), while texts are embedded, and at any time
-3. the same command again, to its end: every column of every row equals the undisturbed night's, `reembed verify` is content
-4. all that time a reader follows CURRENT.json: always there, of night 1 or the new run, and all its rows below its folder
+1. night 1 is embedded, and a copy of its output is kept. Night 2 runs undisturbed, as the reference
+2. for each kill the output is restored to the copy. `reembed embed` gets SIGKILL to its process group: in turns while parts
+   are copied, after the last receipt (publishing), while texts are embedded, and at any time
+3. the same command runs to its end. Every column of every row must equal the reference, and `reembed verify` must pass
+4. a reader polls CURRENT.json throughout: it must always exist, name night 1 or the new run, and its folder hold all rows
 
-One JSON object on stdout. Exit status 1 when anything was found. Endpoint and keys come from the environment.
+Prints one JSON object. Exit status 1 if there is any finding. Endpoint and keys come from the environment.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PUBLISHING_SECONDS = 1.6  # from the last receipt over gate, CURRENT.json and re
 
 
 class Output:
-    """The output folder: put back to an earlier state, looked at as a reader does."""
+    """The output folder, which can be restored to an earlier state and read as a reader does."""
 
     def __init__(self, uri: str, aside: str) -> None:
         self.fs, self.root = url_to_fs(uri, use_listings_cache=False)
@@ -55,7 +55,7 @@ class Output:
         self.fs.copy(f"{self._aside}/", f"{self.root}/", recursive=True)
 
     def receipts(self, but: str) -> int:
-        """How many there are of other runs than `but`."""
+        """The number of receipts of runs other than `but`."""
         paths = self.fs.find(f"{self.root}/runs")
         return sum("/receipts/" in path and path.endswith(".json") and f"/{but}/" not in path for path in paths)
 
@@ -64,13 +64,13 @@ class Output:
         return found
 
     def table(self) -> pa.Table:
-        """What readers have now: all columns of all rows, by id."""
+        """The published snapshot: all columns of all rows, by id."""
         where = f"{self.root}/{self.current()['data_path']}"
         return ds.dataset(where, filesystem=self.fs, format="parquet").to_table().sort_by("id")
 
 
 class Reader(threading.Thread):
-    """Follows CURRENT.json until it is stopped; counts the rows of each snapshot that it meets."""
+    """Polls CURRENT.json until it is stopped, and counts the rows of each snapshot."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(daemon=True)
@@ -87,7 +87,7 @@ class Reader(threading.Thread):
                     if rows != current["rows"]:
                         self.findings.append(f"CURRENT.json promises {current['rows']} rows, there are {rows}")
                     self.runs.append(current["run_id"])
-            except Exception as error:  # noqa: BLE001 - whatever a reader stumbles over is a finding
+            except Exception as error:  # noqa: BLE001 - any error of a reader is a finding
                 self.findings.append(f"a reader's {type(error).__name__}: {error}")
             self.looks += 1
 
@@ -99,7 +99,7 @@ class Reader(threading.Thread):
 def moment(
     turn: int, chance: random.Random, output: Output, first: str, second: dict[str, Any]
 ) -> tuple[str, Callable[[], None]]:
-    """In words, and what waits for it. Carried shards come first, then those that are embedded."""
+    """The name of the moment, and a function that waits for it. Shards are carried over first, then embedded."""
     carried, planned = second["reuse"]["carried_shards"], second["shards"]["planned"]
 
     def at(receipts: int, pause: float) -> Callable[[], None]:
@@ -127,7 +127,7 @@ def moment(
 
 
 def killed(config: Path, wait: Callable[[], None]) -> bool:
-    """Start it, wait, SIGKILL; whether it still ran."""
+    """Start the command, wait, send SIGKILL; returns whether it was still running."""
     child = subprocess.Popen(
         [*EMBED, str(config), "--json"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

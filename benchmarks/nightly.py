@@ -1,18 +1,18 @@
-"""Nights 2 and 3 of a corpus of twelve objects: what is embedded, how long it takes, which objects are opened.
+"""Four runs over a changing corpus of twelve objects: the rows embedded, the time, and the objects opened.
 
     python -m benchmarks.nightly CORPUS.parquet s3://bucket/prefix|FOLDER [--rows 30000] [--strict] [--out FILE]
 
 night 1   the corpus (columns id, text, section) in twelve uneven objects is embedded
 night 2   1% of the rows changed in three objects, deleted and added rows, one object renamed  (acceptance C1)
 night 3   nothing changed  (acceptance C2)
-night 4   the last object deleted: nothing is embedded. Small neighbours share a shard, whose parts hold rows of both: the
-          one that stays is read again, its vectors are reused; no other object is opened
-afresh    the corpus of night 2 with run.reuse=off into another output: compared with night 2 row for row
+night 4   the last object deleted: nothing is embedded. It shared a shard with a small neighbour, and the shard's parts hold
+          rows of both, so the neighbour is read again and its vectors are reused; no other object is opened
+afresh    the corpus of night 2 with run.reuse=off into another output, compared with night 2 row by row
 
 Objects opened are counted by an HTTP proxy between the program and the S3 server (endpoint and keys by environment); a local
-folder has no such count. Prints one JSON object. --strict also demands what needs all levels of reuse and the full size:
-that night 2 embeds each new text once and no other, in at most 15% of the time. Fewer rows need a smaller --shard-bytes,
-or all objects share one shard.
+folder has no such count. Prints one JSON object. --strict also requires that night 2 embeds each new text once and no other
+text, in at most 15% of the time, which needs all levels of reuse and the full size. With fewer rows, choose a smaller
+--shard-bytes, or all objects share one shard.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from benchmarks.under_fire import EMBED
 
 SHARES = (23, 17, 13, 11, 9, 7, 6, 5, 4, 3, 1.5, 0.5)  # percent of rows in each object
 CHANGED_OBJECTS, RENAMED_OBJECT = (1, 4, 7), 9
-NEIGHBOUR = "objects-10.parquet"  # shares a shard with the last one
+NEIGHBOUR = "objects-10.parquet"  # shares a shard with the last object
 ROW_GROUP_ROWS = 2000
 MOST_SHARE, MOST_SECONDS, LEAST_COSINE = 0.15, 15.0, 0.99999  # of acceptance C1 and C2
 COLUMNS = ["id", "section", "embedding"]
 
 
 class Corpus:
-    """Twelve tables, and the folder they are written to: an object whose table did not change is not written again."""
+    """Twelve tables, and the folder they are written to. An object is rewritten only if its table changed."""
 
     def __init__(self, table: pa.Table, uri: str) -> None:
         self._fs, self._root = url_to_fs(uri)
@@ -111,7 +111,7 @@ class Corpus:
 
 
 def embed(config: Path, environment: Mapping[str, str], *overrides: str) -> dict[str, Any]:
-    """The command in a process of its own: its summary, exit status, wall seconds; whether it ever spoke of replicas."""
+    """Run the command in a process: its summary, exit status, wall seconds, and whether its log names a replica."""
     began = time.monotonic()
     done = subprocess.run(
         [*EMBED, str(config), *overrides, "--json"],
@@ -133,7 +133,7 @@ def read(data: str) -> pa.Table:
 
 
 def compare(one: str, afresh: str, old: str) -> dict[str, Any]:
-    """Rows of two snapshots of one corpus. Texts that snapshot `old` held must have the very bits they had there."""
+    """Rows of two snapshots of one corpus. Texts that snapshot `old` holds must have the same bits as there."""
     table, other, before = read(one), read(afresh), read(old)
     cosines = (vectors(table) * vectors(other)).sum(axis=1)
     had = dict(zip(before.column("text_hash").to_pylist(), map(np.ndarray.tobytes, vectors(before)), strict=True))
@@ -154,7 +154,7 @@ def vectors(table: pa.Table) -> np.ndarray:
 
 
 def told(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a night, what belongs into the result."""
+    """The figures of a night for the result."""
     names = (
         "wall_seconds",
         "seconds",
@@ -185,7 +185,7 @@ def configuration(folder: Path, prefix: str, options: argparse.Namespace) -> Pat
 
 
 def begin(options: argparse.Namespace, folder: Path) -> tuple[Corpus, Path]:
-    """The corpus as it lies there before the first night, and the configuration of every night."""
+    """The corpus before the first night, and the configuration of every night."""
     prefix = options.prefix.rstrip("/")
     table = pq.read_table(options.corpus, columns=["id", "text", "section"]).slice(0, options.rows)
     return Corpus(table, f"{prefix}/corpus"), configuration(folder, prefix, options)
@@ -217,7 +217,7 @@ def nights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def failed(report: Mapping[str, Any], counts: bool, *, strict: bool) -> list[str]:
-    """Which demands of C1 and C2 were not met."""
+    """The requirements of C1 and C2 that were not met."""
     comparison, second, third, fourth = (report[name] for name in ("comparison", "night_2", "night_3", "night_4"))
     may_open = {f"objects-{number:02d}.parquet" for number in CHANGED_OBJECTS}
     demands = {
@@ -236,7 +236,7 @@ def failed(report: Mapping[str, Any], counts: bool, *, strict: bool) -> list[str
 
 
 def arguments(words: str | None) -> argparse.ArgumentParser:
-    """What every benchmark of nights is told."""
+    """The arguments common to the benchmarks of nights."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus")
     parser.add_argument("prefix")
@@ -249,7 +249,7 @@ def arguments(words: str | None) -> argparse.ArgumentParser:
 
 
 def reported(nights: Callable[[argparse.Namespace, Path], dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    """What they measured, stored and printed."""
+    """Store and print the result."""
     with tempfile.TemporaryDirectory() as folder:
         report = nights(options, Path(folder))
     store(report, options.out)

@@ -1,4 +1,4 @@
-"""Which encoding and compression level the embedding column should get: size, write and read seconds on given vectors.
+"""Compares encodings and compression levels for the embedding column: size, write and read seconds on given vectors.
 
     python -m benchmarks.parquet_encoding VECTORS.npy [--rows N] [--about TEXT] > results/parquet_encoding_<hw>.json
 

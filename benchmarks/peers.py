@@ -5,12 +5,13 @@
                                [--seed 1] [--earlier CHECKOUT] [--out benchmarks/results/peers_8000_2core-epyc.json]
 
 1. a seeded sample of the corpus (columns id, text, section) in one Parquet file; OpenVINO's exports, kept and not counted
-2. everybody once on a few rows, untimed: the disk cache is warm, and whoever cannot run says so now
-3. rounds: everybody once a round, each alone in a fresh process group, another order every round; then rows, ids and cosine
-   of what each wrote against sentence-transformers in float32
-4. medians, spread, and how many times slower than each reembed every peer was; written after every round
+2. each contestant once on a few rows, untimed, to warm the disk cache and to find those that cannot run
+3. rounds: each contestant once, alone in a fresh process group, in another order every round; then rows, ids and cosine of
+   its output against sentence-transformers in float32
+4. medians, spread, and the slowdown of each peer against each reembed; written after every round
 
-Who takes part, with which settings: contestants/roster.py; `NAME@setting=value` tries another. One JSON object on stdout.
+contestants/roster.py lists the contestants and their settings; `NAME@setting=value` tries another setting. One JSON object
+on stdout.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Race:
 
 
 def _note(who: Contestant, output: Path, stdout: Path) -> dict[str, Any]:
-    """What was in effect, in the contestant's own words; reembed's are its summary."""
+    """The settings in effect, as the contestant reports them; for reembed its summary."""
     if not who.ours:
         note: dict[str, Any] = json.loads((output / NOTE).read_text())
         return note

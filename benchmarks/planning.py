@@ -1,4 +1,4 @@
-"""What planning a corpus of many small objects costs: seconds of listing, cutting, storing and loading, and peak memory.
+"""The cost of planning a corpus of many small objects: seconds of listing, sharding, storing and loading; peak memory.
 
     python -m benchmarks.planning s3://BUCKET/PREFIX [--objects 10000] [--format jsonl] [--repeat 3] [--leave]
 

@@ -7,11 +7,11 @@
 
 simulate   the real job on fake replicas in virtual time (benchmarks/scale_run.py); its store is a folder below --scratch
 receipts   written, loaded with the log, and a twentieth of them loaded one by one      (benchmarks/scale_storage.py)
-resume     the real job, killed with so many shards done, until it gives out its next shard
-ray        what the simulation leaves out: asking a real Ray which of so many calls have ended
+resume     the real job with that many shards done, until its first dispatch
+ray        polling a real Ray about many calls in flight, which the simulation leaves out
 
 Prints one JSON object, with the hardware and the commit. Everything written is removed unless --leave. docs/scaling.md has
-the figures and what follows from them.
+the figures and conclusions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ONE_BY_ONE = 20  # so many times fewer receipts are loaded without the log
 
 
 def apart(call: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """In a fresh process: memory and imports are its own."""
+    """Run in a fresh process, with its own memory and imports."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_quiet) as pool:
         return pool.submit(call, *arguments).result()
 
@@ -52,7 +52,7 @@ def _quiet() -> None:
 
 @contextmanager
 def place(options: argparse.Namespace) -> Iterator[str]:
-    """The store to work in; empty at first, gone afterwards unless --leave."""
+    """The store to work in: empty at first, deleted afterwards unless --leave."""
     uri = options.store or tempfile.mkdtemp(prefix="reembed-scale-", dir=options.scratch)
     try:
         yield uri

@@ -1,6 +1,6 @@
-"""What Ray itself costs the driver, which the simulation leaves out: asking which of many calls have ended, and short calls.
+"""The cost of Ray itself for the driver, which the simulation leaves out: polling many calls in flight, and short calls.
 
-A few actors on a real local Ray hold as many calls as a large pool of replicas would; then some end, one after the other.
+A few actors on a real local Ray hold as many calls as a large pool of replicas; then some of them end, one after another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ENDED = 200
 
 
 def waiting(counts: list[int]) -> dict[str, Any]:
-    """For each number of calls in flight: CPU and wall time of one look at all of them, and of one short call."""
+    """For each number of calls in flight: CPU and wall time of one poll of all of them, and of one short call."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
@@ -29,7 +29,7 @@ def waiting(counts: list[int]) -> dict[str, Any]:
 def _measured(ray: Any, count: int) -> dict[str, Any]:
     @ray.remote(num_cpus=0, max_restarts=0, max_task_retries=0, max_concurrency=count)
     class Holder:
-        """Holds calls until it is let go."""
+        """An actor that holds calls until it is released."""
 
         def __init__(self) -> None:
             self.held = asyncio.Event()

@@ -1,9 +1,9 @@
-"""A thousand replicas in virtual time, in place of ReplicaPool: they load, work, straggle, fail, are preempted.
+"""Simulated replicas in virtual time, in place of ReplicaPool: they load, work, straggle, fail and are preempted.
 
-Flow: the driver's commands -> agenda of what happens when -> wait() jumps to the next of it -> events for the driver
+Flow: the driver's commands -> agenda -> wait() jumps to the next entry -> events for the driver
 
-What they do with their time is added up, and what they themselves cost of the processor is kept apart from the driver's.
-They put no part anywhere: of each shard that is done they only set its mark.
+The time of the replicas is summed by kind, and the CPU time of the simulation is measured apart from the driver's. They
+write no parts: a done shard only gets a mark.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Fake:
 
 @dataclass(slots=True)
 class Times:
-    """Seconds of all replicas together."""
+    """Seconds summed over all replicas."""
 
     held: float = 0.0  # from start to end
     useful: float = 0.0  # attempts that ended with a receipt
@@ -52,7 +52,7 @@ class Times:
 
 
 class FakeReplicas:
-    """As ReplicaPool, for jobs.embed.session. `part`: what every shard's part is said to be; `parts`: a mark a shard."""
+    """As ReplicaPool, for jobs.embed.session. `part`: describes every shard's part; `parts`: one mark a shard."""
 
     def __init__(
         self, agenda: Agenda, weather: Weather, seed: int, shard_seconds: float, part: OutputFile, parts: bytearray
@@ -201,7 +201,7 @@ class FakeReplicas:
 def make_receipt(
     number: int, epoch: int, part: OutputFile, seconds: float, replica: str, ended: float, draw: random.Random
 ) -> Receipt:
-    """As a replica's: with digests that cannot be guessed, so that whatever packs receipts has to keep them."""
+    """A receipt as a replica's, with random digests, so that compression cannot remove them."""
     bits, rows = draw.getrandbits, part.rows
     path = f"{part.path}/part-{number:07d}.parquet"
     file = OutputFile(path, rows, part.bytes, f"{bits(256):064x}", f"{bits(128):032x}")

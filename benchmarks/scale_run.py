@@ -1,8 +1,8 @@
-"""One run of the real job at a size that no machine here can hold: jobs.embed from its manifest to its report.
+"""One simulated run of the real job (jobs.embed) at a large scale, from its manifest to its report.
 
-Real: manifest, ledger and its log, lock, loop_module, scheduler, progress, status, accounting, gate, publishing, report. Not
-real: replicas (benchmarks/scale_replicas.py), and with them Ray; time, for the dispatch loop alone, which jumps; and parts,
-of which the store says that they are there: all are one and the same Parquet file, which is what the gate reads of them.
+Real are manifest, ledger and its log, lock, dispatch loop, scheduler, progress, status, accounting, gate, publication and
+report. Simulated are the replicas and Ray (benchmarks/scale_replicas.py), the clock of the dispatch loop, and the parts: the
+store reports them as existing, and all have the contents of one Parquet file, which the gate reads.
 
 run(…) is called in a process of its own, so that the memory is the run's.
 """
@@ -55,7 +55,7 @@ SHARD_BYTES = 64 << 20
 
 
 def part_body() -> bytes:
-    """A part, small on disk and true in what the gate looks at: unit vectors, as many rows as its receipt says."""
+    """A small part that is right in all that the gate reads: unit vectors, and as many rows as its receipt says."""
     vectors = np.random.default_rng(1).standard_normal((256, DIM)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = np.resize(vectors, (ROWS, DIM))
@@ -71,7 +71,7 @@ def part_body() -> bytes:
 
 
 class CountingStore(Store):
-    """Counts what would be requests on S3, by verb and by what they are about."""
+    """Counts the operations that would be requests on S3, by verb and by kind of object."""
 
     def __init__(self, uri: str, options: dict[str, Any] | None = None) -> None:
         super().__init__(uri, options or {})
@@ -120,7 +120,7 @@ class CountingStore(Store):
 
 
 class SimulatedStore(CountingStore):
-    """A local folder, but for the parts: they are there as soon as a replica has set their mark."""
+    """A local folder, with simulated parts: a part exists as soon as a replica has set its mark."""
 
     def __init__(self, uri: str, shards: int, part: bytes) -> None:
         super().__init__(uri)
@@ -144,7 +144,7 @@ class SimulatedStore(CountingStore):
 
 
 def make_shards(count: int) -> list[Shard]:
-    """A crawl of as many objects of 64 MiB."""
+    """Shards of a corpus of that many objects of 64 MiB."""
     return [Shard(number, (_object(number),), SHARD_BYTES) for number in range(count)]
 
 
@@ -154,7 +154,7 @@ def _object(number: int) -> ObjectSlice:
 
 
 def make_request(store: Store, replicas: int) -> Request:
-    """The model is named and never opened."""
+    """A request whose model is named but never opened."""
     config = parse_config(
         {
             "corpus": {"uri": "s3://corpus/crawl/", "id": "id", "keep": ["lang"]},
@@ -174,7 +174,7 @@ def make_request(store: Store, replicas: int) -> Request:
 
 
 def make_run(store: Store, shards: int, replicas: int) -> Run:
-    """Begun: manifest and run.json are stored."""
+    """A begun run: manifest and run.json are stored."""
     request = make_request(store, replicas)
     plan = ReadPlan(request.config.corpus, pa.string(), pa.schema([("lang", pa.string())]))
     corpus = Corpus((), plan)
@@ -182,7 +182,7 @@ def make_run(store: Store, shards: int, replicas: int) -> Run:
 
 
 class _Clock:
-    """In place of the module `time`, for those who import it."""
+    """Replaces the module `time` in the modules that import it."""
 
     def __init__(self, agenda: Agenda) -> None:
         self.monotonic = lambda: agenda.now
@@ -190,7 +190,7 @@ class _Clock:
 
 @contextmanager
 def simulated(pool: FakeReplicas, agenda: Agenda) -> Iterator[None]:
-    """Inside the block jobs.embed.session finds these replicas, and virtual time, where it looks for Ray's."""
+    """Inside the block jobs.embed.session uses these replicas and virtual time instead of Ray's."""
 
     @contextmanager
     def connected(_config: object) -> Iterator[None]:
@@ -208,11 +208,11 @@ def simulated(pool: FakeReplicas, agenda: Agenda) -> Iterator[None]:
 
 
 class _Dispatched(BaseException):
-    """The last receipt came. Nothing catches it."""
+    """Raised after the last receipt; the job does not catch it."""
 
 
 def _not_stored(_ledger: Ledger, _receipt: Receipt) -> None:
-    """In place of Ledger.record_async. No mock: it would remember a million receipts."""
+    """Replaces Ledger.record_async. A mock would keep a million receipts."""
 
 
 def _ended(_ledger: Ledger) -> None:
@@ -222,9 +222,9 @@ def _ended(_ledger: Ledger) -> None:
 def run(
     scenario: str, shards: int, replicas: int, seed: int, shard_seconds: float, scratch: str, dispatch_only: bool = False
 ) -> dict[str, Any]:
-    """Simulate; the figures. Raises what the job raises.
+    """Simulate one run; returns its figures. Raises what the job raises.
 
-    `dispatch_only`: receipts are not stored, and the run is over with the last of them: for what replicas do with time.
+    `dispatch_only`: receipts are not stored, and the run ends after the last one. It measures how replicas spend their time.
     """
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     body = part_body()
@@ -258,12 +258,12 @@ def run(
 
 
 def held_lock(store: Store) -> DriverLock:
-    """A measurement may be halted for long, in favour of another: that is not to look like a store that is away."""
+    """A lock that is not lost when the measurement is paused for long."""
     return DriverLock(store, give_up_seconds=1e6)
 
 
 class _Phases:
-    """CPU and wall seconds of each of the job's steps, and the highest memory until its end."""
+    """CPU and wall seconds of each of the job's steps, and the peak memory until its end."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, tuple[float, float]] = {}

@@ -1,10 +1,10 @@
-"""A million receipts on real storage: what it costs to write them, to find them again, and to go on where a run was killed.
+"""The cost of a million receipts on real storage: writing them, loading them, and resuming a killed run.
 
     write     through jobs.state.ledger, as the driver does: one object a receipt, and the log
-    load      in a fresh process: listed, and read from the log; and, of fewer, one by one, as without the log
-    resume    in a fresh process, the job itself from its start to the first shard that is given to a replica
+    load      in a fresh process: listed, and read from the log; and for fewer receipts one by one, as without the log
+    resume    in a fresh process: the job itself, from its start to its first dispatch
 
-Each step is called in a process of its own; memory is that process's.
+Each step runs in a process of its own, whose memory is measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PART = OutputFile(f"{RunPaths(RUN_ID).data}/lang=de", ROWS, 27_000_000, "", "")
 
 
 def measured(work: Callable[[CountingStore], dict[str, Any]], uri: str, items: int) -> dict[str, Any]:
-    """What `work` returns, and what it took, also by item."""
+    """The result of `work`, and its cost, in all and per item."""
     store = CountingStore(uri)
     before, wall = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     told = work(store)
@@ -55,7 +55,7 @@ def measured(work: Callable[[CountingStore], dict[str, Any]], uri: str, items: i
 
 
 def begin(uri: str, shards: int) -> dict[str, Any]:
-    """Cut, manifest and run.json of a run of so many shards."""
+    """Begin a run of that many shards: store manifest and run.json."""
     return measured(lambda store: {"rows": len(make_run(store, shards, 1000).shards)}, uri, shards)
 
 
@@ -79,11 +79,11 @@ def write(uri: str, count: int, seed: int, segment: int | None = None, synced: b
 
 
 def _at_once(_descriptor: int) -> None:
-    """In place of os.fsync. No mock: it would remember two million calls."""
+    """Replaces os.fsync. A mock would keep two million calls."""
 
 
 def load(uri: str, expected: int) -> dict[str, Any]:
-    """All receipts, as whoever looks at the run reads them, and their sums."""
+    """Load all receipts, as a reader of the run does, and sum them."""
 
     def work(store: CountingStore) -> dict[str, Any]:
         began = time.perf_counter()
@@ -98,7 +98,7 @@ def load(uri: str, expected: int) -> dict[str, Any]:
 
 
 class _Reached(BaseException):
-    """The first shard is given out. Nothing catches it."""
+    """Raised at the first dispatch; the job does not catch it."""
 
 
 class _FirstDispatch(FakeReplicas):
@@ -109,7 +109,7 @@ class _FirstDispatch(FakeReplicas):
 
 
 def resume(uri: str, shards: int, done: int, asked: float) -> dict[str, Any]:
-    """`asked`: Unix seconds at which the process was asked for, so that its start and imports count."""
+    """`asked`: Unix seconds at which the process was requested, so that its start and imports count."""
 
     def work(store: CountingStore) -> dict[str, Any]:
         imported = time.time() - asked

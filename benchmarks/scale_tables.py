@@ -2,7 +2,7 @@
 
     python -m benchmarks.scale_tables [--check]
 
---check changes nothing and exits 1 when the block is not what the files say.
+--check changes nothing and exits 1 if the block differs from the files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Results = Sequence[tuple[Mapping[str, Any], str]]  # each with the name of its f
 
 
 def simulations(results: Results) -> str:
-    """One table a size; of each the scenarios, and where the driver's time went in the last."""
+    """One table for each size, with the scenarios, and the driver's time by step in the last scenario."""
     sizes: dict[str, dict[str, Mapping[str, Any]]] = {}
     for result, _ in results:
         for name, found in result["scenarios"].items():

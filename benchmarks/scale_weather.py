@@ -1,4 +1,4 @@
-"""How often things go wrong in clusters, by what was published, and the scenarios of benchmarks/scale.py made of it.
+"""Published rates of failures in clusters, and the scenarios of benchmarks/scale.py that use them.
 
 A replica is one GPU. Rates are an hour and replica; shares are of attempts.
 
@@ -7,8 +7,8 @@ A replica is one GPU. Rates are an hour and replica; shares are of attempts.
                  least, which is what the storm's 5% stands for.
     failure      Llama 3 (Dubey et al. 2024, table 5): 419 unexpected interruptions of 16,384 H100 in 54 days: 0.002%.
     stragglers   Dolly (Ananthanarayanan et al., NSDI 2013): stragglers take eight times as long as the median task of their
-                 job, on average over Facebook's and Bing's clusters. How often is an assumption, and no mild one: one
-                 attempt in fifty. (Dean and Barroso, The Tail at Scale, 2013, say why that decides when a job ends.)
+                 job, on average over Facebook's and Bing's clusters. Their share, one attempt in fifty, is a
+                 pessimistic assumption. (Dean and Barroso, The Tail at Scale, 2013, show that it decides when a job ends.)
     hiccups      storage errors that outlived the replica's own retries: one attempt in 2,000, an assumption.
 """
 
@@ -24,7 +24,7 @@ HOURS_A_MONTH = 365 * 24 / 12
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """What goes wrong, and how long a replica takes from its start to its first shard."""
+    """The rates of a scenario, and the seconds from a replica's start to its first shard."""
 
     preempted: float = 0.0  # an hour and replica
     failed: float = 0.0  # likewise
@@ -33,7 +33,7 @@ class Weather:
     start_seconds: tuple[float, float] = (60.0, 180.0)  # a node, its image and the model
 
     def seconds(self, median: float, draw: random.Random) -> float:
-        """How long an attempt takes."""
+        """The seconds of one attempt."""
         seconds = median * draw.lognormvariate(0.0, SPREAD)
         return seconds * (1 + draw.expovariate(1 / (STRAGGLING - 1))) if draw.random() < self.stragglers else seconds
 

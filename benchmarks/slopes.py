@@ -1,11 +1,11 @@
-"""Does a figure grow? Least-squares slopes of samples over time, with 95% confidence intervals.
+"""Least-squares slopes of samples over time with 95% confidence intervals, to decide whether a figure grows.
 
-    Life            one process: its samples of one figure, and when they were taken
-    pooled_slope    of several lives: each has a level of its own, all share one slope (regression with fixed effects)
+    Life            one process: its samples of one figure, and their times
+    pooled_slope    of several lives: each has its own level, and all share one slope (regression with fixed effects)
     slope           of one series
 
-Samples of a process a few seconds apart are nearly the same number, and would make an interval far too narrow: they are
-averaged over blocks first. What a process does until it is warm is left out: it fills buffers and caches once.
+Samples a few seconds apart are strongly correlated and would make the interval far too narrow, so they are averaged over
+blocks first. The warm-up of a process, in which it fills buffers and caches, is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 
 @dataclass(slots=True)
 class Life:
-    """Seconds since the process was first seen, and what was measured then."""
+    """Seconds since the process was first seen, and the samples."""
 
     seconds: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the start of a run costs, by stages, for two or more checkouts in turn.
+"""The time of a run's start and end, by stages, for one or more checkouts in turn.
 
     python -m benchmarks.startup [--tree NAME=FOLDER ...] [--rounds 5] [--out FILE]
 
@@ -15,7 +15,8 @@ the process was started, and for ray.init and ray.shutdown the length of the cal
     leftovers   seconds until the last process that Ray started has ended, after that
     cpu         CPU seconds of the driver and of all that it started and waited for
 
-Trees take turns, so that the machine's moods meet all of them. The corpus and the model are tests/compat/fixture's.
+Trees take turns, so that changes of the machine's speed affect all of them. The corpus and the model are
+tests/compat/fixture's.
 """
 
 from __future__ import annotations

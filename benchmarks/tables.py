@@ -3,7 +3,7 @@
     python -m benchmarks.tables [--check]
 
 Each page has one marked block, which is rewritten in place: the full tables in docs/benchmarks.md, the two small ones in
-README.md. --check changes nothing and exits 1 when a block is not what the files say. A kind of result is a function in
+README.md. --check changes nothing and exits 1 if a block differs from the files. A kind of result is a function in
 KINDS, found by the file's "benchmark"; other files are left alone.
 """
 

@@ -1,10 +1,10 @@
-"""A run of the real command that is watched and killed: what benchmarks/long_haul.py does to it.
+"""A run of the real command that is sampled and killed, for benchmarks/long_haul.py.
 
-    moments     when what is killed: a function of the seed
-    Haul        one run on a Ray of its own, its drivers one after the other, what was sampled of them and of the replicas
+    moments     the times of the kills, a function of the seed
+    Haul        one run on a Ray of its own: its successive drivers, and the samples of drivers and replicas
     measured    memory and file descriptors of a process, from /proc
 
-Processes are killed by pid; what a driver started is known by a mark in its environment.
+Processes are killed by pid. Processes that a driver started are recognised by a variable in their environment.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def measured(pid: int) -> dict[str, float] | None:
 
 @dataclass
 class Haul:
-    """The run, its drivers one after the other, and what was seen of them."""
+    """The run, its successive drivers, and their samples."""
 
     config: Path
     chance: random.Random
@@ -81,7 +81,7 @@ class Haul:
         return {int(number): int(pid) for number, pid in ready if psutil.pid_exists(int(pid))}
 
     def sample(self) -> None:
-        """Of the driver only while replicas live: at the end it imports what draws the report, which is no growth."""
+        """Sample the processes. The driver only while replicas live: at its end it imports the drawing libraries."""
         self.machine.add(time.monotonic() - self.began, pace())
         replicas = [("replica", pid) for pid in self.replicas().values()]
         for kind, pid in [("driver", self.driver.pid), *replicas] if replicas else []:
@@ -138,7 +138,7 @@ class Haul:
         return dict(json.loads(self._answer.read_text()))
 
     def end(self) -> None:
-        """Nothing of it stays behind."""
+        """End all processes of the run."""
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == self.mark:
