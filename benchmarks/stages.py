@@ -1,9 +1,9 @@
-"""A replica's stages, each alone and then all together: which of them keeps the encoder waiting?
+"""Measures the stages of a replica, each alone and then all together, to find the one that keeps the encoder waiting.
 
     python -m benchmarks.stages CORPUS.parquet --model FOLDER|package:NAME/folder [--rows 8000] [--rounds 3] [--shards 4]
                                 [--precision auto] [--threads N] [--out FILE]
 
-1. cut a seeded sample of the corpus into shards, as a run would; load one replica in this process, no Ray
+1. cut a sample, drawn with a seed, of the corpus into shards, as a run would; load one replica in this process, no Ray
 2. rounds: every stage alone over the same windows (read, tokenize, plan of batches, encode, rows and write), then
    Replica.embed_shard over all shards, two in flight
 3. busy share in steady state: seconds inside the encoder, of the time between its first start and its last end; and what
@@ -36,14 +36,14 @@ from jobs.planning.choose_run import plan_or_reopen
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.request import Request
 from workers.config import Precision
-from workers.dedup.deduplicator import Placement, TextPlacer
+from workers.dedup.deduplicator import DedupedWindow, Deduplicator
 from workers.engine.batching import plan_batches
 from workers.reading.reader import read_windows
 from workers.records.shard import Assignment, Failure
 from workers.records.tokens import TokenizedTexts
 from workers.replica.replica import Replica
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
-from workers.replica.shard_job import EncodedWindow, ShardJob
+from workers.replica.shard_job import EncodedWindow, ShardContext, ShardJob
 from workers.storage.store import Store
 from workers.table.schema import output_schema
 
@@ -59,7 +59,7 @@ class Watched(Replica):
         self.spans: list[tuple[float, float]] = []
         super().__init__(settings, name)
 
-    def _encode(self, item: tuple[Placement, TokenizedTexts]) -> EncodedWindow:
+    def _encode(self, item: tuple[DedupedWindow, TokenizedTexts]) -> EncodedWindow:
         began = time.perf_counter()
         try:
             return super()._encode(item)
@@ -104,19 +104,17 @@ class Stages:
         place = self._folder / f"alone-{next(self._turns)}"
         target = Store(str(place), {})
         target.atomic_create = self.run.store.atomic_create
+        context = ShardContext(self.run.plan, schema, target, self._folder / "spool", "bench", replica._tokenizer.strings)
         for shard in self.run.shards:
             assignment = Assignment(shard, 1, 1)
             windows = timed("read", list, read_windows(shard, self.run.plan, {}))
-            job = ShardJob(
-                assignment, self.run.plan, schema, target, self._folder / "spool", "bench",
-                replica._tokenizer.strings,
-            )  # fmt: skip
-            placer = TextPlacer()
+            job = ShardJob(assignment, context)
+            deduplicator = Deduplicator()
             for window in windows:
-                placement, tokens = timed("tokenize", replica._tokenize, (window, placer))
+                deduped, tokens = timed("tokenize", replica._tokenize, (window, deduplicator))
                 timed("plan batches", plan, tokens)
                 encoded = timed(ENCODE, encoder.encode, tokens)
-                timed("rows and write", job.append, (placement, tokens, encoded))
+                timed("rows and write", job.append, (deduped, tokens, encoded))
             timed("rows and write", job.finish, {})
         shutil.rmtree(place, ignore_errors=True)
         return seconds

@@ -28,7 +28,7 @@ from jobs.state.stored_shards import pending
 from workers.records.documents import text_hash
 from workers.records.shard import Assignment, Receipt, Shard
 from workers.records.tokens import EncodedTexts, TokenizedTexts, rows_of_texts
-from workers.replica.shard_job import ShardJob
+from workers.replica.shard_job import ShardContext, ShardJob
 from workers.table.schema import output_schema
 
 Rows = Sequence[tuple[str, str | None]]  # id, text
@@ -88,10 +88,11 @@ class HandSession:
 def embed_shard(run: Run, shard: Shard, epoch: int = 1) -> Receipt:
     """All stages of a replica but its model."""
     schema, task = output_schema(run.plan, run.stamp, run.config.output.partition_by), Assignment(shard, epoch, 1)
-    job = ShardJob(task, run.plan, schema, run.store, Path(os.environ["HOME"]) / "spool", "hand", lambda ids: [])
-    for window, placer in job.items():
-        placement = placer.place(window)
-        texts = placement.texts()
+    context = ShardContext(run.plan, schema, run.store, Path(os.environ["HOME"]) / "spool", "hand", lambda ids: [])
+    job = ShardJob(task, context)
+    for window, deduplicator in job.items():
+        deduped = deduplicator.deduplicate(window)
+        texts = deduped.texts()
         lengths = np.array([len(text.split()) for text in texts], np.int64)
         tokens = TokenizedTexts(
             input_ids=np.zeros(int(lengths.sum()), np.int32),
@@ -103,8 +104,8 @@ def embed_shard(run: Run, shard: Shard, epoch: int = 1) -> Receipt:
             num_tokens=lengths.astype(np.int32),
             prompt_tokens=0,
         )
-        placer.settle(placement, rows_of_texts(tokens, chunked=False))
-        job.append((placement, tokens, EncodedTexts(_vectors(texts, schema.stamp.dim), None, int(lengths.sum()))))
+        deduplicator.assign_rows(deduped, rows_of_texts(tokens, chunked=False))
+        job.append((deduped, tokens, EncodedTexts(_vectors(texts, schema.stamp.dim), None, int(lengths.sum()))))
     return job.finish({"encode": 1.0})
 
 

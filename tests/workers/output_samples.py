@@ -81,12 +81,12 @@ def rows(shape: OutputSchema, count: int, seed: int = 0, start: int = 0, **kept:
 
 def append(writer: ShardWriter, shape: OutputSchema, table: pa.Table) -> None:
     """Finished rows as one window of documents, each with a text of its own."""
-    first, count = writer.shelf.rows, table.num_rows
+    first, count = writer.cache.rows, table.num_rows
     places = [pa.array(range(first, first + count), pa.int64()), pa.array([1] * count, pa.int32())]
     documents = table.select([name for name in shape.documents.names if name != "embedding"])
     documents = documents.append_column("embedding", pa.StructArray.from_arrays(places, ["row", "rows"]))
     vectors = table.select([name for name in shape.of_text if name in table.column_names])
-    if "clipped" in shape.shelf.names:
+    if "clipped" in shape.cache.names:
         vectors = vectors.append_column("clipped", pa.array([0] * count, pa.int32()))
     writer.append(documents.cast(shape.documents), vectors)
 

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from tests.workers.corpus_files import plan_of, slice_of
 from tests.workers.output_samples import DIM, INT8_SCALE, stamp
 from workers.config import LongText, Pooling, VectorType
-from workers.dedup.deduplicator import Placement
+from workers.dedup.deduplicator import DedupedWindow
 from workers.records.shard import Assignment, Receipt, Shard
 from workers.records.tokens import EncodedTexts, TokenizedTexts, rows_of_texts
-from workers.replica.shard_job import ShardJob
+from workers.replica.shard_job import ShardContext, ShardJob
 from workers.storage.store import Store
 from workers.table.schema import OutputSchema, output_schema
 
@@ -80,17 +80,16 @@ class Line:
         plan = replace(plan_of(keep, id="id"), window_bytes=window_bytes)
         schema = self.schema(run_id, keep)
         work = Shard(shard, (slice_of(source, first_row=0),), 0, earlier=tuple(earlier))
-        job = ShardJob(
-            Assignment(work, next(self._epochs), 1), plan, schema, self.store, self.folder / "spool", "line", _strings
-        )
+        context = ShardContext(plan, schema, self.store, self.folder / "spool", "line", _strings)
+        job = ShardJob(Assignment(work, next(self._epochs), 1), context)
         if self.part_bytes is not None:
             job._writer._vectors_per_part = self.part_bytes // (DIM * 4)
         self.shown, self.shapes = [], []
-        for window, placer in job.items():
-            placement: Placement = placer.place(window)
-            tokens = self._tokenize(placement.texts(), schema)
-            placer.settle(placement, rows_of_texts(tokens, schema.chunked))
-            job.append((placement, tokens, self._encode(tokens, schema)))
+        for window, deduplicator in job.items():
+            deduped: DedupedWindow = deduplicator.deduplicate(window)
+            tokens = self._tokenize(deduped.texts(), schema)
+            deduplicator.assign_rows(deduped, rows_of_texts(tokens, schema.chunked))
+            job.append((deduped, tokens, self._encode(tokens, schema)))
         return job.finish({})
 
     def rows(self, receipt: Receipt) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
-"""Where each document of a window finds its vectors: on the shelf already, or among the texts that are embedded now.
+"""Which texts of a window are embedded, and which vectors are reused: those of an earlier snapshot, or of this shard.
 
-    TextPlacer.admit     rows of earlier parts, text by text: which are to be put on the shelf      (before the first window)
-    TextPlacer.place     a window -> Placement: which of its texts are new, which are probed
-    TextPlacer.settle    once the new texts are tokenised: their shelf rows, and with them every document's
+    Deduplicator.admit          texts of an earlier snapshot, before the first window: which go into the vector cache
+    Deduplicator.deduplicate    a window -> DedupedWindow: which of its texts are new, which are probed
+    Deduplicator.assign_rows    cache rows of the new texts, once the tokeniser knows how many each takes
 
-Shelf rows are given out in the order in which texts are met, so they are the same on every attempt; the writing thread puts
-the vectors there in that very order, later. A text that turns out bad keeps its rows: what lies there is never read.
+Rows of the vector cache are given out in the order in which texts appear, so they are the same on every attempt. The writing
+thread appends the vectors in that very order, later. A text whose vector is bad keeps its rows; nothing reads them.
 Knows neither tokens nor vectors.
 """
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.dedup.hash_index import Hashes, TextIndex, first_places, hash_texts
+from workers.dedup.hash_index import Hashes, HashIndex, first_positions, hash_texts
 from workers.host.spill_file import Positions
 from workers.records.documents import TEXT, DocumentWindow
 
@@ -29,17 +29,17 @@ PROBE_TEXT_BYTES = 16 << 10  # longer ones cost more than they tell, unless ther
 
 
 @dataclass(slots=True)
-class Placement:
+class DedupedWindow:
     """D documents of a window and its U distinct texts, N new ones and P probes among them."""
 
     window: DocumentWindow
     hashes: Hashes  # [D]
-    new: Positions  # [N] places in the window of the texts to embed, ascending
-    probes: Positions  # [P] places of reused texts that are embedded again, ascending
-    seeded_rows: int  # shelf rows below this hold vectors of an earlier snapshot
+    new: Positions  # [N] positions in the window of the texts to embed, ascending
+    probes: Positions  # [P] positions of reused texts that are embedded again, ascending
+    prefilled_rows: int  # cache rows below this hold vectors of an earlier snapshot
     own_D: Positions  # which of the U texts is the document's
-    row_U: Positions  # first shelf row of each text; -1 for new ones until they are settled
-    count_U: Positions  # number of shelf rows, likewise 0
+    row_U: Positions  # first cache row of each text; -1 for new ones until rows are assigned
+    count_U: Positions  # number of cache rows, likewise 0
 
     def texts(self) -> list[str]:
         """What to tokenise and encode: [N + P], the probes last."""
@@ -58,50 +58,50 @@ class Placement:
     @property
     def reused_D(self) -> Flags:
         """The document's vectors come from an earlier snapshot."""
-        reused: Flags = self.row_D < self.seeded_rows
+        reused: Flags = self.row_D < self.prefilled_rows
         return reused
 
     @property
     def repeated_D(self) -> Flags:
-        """The document's text stood earlier in this shard and was embedded there."""
+        """The document's text appeared earlier in this shard and was embedded there."""
         repeated: Flags = ~self.reused_D
         repeated[self.new] = False
         return repeated
 
 
-class TextPlacer:
-    """Gives out the shelf rows of one shard. One thread at a time."""
+class Deduplicator:
+    """Of one shard. Gives out the rows of its vector cache. One thread at a time."""
 
     def __init__(self) -> None:
-        self._index = TextIndex()
-        self._rows = self._seeded_rows = 0
+        self._index = HashIndex()
+        self._rows = self._prefilled_rows = 0
         self._probed = False
 
     def admit(self, hashes: Hashes, counts: Positions) -> Flags:
-        """[N] which of these texts of an earlier snapshot are not on the shelf yet; those take the next rows, in order."""
-        first, _ = first_places(hashes)
+        """[N] which of these texts of an earlier snapshot are not cached yet; those take the next rows, in order."""
+        first, _ = first_positions(hashes)
         rows, _ = self._index.find(hashes[first])
         first = first[rows < 0]
         self._add(hashes[first], counts[first])
-        self._seeded_rows = self._rows
+        self._prefilled_rows = self._rows
         admitted = np.zeros(len(hashes), np.bool_)
         admitted[first] = True
         return admitted
 
-    def place(self, window: DocumentWindow) -> Placement:
-        """What of this window is to be tokenised and encoded. `settle` must follow before the next window is placed."""
+    def deduplicate(self, window: DocumentWindow) -> DedupedWindow:
+        """What of this window is to be tokenised and encoded. `assign_rows` must follow before the next window."""
         texts = window.table[TEXT]
         hashes = hash_texts(texts)
-        first_U, own_D = first_places(hashes)
+        first_U, own_D = first_positions(hashes)
         row_U, count_U = self._index.find(hashes[first_U])
-        probes = self._probes(texts, first_U[(row_U >= 0) & (row_U < self._seeded_rows)])
-        return Placement(window, hashes, first_U[row_U < 0], probes, self._seeded_rows, own_D, row_U, count_U)
+        probes = self._probes(texts, first_U[(row_U >= 0) & (row_U < self._prefilled_rows)])
+        return DedupedWindow(window, hashes, first_U[row_U < 0], probes, self._prefilled_rows, own_D, row_U, count_U)
 
-    def settle(self, placement: Placement, counts: Positions) -> None:
-        """`counts`: [N + P] rows that each of placement.texts() takes on the shelf, as the tokeniser has found."""
-        new_U, counts = placement.row_U < 0, counts[: len(placement.new)]
-        placement.count_U[new_U] = counts
-        placement.row_U[new_U] = self._add(placement.hashes[placement.new], counts)
+    def assign_rows(self, deduped: DedupedWindow, counts: Positions) -> None:
+        """`counts`: [N + P] cache rows that each of deduped.texts() takes, by the tokeniser."""
+        new_U, counts = deduped.row_U < 0, counts[: len(deduped.new)]
+        deduped.count_U[new_U] = counts
+        deduped.row_U[new_U] = self._add(deduped.hashes[deduped.new], counts)
 
     def _add(self, hashes: Hashes, counts: Positions) -> Positions:
         rows: Positions = self._rows + np.cumsum(counts) - counts
@@ -110,7 +110,7 @@ class TextPlacer:
         return rows
 
     def _probes(self, texts: pa.ChunkedArray, reused: Positions) -> Positions:
-        """Of the first window that has reused texts some, spread over it."""
+        """Some texts of the first window that has reused ones, spread over it."""
         if self._probed or not len(reused):
             return np.empty(0, np.int64)
         self._probed = True

@@ -1,7 +1,7 @@
-"""Which texts have their vectors on the shelf, and where: 128-bit text hash -> first shelf row, number of rows.
+"""An index of the texts in the vector cache: 128-bit text hash -> first cache row, number of rows.
 
     hash_texts    a column of texts -> hashes, straight from Arrow's buffer: no Python string is made
-    TextIndex     find many, add many
+    HashIndex     find many, add many
 
 Hashes are NumPy arrays of type S16. NumPy drops trailing zero bytes when an element is taken out, never when arrays are
 compared, sorted or copied: all 128 bits count. The index is sorted runs that are merged as they double and left alone beyond
@@ -52,8 +52,8 @@ def to_column(hashes: Hashes) -> pa.FixedSizeBinaryArray:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(TEXT_HASH_BYTES), len(hashes), [None, buffer])
 
 
-def first_places(hashes: Hashes) -> tuple[Positions, Positions]:
-    """([U] ascending places where a text stands first, [N] for each text which of those U is its own)."""
+def first_positions(hashes: Hashes) -> tuple[Positions, Positions]:
+    """([U] ascending positions where a text appears first, [N] for each text which of those U is its own)."""
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty(len(order), np.int64)
@@ -73,7 +73,7 @@ class _Run:
         return len(self.hashes)
 
 
-class TextIndex:
+class HashIndex:
     """Not for use from several threads at once."""
 
     def __init__(self) -> None:
@@ -83,21 +83,21 @@ class TextIndex:
         return sum(len(run) for run in self._runs)
 
     def find(self, hashes: Hashes) -> tuple[Positions, Positions]:
-        """[N] first shelf row of each text, -1 where it is not there, and [N] its number of rows, 0 where it is not."""
+        """[N] first cache row of each text, -1 where it is not there, and [N] its number of rows, 0 where it is not."""
         rows, counts = np.full(len(hashes), -1, np.int64), np.zeros(len(hashes), np.int64)
-        asked = np.argsort(hashes)  # in order, neighbours share what a search brings into the caches
-        wanted = hashes[asked]
+        left = np.argsort(hashes)  # in order, neighbours share what a search brings into the processor's caches
+        sought = hashes[left]
         for run in reversed(self._runs):
-            places = np.searchsorted(run.hashes, wanted)
-            places[places == len(run)] = 0
-            hit = run.hashes[places] == wanted
-            rows[asked[hit]] = run.rows[places[hit]]
-            counts[asked[hit]] = 1 if run.counts is None else run.counts[places[hit]]
-            asked, wanted = asked[~hit], wanted[~hit]
+            at = np.searchsorted(run.hashes, sought)
+            at[at == len(run)] = 0
+            hit = run.hashes[at] == sought
+            rows[left[hit]] = run.rows[at[hit]]
+            counts[left[hit]] = 1 if run.counts is None else run.counts[at[hit]]
+            left, sought = left[~hit], sought[~hit]
         return rows, counts
 
     def add(self, hashes: Hashes, rows: Positions, counts: Positions) -> None:
-        """Texts that are not there yet, each once: `rows` are their first shelf rows (below 2^32)."""
+        """Texts that are not there yet, each once: `rows` are their first cache rows (below 2^32)."""
         if len(hashes):
             several = None if (counts == 1).all() else counts.astype(np.uint32)
             self._runs.append(_sorted(hashes, rows.astype(np.uint32), several))

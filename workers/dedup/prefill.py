@@ -1,11 +1,11 @@
-"""Vectors of an earlier snapshot go to the shelf of a shard: each earlier part is read once, and of its columns only some.
+"""Fills the vector cache of a shard from parts of an earlier snapshot. Each part is read once, and only some of its columns.
 
-    part -> is it made as this run makes its parts? -> batches of text_hash and the text's columns, page checksums verified
-         -> whole texts (a text with chunks has several rows, neighbours, perhaps in two parts) -> those not on the shelf yet
+    part -> was it made as this run makes its parts? -> batches of text_hash and the text's columns, page checksums verified
+         -> whole texts (a text with chunks has several neighbouring rows, perhaps in two parts) -> those not cached yet
 
-A part that is gone, damaged or of another make is left out with one log line: what would have come from it is embedded. A
-text whose rows are not all there, or hold a vector that must not be written, is left out likewise. A store that does not
-answer fails the attempt: what is on the shelf must not depend on the weather. Memory holds one batch and one text's rows.
+A part that is gone, damaged or made in another way is left out with one log line; its texts are embedded. A text whose rows
+are not all there, or hold a vector that must not be written, is left out likewise. A store that does not answer fails the
+attempt: every attempt must fill the cache with the same rows. Memory holds one batch and one text's rows.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from workers.config import VectorType
-from workers.dedup.deduplicator import TextPlacer
+from workers.dedup.deduplicator import Deduplicator
 from workers.dedup.hash_index import from_column
-from workers.dedup.vector_cache import Shelf
+from workers.dedup.vector_cache import VectorCache
 from workers.errors import ObjectError
 from workers.host.spill_file import Positions
 from workers.records.documents import WINDOW_ROWS
 from workers.records.tokens import ranges
 from workers.storage.store import Store
 from workers.table.part_file import PartDamaged, PartName, PartReader, open_part
-from workers.table.schema import EMBEDDING, OF_THE_VECTORS, TEXT_HASH, OutputSchema
+from workers.table.schema import CHUNK, EMBEDDING, OF_THE_VECTORS, TEXT_HASH, OutputSchema
 from workers.table.vectors import as_float32, bad_rows, vectors_per_row
 
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 8 << 20  # of all columns, before compression
 BUFFER_BYTES = 4 << 20  # one range request inside a large column chunk
 
 log = logging.getLogger("reembed")
 
 
 class EarlierPart(NamedTuple):
-    """One part by its path. Parts sort by shard and partition, and where those have several pieces, by piece."""
+    """One part by its path. Parts sort by partition and shard, and where those have several pieces, by piece."""
 
-    stem: str
+    first: str  # path without the piece: equal for all pieces
     piece: int  # -1: there is only one
     path: str
 
@@ -53,11 +53,13 @@ class EarlierPart(NamedTuple):
 
     def follows(self, other: EarlierPart | None) -> bool:
         """Whether rows of one text may begin in `other` and go on here."""
-        return other is not None and self.stem == other.stem and other.piece >= 0 and self.piece == other.piece + 1
+        return other is not None and self.first == other.first and other.piece >= 0 and self.piece == other.piece + 1
 
 
-def seed_shelf(store: Store, paths: Sequence[str], schema: OutputSchema, placer: TextPlacer, shelf: Shelf) -> None:
-    """Read the parts at `paths`, in an order of its own, and put each of their texts on the shelf once.
+def prefill_cache(
+    store: Store, paths: Sequence[str], schema: OutputSchema, deduplicator: Deduplicator, cache: VectorCache
+) -> None:
+    """Read the parts at `paths`, sorted, and put each of their texts in the cache once.
 
     Raises:
         TransientError: the store did not answer, or the local disk is full. UsageError: the store refused.
@@ -70,32 +72,32 @@ def seed_shelf(store: Store, paths: Sequence[str], schema: OutputSchema, placer:
         before = None
         try:
             for rows in _batches(store, part.path, schema):
-                _admit(texts.add(rows), schema, placer, shelf)
+                _admit(texts.add(rows), schema, deduplicator, cache)
             before = part
         except FileNotFoundError:
             log.warning("%s: gone, so its texts are embedded again", store.uri_of(part.path))
         except ObjectError as error:
             log.warning("%s, so its texts are embedded again", error)
         if before is not None and part.piece < 0:  # else the last text may go on in the next piece
-            _admit(texts.end(), schema, placer, shelf)
+            _admit(texts.end(), schema, deduplicator, cache)
 
 
 def _batches(store: Store, path: str, schema: OutputSchema) -> Iterator[pa.Table]:
     """Rows of a part: text_hash, and the columns that the text decides.
 
     Raises:
-        ObjectError: damaged, or of another make. FileNotFoundError, TransientError, UsageError: the store.
+        ObjectError: damaged, or made in another way. FileNotFoundError, TransientError, UsageError: the store.
     """
     columns = [TEXT_HASH, *schema.of_text]
     with open_part(store, path, buffer_bytes=BUFFER_BYTES) as part:
-        _check_make(part, columns, schema)
+        _check_origin(part, columns, schema)
         for batch in part.batches(max(1, min(WINDOW_ROWS, BATCH_BYTES // max(1, part.row_bytes()))), columns):
             if any(column.null_count for column in batch.columns):
                 raise PartDamaged(part.uri, "null where the writer leaves none")
             yield pa.Table.from_batches([batch])
 
 
-def _check_make(part: PartReader, columns: Sequence[str], schema: OutputSchema) -> None:
+def _check_origin(part: PartReader, columns: Sequence[str], schema: OutputSchema) -> None:
     """Raises: ObjectError: the part's vectors are not what this run would make of the same texts."""
     ours = schema.stamp.footer()
     for key in OF_THE_VECTORS:
@@ -110,7 +112,7 @@ def _check_make(part: PartReader, columns: Sequence[str], schema: OutputSchema) 
 
 
 class _Whole(NamedTuple):
-    """Rows of which some are whole texts: those of `counts` rows each that begin at `starts`."""
+    """Rows, and the whole texts among them: the n-th has counts[n] rows and begins at starts[n]."""
 
     rows: pa.Table
     starts: Positions
@@ -118,7 +120,7 @@ class _Whole(NamedTuple):
 
 
 class _WholeTexts:
-    """Cuts a stream of rows into whole texts. Only with chunks can a text have several rows, and then it may go on."""
+    """Cuts a stream of rows into whole texts. With chunks a text has several rows and may go on in the next batch."""
 
     def __init__(self, schema: OutputSchema) -> None:
         self._schema = schema
@@ -130,7 +132,7 @@ class _WholeTexts:
             return self._whole(rows)
         if self._open is not None:
             rows = pa.concat_tables([self._open, rows])
-        begins = np.flatnonzero(rows["chunk"].to_numpy() == 0)
+        begins = np.flatnonzero(rows[CHUNK].to_numpy() == 0)
         last = int(begins[-1]) if len(begins) else rows.num_rows
         self._open = rows.slice(last) if len(begins) else None
         return self._whole(rows.slice(0, last))
@@ -138,7 +140,7 @@ class _WholeTexts:
     def end(self) -> _Whole:
         """The last text: nothing follows it."""
         rows, self._open = self._open, None
-        return self._whole(self._schema.shelf.empty_table() if rows is None else rows)
+        return self._whole(self._schema.cache.empty_table() if rows is None else rows)
 
     def forget(self) -> None:
         """What follows the last text is not known."""
@@ -146,7 +148,7 @@ class _WholeTexts:
 
     def _whole(self, rows: pa.Table) -> _Whole:
         """Texts whose chunks count up from 0 under one hash and whose vectors may be written."""
-        chunk_R = rows["chunk"].to_numpy() if self._schema.chunked else np.zeros(rows.num_rows, np.int32)
+        chunk_R = rows[CHUNK].to_numpy() if self._schema.chunked else np.zeros(rows.num_rows, np.int32)
         starts = np.flatnonzero(chunk_R == 0)
         if not len(starts):
             return _Whole(rows, starts, starts)
@@ -159,7 +161,7 @@ class _WholeTexts:
         return _Whole(rows, starts[good], counts[good])
 
     def _bad(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
-        """[rows] a vector is there that no writer leaves; parts of early versions carry no checksums."""
+        """[rows] whether a row holds a vector that no writer leaves; parts of early versions carry no checksums."""
         stamp, column = self._schema.stamp, rows[EMBEDDING]
         bad_R = np.zeros(rows.num_rows, np.bool_)
         if stamp.vector is not VectorType.BINARY:
@@ -168,13 +170,13 @@ class _WholeTexts:
         return bad_R
 
 
-def _admit(texts: _Whole, schema: OutputSchema, placer: TextPlacer, shelf: Shelf) -> None:
-    """Those that are not on the shelf yet."""
+def _admit(texts: _Whole, schema: OutputSchema, deduplicator: Deduplicator, cache: VectorCache) -> None:
+    """Put those in the cache that are not there yet."""
     if not len(texts.starts):
         return
-    new = placer.admit(from_column(texts.rows[TEXT_HASH])[texts.starts], texts.counts)
+    new = deduplicator.admit(from_column(texts.rows[TEXT_HASH])[texts.starts], texts.counts)
     chosen = ranges(texts.starts[new], texts.counts[new])
     rows = texts.rows if len(chosen) == texts.rows.num_rows else texts.rows.take(pa.array(chosen))
     columns = [rows[name] if name in rows.column_names else pa.repeat(pa.scalar(0, pa.int32()), rows.num_rows)
-               for name in schema.shelf.names]  # fmt: skip
-    shelf.seed(pa.Table.from_arrays(columns, schema=schema.shelf))
+               for name in schema.cache.names]  # fmt: skip
+    cache.prefill(pa.Table.from_arrays(columns, schema=schema.cache))

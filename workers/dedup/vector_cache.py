@@ -1,12 +1,13 @@
-"""The vectors of a shard's distinct texts, on the local disk until its parts are written. Shelf rows become output rows.
+"""The vectors of a shard's distinct texts, on the local disk until its parts are written. Cache rows become output rows.
 
-    seed      rows of earlier parts                        before the first window        -> shelf rows 0, 1, ...
-    append    rows of the texts that were embedded now     window by window, in order     -> the rows after those
-    open      everything, memory-mapped: any rows by position
+    prefill         rows of earlier parts                      before the first window       -> cache rows 0, 1, ...
+    append          rows of the texts that are embedded now    window by window, in order    -> the rows after those
+    open            all rows, memory-mapped: any rows by position
+    probe_cosine    a few reused texts embedded again: does this device give the vectors that the earlier snapshot holds?
 
 A row holds what the text alone decides (OutputSchema.of_text): vector, number of tokens, the chunk, the token strings. For
-int8 also how many components had to be clipped; 0 in seeded rows, whose own run has counted them. Which text lies where is
-placement.py's matter. Seeding and appending are two files, so that one can be read while the other grows.
+int8 also how many components had to be clipped; 0 in prefilled rows, whose own run has counted them. deduplicator.py decides
+which text has which rows. Prefilled and appended rows are two files, so that one can be read while the other grows.
 """
 
 from __future__ import annotations
@@ -20,22 +21,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from workers.dedup.deduplicator import DedupedWindow
 from workers.host.spill_file import Positions, SpillFile, take_rows
+from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges, text_of_vectors
 from workers.table.schema import EMBEDDING, OutputSchema
-from workers.table.vectors import vectors_per_row
+from workers.table.vectors import as_float32, cosines_to_stored, vectors_per_row
 
 GATHERED_ROWS = 8192  # rows in no order are gathered so many at a time: sorted, taken, put back
 
 
-class ShelfRows:
-    """An open shelf. Tables are backed by the files as far as they are runs of rows, and valid while it is open."""
+class CachedRows:
+    """An open cache. Tables of consecutive rows are backed by the files, and valid only while it is open."""
 
     def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
         self._batches = batches
 
     @property
     def names(self) -> list[str]:
-        """Columns; none where the shelf is empty."""
+        """Columns; none where the cache is empty."""
         return list(self._batches[0].schema.names) if self._batches else []
 
     def take(self, rows: Positions) -> pa.Table:
@@ -47,7 +50,7 @@ class ShelfRows:
         )
 
     def numbers(self, name: str) -> npt.NDArray[Any]:
-        """A whole column of numbers or flags, by shelf row."""
+        """A whole column of numbers or flags, by cache row."""
         return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches])
 
     def vectors_per_row(self) -> Positions:
@@ -61,43 +64,69 @@ class ShelfRows:
         return take_rows(self._batches, rows[order]).take(pa.array(back))
 
 
-class Shelf:
+class VectorCache:
     """One shard's. Its files are in `folder`, whose owner removes them."""
 
     def __init__(self, folder: Path, schema: OutputSchema) -> None:
-        self.schema = schema.shelf
-        self._seeded = SpillFile(folder / "seeded.arrow", self.schema)
+        self.schema = schema.cache
+        self._prefilled = SpillFile(folder / "prefilled.arrow", self.schema)
         self._fresh = SpillFile(folder / "fresh.arrow", self.schema)
 
     @property
     def rows(self) -> int:
-        return self._seeded.rows + self._fresh.rows
+        return self._prefilled.rows + self._fresh.rows
 
-    def seed(self, table: pa.Table) -> None:
+    def prefill(self, table: pa.Table) -> None:
         """Rows of earlier parts. Raises: TransientError: local disk full."""
-        self._seeded.append(table)
+        self._prefilled.append(table)
 
     def append(self, table: pa.Table) -> None:
         """Rows of texts embedded now. Raises: TransientError: local disk full."""
         self._fresh.append(table)
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[ShelfRows]:
+    def open(self) -> Iterator[CachedRows]:
         """All rows; ends appending."""
-        with self._seeded.batches() as seeded, self._fresh.batches() as fresh:
-            yield ShelfRows([*seeded, *fresh])
+        with self._prefilled.batches() as prefilled, self._fresh.batches() as fresh:
+            yield CachedRows([*prefilled, *fresh])
 
     @contextlib.contextmanager
-    def open_seeded(self) -> Iterator[ShelfRows]:
-        """The seeded rows; appending goes on."""
-        with self._seeded.batches() as seeded:
-            yield ShelfRows(seeded)
+    def open_prefilled(self) -> Iterator[CachedRows]:
+        """The prefilled rows; appending goes on."""
+        with self._prefilled.batches() as prefilled:
+            yield CachedRows(prefilled)
 
     def release(self) -> None:
         """Let go of the pages read so far; what is open stays valid."""
-        self._seeded.release()
+        self._prefilled.release()
         self._fresh.release()
 
     def close(self) -> None:
-        self._seeded.close()
+        self._prefilled.close()
         self._fresh.close()
+
+
+def probe_cosine(
+    deduped: DedupedWindow, tokens: TokenizedTexts, encoded: EncodedTexts, cached: CachedRows, schema: OutputSchema
+) -> float:
+    """The smallest cosine between the cached and the fresh vectors of deduped.probes, of which there is at least one.
+
+    Where nearly everything is reused, little else shows a device that computes wrongly. Only the comparison is kept: what
+    is written stays what was stored. int8 is compared times its scale, binary by the signs, float16 widened; of a text's
+    chunks or tokens the worst vector counts.
+
+    Returns:
+        -1 where a text has another number of vectors than it had, or a fresh one is not finite.
+    """
+    stamp, probes = schema.stamp, deduped.probes
+    counts_P = deduped.count_D[probes]
+    column = cached.take(ranges(deduped.row_D[probes], counts_P)).column(EMBEDDING)
+    cached_VD = as_float32(column, stamp.vector, stamp.int8_scale)
+    probe_V = np.repeat(np.repeat(np.arange(len(probes)), counts_P), vectors_per_row(column))
+    text_V = text_of_vectors(tokens, encoded, schema.chunked)
+    worst = 1.0
+    for number in range(len(probes)):
+        before, now = cached_VD[probe_V == number], encoded.vectors[text_V == len(deduped.new) + number]
+        same = before.shape == now.shape
+        worst = min(worst, float(cosines_to_stored(before, now, stamp.vector).min(initial=1.0)) if same else -1.0)
+    return worst

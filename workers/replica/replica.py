@@ -1,11 +1,11 @@
-"""The composition root of a worker process: holds one model, embeds one shard after another.
+"""A replica: the composition root of a worker process. It holds one model and embeds one shard after another.
 
     embed_shard(assignment) -> Receipt | Failure
-        adopt what an earlier attempt left complete, else
+        adopt the parts of an earlier attempt if they are complete, else
         read -> tokenise -> encode -> (assemble rows, write)        (one thread each, joined by short queues)
 
-Two calls may be in flight: the second is being read while the first is embedded. Nothing here decides what is next, retries,
-or looks at another shard. Errors become a Failure that says who is to blame.
+Two calls may be in flight: the second shard is read while the first is embedded. The replica does not choose shards and does
+not retry. Errors become a Failure that says what is at fault.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ from workers.records.tokens import TokenizedTexts, rows_of_texts
 from workers.replica.golden_reference import await_golden_reference
 from workers.replica.pipeline import Pipeline
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
-from workers.replica.shard_job import EncodedWindow, ReadWindow, ShardJob
+from workers.replica.shard_job import EncodedWindow, ReadWindow, ShardContext, ShardJob
 from workers.storage.client import retries
 from workers.storage.store import Store
-from workers.table.schema import OutputSchema, output_schema
+from workers.table.schema import output_schema
 from workers.table.vectors import calibrate_scale
 from workers.writing.commit import adopt
 
 log = logging.getLogger("reembed")
 
-CALIBRATION_DOCUMENTS = 256  # per sampled shard, when the scale of int8 vectors is calibrated
+CALIBRATION_DOCUMENTS = 256  # of each sampled shard, to calibrate the scale of int8 vectors
 ENOSPC_HINT = "the local disk of this node is full; free space under its temporary folder"
 
 
 class Replica:
-    """One model on one device. `configure` comes between the constructor and the first shard.
+    """One model on one device. `configure` must be called before the first shard.
 
     Raises (constructor):
         UsageError: the model or the settings cannot be used.
-        ReplicaError: the model found on this node is not the one the run was planned with, or it computes wrongly here.
+        ReplicaError: the model on this node is not the one the run was planned with, or it computes wrong vectors here.
     """
 
     def __init__(self, settings: ReplicaSettings, name: str) -> None:
         began = time.monotonic()
         self.name, self._settings = name, settings
-        self._schema: OutputSchema | None = None
+        self._context: ShardContext | None = None  # None: not configured yet
         self._files = files = resolve_model(settings.model)
         if (files.weights_digest, files.tokenizer_digest) != (settings.weights_digest, settings.tokenizer_digest):
             raise ReplicaError(
@@ -88,14 +88,14 @@ class Replica:
         self._spill_folder = own_spill_folder()
         self._in_flight: dict[int, int] = {}
         self._trimmer = Trimmer()
-        self._documents_spared = 0  # reused or repeated texts: nothing to encode
+        self._documents_spared = 0  # not encoded, because their texts are reused or repeated
         self._lock = threading.Lock()
         self._encoding_since: float | None = None
         self._loaded_seconds = time.monotonic() - began
         self._ready_at = time.monotonic()
 
     def facts(self) -> dict[str, Any]:
-        """Where it runs and on what, for logs and the report."""
+        """Node, device and settings in use, for logs and the report."""
         return {
             "node": socket.gethostname(),
             "pid": os.getpid(),
@@ -107,31 +107,33 @@ class Replica:
         }
 
     def configure(self, resolved: ResolvedSettings) -> None:
-        """Work as the run does: a replica that `auto` took elsewhere loads the model again.
+        """Use the run's settings. If `auto` chose another precision here, the model is loaded again.
 
         Raises:
-            ReplicaError: the run's precision does not hold on this device.
+            ReplicaError: the run's precision is out of tolerance on this device.
         """
         precision = Precision(resolved.stamp.precision)
         if precision is not self._encoder.precision:
             self._encoder = self._load(precision)
         self._encoder.batch_tokens = resolved.batch_tokens
-        self._schema = output_schema(self._settings.plan, resolved.stamp, self._settings.output.partition_by)
+        schema = output_schema(self._settings.plan, resolved.stamp, self._settings.output.partition_by)
+        self._context = ShardContext(
+            self._settings.plan, schema, self._store, self._spill_folder, self.name, self._tokenizer.strings
+        )
 
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
-        """One attempt at a shard. Always answers: a Receipt, or a Failure with its reason."""
+        """One attempt at a shard. Never raises: errors are returned as a Failure."""
         shard = assignment.shard
         with self._lock:
             self._in_flight[shard.number] = assignment.epoch
         try:
-            schema = self._configured_schema()
-            left = adopt(self._store, schema.stamp.run_id, shard, schema.fingerprint())
-            if left is not None:
-                return left
-            strings = self._tokenizer.strings
-            job = ShardJob(assignment, self._settings.plan, schema, self._store, self._spill_folder, self.name, strings)
-            return self._pipeline.submit(job).result()
-        except Exception as error:  # noqa: BLE001 - the edge: every error leaves as a Failure with its blame
+            context = self._configured()
+            schema = context.schema
+            adopted = adopt(self._store, schema.stamp.run_id, shard, schema.fingerprint())
+            if adopted is not None:
+                return adopted
+            return self._pipeline.submit(ShardJob(assignment, context)).result()
+        except Exception as error:  # noqa: BLE001 - every error is returned as a Failure that says what is at fault
             return _failure(assignment, error)
         finally:
             with self._lock:
@@ -139,7 +141,11 @@ class Replica:
             self._trimmer.trim_if_due()
 
     def calibrate(self, shards: Sequence[Shard]) -> float:
-        """int8 step for the whole snapshot, from the first documents of each of these shards."""
+        """The scale of int8 vectors for the whole snapshot, from the first documents of each of these shards.
+
+        Raises:
+            ObjectError, UsageError, TransientError: as reading. ReplicaError: as encoding.
+        """
         samples = []
         for shard in shards:
             window = next(iter(read_windows(shard, self._settings.plan, {})), None)
@@ -149,15 +155,15 @@ class Replica:
         return calibrate_scale(np.concatenate(samples) if samples else np.empty((0, self._encoder.dim), np.float32))
 
     def golden(self) -> NDArray[np.float32] | None:
-        """Vectors [sequences, dim] of the golden texts, computed now as shards are; None for pooling=tokens.
+        """Vectors [sequences, dim] of the golden texts, computed as those of documents are; None for pooling=tokens.
 
-        For a replica that has nothing else to do: one thread at a time may encode.
+        Only for an idle replica, since one thread at a time may encode.
         """
         encoded = self._encoder.encode(self._tokenizer.tokenize(GOLDEN_TEXTS))
         return encoded.vectors if encoded.offsets is None else None
 
     def stats(self) -> ReplicaStats:
-        """Running totals since the model was loaded."""
+        """Totals since the model was loaded."""
         totals, since, now = dict(self._pipeline.totals), self._encoding_since, time.monotonic()
         return ReplicaStats(
             documents=int(self._encoder.documents_done) + self._documents_spared,
@@ -172,17 +178,17 @@ class Replica:
         )
 
     def _tokenize(self, item: ReadWindow) -> tuple[DedupedWindow, TokenizedTexts]:
-        """Texts whose vectors are on the shard's cache are left out here, so that nobody works on them."""
+        """Tokenise the texts whose vectors are not in the shard's cache."""
         window, deduplicator = item
         deduped = deduplicator.deduplicate(window)
         tokens = self._tokenizer.tokenize(deduped.texts())
-        deduplicator.assign_rows(deduped, rows_of_texts(tokens, self._configured_schema().chunked))
-        # probes are embedded as well, and are no documents of their own
+        deduplicator.assign_rows(deduped, rows_of_texts(tokens, self._configured().schema.chunked))
+        # probes are reused texts that are encoded again
         self._documents_spared += window.table.num_rows - len(deduped.new) - len(deduped.probes)
         return deduped, tokens
 
     def _encode(self, item: tuple[DedupedWindow, TokenizedTexts]) -> EncodedWindow:
-        """Nothing but the encoder's own work: what a GPU is paid for must not wait for Arrow."""
+        """Only the encoder's own work: a GPU must not wait for Arrow."""
         deduped, tokens = item
         self._encoding_since = time.monotonic()
         try:
@@ -196,14 +202,14 @@ class Replica:
         options = EncoderOptions(precision, settings.batch_tokens, settings.threads, reference)
         return Encoder(self._files, self._recipe, golden, options)
 
-    def _configured_schema(self) -> OutputSchema:
-        if self._schema is None:
+    def _configured(self) -> ShardContext:
+        if self._context is None:
             raise ReplicaError(f"{self.name} was given a shard before it was configured")
-        return self._schema
+        return self._context
 
 
 def _failure(assignment: Assignment, error: Exception) -> Failure:
-    """Who is to blame, in words that name the thing and the mend."""
+    """The failure that an error stands for."""
     shard, uri, rows_read = assignment.shard, None, 0
     reason = str(error)
     match error:
@@ -211,7 +217,7 @@ def _failure(assignment: Assignment, error: Exception) -> Failure:
             blame, uri, reason, rows_read = Blame.OBJECT, error.object_uri, error.reason, error.rows_read
         case ReplicaError():
             blame = Blame.REPLICA
-        case TransientError() | UsageError():  # storage away, credentials expired: no shard's fault
+        case TransientError() | UsageError():  # storage away, credentials expired: not the shard's fault
             blame = Blame.NOBODY
         case OSError():
             blame, reason = Blame.NOBODY, f"{error}" + (f"; {ENOSPC_HINT}" if error.errno == 28 else "")

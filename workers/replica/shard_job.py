@@ -1,11 +1,11 @@
-"""One shard on its way through the pipeline: where its windows come from, and what becomes of them.
+"""The pipeline's job for one attempt at a shard: the source of its windows, and the sink of its encoded windows.
 
-    items()    reading thread: vectors of earlier parts to the cache, then the shard's windows
-    append()   writing thread: rows assembled and spooled, counts to the receipt
-    finish()   writing thread: parts, quarantine file, the receipt
-    abandon()  writing thread: nothing was published, temporary files go
+    items()    reading thread: fills the cache with vectors of earlier parts, then yields the shard's windows
+    append()   writing thread: assembles rows, spills them to the local disk, counts them
+    finish()   writing thread: writes parts and quarantine file, returns the receipt
+    abandon()  writing thread: removes temporary files; nothing has been published
 
-It counts every row it meets; the receipt's figures are these counts, checked against each other before anything is written.
+Every row is counted. The receipt consists of these counts, which are checked against each other before anything is written.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from workers.dedup.deduplicator import DedupedWindow, Deduplicator
@@ -31,28 +32,30 @@ from workers.table.schema import OutputSchema
 from workers.writing.rows import document_rows, text_rows
 from workers.writing.writer import ShardWriter
 
-LARGE = 1 << 18  # documents of a shard after which the heap has holes that are worth giving back
+LARGE = 1 << 18  # documents of a shard, from which on it is worth giving freed memory back (host/memory.py)
 ReadWindow = tuple[DocumentWindow, Deduplicator]
 EncodedWindow = tuple[DedupedWindow, TokenizedTexts, EncodedTexts]
 
 
-class ShardJob:
-    """See the module; satisfies workers.replica.pipeline.Job."""
+@dataclass(frozen=True, slots=True)
+class ShardContext:
+    """What the jobs of all shards of a replica share."""
 
-    def __init__(
-        self,
-        assignment: Assignment,
-        plan: ReadPlan,
-        schema: OutputSchema,
-        store: Store,
-        spill_folder: Path,
-        replica: str,
-        token_strings: Callable[[Sequence[int]], list[str]],
-    ) -> None:
-        """`token_strings`: ids -> strings, for pooling=tokens."""
-        self._assignment, self._plan, self._schema, self._store = assignment, plan, schema, store
-        self._replica, self._token_strings = replica, token_strings
-        self._writer = ShardWriter(store, assignment, schema, spill_folder)
+    plan: ReadPlan
+    schema: OutputSchema
+    store: Store  # of the output
+    spill_folder: Path  # on the local disk
+    replica: str  # its name, for receipts
+    token_strings: Callable[[Sequence[int]], list[str]]  # ids -> strings, for pooling=tokens
+
+
+class ShardJob:
+    """One attempt at a shard; a workers.replica.pipeline.Job."""
+
+    def __init__(self, assignment: Assignment, context: ShardContext) -> None:
+        self._assignment, self._replica, self._token_strings = assignment, context.replica, context.token_strings
+        self._plan, self._schema, self._store = context.plan, context.schema, context.store
+        self._writer = ShardWriter(context.store, assignment, context.schema, context.spill_folder)
         self._deduplicator = Deduplicator()
         self._began = time.monotonic()
         self._counts: Counter[str] = Counter()
@@ -62,6 +65,11 @@ class ShardJob:
         self._probe_cosine: float | None = None
 
     def items(self) -> Iterator[ReadWindow]:
+        """The shard's windows, with the deduplicator that all of them share.
+
+        Raises:
+            ObjectError: an object cannot be read. UsageError, TransientError: the store refused or did not answer.
+        """
         shard, exclude = self._assignment.shard, dict(self._assignment.exclude)
         if self._assignment.suspect:
             check_for_poison(shard, self._plan, exclude)
@@ -70,6 +78,7 @@ class ShardJob:
             yield window, self._deduplicator
 
     def append(self, encoded: EncodedWindow) -> None:
+        """Take one encoded window. Raises: TransientError: the local disk is full."""
         deduped, tokens, vectors = encoded
         texts = text_rows(tokens, vectors, len(deduped.new), self._schema, self._token_strings)
         self._bad |= {int(deduped.row_D[deduped.new[text]]): reason for text, reason in texts.bad.items()}
@@ -95,13 +104,19 @@ class ShardJob:
         self._digest.merge(rows.source_digest)
 
     def finish(self, stage_seconds: Mapping[str, float]) -> Receipt:
+        """Write the shard's files. `stage_seconds`: seconds by stage, for the receipt.
+
+        Raises:
+            ReembedError: the counts of rows contradict each other. UsageError, TransientError: the store refused or did not
+            answer. PartConflict: see workers.writing.commit.
+        """
         counts = self._counts
         if counts["rows_read"] != counts["documents"] + counts["quarantined"]:
             raise ReembedError(
                 f"shard {self._assignment.shard.number}: {counts['rows_read']} rows read, {counts['documents']} embedded, "
                 f"{counts['quarantined']} quarantined; this is a defect of reembed, nothing was written"
             )
-        self._deduplicator = Deduplicator()  # the index of texts is not needed while parts are written and sent
+        self._deduplicator = Deduplicator()  # its index of texts is not needed while parts are written and sent
         if counts["documents"] > LARGE:
             trim()
         totals = self._writer.totals()
@@ -139,4 +154,5 @@ class ShardJob:
         return self._writer.finish(draft)
 
     def abandon(self) -> None:
+        """Remove the shard's temporary files."""
         self._writer.abandon()

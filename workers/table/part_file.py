@@ -39,7 +39,7 @@ from workers.records.shard import shard_name
 from workers.storage.store import Store
 from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
 from workers.table.paths import RunPaths, file_name
-from workers.table.schema import ID, TEXT_HASH, OutputSchema
+from workers.table.schema import EMBEDDING, ID, TEXT_HASH, OutputSchema
 
 ROW_GROUP_BYTES = 32 << 20  # of vectors: one row group is one unit of a parallel scan and fits a worker's memory easily
 ROW_GROUP_ROWS = 65_536
@@ -124,7 +124,7 @@ def write_part(
     Raises:
         OSError: disk full or not writable.
     """
-    leaf = schema.embedding_leaf
+    leaf = EMBEDDING + ".list.element" * (2 if schema.lists else 1)  # the vectors' components
     kind, level = encoding or ENCODINGS[schema.stamp.vector]
     leaves = _leaves(schema.part)
     names = [name for name in leaves if name not in (leaf, ID, TEXT_HASH)]

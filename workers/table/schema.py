@@ -2,7 +2,7 @@
 
     SnapshotStamp   what all parts of a run have in common: model, digests, settings
     OutputSchema    `rows`, all columns of a run; `part`, the same without the partition columns, as files have them;
-                    `documents` and `shelf`, the two halves in which rows wait on the local disk
+                    `documents` and `cache`, the two halves of a row while it is on the local disk
 
 It knows nothing of how rows are made, grouped or stored.
 """
@@ -30,8 +30,8 @@ ID, EMBEDDING, TEXT_HASH = "id", "embedding", "text_hash"
 NUM_TOKENS, TRUNCATED = "num_tokens", "truncated"
 CHUNK, CHUNK_START, CHUNK_END = "chunk", "chunk_start", "chunk_end"  # with long_text: chunks
 TOKENS = "tokens"  # with pooling: tokens, their strings
-CLIPPED = "clipped"  # of shelf rows, for int8: components that had to be clipped
-PLACE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("rows", pa.int32(), nullable=False)])
+CLIPPED = "clipped"  # in the vector cache, for int8: components that had to be clipped
+CACHE_RANGE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("rows", pa.int32(), nullable=False)])
 # An attempt may be finished by a later one, or by newer code; everything else in a footer must agree.
 OF_THE_ATTEMPT = frozenset({PREFIX + "epoch", PREFIX + "code_version"})
 # In these all parts of a snapshot agree; the rest (run, shard, attempt, the model's name, code version) may differ.
@@ -98,7 +98,7 @@ class OutputSchema:
         return tuple(self.rows.names[1 : self.rows.names.index(TEXT_HASH)])
 
     @property
-    def shelf(self) -> pa.Schema:
+    def cache(self) -> pa.Schema:
         """What a replica keeps of a distinct text: `of_text`, and for int8 the components that had to be clipped."""
         fields = [self.rows.field(name) for name in self.of_text]
         int8 = self.stamp.vector == VectorType.INT8
@@ -106,19 +106,14 @@ class OutputSchema:
 
     @property
     def documents(self) -> pa.Schema:
-        """What a replica keeps of a document: all other columns, and in place of `embedding` where on the shelf it lies."""
+        """What a replica keeps of a document: all other columns, and instead of `embedding` the range of its cache rows."""
         fields = [field for field in self.rows if field.name not in self.of_text]
-        return pa.schema([*fields, pa.field(EMBEDDING, PLACE, nullable=False)])
-
-    @property
-    def embedding_leaf(self) -> str:
-        """Path of the vector components as Parquet names it."""
-        return EMBEDDING + ".list.element" * (2 if self.lists else 1)
+        return pa.schema([*fields, pa.field(EMBEDDING, CACHE_RANGE, nullable=False)])
 
     def fingerprint(self) -> str:
         """Equal for attempts whose parts may stand side by side: columns, partitions and stamp, code version left out."""
-        told = {name: value for name, value in self.stamp.footer().items() if name not in OF_THE_ATTEMPT}
-        shape = [self.rows.to_string(), list(self.partition_by), told]
+        stamped = {name: value for name, value in self.stamp.footer().items() if name not in OF_THE_ATTEMPT}
+        shape = [self.rows.to_string(), list(self.partition_by), stamped]
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
 
 

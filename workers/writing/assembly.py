@@ -1,8 +1,8 @@
-"""Documents meet their vectors again: two spools become the rows of a part, and the figures of a receipt.
+"""Assembles output rows: documents and their vectors, read from the local disk by position, and the counts of a receipt.
 
-    document_places   where on the shelf each document's rows begin, and how many they are
-    joined_rows       documents -> output rows: which document, which shelf row (a document with chunks has several)
-    join              output rows -> table, documents and shelf read by position
+    cache_ranges      of each document: its first row in the vector cache, and how many rows
+    output_rows       documents -> output rows: which document, which cache row (a document with chunks has several)
+    assemble          output rows -> table
     count_documents   tokens, truncation, clipping, distinct ids over all documents, reused and repeated ones included
 
 Knows neither parts nor storage.
@@ -19,33 +19,33 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from workers.dedup.hash_index import hash_texts
-from workers.dedup.vector_cache import ShelfRows
+from workers.dedup.vector_cache import CachedRows
 from workers.host.spill_file import Positions, take_rows
 from workers.records.shard import TOKEN_BINS
 from workers.records.tokens import ranges
-from workers.table.schema import CLIPPED, EMBEDDING
+from workers.table.schema import CLIPPED, EMBEDDING, ID, NUM_TOKENS, TRUNCATED
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where each document's vectors lie: first shelf row, number of rows."""
+class CacheRanges:
+    """The cache rows of D documents."""
 
-    first: Positions
-    count: npt.NDArray[np.int32]
+    first: Positions  # [D]
+    count: npt.NDArray[np.int32]  # [D]
 
 
 @dataclass(frozen=True, slots=True)
-class JoinedRows:
-    """Output rows in their order: the place of each one's document among all documents, ascending, and its shelf row."""
+class OutputRows:
+    """Output rows in their order."""
 
-    document: Positions
-    shelf: Positions
+    document: Positions  # of each row: its document's position among all documents, ascending
+    cached: Positions  # of each row: its row in the vector cache
 
     def __len__(self) -> int:
-        return len(self.shelf)
+        return len(self.cached)
 
-    def __getitem__(self, run: slice) -> JoinedRows:
-        return JoinedRows(self.document[run], self.shelf[run])
+    def __getitem__(self, run: slice) -> OutputRows:
+        return OutputRows(self.document[run], self.cached[run])
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,51 +58,51 @@ class DocumentTotals:
     token_histogram: tuple[int, ...] = (0,) * (len(TOKEN_BINS) + 1)
 
 
-def document_places(documents: Sequence[pa.RecordBatch]) -> Places:
-    """Of all documents."""
+def cache_ranges(documents: Sequence[pa.RecordBatch]) -> CacheRanges:
+    """Of all documents: [D], D over all batches."""
     if not documents:
-        return Places(np.empty(0, np.int64), np.empty(0, np.int32))
+        return CacheRanges(np.empty(0, np.int64), np.empty(0, np.int32))
     columns = [batch.column(EMBEDDING) for batch in documents]
     first, count = (np.concatenate([column.field(name).to_numpy() for column in columns]) for name in ("row", "rows"))
-    return Places(first, count)
+    return CacheRanges(first, count)
 
 
-def joined_rows(places: Places, chosen: Positions) -> JoinedRows:
-    """Output rows of the documents at the ascending places `chosen`."""
-    first, count = places.first[chosen], places.count[chosen]
+def output_rows(of: CacheRanges, chosen: Positions) -> OutputRows:
+    """Output rows of the documents at the ascending positions `chosen`."""
+    first, count = of.first[chosen], of.count[chosen]
     if (count == 1).all():
-        return JoinedRows(chosen, first)
-    return JoinedRows(np.repeat(chosen, count), ranges(first, count.astype(np.int64)))
+        return OutputRows(chosen, first)
+    return OutputRows(np.repeat(chosen, count), ranges(first, count.astype(np.int64)))
 
 
-def join(documents: Sequence[pa.RecordBatch], shelf: ShelfRows, rows: JoinedRows, schema: pa.Schema) -> pa.Table:
-    """The rows as a table of `schema`. Runs of rows stay in the files that back them; at least one row."""
-    halves = (shelf.take(rows.shelf), take_rows(documents, rows.document).drop_columns([EMBEDDING]))
+def assemble(documents: Sequence[pa.RecordBatch], cache: CachedRows, rows: OutputRows, schema: pa.Schema) -> pa.Table:
+    """The rows, at least one, as a table of `schema`. It is valid while both are open: consecutive rows are not copied."""
+    halves = (cache.take(rows.cached), take_rows(documents, rows.document).drop_columns([EMBEDDING]))
     columns = {name: half.column(name) for half in halves for name in half.column_names}  # a kept column may be `clipped`
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def count_documents(documents: Sequence[pa.RecordBatch], shelf: ShelfRows, release: Callable[[], None]) -> DocumentTotals:
-    """Two passes over the documents; of the shelf only the columns of numbers are read.
+def count_documents(documents: Sequence[pa.RecordBatch], cache: CachedRows, release: Callable[[], None]) -> DocumentTotals:
+    """Two passes over the documents, and one over the cache's columns of numbers.
 
-    `release` lets go of the pages read so far: it is called after each batch.
+    `release` is called after each batch: it drops the pages read so far from memory.
     """
     if not documents:
         return DocumentTotals()
-    tokens_R, truncated_R = shelf.numbers("num_tokens"), shelf.numbers("truncated")
-    clipped_R = shelf.numbers(CLIPPED) if CLIPPED in shelf.names else None
+    tokens_R, truncated_R = cache.numbers(NUM_TOKENS), cache.numbers(TRUNCATED)
+    clipped_R = cache.numbers(CLIPPED) if CLIPPED in cache.names else None
     bins, truncated, clipped = np.zeros(len(TOKEN_BINS) + 1, np.int64), 0, 0
     for batch in documents:
-        places = document_places([batch])
-        rows = joined_rows(places, np.arange(len(batch))).shelf
-        starts = np.cumsum(places.count) - places.count  # every document has at least one row
+        of = cache_ranges([batch])
+        rows = output_rows(of, np.arange(len(batch))).cached
+        starts = np.cumsum(of.count) - of.count  # every document has at least one row
         tokens_D = np.add.reduceat(tokens_R[rows], starts, dtype=np.int64)
         bins += np.bincount(np.searchsorted(TOKEN_BINS, tokens_D), minlength=len(bins))
         truncated += int(np.logical_or.reduceat(truncated_R[rows], starts).sum())
         clipped += 0 if clipped_R is None else int(clipped_R[rows].sum())
         release()
     del tokens_R, truncated_R, clipped_R  # before as much again is needed for the ids
-    return DocumentTotals(_distinct(documents, "id", release), truncated, clipped, tuple(bins.tolist()))
+    return DocumentTotals(_distinct(documents, ID, release), truncated, clipped, tuple(bins.tolist()))
 
 
 def _distinct(documents: Sequence[pa.RecordBatch], name: str, release: Callable[[], None]) -> int:

@@ -1,12 +1,12 @@
-"""How a shard's files reach the store so that they can be killed at any moment and never doubled.
+"""Puts the files of a shard on the store: an attempt may be killed at any moment, and no row is ever there twice.
 
     1. stage    runs/<run>/staged/<shard>.json: the receipt as it will be, with every file's size and SHA-256
-    2. put      each file by put_if_absent; a file already there is adopted, replaced or respected (see `settle`)
-    3. the caller's receipt is the commit, somewhere else
+    2. put      each file by put_if_absent; a file already there is adopted, replaced or left alone (see put_or_adopt)
+    3. commit   the receipt, written by the driver (jobs/state/ledger.py)
 
-Killed between 2 and 3, the next attempt finds the staged record and that all its files stand: `adopt` hands out the receipt
-and nothing is computed again. Killed inside 2, the shard is embedded again and meets its own earlier parts, which hold the
-same rows: they stay, each row is there once. Files are compared by what their footers claim (run, model, settings, shard,
+Killed between 2 and 3, the next attempt finds the staged record and all its files: `adopt` returns the receipt and nothing
+is computed again. Killed inside 2, the shard is embedded again and finds its own earlier parts, which hold the same rows:
+they stay, so each row is there once. Files are compared by what their footers claim (run, model, settings, shard,
 digest of the rows), never by time. An attempt that lost objects may leave a part that no later attempt writes; it is in no
 receipt, and publishing removes what no receipt lists. This file knows nothing of columns or vectors.
 """
@@ -33,14 +33,14 @@ log = logging.getLogger("reembed")
 
 PUT_THREADS = 16  # small parts are all latency
 IN_FLIGHT_BYTES = 128 << 20  # of files held in memory at once while they are sent or checked: one part of full size
-SETTLE_ROUNDS = 5  # each round loses to another attempt that was at the same instant at the same file
+PUT_ROUNDS = 5  # a round is lost to another attempt that writes the same file at the same moment
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A finished file in the spill folder: where it is, what it will be called, and the claims in its footer."""
+    """A finished file in the spill folder: where it is, its description on the store, and the claims in its footer."""
 
     local: Path
     output: OutputFile
@@ -76,22 +76,22 @@ def adopt(store: Store, run_id: str, shard: Shard, fingerprint: str) -> Receipt 
     if receipt.shard != shard.number:
         return None
     files = [*receipt.files, *([receipt.quarantine] if receipt.quarantine else [])]
-    intact = in_parallel(lambda file: _stands(store, file), files, [file.bytes for file in files])
+    intact = in_parallel(lambda file: _is_intact(store, file), files, [file.bytes for file in files])
     return replace(receipt, adopted=True) if all(intact) else None
 
 
-def settle(store: Store, file: LocalFile) -> OutputFile:
-    """Put one file and return the description of what stands at its path afterwards.
+def put_or_adopt(store: Store, file: LocalFile) -> OutputFile:
+    """Put one file; returns the description of what is at its path afterwards.
 
-    Nothing there: ours. Ours already (same claims, whatever the epoch): adopted as it is. Other rows of an earlier epoch:
-    deleted and replaced. Anything else is not ours to touch.
+    Nothing there: ours is put. A file with the same claims, of any epoch: adopted as it is. Other rows of an earlier epoch:
+    deleted and replaced. Anything else stays, and the attempt fails.
 
     Raises:
-        PartConflict: a later attempt, or something unknown, stands there. UsageError, TransientError.
+        PartConflict: a file of a later attempt, or an unknown one, is there. UsageError, TransientError.
     """
     path, epoch = file.output.path, int(file.footer[PREFIX + "epoch"])
     data = file.local.read_bytes()
-    for _ in range(SETTLE_ROUNDS):
+    for _ in range(PUT_ROUNDS):
         if store.put_if_absent(path, data):
             return file.output
         try:
@@ -111,7 +111,7 @@ def settle(store: Store, file: LocalFile) -> OutputFile:
                 f"{store.uri_of(path)}: written by attempt epoch {theirs}, this one is {epoch} and may not replace it"
             )
         store.delete(path)
-    raise PartConflict(f"{store.uri_of(path)}: other attempts keep writing it; gave up after {SETTLE_ROUNDS} rounds")
+    raise PartConflict(f"{store.uri_of(path)}: other attempts keep writing it; gave up after {PUT_ROUNDS} rounds")
 
 
 def in_parallel(call: Callable[[_T], _R], items: Sequence[_T], sizes: Iterable[int]) -> list[_R]:
@@ -132,7 +132,7 @@ def _claims(footer: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in footer.items() if key.startswith(PREFIX) and key not in OF_THE_ATTEMPT}
 
 
-def _stands(store: Store, file: OutputFile) -> bool:
+def _is_intact(store: Store, file: OutputFile) -> bool:
     try:
         data = store.read(file.path)
     except FileNotFoundError:

@@ -1,11 +1,12 @@
-"""What the model made of a window becomes rows that wait on the local disk: of texts, and of documents that point at them.
+"""Turns what the model made of a window into rows for the local disk: of texts, and of documents that refer to them.
 
-    TokenizedTexts + EncodedTexts -> TextRows        shelf rows of the texts embedded now, and which of them are bad
-    Placement + bad texts         -> DocumentRows    one row a document: id, hash, kept columns, place of its vectors
+    TokenizedTexts + EncodedTexts -> TextRows        cache rows of the texts embedded now, and which of them are bad
+    DedupedWindow + bad texts     -> DocumentRows    one row a document: id, hash, kept columns, range of its cache rows
 
-A text whose vector (or the vector of any of its chunks or tokens) is not finite or all zeros is bad: every document that has
-it is quarantined whole, never written. Its shelf rows are zeros that nobody reads. Pure; knows neither models nor files.
-D documents, N texts embedded now (then P that are only probed), R shelf rows (N, or their chunks), V vectors (R, or tokens).
+A text is bad when its vector, or the vector of any of its chunks or tokens, is not finite or all zeros. Every document that
+has such a text is quarantined whole and never written; the text's cache rows are zeros, and nothing reads them. Pure; knows
+neither models nor files.
+D documents, N texts embedded now (then P that are only probed), R cache rows (N, or their chunks), V vectors (R, or tokens).
 """
 
 from __future__ import annotations
@@ -17,17 +18,29 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from workers.dedup.deduplicator import Placement
+from workers.dedup.deduplicator import DedupedWindow
 from workers.dedup.hash_index import to_column
 from workers.records.documents import ID, KEEP, OBJECT, ROW, DocumentWindow, QuarantinedRow, RowsDigest
 from workers.records.tokens import EncodedTexts, TokenizedTexts, text_of_rows, text_of_vectors
-from workers.table.schema import CLIPPED, EMBEDDING, PLACE, TEXT_HASH, OutputSchema
+from workers.table.schema import (
+    CACHE_RANGE,
+    CHUNK,
+    CHUNK_END,
+    CHUNK_START,
+    CLIPPED,
+    EMBEDDING,
+    NUM_TOKENS,
+    TEXT_HASH,
+    TOKENS,
+    TRUNCATED,
+    OutputSchema,
+)
 from workers.table.vectors import Floats, bad_rows, clipped_components, to_arrow, to_arrow_lists
 
 
 @dataclass(slots=True)
 class TextRows:
-    """`table` follows OutputSchema.shelf. `bad`: text -> reason."""
+    """`table` follows OutputSchema.cache. `bad`: text -> reason."""
 
     table: pa.Table
     bad: dict[int, str]
@@ -52,7 +65,7 @@ def text_rows(
     schema: OutputSchema,
     token_strings: Callable[[Sequence[int]], list[str]],
 ) -> TextRows:
-    """Shelf rows of the first `texts` texts; what follows them was only probed.
+    """Cache rows of the first `texts` texts; what follows them was only probed.
 
     Args:
         token_strings: ids -> strings, for pooling=tokens only.
@@ -62,36 +75,36 @@ def text_rows(
     text_R, text_V = text_R[:rows], text_V[:vectors]
     vectors_VD, bad = _without_bad(encoded.vectors[:vectors], text_V, schema)
     columns: dict[str, pa.Array] = {
-        "num_tokens": pa.array(tokens.lengths[:rows] if schema.chunked else tokens.num_tokens[:rows], pa.int32()),
-        "truncated": pa.array(tokens.truncated[text_R]),
+        NUM_TOKENS: pa.array(tokens.lengths[:rows] if schema.chunked else tokens.num_tokens[:rows], pa.int32()),
+        TRUNCATED: pa.array(tokens.truncated[text_R]),
     }
     counts_R = np.ones(rows, np.int64) if encoded.offsets is None else np.diff(encoded.offsets[: rows + 1])
     stamp = schema.stamp
     if schema.lists:
         columns[EMBEDDING], clipped = to_arrow_lists(vectors_VD, counts_R, stamp.vector, stamp.int8_scale)
-        columns["tokens"] = _token_column(tokens, rows, token_strings)
+        columns[TOKENS] = _token_column(tokens, rows, token_strings)
     else:
         columns[EMBEDDING], clipped = to_arrow(vectors_VD, stamp.vector, stamp.int8_scale)
-    if CLIPPED in schema.shelf.names:
+    if CLIPPED in schema.cache.names:
         clipped_V = clipped_components(vectors_VD, stamp.int8_scale) if clipped else np.zeros(vectors)
         clipped_R = np.bincount(np.repeat(np.arange(rows), counts_R), clipped_V, minlength=rows)
         columns[CLIPPED] = pa.array(clipped_R.astype(np.int32))
     if schema.chunked:
         columns |= _chunk_columns(tokens, text_R)
-    return TextRows(pa.Table.from_arrays([columns[name] for name in schema.shelf.names], schema=schema.shelf), bad)
+    return TextRows(pa.Table.from_arrays([columns[name] for name in schema.cache.names], schema=schema.cache), bad)
 
 
-def document_rows(placement: Placement, bad: Mapping[int, str], schema: OutputSchema) -> DocumentRows:
-    """`bad`: first shelf row -> reason, of all texts of the shard so far."""
-    window, row_D, count_D = placement.window, placement.row_D, placement.count_D
+def document_rows(deduped: DedupedWindow, bad: Mapping[int, str], schema: OutputSchema) -> DocumentRows:
+    """`bad`: first cache row -> reason, of all texts of the shard so far."""
+    window, row_D, count_D = deduped.window, deduped.row_D, deduped.count_D
     spoilt_D = np.isin(row_D, list(bad)) if bad else np.zeros(len(row_D), np.bool_)
     good, spoilt = np.flatnonzero(~spoilt_D), np.flatnonzero(spoilt_D)
     reasons = [bad[int(row)] for row in row_D[spoilt]]
     table = window.table.take(pa.array(good)) if len(spoilt) else window.table
     row_D, count_D = row_D[good], count_D[good]
-    hashes = to_column(placement.hashes[good])
-    places = [pa.array(row_D, pa.int64()), pa.array(count_D, pa.int32())]
-    columns = {"id": table[ID], TEXT_HASH: hashes, EMBEDDING: pa.StructArray.from_arrays(places, fields=list(PLACE))}
+    hashes = to_column(deduped.hashes[good])
+    cells = [pa.array(row_D, pa.int64()), pa.array(count_D, pa.int32())]
+    columns = {ID: table[ID], TEXT_HASH: hashes, EMBEDDING: pa.StructArray.from_arrays(cells, fields=list(CACHE_RANGE))}
     digest = RowsDigest()
     for identity, text_hash in zip(table[ID].to_pylist(), hashes.to_pylist(), strict=True):
         digest.add(identity, text_hash)
@@ -100,8 +113,8 @@ def document_rows(placement: Placement, bad: Mapping[int, str], schema: OutputSc
         table=pa.Table.from_arrays(arrays, schema=schema.documents),
         quarantined=window.quarantined + [_quarantined(window, *one) for one in zip(spoilt.tolist(), reasons, strict=True)],
         rows=int(count_D.sum()),
-        reused_rows=int(count_D[placement.reused_D[good]].sum()),
-        repeated_rows=int(count_D[placement.repeated_D[good]].sum()),
+        reused_rows=int(count_D[deduped.reused_D[good]].sum()),
+        repeated_rows=int(count_D[deduped.repeated_D[good]].sum()),
         source_digest=digest,
     )
 
@@ -128,9 +141,9 @@ def _chunk_columns(tokens: TokenizedTexts, text_R: npt.NDArray[np.integer]) -> d
     rows = len(text_R)
     first_R = np.searchsorted(text_R, text_R)  # sequences of a text are neighbours, in order
     return {
-        "chunk": pa.array(np.arange(rows) - first_R, pa.int32()),
-        "chunk_start": pa.array(tokens.chunk_start[:rows]),
-        "chunk_end": pa.array(tokens.chunk_end[:rows]),
+        CHUNK: pa.array(np.arange(rows) - first_R, pa.int32()),
+        CHUNK_START: pa.array(tokens.chunk_start[:rows]),
+        CHUNK_END: pa.array(tokens.chunk_end[:rows]),
     }
 
 

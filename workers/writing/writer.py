@@ -1,16 +1,14 @@
-"""Documents and the vectors they point at become the part files of one shard, each complete and named by the shard alone.
+"""Writes the parts of one shard: documents and the vectors they refer to. A part's name follows from the shard alone.
 
-    append, quarantine   documents in source order, vectors of new texts -> local spools, nothing on the store yet
-    totals               what the receipt says of the documents, counted once all are there
-    finish               group by partition, cut into parts, join documents with their vectors -> local Parquet files
-                         -> stage and settle (commit.py) -> Receipt
-    abandon              forget everything local
-
-    data/<run>/[col=value/]part-<shard>[-<n>].parquet         runs/<run>/quarantine/shard-<shard>.parquet
+    append, quarantine   documents in source order, vectors of new texts -> local spill files; nothing on the store yet
+    totals               counts over all documents, for the receipt
+    finish               group by partition, cut into parts, assemble documents with their vectors -> local files
+                         -> stage, then put or adopt each (commit.py) -> Receipt
+    abandon              remove everything local
 
 Where a part ends depends on the number of its vectors alone, so a re-run cuts the same parts. Inside a part rows keep source
 order, a document's rows side by side. Memory holds one row group while encoding, at most IN_FLIGHT_BYTES of files while
-sending; the local disk holds the shard twice. This file does not know how vectors are made or shared, nor what is next.
+sending; the local disk holds the shard twice. Knows nothing of how vectors are made or shared.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from workers.dedup.vector_cache import Shelf, ShelfRows
+from workers.dedup.vector_cache import CachedRows, VectorCache
 from workers.host.spill_file import SpillFile, local_disk
 from workers.records.documents import QuarantinedRow, RowsDigest
 from workers.records.shard import Assignment, OutputFile, Receipt
@@ -32,8 +30,8 @@ from workers.table.part_file import PartName, row_group_rows, vector_bytes, writ
 from workers.table.paths import RunPaths
 from workers.table.quarantine_file import QUARANTINE_SCHEMA, write_quarantine
 from workers.table.schema import CHUNK, ID, PREFIX, TEXT_HASH, OutputSchema, part_footer
-from workers.writing.assembly import DocumentTotals, JoinedRows, count_documents, document_places, join, joined_rows
-from workers.writing.commit import LocalFile, in_parallel, settle, stage
+from workers.writing.assembly import DocumentTotals, OutputRows, assemble, cache_ranges, count_documents, output_rows
+from workers.writing.commit import LocalFile, in_parallel, put_or_adopt, stage
 from workers.writing.grouping import cut, cut_evenly, partition_groups
 
 PART_BYTES = 128 << 20  # of vectors: a few row groups, one comfortable download
@@ -55,15 +53,15 @@ class ShardWriter:
             spill_dir.mkdir(parents=True, exist_ok=True)
             self._folder = Path(tempfile.mkdtemp(prefix=f"shard-{assignment.shard.name}-", dir=spill_dir))
         self._documents = SpillFile(self._folder / "documents.arrow", schema.documents)
-        self.shelf = Shelf(self._folder, schema)
+        self.cache = VectorCache(self._folder, schema)
         self._quarantined = SpillFile(self._folder / "quarantine.arrow", QUARANTINE_SCHEMA)
 
     def append(self, documents: pa.Table, vectors: pa.Table) -> None:
-        """One window: documents in source order, rows of its new texts in the order in which the shelf gave them places.
+        """One window: documents in source order, vectors of its new texts in the order of their cache rows.
 
-        Columns as in OutputSchema.documents and OutputSchema.shelf. Raises: TransientError: local disk full.
+        Columns as in OutputSchema.documents and OutputSchema.cache. Raises: TransientError: local disk full.
         """
-        self.shelf.append(vectors)
+        self.cache.append(vectors)
         self._documents.append(documents)
 
     def quarantine(self, rows: Sequence[QuarantinedRow]) -> None:
@@ -84,11 +82,11 @@ class ShardWriter:
 
     def totals(self) -> DocumentTotals:
         """Counts over the documents appended so far. Ends appending."""
-        with self._documents.batches() as documents, self.shelf.open() as shelf:
-            return count_documents(documents, shelf, self._release)
+        with self._documents.batches() as documents, self.cache.open() as cache:
+            return count_documents(documents, cache, self._release)
 
     def finish(self, draft: Draft) -> Receipt:
-        """Write everything; what stands on the store afterwards is exactly what the returned receipt lists.
+        """Write everything. Afterwards the store holds exactly the files that the returned receipt lists.
 
         `draft(files, quarantine)` makes the receipt for a list of files; it may be called twice, and the second list differs
         from the first only in size and SHA-256, where parts of an earlier attempt were adopted.
@@ -100,13 +98,14 @@ class ShardWriter:
             parts = list(self._encode_parts())
             files = parts + self._encode_quarantine()
             run_id = self._schema.stamp.run_id
-            place, fingerprint = RunPaths(run_id).staged(self._assignment.shard.number), self._schema.fingerprint()
+            staged, fingerprint = RunPaths(run_id).staged(self._assignment.shard.number), self._schema.fingerprint()
             receipt = _receipt(draft, [file.output for file in files], len(parts))
-            stage(self._store, place, fingerprint, receipt)
-            settled = in_parallel(lambda file: settle(self._store, file), files, [file.output.bytes for file in files])
-            final = _receipt(draft, settled, len(parts))
-            if settled != [file.output for file in files]:  # adopted parts: the staged record must tell the truth as well
-                stage(self._store, place, fingerprint, final)
+            stage(self._store, staged, fingerprint, receipt)
+            sizes = [file.output.bytes for file in files]
+            standing = in_parallel(lambda file: put_or_adopt(self._store, file), files, sizes)
+            final = _receipt(draft, standing, len(parts))
+            if standing != [file.output for file in files]:  # parts were adopted: the staged record must say so too
+                stage(self._store, staged, fingerprint, final)
             return final
         finally:
             self.abandon()
@@ -115,39 +114,39 @@ class ShardWriter:
         """Remove the temporary files; harmless when repeated."""
         try:
             self._documents.close()
-            self.shelf.close()
+            self.cache.close()
             self._quarantined.close()
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _encode_parts(self) -> Iterator[LocalFile]:
-        with self._documents.batches() as documents, self.shelf.open() as shelf:
-            places = document_places(documents)
+        with self._documents.batches() as documents, self.cache.open() as cache:
+            ranges = cache_ranges(documents)
             self._release()
-            vectors_R = shelf.vectors_per_row() if self._schema.lists and documents else None
+            vectors_R = cache.vectors_per_row() if self._schema.lists and documents else None
             for number, group in enumerate(partition_groups(documents, self._schema.partition_by)):
                 self._release()  # the pages that were read to find the group
-                rows = joined_rows(places, group.rows)
+                rows = output_rows(ranges, group.rows)
                 limit = self._vectors_per_part
-                pieces = cut_evenly(len(rows), limit) if vectors_R is None else cut(vectors_R[rows.shelf], limit)
+                pieces = cut_evenly(len(rows), limit) if vectors_R is None else cut(vectors_R[rows.cached], limit)
                 for piece, run in enumerate(pieces):
                     name = PartName(self._assignment.shard.number, piece if len(pieces) > 1 else None)
                     path = name.path(self._schema.stamp.run_id, group.folder)
                     chosen = rows[run]
-                    vectors = len(chosen) if vectors_R is None else int(vectors_R[chosen.shelf].sum())
-                    tables = self._row_groups(documents, shelf, chosen, row_group_rows(self._schema, len(chosen), vectors))
+                    vectors = len(chosen) if vectors_R is None else int(vectors_R[chosen.cached].sum())
+                    tables = self._row_groups(documents, cache, chosen, row_group_rows(self._schema, len(chosen), vectors))
                     yield self._encode(self._folder / f"{number}-{piece}.part", path, tables, group.values)
 
     def _row_groups(
-        self, documents: Sequence[pa.RecordBatch], shelf: ShelfRows, rows: JoinedRows, size: int
+        self, documents: Sequence[pa.RecordBatch], cache: CachedRows, rows: OutputRows, size: int
     ) -> Iterator[pa.Table]:
         for run in cut_evenly(len(rows), size):
-            yield join(documents, shelf, rows[run], self._schema.part)
+            yield assemble(documents, cache, rows[run], self._schema.part)
             self._release()
 
     def _release(self) -> None:
         self._documents.release()
-        self.shelf.release()
+        self.cache.release()
 
     def _encode(self, local: Path, path: str, groups: Iterable[pa.Table], values: dict[str, str | None]) -> LocalFile:
         schema, digest, rows = self._schema, RowsDigest(), 0

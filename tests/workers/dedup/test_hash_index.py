@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.dedup import hash_index
-from workers.dedup.hash_index import Hashes, TextIndex, first_places, from_column, hash_texts, to_column
+from workers.dedup.hash_index import Hashes, HashIndex, first_positions, from_column, hash_texts, to_column
 from workers.records.documents import text_hash
 
 TEXTS = ["alpha", "", "naïve café", "日本語", "\x00\x00", "x" * 5000, "alpha"]
@@ -31,7 +31,7 @@ batches = st.lists(st.lists(st.tuples(st.one_of(keys, st.binary(min_size=16, max
 def test_it_is_a_dict(added: list[list[tuple[bytes, int]]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hash_index, "RUN_TEXTS", 8)  # runs that are merged, and runs that are too long for it
-        index, known, row = TextIndex(), dict[bytes, tuple[int, int]](), 0
+        index, known, row = HashIndex(), dict[bytes, tuple[int, int]](), 0
         for batch in added:
             fresh = {key: count for key, count in batch if key not in known}
             places = {}
@@ -49,7 +49,7 @@ def test_it_is_a_dict(added: list[list[tuple[bytes, int]]]) -> None:
 
 
 def test_a_million_texts_cost_twenty_bytes_each() -> None:
-    index, generator = TextIndex(), np.random.default_rng(0)
+    index, generator = HashIndex(), np.random.default_rng(0)
     for start in range(0, 1_000_000, 8192):
         index.add(from_column(pa.FixedSizeBinaryArray.from_buffers(
             pa.binary(16), 8192, [None, pa.py_buffer(generator.bytes(16 * 8192))])),
@@ -61,8 +61,8 @@ def test_a_million_texts_cost_twenty_bytes_each() -> None:
 
 @given(st.lists(keys, max_size=40))
 @settings(deadline=None)
-def test_first_places_are_in_the_order_of_the_source(found: list[bytes]) -> None:
-    first, own = first_places(hashes_of(found))
+def test_first_positions_are_in_the_order_of_the_source(found: list[bytes]) -> None:
+    first, own = first_positions(hashes_of(found))
     assert first.tolist() == [place for place, key in enumerate(found) if key not in found[:place]]
     assert [found[first[number]] for number in own] == found
 

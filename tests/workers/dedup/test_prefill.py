@@ -1,4 +1,4 @@
-"""Earlier parts on their way to the shelf: what cannot be used is left out and named, and never fails the shard."""
+"""Earlier parts on their way to the cache: what cannot be used is left out and named, and never fails the shard."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.workers.output_samples import rows, schema
 from tests.workers.shard_line import MAX_TOKENS, SETTINGS, Line, documents
 from workers.config import Pooling, VectorType
 from workers.dedup.deduplicator import PROBE_TEXTS
-from workers.dedup.vector_cache import Shelf
+from workers.dedup.vector_cache import VectorCache
 from workers.records.shard import TOKEN_BINS, Receipt, Shard
 from workers.snapshot.audit import audit_shard
 
@@ -157,7 +157,7 @@ def test_a_bad_vector_takes_every_document_that_has_its_text(word: str, reason: 
     ]
     assert line.shown.count(bad) == 1
     check(line, "run", texts[:31], receipt)
-    # and what was never written is not on the shelf of the next run
+    # and what was never written is not in the cache of the next run
     line.run("next", documents(texts), [file.path for file in receipt.files])
     assert line.shown.count(bad) == 1
 
@@ -179,7 +179,7 @@ def test_kept_columns_may_have_the_names_that_the_local_disk_uses(tmp_path: Path
     for number, setting in enumerate(("int8", "chunks int8", "float32")):
         line = Line(tmp_path, SETTINGS[setting])
         names = {
-            name: [f"{name} {place}" for place in range(5)] for name in ("clipped", "row", "rows", "keep.text", "shelf")
+            name: [f"{name} {place}" for place in range(5)] for name in ("clipped", "row", "rows", "keep.text", "cache")
         }
         base = line.run(f"base-{number}", documents(TEXTS[:5], **names))
         receipt = line.run(f"next-{number}", documents(TEXTS[:5] * 2, **{key: cells * 2 for key, cells in names.items()}),
@@ -215,16 +215,16 @@ def test_a_shard_without_documents(line: Line) -> None:
 def test_rows_in_any_order_from_both_files(pooling: Pooling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.dedup.vector_cache.GATHERED_ROWS", 64)  # several turns
     shape = schema(pooling=pooling)
-    shelf, tables = Shelf(tmp_path, shape), []
-    for number, put in enumerate([shelf.seed, shelf.seed, shelf.append, shelf.append, shelf.append]):
+    cache, tables = VectorCache(tmp_path, shape), []
+    for number, put in enumerate([cache.prefill, cache.prefill, cache.append, cache.append, cache.append]):
         tables.append(rows(shape, 50 + number, seed=number).select(list(shape.of_text)))
         put(tables[-1])
     everything = pa.concat_tables(tables)
-    assert shelf.rows == len(everything) == 260
+    assert cache.rows == len(everything) == 260
     generator = np.random.default_rng(1)
-    with shelf.open() as found:
+    with cache.open() as found:
         for chosen in (generator.integers(0, 260, 300), np.sort(generator.integers(0, 260, 40)), np.arange(30, 230), [259]):
             taken = found.take(np.array(chosen, np.int64))
-            shelf.release()
+            cache.release()
             assert taken.equals(everything.take(pa.array(chosen)))
         assert found.numbers("num_tokens").tolist() == everything["num_tokens"].to_pylist()

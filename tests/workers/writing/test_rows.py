@@ -12,12 +12,12 @@ import pytest
 
 from tests.workers.output_samples import DIM, INT8_SCALE, plan, schema, unit_vectors
 from workers.config import LongText, Pooling, VectorType
-from workers.dedup.deduplicator import TextPlacer
-from workers.dedup.vector_cache import ShelfRows
+from workers.dedup.deduplicator import Deduplicator
+from workers.dedup.vector_cache import CachedRows
 from workers.records.documents import DocumentWindow, RowsDigest, text_hash
 from workers.records.tokens import EncodedTexts, TokenizedTexts, rows_of_texts
 from workers.table.schema import OutputSchema
-from workers.writing.assembly import document_places, join, joined_rows
+from workers.writing.assembly import assemble, cache_ranges, output_rows
 from workers.writing.rows import DocumentRows, TextRows, document_rows, text_rows
 
 TEXTS = ["alpha", "beta beta", "gamma"]
@@ -44,16 +44,16 @@ class Done:
 
 def finished(found: DocumentWindow, spoken: TokenizedTexts, encoded: EncodedTexts, shape: OutputSchema) -> Done:
     """One window, the first of its shard."""
-    placer = TextPlacer()
-    placement = placer.place(found)
-    placer.settle(placement, rows_of_texts(spoken, shape.chunked))
-    texts = text_rows(spoken, encoded, len(placement.new), shape, strings)
-    bad = {int(placement.row_D[placement.new[text]]): reason for text, reason in texts.bad.items()}
-    rows = document_rows(placement, bad, shape)
+    deduplicator = Deduplicator()
+    deduped = deduplicator.deduplicate(found)
+    deduplicator.assign_rows(deduped, rows_of_texts(spoken, shape.chunked))
+    texts = text_rows(spoken, encoded, len(deduped.new), shape, strings)
+    bad = {int(deduped.row_D[deduped.new[text]]): reason for text, reason in texts.bad.items()}
+    rows = document_rows(deduped, bad, shape)
     batches, table = rows.table.to_batches(), shape.rows.empty_table()
     if batches:
-        joined = joined_rows(document_places(batches), np.arange(rows.table.num_rows))
-        table = join(batches, ShelfRows(texts.table.to_batches()), joined, shape.rows)
+        joined = output_rows(cache_ranges(batches), np.arange(rows.table.num_rows))
+        table = assemble(batches, CachedRows(texts.table.to_batches()), joined, shape.rows)
     assert table.num_rows == rows.rows
     return Done(texts, rows, table)
 

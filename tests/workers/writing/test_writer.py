@@ -132,7 +132,7 @@ def test_float32_parts_are_smaller_than_raw_vectors(store: Store, spool: Path) -
     receipt = write(store, shape, [rows(shape, 500)], spool)
     part = pq.ParquetFile(store.uri_of(receipt.files[0].path)).metadata.row_group(0)
     sizes = {part.column(index).path_in_schema: part.column(index) for index in range(part.num_columns)}
-    vectors = sizes[shape.embedding_leaf]
+    vectors = sizes["embedding.list.element"]
     assert "BYTE_STREAM_SPLIT" in vectors.encodings
     assert vectors.total_compressed_size < 0.9 * 500 * 256 * 4
     assert vectors.statistics is None
