@@ -37,7 +37,7 @@ from workers.config import ModelConfig
 from workers.model.files import resolve_model
 from workers.records.shard import Assignment, Failure, Shard
 from workers.replica.replica import Replica
-from workers.replica.settings import Settled
+from workers.replica.settings import ResolvedSettings
 
 MIB = 1 << 20
 LONG_TEXT_BYTES = 100 * 1000 * 1000
@@ -85,7 +85,7 @@ def one_shard(config: Path, threads: int) -> dict[str, Any]:
     whole = dataclasses.replace(slices[0], start=0, stop=slices[-1].stop, first_row=0, rows=None)
     replica = Replica(replica_settings(run, threads), "replica-0")
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    replica.settle(Settled(run.stamp_with(replica.facts()["precision"], None), replica.facts()["batch_tokens"]))
+    replica.configure(ResolvedSettings(run.stamp_with(replica.facts()["precision"], None), replica.facts()["batch_tokens"]))
     began = time.perf_counter()
     receipt = replica.embed_shard(Assignment(Shard(0, (whole,), whole.size), 1, 1))
     if isinstance(receipt, Failure):
