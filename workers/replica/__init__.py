@@ -1,1 +1,1 @@
-"""One process, one model: read, tokenise, encode and write overlap."""
+"""A replica: one process with one model, in which reading, tokenising, encoding and writing overlap."""

@@ -1,4 +1,4 @@
-"""Texts to vectors in this process: what `verify` and `search` use beside the pipeline, through the same stages."""
+"""Texts to vectors in this process, by the tokenizer and the encoder of a replica: for `verify` and `search`."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from workers.table.schema import SnapshotStamp
 
 
 class Embedder:
-    """The model of a snapshot, loaded here.
+    """The model of a snapshot, loaded in this process.
 
     Args:
-        query: put the model's query prompt before texts, not the documents' one.
+        stamp: of the snapshot; says which model and precision its vectors were computed with.
+        query: prepend the model's query prompt to texts, instead of the documents' prompt.
+        long_text: instead of the configured value.
 
     Raises:
         UsageError: the model cannot be loaded, or is not the one the snapshot was made with.
+        ReplicaError: the device fails, or computes wrong vectors.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Embedder:
         self._encoder = Encoder(files, recipe, golden, options)
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """For each text its vectors [n, dim]: one, or one a chunk, or one a token."""
+        """Vectors [n, dim] of each text: one, or one per chunk, or one per token."""
         tokens = self._tokenizer.tokenize(texts)
         encoded = self._encoder.encode(tokens)
         owner: npt.NDArray[np.integer[Any]]

@@ -1,11 +1,11 @@
-"""read | tokenise | encode | write, one thread each, joined by short queues; jobs flow through one behind the other.
+"""A pipeline of threads, read | stages | write, joined by short queues. Jobs pass through it one after another.
 
-    submit(job) -> Future        reader starts on the next job while the encoder still works on this one
-    Stage                        one item in, one item out; seconds spent inside are charged to the job under its name
-    first error wins             it fails its own job alone: the job's remaining items are dropped, neighbours flow on
+    submit(job) -> Future        the reader starts the next job while later stages still work on this one
+    stages                       one item in, one item out; seconds in a stage are added to the job's account of that stage
+    errors                       the first error fails its own job only: its remaining items are dropped, other jobs go on
 
-Memory is bounded by the queues (`depth` items between two stages), never by the size of a job. The pipeline knows nothing
-of documents or models: a job brings a source and a sink, the pipeline brings the stages between.
+Memory is bounded by the queues (`depth` items between two stages), not by the size of a job. The pipeline knows nothing of
+documents or models: a job provides source and sink, the caller of Pipeline the stages in between.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
-QUEUE_DEPTH = 2  # enough to hide one slow item; each item is a window of documents
+QUEUE_DEPTH = 2  # enough to compensate for one slow item; an item is a window of documents
 _END = object()
 
 R_co = TypeVar("R_co", covariant=True)
@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 class Job(Protocol[R_co]):
-    """What flows through. `items` runs in the reading thread; `append`, `finish` and `abandon` in the writing thread."""
+    """A unit of work. `items` runs in the reading thread; `append`, `finish` and `abandon` run in the writing thread."""
 
     def items(self) -> Iterator[Any]: ...
     def append(self, item: Any) -> None: ...
@@ -34,7 +34,7 @@ class Job(Protocol[R_co]):
 
 
 class _Ticket(Generic[R]):
-    """A job under way: its future, its first error, and the seconds each stage spent on it."""
+    """A job in the pipeline: its future, its first error, and the seconds that each stage spent on it."""
 
     def __init__(self, job: Job[R]) -> None:
         self.job = job
@@ -56,7 +56,8 @@ class Pipeline(Generic[R]):
 
     Args:
         stages: (name, function) in order; the function maps one item to one item.
-        waiting: the stage whose idle time is reported as `wait` (the encoder: what a GPU is paid for).
+        waiting: the stage whose idle time is reported as `wait` (the encoder, which uses the GPU).
+        depth: items in each queue.
     """
 
     def __init__(
@@ -78,13 +79,13 @@ class Pipeline(Generic[R]):
             thread.start()
 
     def submit(self, job: Job[R]) -> Future[R]:
-        """Queue a job; its future holds what `finish` returned, or the first error of any stage."""
+        """Queue a job. Its future returns what `finish` returned, or raises the first error of any stage."""
         ticket = _Ticket(job)
         self._inbox.put(ticket)
         return ticket.future
 
     def close(self) -> None:
-        """Let what was submitted end, then stop the threads."""
+        """Wait for submitted jobs, then stop the threads."""
         self._inbox.put(None)
         for thread in self._threads:
             thread.join()
@@ -98,7 +99,7 @@ class Pipeline(Generic[R]):
                     if item is _END:
                         break
                     out.put((ticket, item))
-            except BaseException as error:  # noqa: BLE001 - handed to the future, never swallowed
+            except BaseException as error:  # noqa: BLE001 - passed to the future
                 ticket.fail(error)
             out.put((ticket, _END))
         out.put(None)
@@ -118,7 +119,7 @@ class Pipeline(Generic[R]):
                     continue
                 try:
                     item = self._timed(name, ticket, call, item)
-                except BaseException as error:  # noqa: BLE001 - handed to the future, never swallowed
+                except BaseException as error:  # noqa: BLE001 - passed to the future
                     ticket.fail(error)
                     continue
             out.put((ticket, item))
@@ -131,10 +132,10 @@ class Pipeline(Generic[R]):
                     if item is not _END:
                         self._timed("write", ticket, ticket.job.append, item)
                         continue
-                    # `finish` needs the seconds before its own are known: what it spends is charged to the totals only
+                    # `finish` gets the seconds of the other stages; its own are added to the totals only
                     ticket.future.set_result(self._timed("write", ticket, ticket.job.finish, ticket.seconds))
                     continue
-            except BaseException as error:  # noqa: BLE001 - handed to the future, never swallowed
+            except BaseException as error:  # noqa: BLE001 - passed to the future
                 ticket.fail(error)
             if item is _END:
                 self._give_up(ticket)
@@ -142,7 +143,7 @@ class Pipeline(Generic[R]):
     def _give_up(self, ticket: _Ticket[R]) -> None:
         try:
             ticket.job.abandon()
-        except Exception as error:  # noqa: BLE001 - the first error is the one to report, with this one attached
+        except Exception as error:  # noqa: BLE001 - reported as a note to the first error
             ticket.error = ticket.error or error
             ticket.error.add_note(f"while abandoning the job: {error!r}")
         ticket.future.set_exception(ticket.error or RuntimeError("job ended without result or error"))

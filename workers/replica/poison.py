@@ -1,8 +1,8 @@
-"""Which object of a shard ends the process that reads it? Asked once a replica has died with the shard in flight.
+"""Poison detection: finds the object of a shard that crashes the process reading it. Used after a replica has died.
 
-Each slice is read to its end in an isolated process, and what was read is dropped. The object whose slice ends that process is
-to blame; the replica lives to say so, and once another agrees the shard goes on without it. Costs a second reading of the
-shard, but only of one that is suspect. What an object does wrong in any milder way the replica meets by itself.
+Each slice is read to its end in an isolated process, and the rows are dropped. If that ends the process twice, the object is
+to blame; the replica survives and reports it. Once a second replica agrees, the shard is embedded without the object. The
+shard is read twice, but only a suspect one. Other errors are left to the replica, which meets them when it reads the object.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice, Shard
 from workers.storage.uris import redact
 
-PATIENCE_SECONDS = 1800.0  # of one slice; two such waits are well within run.shard_seconds
+PATIENCE_SECONDS = 1800.0  # for one slice; two such waits are well below run.shard_seconds
 
 
 def check_for_poison(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> None:
-    """Read every object of the shard that is not excluded.
+    """Read every object of the shard that is not excluded (uri -> reason).
 
     Raises:
-        ObjectError: reading this one ended a process, twice.
+        ObjectError: reading this object ended its process, or did not end in time, twice.
     """
     with IsolatedProcess(PATIENCE_SECONDS) as isolated:
         for piece in shard.slices:
@@ -39,7 +39,7 @@ def _read(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> None:
         for _ in read_windows(shard, plan, exclude):
             pass
     except ReembedError:
-        return  # the replica will meet it
+        return  # the replica meets the same error
 
 
 def _where(piece: ObjectSlice) -> str:

@@ -12,7 +12,7 @@ from workers.table.schema import SnapshotStamp
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
-    """`threads` are torch's CPU threads. Holds storage_options, so it is never logged or stored."""
+    """What a replica is started with. Contains storage_options with credentials, so it is never logged or stored."""
 
     plan: ReadPlan
     model: ModelConfig
@@ -20,11 +20,11 @@ class ReplicaSettings:
     weights_digest: str  # of the model the run was planned with
     tokenizer_digest: str
     dim: int
-    precision: Precision  # auto: the replica says what that is on its device
+    precision: Precision  # auto: the replica chooses for its device
     batch_tokens: int | Auto
-    threads: int
-    atomic_create: bool  # as the driver found the store by racing writers
-    reference: GoldenReferenceFile | None = None  # of the golden texts, where the driver's machine is the replicas' as well
+    threads: int  # torch's CPU threads
+    atomic_create: bool  # as the driver's probe of the store found
+    reference: GoldenReferenceFile | None = None  # of the golden texts, if replicas run on the driver's machine
 
 
 @dataclass(frozen=True, slots=True)
