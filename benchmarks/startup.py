@@ -36,7 +36,7 @@ from typing import Any
 import psutil
 import yaml
 
-from benchmarks.machine import ROOT, commit, hardware
+from benchmarks.machine import ROOT, hardware
 
 FIXTURE = ROOT / "tests" / "compat" / "fixture"
 STAGES = ("imported", "connecting", "ray_init", "ready", "published", "shutdown", "total", "leftovers", "cpu")
@@ -128,6 +128,13 @@ def _session(pid: int) -> int | None:
         return None
 
 
+def commit_of(tree: Path) -> str:
+    """The commit of a checkout, with a `+` when files differ from it."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tree, capture_output=True, text=True, check=True).stdout.strip()
+    changed = ["git", "status", "--porcelain", "--untracked-files=no", "--", "jobs", "workers"]
+    return head + ("+" if subprocess.run(changed, cwd=tree, capture_output=True, check=True).stdout else "")
+
+
 def summary(runs: list[dict[str, float]]) -> dict[str, Any]:
     """Median and extremes of every stage, in seconds."""
     values = {stage: [run[stage] for run in runs] for stage in STAGES}
@@ -159,7 +166,7 @@ def main() -> None:
     result = {
         "benchmark": "startup",
         "hardware": hardware(),
-        **commit(),
+        "commits": {name: commit_of(tree) for name, tree in trees.items()},
         "rounds": options.rounds,
         "load_average": [round(min(loads), 1), round(max(loads), 1)],
         "seconds": {name: summary(each) for name, each in runs.items()},
