@@ -26,20 +26,20 @@ def run_status(target: str) -> dict[str, Any]:
     done = count_receipts(store, newest.run_id)
     current = read_current(store)
     ended = summary is not None and summary.get("sessions", 0) >= status.get("work", {}).get("sessions", 0)
-    told = summary if summary is not None and ended else status
+    source = summary if summary is not None and ended else status
     return {
         "run_id": newest.run_id,
-        "state": told.get("state", "running"),
+        "state": source.get("state", "running"),
         "updated": status.get("updated"),
         "created": newest.created,
-        "shards": {**told.get("shards", {}), "planned": newest.shards, "done": done},
-        "documents": told.get("documents", 0),
-        "quarantined_rows": told.get("quarantined_rows", 0),
-        "tokens_per_second": told.get("tokens_per_second", 0.0),
+        "shards": {**source.get("shards", {}), "planned": newest.shards, "done": done},
+        "documents": source.get("documents", 0),
+        "quarantined_rows": source.get("quarantined_rows", 0),
+        "tokens_per_second": source.get("tokens_per_second", 0.0),
         "eta_seconds": None if ended else status.get("eta_seconds"),
         "replicas_alive": 0 if ended else status.get("replicas_alive", 0),
         "replicas": [] if ended else status.get("replicas", []),
-        "reason": status.get("reason") or "; ".join(told.get("reasons", [])) or None,
+        "reason": status.get("reason") or "; ".join(source.get("reasons", [])) or None,
         "published_run": current.run_id if current else None,
         "data": current.data if current else None,
     }

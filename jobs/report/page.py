@@ -53,11 +53,11 @@ def render_page(facts: ReportFacts, summary: Mapping[str, Any]) -> str:
         gate=_gate(summary.get("gate") or ()),
         origins=_origins(facts, summary),
         forecasts=[_forecast(item) for item in facts.forecasts],
-        pauses=[f"nobody worked for {_duration(pause.seconds)}" for pause in facts.pauses],
-        untimed=f"{facts.untimed_shards:,} shards that do not tell when they ended" if facts.untimed_shards else "",
+        pauses=[f"no replica worked for {_duration(pause.seconds)}" for pause in facts.pauses],
+        untimed=f"{facts.untimed_shards:,} shards without an end time" if facts.untimed_shards else "",
         timeline_note=facts.timeline.note,
         truncation=_truncation(facts, summary),
-        padding=f"Padding was {facts.padding_share:.1%} of what the model computed.",
+        padding=f"Padding was {facts.padding_share:.1%} of the computed positions.",
         reasons=_reasons(facts),
         reasons_note=_reasons_note(facts),
         everything=list(_flat({name: value for name, value in summary.items() if name not in ("report", "gate")})),
@@ -111,10 +111,10 @@ def _steps(facts: ReportFacts, summary: Mapping[str, Any]) -> list[str]:
     if not summary["published"]:
         steps = list(summary["reasons"])
         if summary["state"] == "refused":
-            steps.append("Until then readers keep the snapshot before this run; nothing of it was changed.")
+            steps.append("Until then readers keep the previous snapshot, which was not changed.")
             if any(_result(check)[0] == "failed" for check in summary.get("gate") or ()):
                 steps.append(
-                    "If the checks are wrong and the data is right, a person can publish all the same: "
+                    "If the data is right although a check failed, you can publish the run: "
                     f"reembed publish {output} {summary['run_id']} --force"
                 )
         else:
@@ -125,18 +125,20 @@ def _steps(facts: ReportFacts, summary: Mapping[str, Any]) -> list[str]:
             )
     if summary["quarantined_rows"] and summary["published"]:
         steps.append(
-            f"{summary['quarantined_rows']:,} rows have no vector, no more than you allow. The reasons are below; "
-            "mend them at the source, and the next run embeds them."
+            f"{summary['quarantined_rows']:,} rows have no vector, which run.max_quarantined_rows allows. The reasons are "
+            "below; correct them at the source, and the next run embeds them."
         )
     if summary["quarantined_shards"]:
-        steps.append("Whole shards were given up: look at the replicas' logs, then at the objects named in the quarantine.")
+        steps.append(
+            "Whole shards are quarantined: read the replicas' logs, then check the objects named in the quarantine."
+        )
     if summary["published"] and not steps:
         steps.append("Nothing.")
     if facts.stages.starving in ("read", "tokenize"):
         steps.append(
-            "Next time: give each replica more cores (cluster.cpus_per_replica), the encoder is waiting for text."
+            "Next time: give each replica more cores (cluster.cpus_per_replica); the encoder waits for text."
             if facts.stages.starving == "tokenize"
-            else "Next time: bring the replicas nearer to the corpus, or use fewer; the encoder is waiting for storage."
+            else "Next time: run the replicas closer to the corpus, or use fewer; the encoder waits for storage."
         )
     return steps
 
@@ -166,12 +168,12 @@ def _origins(facts: ReportFacts, summary: Mapping[str, Any]) -> list[tuple[str, 
     rows = facts.origins
     return [
         ("planned", _UNKNOWN if rows.planned is None else f"{rows.planned:,}", "source rows, by the manifest"),
-        ("carried over", f"{rows.carried:,}", "whole parts of the snapshot before, copied"),
-        ("reused", f"{rows.reused:,}", "single vectors of the snapshot before"),
-        ("repeated", f"{rows.repeated:,}", "text met before in the same shard, embedded once"),
+        ("carried over", f"{rows.carried:,}", "in whole parts copied from the previous snapshot"),
+        ("reused", f"{rows.reused:,}", "single vectors of the previous snapshot"),
+        ("repeated", f"{rows.repeated:,}", "text that occurs earlier in the same shard, embedded once"),
         ("embedded", f"{rows.embedded:,}", "by a replica, in this run"),
         ("quarantined", f"{rows.quarantined:,}", "without a vector"),
-        ("embedded again", f"{summary['reembedded_rows']:,}", "documents that were lost with an attempt"),
+        ("embedded again", f"{summary['reembedded_rows']:,}", "documents of failed or interrupted attempts"),
     ]
 
 
@@ -184,7 +186,7 @@ def _forecast(item: Forecast) -> tuple[str, str, str, str]:
 
 def _truncation(facts: ReportFacts, summary: Mapping[str, Any]) -> str:
     limit = summary["model"].get("max_tokens")
-    longer = f"longer than the {limit:,} tokens that the model is given" if isinstance(limit, int) else "too long"
+    longer = f"longer than the {limit:,} tokens that the model takes" if isinstance(limit, int) else "too long"
     return (
         f"{summary['truncated']:,} documents ({facts.truncated_share:.1%}) were {longer}: their ends are not in the vectors."
     )
@@ -206,7 +208,7 @@ def _reasons_note(facts: ReportFacts) -> str:
         left = facts.reasons.kinds - len(facts.reasons.top)
         notes.append(f"{left:,} rarer kinds of reason with {facts.reasons.others:,} rows are not shown.")
     if not facts.reasons.complete:
-        notes.append("Counted from a part of the quarantine files, there are more rows in all.")
+        notes.append("Counted from a part of the quarantine files; there are more rows in all.")
     return " ".join(notes)
 
 

@@ -113,18 +113,18 @@ PAGE = """<!doctype html>
 <td class="number" data-is="actual">{{ actual }}</td><td class="number" data-is="actual / predicted">{{ ratio }}</td></tr>
 {% endfor %}</tbody>
 </table>
-<p class="quiet">Predicted when the run was planned, from a sample of its texts and the rate of the run before it: before a \
-first run has measured one, hours and cost are not known.</p>
+<p class="quiet">Predicted at planning time, from a sample of the texts and the rate of the previous run. Before a first \
+run has measured a rate, hours and cost are not known.</p>
 </section>
 <section>
 <h2>Throughput</h2>
 {{ chart("throughput") }}
-{% if "throughput" not in charts %}<p>No replica embedded anything that says when.</p>{% endif %}
+{% if "throughput" not in charts %}<p>No receipt holds an end time.</p>{% endif %}
 {% for pause in pauses %}<p class="quiet">Dashed line: {{ pause }}.</p>{% endfor %}
 {% if untimed %}<p class="quiet">Without {{ untimed }}.</p>{% endif %}
 </section>
 <section>
-<h2>What each replica did when</h2>
+<h2>Timeline of the replicas</h2>
 {{ chart("timeline") }}
 {% if "timeline" in charts %}<p class="quiet">A block is a shard, from the end of the one before it to its own end, by the \
 replica's clock{% if timeline_note %}; {{ timeline_note }}{% endif %}.</p>
@@ -134,8 +134,8 @@ replica's clock{% if timeline_note %}; {{ timeline_note }}{% endif %}.</p>
 <h2>Stages</h2>
 <p>{{ facts.stages.sentence }}</p>
 {{ chart("stages") }}
-{% if "stages" in charts %}<p class="quiet">Shares of the encoder's time (encode + wait). Stages run side \
-by side, so the others add nothing to it; the one near 100% sets the pace.</p>{% endif %}
+{% if "stages" in charts %}<p class="quiet">Shares of the encoder's time (encode + wait). Stages run \
+concurrently; the one near 100% limits the speed.</p>{% endif %}
 </section>
 <section>
 <h2>Text lengths</h2>
@@ -143,8 +143,8 @@ by side, so the others add nothing to it; the one near 100% sets the pace.</p>{%
 <p>{{ padding }}</p>
 {{ chart("lengths") }}
 {% if "lengths" in charts %}<p class="quiet">{{ "{:,}".format(facts.lengths.counted) }} documents by number of tokens, \
-special tokens included{% if facts.origins.carried %}; of those carried over nobody counted them again{% endif %}.</p>
-{% else %}<p class="quiet">No receipt tells how long its texts were.</p>{% endif %}
+special tokens included{% if facts.origins.carried %}; carried documents are counted as in their own snapshot{% endif %}.</p>
+{% else %}<p class="quiet">No receipt holds the lengths of its texts.</p>{% endif %}
 </section>
 <section class="broad long">
 <h2>Quarantine by reason</h2>
@@ -161,7 +161,7 @@ special tokens included{% if facts.origins.carried %}; of those carried over nob
 </section>
 <section class="broad long">
 <details>
-<summary>Everything that summary.json says</summary>
+<summary>All of summary.json</summary>
 <table><tbody>{% for name, value in everything %}
 <tr><th scope="row" class="foreign">{{ name }}</th><td class="foreign">{{ value }}</td></tr>
 {% endfor %}</tbody></table>

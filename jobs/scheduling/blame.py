@@ -4,7 +4,7 @@ By the failure's blame:
     OBJECT          once two replicas agree, the object is excluded and the shard runs without it
     SHARD           charged to the shard; after `max_attempts`, made on two replicas, it is quarantined
     NOBODY          not charged: retried after a back-off; more than `max_uncharged` of one shard abort the run
-    replica died    charged to the shard if it was the only one in flight. Otherwise nobody is charged: each shard in
+    replica died    charged to the shard if it was the only one in flight. Otherwise none is charged: each shard in
                     flight becomes a suspect and runs alone from then on, which shows whether it is the cause
 An aborted run can be resumed. Does not know: which replica does what next, deadlines, commands.
 """

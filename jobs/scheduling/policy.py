@@ -13,12 +13,12 @@ class Policy:
     slots: int = 2  # shards in flight per replica: one is embedded while the next is read
     ready_seconds: float = 900.0  # a replica that is not ready by then is stopped
     shard_seconds: float = 7200.0  # limit for a replica's oldest shard; beyond it the replica is stopped
-    stall_seconds: float = 1800.0  # the run is aborted when no document was embedded anywhere for so long
+    stall_seconds: float = 1800.0  # the run is aborted if no document was embedded anywhere for this time
     max_uncharged: int = 20  # uncharged failures of one shard (preemption, lost node, storage) before the run is aborted
     max_failed_starts: int = 3  # failed starts in a row, with no replica ready, before the run is aborted
     backoff_seconds: float = 1.0  # first delay of a restart or a transient retry; doubles each time …
     max_backoff_seconds: float = 60.0  # … up to this
-    suspect_seconds: float = 60.0  # after suspects waited so long for an empty replica, one is drained for them
+    suspect_seconds: float = 60.0  # after suspects waited this long for an empty replica, one is drained for them
 
     def __post_init__(self) -> None:
         if min(self.max_attempts, self.slots, self.max_failed_starts) < 1:

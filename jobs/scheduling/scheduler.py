@@ -110,7 +110,7 @@ class Scheduler:
             self._last_progress = now
 
     def on_receipt(self, replica: int, receipt: Receipt, now: float) -> bool:
-        """A shard is done. False: a late message of an attempt that was given up, ignored; the shard runs elsewhere."""
+        """A shard is done. False: a late message of an abandoned attempt, ignored; the shard runs elsewhere."""
         now = self._tick(now)
         sender = self._fleet.live.get(replica)
         history = sender.in_flight.get(receipt.shard) if sender else None
