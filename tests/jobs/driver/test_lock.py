@@ -265,7 +265,7 @@ def test_a_store_that_is_away_for_a_while_costs_nobody_the_lock(tmp_path: Path, 
     with _quick(store) as lock:
         store.away = True
         time.sleep(TAKEOVER)
-        with pytest.raises(TransientError):  # nobody knows who holds it: nothing may be written
+        with pytest.raises(TransientError):  # the holder is not known, so nothing may be written
             lock.guard()
         lock.raise_if_lost()
         store.away = False
@@ -305,7 +305,7 @@ def test_a_lost_acknowledgement_of_the_create_is_success(tmp_path: Path, monkeyp
 
 
 def test_without_atomic_create_the_last_writer_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both find nothing and both write; after settling, the token that stands is the holder."""
+    """Both find nothing and both write; after the wait, the driver whose token is stored holds the lock."""
     uri, both_looked = str(tmp_path), threading.Barrier(2)
 
     class Simple(Store):
