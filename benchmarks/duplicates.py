@@ -95,7 +95,7 @@ def embed(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def all_new(texts: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """In place of text_index.hash_texts: no two texts are alike."""
+    """Replaces workers.dedup.hash_index.hash_texts: every text gets a hash of its own."""
     return np.array([next(NUMBERS).to_bytes(TEXT_HASH_BYTES, "big") for _ in range(len(texts))], f"S{TEXT_HASH_BYTES}")
 
 
