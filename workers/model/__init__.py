@@ -1,1 +1,1 @@
-"""Which model exactly, what its own files ask for, and its tokenizer."""
+"""The model as files: where they are, what they say about embedding, and the tokenizer. No torch."""

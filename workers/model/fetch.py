@@ -1,11 +1,10 @@
-"""A model that is not a local folder is brought to one: from the hub (its own cache), or from object storage.
+"""Downloads a model to a local folder: from the hub, or from object storage.
 
-    fetch_hub      huggingface_hub's cache, used as it is when the hub is out of reach (HF_HUB_OFFLINE=1)
-    fetch_store    list -> digest of the listing -> under a node-wide lock: download, compare, rename into place
+    fetch_hub      into huggingface_hub's cache, which is used as it is if the hub cannot be reached (HF_HUB_OFFLINE=1)
+    fetch_store    list -> digest of the listing -> under a lock for the node: download, verify, rename
 
-A folder under the cache has its final name only when every file was downloaded and the store still lists what was
-listed at first, so an interrupted download never looks complete. Pickled weights are never downloaded. Knows nothing
-of what the files mean.
+A folder in the cache gets its final name only after every file has been downloaded and the store's listing is still the
+same, so an interrupted download never looks complete. Pickled weights are never downloaded. Does not interpret the files.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from workers.storage.uris import redact
 WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # configuration, vocabularies, weights; never *.bin *.pt *.py
 CACHE_VARIABLE = "REEMBED_CACHE"
 COPY_BYTES = 8 << 20
-LOCK_SECONDS = 3600.0  # a node's replicas start together; the last one waits for one download of a large model
+LOCK_SECONDS = 3600.0  # a node's replicas start together, and wait for one download of a large model
 
 
 def fetch_hub(name: str, revision: str | None) -> tuple[Path, str]:
-    """Snapshot of a hub model: its folder and the commit that `revision` (branch, tag, commit) stands for.
+    """Download a hub model. Returns its folder, and the commit of `revision` (a branch, tag or commit).
 
     Raises:
-        UsageError: unknown name or revision, no access, or the hub is out of reach and nothing is cached.
+        UsageError: unknown name or revision, no access, or the hub cannot be reached and the cache does not have it.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -65,10 +64,10 @@ def fetch_hub(name: str, revision: str | None) -> tuple[Path, str]:
 
 
 def fetch_store(uri: str, options: dict[str, Any]) -> Path:
-    """Local copy of a model folder on object storage, shared by all processes of this node.
+    """Download a model folder from object storage. The local copy is shared by all processes of this node.
 
     Raises:
-        UsageError: nothing there, access denied. TransientError: the store failed, or the model changed meanwhile.
+        UsageError: no model there, or access denied. TransientError: the store failed, or the model changed meanwhile.
     """
     listing = _list_model(uri, options)
     wanted = {name: item for name, item in listing.items() if any(fnmatch.fnmatch(name, pattern) for pattern in WANTED)}
@@ -91,7 +90,7 @@ def fetch_store(uri: str, options: dict[str, Any]) -> Path:
 
 
 def cache_folder() -> Path:
-    """Node-wide cache: $REEMBED_CACHE, else ~/.cache/reembed."""
+    """The cache of this node: $REEMBED_CACHE, else ~/.cache/reembed."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/reembed").expanduser()
 
 
@@ -118,7 +117,7 @@ def _intact(target: Path, wanted: dict[str, ObjectInfo]) -> bool:
 
 
 def _download(uri: str, options: dict[str, Any], wanted: dict[str, ObjectInfo], target: Path) -> None:
-    for stale in target.parent.glob(f"{target.name}.*.part"):  # left by a process that was killed; we hold the lock
+    for stale in target.parent.glob(f"{target.name}.*.part"):  # left by a process that was killed: this one holds the lock
         shutil.rmtree(stale, ignore_errors=True)
     part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
     try:
@@ -132,7 +131,7 @@ def _download(uri: str, options: dict[str, Any], wanted: dict[str, ObjectInfo], 
         now = _list_model(uri, options)
         if not _intact(part, wanted) or any(now.get(name) != item for name, item in wanted.items()):
             raise TransientError(f"model.name={redact(uri)}: changed while it was fetched; run again")
-        if target.exists():  # a damaged copy: the rename needs the name free
+        if target.exists():  # a damaged copy; rename() needs the name to be free
             shutil.rmtree(target)
         part.rename(target)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""model.name -> a local folder of files that may be loaded, and two digests that say exactly which model it is.
+"""Resolves model.name to a local folder of files that may be loaded, and to two digests that identify the model.
 
-    1. locate   a local folder | package:NAME/folder | a hub name | an object-store URI (contains ://)  (model_fetch)
+    1. locate   a local folder | package:NAME/folder | a hub name | an object-store URI (contains ://); see fetch.py
     2. check    config.json, safetensors, tokenizer; pickled weights and remote code are refused
-    3. digest   sha256 over names and contents of weights and configuration, and of the tokenizer
+    3. digest   SHA-256 over names and contents: one of weights and configuration, one of the tokenizer
 
-The same files give the same digests wherever they came from. What the files mean is read in model_layout.
+The same files give the same digests, wherever they are from. recipe.py and modules.py interpret the files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workers.storage.uris import redact
 TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)  # every name under which sentence-transformers ever stored its Transformer module's settings
+)  # all names under which sentence-transformers has stored its Transformer module's settings
 PACKAGE = "package:"
 WEIGHTED_MODULES = ("Dense", "LSTM")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -33,7 +33,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A model on this machine. `revision` is the hub commit, None for folders and URIs; digests are hex."""
+    """A model on this machine. `revision`: the hub commit, None for folders and URIs. Digests are hexadecimal."""
 
     folder: Path
     name: str
@@ -44,7 +44,7 @@ class ModelFiles:
 
 @dataclass(frozen=True, slots=True)
 class ModuleEntry:
-    """A line of modules.json: `kind` is the class name, `path` the module's folder relative to the model's ("" = itself)."""
+    """An entry of modules.json. `kind`: the class name in `type`. `path`: the module's folder, relative to the model's."""
 
     kind: str
     path: str
@@ -52,10 +52,10 @@ class ModuleEntry:
 
 
 def resolve_model(config: ModelConfig) -> ModelFiles:
-    """Bring the model to this machine, check it and digest it. Costs one read of the weights.
+    """Download the model if necessary, check and digest it. Reads the weights once.
 
     Raises:
-        UsageError: missing, not allowed (pickle, remote code) or incomplete. TransientError: the store failed.
+        UsageError: not found, not allowed (pickle, remote code) or incomplete. TransientError: the store failed.
     """
     folder, revision = _locate(config)
     name = redact(config.name)
@@ -65,10 +65,10 @@ def resolve_model(config: ModelConfig) -> ModelFiles:
 
 
 def read_modules(folder: Path) -> list[ModuleEntry]:
-    """modules.json of a sentence-transformers layout, in order; [] where there is none.
+    """The entries of a sentence-transformers model's modules.json, in order; [] if it has none.
 
     Raises:
-        UsageError: malformed, a path outside the model, or a type that is not sentence-transformers' own.
+        UsageError: malformed, a path outside the model's folder, or a type that is not sentence-transformers' own.
     """
     path = folder / "modules.json"
     if not path.is_file():
@@ -91,13 +91,13 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
 
 
 def transformer_folder(folder: Path) -> Path:
-    """Where config.json, weights and tokenizer are: the folder itself, or `0_Transformer` in old layouts."""
+    """The folder of config.json, weights and tokenizer: the model's own, or `0_Transformer` in old layouts."""
     modules = read_modules(folder)
     return folder / modules[0].path if modules else folder
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
-    """Raises: UsageError naming the file when it is missing, not JSON, or not a `kind`."""
+    """The content of a JSON file. Raises: UsageError: the file is missing, not JSON, or its value is not a `kind`."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -110,10 +110,10 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 
 def check_model(folder: Path, name: str) -> None:
-    """Refuse what cannot or must not be loaded, before anything is started.
+    """Refuse a model that cannot or must not be loaded, without loading it. `name` is shown in errors.
 
     Raises:
-        UsageError: one line with the mend.
+        UsageError: with what to do about it.
     """
     shown = f"model.name={name}"
     transformer = transformer_folder(folder)
@@ -157,7 +157,7 @@ def _locate(config: ModelConfig) -> tuple[Path, str | None]:
 
 
 def _package_folder(name: str) -> Path:
-    """`package:NAME/folder`: a model that an installed Python package brings along. The package is found, not imported."""
+    """`package:NAME/folder`: a model inside an installed Python package, which is located without importing it."""
     package, _, inside = name.removeprefix(PACKAGE).partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
@@ -168,8 +168,8 @@ def _package_folder(name: str) -> Path:
 
 
 def _built_in(model_type: str) -> bool:
-    """True where transformers has the architecture itself, so that auto_map is only an alternative that is never taken."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # slow import, needed for few models
+    """Whether transformers has the architecture itself, so that auto_map is an alternative that is not used."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # a slow import, needed for few models
 
     return model_type in CONFIG_MAPPING_NAMES
 
@@ -193,7 +193,7 @@ def _check_weights(folder: Path, shown: str) -> None:
 
 
 def _digested_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Files that decide the vectors, and files that decide the tokens."""
+    """The files that decide vectors, and those that decide tokens."""
     transformer = transformer_folder(folder)
     weights = _matching(folder, ("modules.json", "config_sentence_transformers.json"))
     weights += _matching(transformer, ("*.safetensors", "model.safetensors.index.json", "config.json", *TRANSFORMER_CONFIGS))

@@ -1,7 +1,7 @@
-"""Golden texts: what a replica embeds before its first shard, in float32 on the CPU and again as it will work.
+"""The golden texts: a replica embeds them before its first shard, and compares the vectors with a float32 reference.
 
-Short and long, prose, code, lists, numbers, several scripts, odd bytes; one is longer than any sliding window in use.
-They also calibrate 8-bit products. The texts are this project's own; changing them changes 8-bit vectors.
+They are short and long: prose, code, lists, numbers, several scripts, unusual characters. One is longer than any sliding
+window in use. They also calibrate 8-bit products, so changing them changes 8-bit vectors. Written for this project.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Reads what follows the transformer in a sentence-transformers layout: pooling modes, Dense, LSTM, Normalize.
+"""The modules after the transformer in sentence-transformers models, from their files: Pooling, Dense, LSTM, Normalize.
 
-Both spellings are understood: `sentence_transformers.models.Pooling` with pooling_mode_* booleans, and
-`sentence_transformers.sentence_transformer.modules.pooling.Pooling` with one pooling_mode. Says what the files say; the
-user's settings are weighed in model_layout, the weights are loaded in heads. No torch.
+Both formats are supported: `sentence_transformers.models.Pooling` with pooling_mode_* booleans, and
+`sentence_transformers.sentence_transformer.modules.pooling.Pooling` with one pooling_mode. Only the model's files are read
+here; recipe.py applies the user's settings, engine/heads.py loads the weights. No torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEGACY_MODES = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
-}  # in the order in which sentence-transformers concatenates them
+}  # in the order in which sentence-transformers concatenates the vectors
 _MODES = {
     "cls": Pooling.CLS,
     "max": Pooling.MAX,
@@ -35,17 +35,17 @@ _MODES = {
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpec:
-    """A module after the transformer. `path` is its folder relative to the model; on tokens or on pooled vectors."""
+    """A module after the transformer, on token vectors or on pooled vectors. `path`: its folder, relative to the model's."""
 
     kind: str  # Dense | LSTM | Normalize
     path: str
-    in_dim: int | None = None  # None: any (Normalize)
+    in_dim: int | None = None  # None: any number (Normalize)
     out_dim: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpecs:
-    """Everything after the transformer."""
+    """All modules after the transformer."""
 
     pooling: tuple[Pooling, ...]  # empty: no Pooling module
     include_prompt: bool
@@ -54,10 +54,10 @@ class ModuleSpecs:
 
 
 def read_module_specs(folder: Path) -> ModuleSpecs:
-    """What modules.json lists after the transformer.
+    """The modules that modules.json lists after the transformer.
 
     Raises:
-        UsageError: a module that is not supported, or in an order that makes no sense.
+        UsageError: a module is not supported, or the order is invalid.
     """
     modes: tuple[Pooling, ...] = ()
     include_prompt, pooled = True, False
@@ -83,7 +83,7 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
                     f"{folder / 'modules.json'}: {module.path} works on tokens but comes after Pooling; correct the order"
                 )
             (before if on_tokens else after).append(spec)
-        elif module.kind != "Dropout":  # no effect outside training
+        elif module.kind != "Dropout":  # it has no effect outside training
             raise UsageError(
                 f"{folder / 'modules.json'}: module {module.type} is not supported "
                 "(supported: Transformer, Pooling, Dense, LSTM, Normalize); use a model without it"
@@ -114,7 +114,7 @@ def _lstm(path: Path, place: str) -> ModuleSpec:
 
 
 def _dense_or_normalize(path: Path, module: ModuleEntry) -> tuple[ModuleSpec, bool]:
-    """The module, and whether it works on tokens (some late-interaction models) instead of pooled vectors."""
+    """The module, and whether it applies to token vectors (as in some late-interaction models) instead of pooled ones."""
     config = read_json(path) if module.kind == "Dense" or path.is_file() else {}
     source = config.get("module_input_name") or "sentence_embedding"
     if source not in ("sentence_embedding", "token_embeddings") or (config.get("module_output_name") or source) != source:
@@ -130,7 +130,11 @@ def _dense_or_normalize(path: Path, module: ModuleEntry) -> tuple[ModuleSpec, bo
 
 
 def weight_names(folder: Path) -> list[str]:
-    """Names of the tensors in a checkpoint, from the index or the file's header; no tensor is read."""
+    """Names of the tensors in a checkpoint, from its index or the file's header. Reads no tensor.
+
+    Raises:
+        UsageError: the file is not safetensors, or incomplete.
+    """
     index = folder / "model.safetensors.index.json"
     path = folder / "model.safetensors"
     if not path.is_file():

@@ -1,12 +1,12 @@
-"""The model's own files plus the user's settings -> EmbeddingRecipe: how text becomes one vector, settled once.
+"""The embedding recipe: how a text becomes a vector, from the model's own files and the user's settings.
 
-    modules.json and the modules' folders                             pooling and what surrounds it (read by model_head)
+    modules.json and the modules' folders                             pooling and the modules around it (modules.py)
     sentence_bert_config.json, tokenizer_config.json, config.json     longest input
     config_sentence_transformers.json                                 prompts
 
-An explicit setting wins over the model's files. `model.pooling` replaces the Pooling module alone: modules on tokens
-(LSTM) still come before it and modules on vectors (Dense) after it. Everything that can be refused without loading the
-weights is refused here. No torch.
+An explicit setting overrides the model's files. `model.pooling` replaces the Pooling module only: modules on tokens (LSTM)
+still precede it, and modules on vectors (Dense) follow it. Whatever can be refused without loading the weights is refused
+here. No torch.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from workers.errors import UsageError
 from workers.model.files import TRANSFORMER_CONFIGS, ModelFiles, read_json, read_modules, transformer_folder
 from workers.model.modules import ModuleSpec, read_module_specs, weight_names
 
-_LAYER_POOLINGS = (Pooling.POOLER, Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT)  # read the transformer itself
+_LAYER_POOLINGS = (Pooling.POOLER, Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT)  # of the transformer's own layers or head
 OFFSET_POSITIONS = frozenset({
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "ibert", "longformer",
     "luke", "markuplm", "mpnet", "xmod", "lilt",
-})  # fmt: skip  # families that number positions from padding_idx + 1, which costs that many of the table
-_SANE_TOKENS = 1_000_000  # tokenizers without a limit write 1e30
+})  # fmt: skip  # families whose first position is padding_idx + 1; the table of positions is that much shorter
+_SANE_TOKENS = 1_000_000  # tokenizers without a limit have 1e30 in their files
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRecipe:
-    """Pool -> vector modules -> (mean of chunks) -> truncate_dim -> normalise; token modules come before pooling."""
+    """Token modules -> pooling -> vector modules -> (mean of chunks) -> truncate_dim -> normalisation."""
 
-    transformer: str  # folder of the transformer relative to the model's, "" when it is the same
-    pooling: tuple[Pooling, ...]  # several: concatenated in this order
-    include_prompt: bool  # False: pooling leaves the prompt's tokens out
+    transformer: str  # folder of the transformer, relative to the model's; "": the same
+    pooling: tuple[Pooling, ...]  # several: their vectors are concatenated in this order
+    include_prompt: bool  # False: pooling skips the prompt's tokens
     normalize: bool
     max_tokens: int  # longest sequence, special tokens and prompt included
     long_text: LongText
     chunk_overlap: int
-    prompt: str  # before every document
-    query_prompt: str  # before a search query
+    prompt: str  # prepended to every document
+    query_prompt: str  # prepended to a search query
     truncate_dim: int | None
-    do_lower_case: bool  # lower-case before the tokenizer's own normaliser
+    do_lower_case: bool  # convert to lower case before the tokenizer's own normaliser
     token_modules: tuple[ModuleSpec, ...] = ()
     vector_modules: tuple[ModuleSpec, ...] = ()
-    dim: int | None = None  # of the output; None where config.json does not tell the hidden size (the encoder knows)
+    dim: int | None = None  # of output vectors; None if config.json does not give the hidden size (the encoder knows it)
 
     @property
     def pooling_name(self) -> str:
@@ -55,10 +55,10 @@ class EmbeddingRecipe:
 
 
 def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
-    """Settle every `auto` of the model section.
+    """The recipe of a model under the user's settings, with every `auto` resolved.
 
     Raises:
-        UsageError: a module or setting that cannot be honoured, with the mend.
+        UsageError: a module or setting is not supported; with what to do about it.
     """
     folder, shown = files.folder, f"model.name={files.name}"
     modules = read_modules(folder)
@@ -72,10 +72,10 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
     elif not modes:
         modes = (Pooling.MEAN,)
     if modes == (Pooling.MEAN,) and any(module.kind == "LSTM" for module in before):
-        modes = (Pooling.MEAN_LSTM,)  # what it is, under the name a user may also ask for
+        modes = (Pooling.MEAN_LSTM,)  # the name by which a user may also ask for it
     _check_pooling(modes, before, transformer, model, config, shown)
     if modes == (Pooling.TOKENS,):
-        after = after[-1:] if after and after[-1].kind == "Normalize" else ()  # Dense works on the pooled vector: not here
+        after = after[-1:] if after and after[-1].kind == "Normalize" else ()  # Dense modules apply to pooled vectors only
     normalizes = bool(after) and after[-1].kind == "Normalize"
     vector_modules = after[:-1] if normalizes else after
     prompt, query_prompt = _prompts(folder, config, shown)
@@ -100,10 +100,10 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
 
 
 def output_dim(recipe: EmbeddingRecipe, hidden_size: int) -> int:
-    """Components of an output vector.
+    """Number of components of an output vector, for a transformer with this hidden size.
 
     Raises:
-        UsageError: a module expects another dimension, or truncate_dim is larger than what there is.
+        UsageError: a module expects another number, or truncate_dim is larger than the number of components.
     """
     dim = _through(recipe.token_modules, hidden_size, recipe)
     dim = sum(4 * dim if mode is Pooling.LAST4_CONCAT else dim for mode in recipe.pooling)
@@ -116,7 +116,7 @@ def output_dim(recipe: EmbeddingRecipe, hidden_size: int) -> int:
 
 
 def first_position(model: Mapping[str, Any]) -> int:
-    """The number of a sequence's first position, by config.json: some families count from behind the padding token's id."""
+    """The number of a sequence's first position, by config.json: 0, or in some families the padding token's id + 1."""
     if model.get("model_type") not in OFFSET_POSITIONS:
         return 0
     padding = model.get("pad_token_id")
@@ -194,7 +194,7 @@ def _max_tokens(transformer: Path, model: dict[str, Any], settings: dict[str, An
 
 
 def _prompts(folder: Path, config: ModelConfig, shown: str) -> tuple[str, str]:
-    """Prompt of documents and of queries; an empty entry in the model's prompts is a placeholder, not a prompt."""
+    """The prompts of documents and of queries. An empty entry in the model's prompts is a placeholder, not a prompt."""
     path = folder / "config_sentence_transformers.json"
     stored = read_json(path) if path.is_file() else {}
     prompts: dict[str, str] = stored.get("prompts") or {}

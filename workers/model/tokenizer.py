@@ -1,19 +1,22 @@
-"""Texts -> token ids, cut to the model's longest input or into overlapping chunks; what was cut is recorded.
+"""Tokenises texts: truncated to the model's longest input, or cut into overlapping chunks.
 
-    1. clip      truncating: the text is read only as far as tokens can count (a 5 MB text costs no more than a page)
+    1. clip      if truncating: keep only as many characters as can matter (a 5 MB text takes no longer than a page)
     2. encode    content tokens without special tokens, in groups that bound memory; long texts in pieces cut at white space
-    3. window    one sequence a document (truncate), or several that overlap
-    4. assemble  special tokens + prompt + window + special tokens, end to end in one flat array
+    3. window    one sequence per document (truncate), or several overlapping ones (chunks)
+    4. assemble  special tokens + prompt + window + special tokens, concatenated in one flat array
 
-The prompt is put before the text and tokenised with it, as sentence-transformers does; a later chunk repeats the
-prompt's tokens. Tokens come from tokenizer.json by the `tokenizers` library alone, so neither transformers nor torch is
-imported, unless the model has no tokenizer.json. Knows nothing of batches, models or vectors.
+The prompt is prepended to the text and tokenised with it, as in sentence-transformers; later chunks repeat the prompt's
+tokens. Only the `tokenizers` library is used, with tokenizer.json; transformers and torch are imported only for a model
+without that file. Knows nothing of batches, models or vectors.
+
+Shapes: D documents, N sequences, T tokens.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,14 +33,26 @@ from workers.model.files import read_json
 from workers.model.recipe import EmbeddingRecipe
 from workers.records.tokens import TokenizedTexts, ranges
 
-CLIP_CHARACTERS_A_TOKEN = 16  # a clip this long nearly always holds enough tokens; where not, the whole text is encoded
-PIECE_CHARACTERS = 1 << 17  # longer texts are encoded in pieces: an Encoding holds some 100 bytes a token
-GROUP_CHARACTERS = 1 << 20  # encoded at once
-_BOUNDARY = re.compile(r"(?<=[^\s])(?=[ \n])")  # before white space no tokenizer family joins tokens across
+CLIP_CHARACTERS_A_TOKEN = 16  # a clip of this length nearly always has enough tokens; otherwise the whole text is encoded
+PIECE_CHARACTERS = 1 << 17  # longer texts are encoded in pieces: an Encoding takes some 100 bytes per token
+GROUP_CHARACTERS = 1 << 20  # of the texts encoded by one call
+_BOUNDARY = re.compile(r"(?<=[^\s])(?=[ \n])")  # no tokenizer family has tokens that cross the start of white space
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """The content tokens of each of N sequences."""
+
+    document: NDArray[np.int32]  # [N] index of the document
+    prompt_N: NDArray[np.int64]  # leading tokens of the document that are the prompt, and precede every window
+    start_N: NDArray[np.int64]  # first token of the window, counted after the prompt
+    length_N: NDArray[np.int64]  # tokens of the window
+    first_N: NDArray[np.int64] | None = None  # its characters in the text, for long_text=chunks: start
+    last_N: NDArray[np.int64] | None = None  # end, exclusive
 
 
 class TextTokenizer:
-    """The model's tokenizer under one recipe. Not for use from several threads at once."""
+    """The model's tokenizer under one recipe. Not thread-safe."""
 
     def __init__(self, folder: Path, recipe: EmbeddingRecipe) -> None:
         """`folder` is the model's (ModelFiles.folder).
@@ -51,7 +66,7 @@ class TextTokenizer:
         specials = len(self._prefix) + len(self._suffix)
         self._room = recipe.max_tokens - specials  # for prompt and content
         prompt = len(self._tokenizer.encode(recipe.prompt, add_special_tokens=False).ids) if recipe.prompt else 0
-        # As sentence-transformers counts it: the prompt tokenised alone, without its last special token.
+        # as in sentence-transformers: the tokens of the prompt tokenised alone, without its last special token
         self._prompt_tokens = len(self._prefix) + prompt + max(len(self._suffix) - 1, 0) if prompt else 0
         room = self._room - prompt
         if room < 1:
@@ -66,7 +81,7 @@ class TextTokenizer:
             )
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Never fails on a text: one without any token becomes its special tokens alone."""
+        """Tokenise documents. Raises for no text: one without tokens becomes its special tokens."""
         prompt = self._recipe.prompt
         prompted = [prompt + text for text in texts] if prompt else texts
         if self._recipe.long_text is LongText.TRUNCATE:
@@ -74,12 +89,13 @@ class TextTokenizer:
             lengths = np.fromiter((len(ids) for ids in contents), np.int64, len(contents))
             kept = np.minimum(lengths, self._room)
             zeros = np.zeros(len(texts), np.int64)
-            document = np.arange(len(texts), dtype=np.int32)
-            return self._assemble(contents, document, zeros, zeros, kept, None, None, lengths > kept)
+            return self._assemble(
+                contents, _Windows(np.arange(len(texts), dtype=np.int32), zeros, zeros, kept), lengths > kept
+            )
         return self._chunks(prompted)
 
     def strings(self, ids: NDArray[np.int32] | Sequence[int]) -> list[str]:
-        """Token strings as the vocabulary has them (##ing, ▁the, Ġof)."""
+        """The tokens' strings in the vocabulary (##ing, ▁the, Ġof)."""
         return [self._tokenizer.id_to_token(int(token)) or "" for token in ids]
 
     def _chunks(self, texts: Sequence[str]) -> TokenizedTexts:
@@ -87,7 +103,7 @@ class TextTokenizer:
         spans = recipe.long_text is LongText.CHUNKS
         encoded = list(self._encode(texts, offsets=spans or prompt > 0))
         contents = [ids for ids, _ in encoded]
-        # Tokens that end within the prompt are the prompt; one that straddles the border belongs to the text.
+        # tokens that end within the prompt belong to it; a token across its end belongs to the text
         leading = [_leading(ends_TX[:, 1], prompt) if prompt else 0 for _, ends_TX in encoded]
         prompt_D = np.array(leading, np.int64).reshape(-1)
         length_D = np.fromiter((len(ids) for ids in contents), np.int64, len(contents)) - prompt_D
@@ -106,21 +122,14 @@ class TextTokenizer:
                     offsets = encoded[owner][1]
                     first[row] = max(offsets[start, 0] - prompt, 0)
                     last[row] = max(offsets[start + length - 1, 1] - prompt, 0)
-        cut = np.zeros(len(texts), np.bool_)
-        return self._assemble(contents, document.astype(np.int32), prompt_D[document], start_N, length_N, first, last, cut)
+        windows = _Windows(document.astype(np.int32), prompt_D[document], start_N, length_N, first, last)
+        return self._assemble(contents, windows, np.zeros(len(texts), np.bool_))
 
     def _assemble(
-        self,
-        contents: list[NDArray[np.int32]],
-        document: NDArray[np.int32],
-        prompt_N: NDArray[np.int64],
-        start_N: NDArray[np.int64],
-        length_N: NDArray[np.int64],
-        chunk_start: NDArray[np.int64] | None,
-        chunk_end: NDArray[np.int64] | None,
-        truncated: NDArray[np.bool_],
+        self, contents: list[NDArray[np.int32]], windows: _Windows, truncated: NDArray[np.bool_]
     ) -> TokenizedTexts:
-        """Gather (prefix, prompt, window, suffix) of every sequence from one flat source."""
+        """Gather (prefix, prompt, window, suffix) of every sequence from one flat array. `truncated`: [D]."""
+        document, prompt_N, start_N, length_N = windows.document, windows.prompt_N, windows.start_N, windows.length_N
         flat = np.concatenate([self._prefix, self._suffix, *contents]).astype(np.int32, copy=False)
         specials = len(self._prefix) + len(self._suffix)
         sizes = np.fromiter((len(ids) for ids in contents), np.int64, len(contents))
@@ -133,51 +142,52 @@ class TextTokenizer:
             input_ids=flat[ranges(starts.ravel(), lengths.ravel())],
             offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(sequence_N)]),
             document=document,
-            chunk_start=chunk_start,
-            chunk_end=chunk_end,
+            chunk_start=windows.first_N,
+            chunk_end=windows.last_N,
             truncated=truncated,
             num_tokens=np.bincount(document, weights=sequence_N, minlength=len(contents)).astype(np.int32),
             prompt_tokens=self._prompt_tokens,
         )
 
     def _encode_clipped(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Content tokens: all of a text, or more than there is room for (which says that it will be truncated)."""
+        """Content tokens [T] of each text: all, or at least one more than there is room for, which marks it as truncated."""
         limit = CLIP_CHARACTERS_A_TOKEN * self._recipe.max_tokens
         clips = [next(_pieces(text, limit)) for text in texts]
         contents = [ids for ids, _ in self._encode(clips, offsets=False)]
         for index, (clip, text) in enumerate(zip(clips, texts, strict=True)):
-            if len(clip) < len(text) and len(contents[index]) <= self._room:  # few tokens in many characters
+            if len(clip) < len(text) and len(contents[index]) <= self._room:  # too few tokens in so many characters
                 contents[index] = next(self._encode([text], offsets=False))[0]
         return contents
 
     def _encode(self, texts: Sequence[str], *, offsets: bool) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-        """Each text's content tokens [T] and their characters [T, 2] (empty when not asked for), in order."""
+        """Content tokens [T] of each text, in order, and their spans of characters [T, 2] (empty unless asked for)."""
         encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
         for group in _groups(texts):
             pieces = [list(_pieces(text, PIECE_CHARACTERS)) for text in group]
             encodings = iter(encode(list(chain.from_iterable(pieces)), add_special_tokens=False))
             for parts in pieces:
-                found = [(next(encodings), part) for part in parts]
-                ids = np.concatenate([np.array(encoding.ids, np.int32) for encoding, _ in found])
-                yield ids, _characters(found) if offsets else np.empty((0, 2), np.int64)
+                encoded = [(next(encodings), part) for part in parts]
+                ids = np.concatenate([np.array(encoding.ids, np.int32) for encoding, _ in encoded])
+                yield ids, _characters(encoded) if offsets else np.empty((0, 2), np.int64)
 
 
-def _characters(found: list[tuple[Encoding, str]]) -> NDArray[np.int64]:
-    """Character spans [T, 2] of a text's tokens, its pieces put end to end."""
+def _characters(encoded: list[tuple[Encoding, str]]) -> NDArray[np.int64]:
+    """Spans of characters [T, 2] of a text's tokens, from its encoded pieces."""
     spans, shift = [], 0
-    for encoding, part in found:
+    for encoding, part in encoded:
         spans.append(np.array(encoding.offsets, np.int64).reshape(-1, 2) + shift)
         shift += len(part)
     return np.concatenate(spans)
 
 
 def _leading(ends: NDArray[np.int64], border: int) -> int:
+    """How many leading tokens end at or before the character `border`."""
     beyond = np.flatnonzero(ends > border)
     return int(beyond[0]) if len(beyond) else len(ends)
 
 
 def _pieces(text: str, size: int) -> Iterator[str]:
-    """The text in consecutive pieces of at least `size` characters, each but the last ending before white space."""
+    """The text in pieces of at least `size` characters; all but the last end before white space."""
     start = 0
     while len(text) - start > size:
         boundary = _BOUNDARY.search(text, start + size)
@@ -189,6 +199,7 @@ def _pieces(text: str, size: int) -> Iterator[str]:
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in groups of at most GROUP_CHARACTERS; a longer text is a group of its own."""
     group: list[str] = []
     characters = 0
     for text in texts:
@@ -202,7 +213,7 @@ def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _special_tokens(tokenizer: Tokenizer) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Ids that the model's post-processor puts before and after every text."""
+    """The ids that the tokenizer's post-processor puts before and after every text."""
     probe = tokenizer.encode("a")
     inside = [index for index, special in enumerate(probe.special_tokens_mask) if not special]
     first, last = (inside[0], inside[-1] + 1) if inside else (len(probe.ids), len(probe.ids))
@@ -219,7 +230,7 @@ def _load(folder: Path, lower_case: bool) -> Tokenizer:
         raise UsageError(
             f"{path}: not a tokenizer this version of `tokenizers` can read ({error}); fetch the model again"
         ) from None
-    tokenizer.no_truncation()  # files carry whatever was set when they were saved
+    tokenizer.no_truncation()  # tokenizer.json contains the settings with which it was saved
     tokenizer.no_padding()
     if (folder / "tokenizer_config.json").is_file() and isinstance(tokenizer.normalizer, BertNormalizer):
         _apply_bert_settings(tokenizer, read_json(folder / "tokenizer_config.json"))
@@ -230,7 +241,7 @@ def _load(folder: Path, lower_case: bool) -> Tokenizer:
 
 
 def _apply_bert_settings(tokenizer: Tokenizer, config: dict[str, Any]) -> None:
-    """tokenizer_config.json wins over tokenizer.json, as it does in transformers."""
+    """tokenizer_config.json overrides tokenizer.json, as in transformers."""
     normalizer = tokenizer.normalizer
     for key, attribute in (("do_lower_case", "lowercase"), ("strip_accents", "strip_accents"),
                            ("tokenize_chinese_chars", "handle_chinese_chars")):  # fmt: skip
@@ -239,8 +250,8 @@ def _apply_bert_settings(tokenizer: Tokenizer, config: dict[str, Any]) -> None:
 
 
 def _convert(folder: Path) -> Tokenizer:
-    """A model without tokenizer.json: transformers builds it from vocab.txt or a sentencepiece model."""
-    from transformers import AutoTokenizer  # slow import, and it brings torch; needed for few models
+    """For a model without tokenizer.json: transformers converts vocab.txt or a sentencepiece model."""
+    from transformers import AutoTokenizer  # a slow import, with torch; needed for few models
 
     try:
         converted = AutoTokenizer.from_pretrained(str(folder), use_fast=True, trust_remote_code=False, local_files_only=True)
