@@ -17,7 +17,10 @@ from workers.records.shard import Shard
 
 @dataclass
 class Planned:
-    """What came of a corpus. Documents are by object name and row number; `lost` are objects that could not be read."""
+    """What came of a corpus. `lost` are objects that could not be read.
+
+    Documents are by object name and row number, a high one of the test's own where the row has none.
+    """
 
     corpus: Corpus
     shards: list[Shard]
@@ -55,7 +58,8 @@ def read_corpus(root: Path, shard_bytes: int = 64 << 20, **settings: Any) -> Pla
             planned.rows_read += window.rows_read
             planned.quarantined += window.quarantined
             for row in window.table.to_pylist():
-                key = (row["object"].rpartition("/")[2], row["row"])
+                number = len(planned.documents) + (1 << 40) if row["row"] is None else row["row"]
+                key = (row["object"].rpartition("/")[2], number)
                 assert key not in planned.documents, "a row is read twice"
                 planned.documents[key] = row
     assert planned.rows_read == len(planned.documents) + sum(row.rows or 0 for row in planned.quarantined)

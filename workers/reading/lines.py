@@ -46,6 +46,21 @@ def is_blank(line: bytes) -> bool:
     return not line or line.isspace()
 
 
+class _Borrowed:
+    """A stream that its decoder may read and not close: the object can be opened again from its start."""
+
+    closed = False
+
+    def __init__(self, stream: SourceStream) -> None:
+        self.read = stream.read
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """The owner closes it."""
+
+
 def open_bytes(stream: SourceStream, compression: str | None) -> Callable[[int], bytes]:
     """A read function over the decompressed bytes from the object's start; concatenated members are one stream.
 
@@ -59,7 +74,7 @@ def open_bytes(stream: SourceStream, compression: str | None) -> Callable[[int],
         return stream.read
     if stream.size == 0:
         raise ObjectError(stream.uri, f"empty where {compression} was expected; upload it again")
-    decoder = pa.CompressedInputStream(pa.PythonFile(stream, mode="r"), compression)
+    decoder = pa.CompressedInputStream(pa.PythonFile(_Borrowed(stream), mode="r"), compression)
 
     def read(count: int) -> bytes:
         try:
