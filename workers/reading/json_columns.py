@@ -40,6 +40,11 @@ def parse_object(data: bytes, what: str) -> dict[str, Any] | Bad:
         return Bad(f"{what} is not valid JSON (a number of thousands of digits)")
     except RecursionError:
         return Bad(f"{what} is nested too deeply")
+    return object_or_bad(value, what)
+
+
+def object_or_bad(value: Any, what: str) -> dict[str, Any] | Bad:
+    """A parsed value, if it can be a row."""
     return value if type(value) is dict else Bad(f"{what} is not a JSON object but {_kind(value)}")
 
 
