@@ -41,6 +41,7 @@ class SourceFormat(StrEnum):
     TEXT = "text"
     ARROW = "arrow"
     ORC = "orc"
+    JSON = "json"
 
 
 class Pooling(StrEnum):
@@ -88,7 +89,7 @@ class CorpusConfig(Section):
     uri: Names = Field(min_length=1)
     """Object, prefix (ends with /), glob, or a list of them; any fsspec scheme or local path."""
     format: SourceFormat = Field(SourceFormat.AUTO, strict=False)
-    """auto goes by the name: .parquet .pq | .arrow .feather .ipc | .orc | .jsonl .ndjson .json | .csv .tsv | .txt;
+    """auto goes by the name: .parquet .pq | .arrow .feather .ipc | .orc | .jsonl .ndjson | .json | .csv .tsv | .txt;
     those without a compression of their own also .gz .zst .bz2."""
     id: str | None = None
     """Column of the document id. Omitted: "<object key>#<row number>"."""

@@ -55,7 +55,7 @@ def _records(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
 TRAITS = FormatTraits(
     format=SourceFormat.JSONL,
     title="JSONL",
-    suffixes=(".jsonl", ".ndjson", ".json"),
+    suffixes=(".jsonl", ".ndjson"),
     read=read_jsonl,
     random_access=False,
     split=always(Split.RECORDS),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from workers.config import SourceFormat
 from workers.errors import UsageError
-from workers.reading.formats import arrow, csv, jsonl, orc, parquet, text
+from workers.reading.formats import arrow, csv, json, jsonl, orc, parquet, text
 from workers.reading.formats.traits import COMPRESSIONS, FormatTraits, strip_compression
 from workers.storage.uris import redact
 
 FORMATS: dict[SourceFormat, FormatTraits] = {
-    traits.format: traits for traits in (parquet.TRAITS, arrow.TRAITS, orc.TRAITS, jsonl.TRAITS, csv.TRAITS, text.TRAITS)
+    traits.format: traits
+    for traits in (parquet.TRAITS, arrow.TRAITS, orc.TRAITS, jsonl.TRAITS, json.TRAITS, csv.TRAITS, text.TRAITS)
 }
 
 

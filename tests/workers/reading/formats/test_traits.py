@@ -23,7 +23,7 @@ from workers.reading.formats.traits import Split
         ("s3://b/a.PQ", (SourceFormat.PARQUET, None)),
         ("/data/a.jsonl", (SourceFormat.JSONL, None)),
         ("/data/a.NDJSON.GZ", (SourceFormat.JSONL, "gzip")),
-        ("a.json.zst", (SourceFormat.JSONL, "zstd")),
+        ("a.json.zst", (SourceFormat.JSON, "zstd")),
         ("a.csv.bz2", (SourceFormat.CSV, "bz2")),
         ("a.tsv", (SourceFormat.CSV, None)),
         ("a.txt", (SourceFormat.TEXT, None)),
