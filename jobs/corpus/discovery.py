@@ -23,11 +23,13 @@ from jobs.corpus.footers import FOOTER_THREADS, read_footers
 from jobs.corpus.listing import SourceObject, list_sources
 from jobs.corpus.metadata_cache import MetadataCache
 from jobs.corpus.sampling import read_head, sample_columns
-from jobs.corpus.schema import OUTPUT_COLUMNS, Columns, check_names, infer_schema
+from jobs.corpus.schema import Columns, check_names, infer_schema
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.records.documents import ReadPlan
 from workers.storage.uris import redact
+from workers.table.partitions import can_name_folder
+from workers.table.schema import OUTPUT_COLUMNS
 
 MAX_LOGGED = 20  # warnings logged one by one; all of them are in Corpus.warnings
 HEAD_BYTES, HEAD_GROWTH = 16 << 10, 16  # read to tell a format by content, and how many times more where that is not enough
@@ -132,7 +134,7 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
                 raise UsageError(f"output.partition_by: {name} is a column of the output itself; rename the source folders")
             keep = keep.append(pa.field(name, pa.string()))
         kind = keep.field(name).type
-        if pa.types.is_nested(kind) or pa.types.is_floating(kind) or pa.types.is_binary(kind):
+        if not can_name_folder(kind):
             raise UsageError(
                 f"output.partition_by: {name} is {kind}, which makes no folder name; choose a text, integer or date column"
             )

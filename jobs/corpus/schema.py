@@ -21,10 +21,7 @@ from workers.errors import UsageError
 from workers.reading.columns import is_text, plain_type, refusal
 from workers.records.documents import ReadPlan
 from workers.storage.uris import redact
-
-OUTPUT_COLUMNS = frozenset(
-    ("id", "embedding", "num_tokens", "truncated", "text_hash", "chunk", "chunk_start", "chunk_end", "tokens")
-)
+from workers.table.schema import OUTPUT_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)

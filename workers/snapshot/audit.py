@@ -1,7 +1,7 @@
-"""Does a shard's output hold its source, every row once, undamaged? The worker's half of `reembed verify`.
+"""Audit of one shard: its output holds its source, every row once, undamaged. The worker's half of `reembed verify`.
 
-    audit_parts    each part: there, size, SHA-256, schema, stamp, finite, norms, rows and rows digest as its receipt says
-    audit_source   the source read again: the multiset of (id, text hash) is the one in the parts and in the receipt
+    audit_shard    the source read again: the multiset of (id, text hash) is the one in the receipt and in the parts; each
+                   part: there, size, SHA-256, schema, stamp, finite, norms, rows and rows digest as its receipt says
     compare        sampled documents embedded again: cosine to the stored vectors
 
 Findings are sentences that name the file or object; an empty list is a pass. Nothing is written.
@@ -32,7 +32,7 @@ NORM_TOLERANCE = {VectorType.FLOAT32: 1e-3, VectorType.FLOAT16: 5e-3, VectorType
 
 @dataclass(slots=True)
 class ShardAudit:
-    """What was found, and the documents drawn for comparison: (id, text hash) -> text and stored vectors."""
+    """Findings, and the documents sampled for comparison: (id, text hash) -> text and stored vectors."""
 
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -65,7 +65,7 @@ def compare(
     scores = {}
     for key, fresh in vectors.items():
         stored = audit.stored.get(key)
-        # a row that stands several times in the source, id and text, is stored as often
+        # a row that is in the source several times, id and text, is stored as often
         copies = len(stored) // len(fresh) if stored is not None and len(fresh) else 0
         fresh = np.tile(fresh, (copies, 1))
         if stored is None or not copies or stored.shape != fresh.shape:

@@ -1,10 +1,10 @@
-"""A few rows of a part file: their vectors, and by which text each was made. What the publish gate looks at.
+"""Samples of a part: the vectors of a few rows, and the text that each was made from. Used by the publish gate.
 
     sample_part    the first rows of the part, and how many rows its footer says it has
     find_rows      rows of given texts near the beginning of the part
 
-Pages are streamed, so that of a large part little more is fetched than what is asked for; bounds are in vectors, of which a
-row holds several with pooling=tokens. A text is known by its hash and the chunk's number (0 where texts are not cut into
+Pages are streamed, so little more of a large part is fetched than is needed. Bounds are in vectors, of which a row holds
+several with pooling=tokens. A text is named by its hash and the chunk's number (0 where texts are not cut into
 chunks). Knows nothing of runs or thresholds.
 """
 
@@ -58,9 +58,9 @@ def sample_part(store: Store, file: OutputFile, stored: VectorFormat, most_vecto
 
 
 def find_rows(
-    store: Store, file: OutputFile, stored: VectorFormat, wanted: Collection[TextKey], most_vectors: int
+    store: Store, file: OutputFile, stored: VectorFormat, texts: Collection[TextKey], most_vectors: int
 ) -> dict[TextKey, Floats]:
-    """Vectors [V, D] of the wanted texts that stand in the rows of the first so many vectors, the first of equal texts.
+    """Vectors [V, D] of those of `texts` that are in the rows of the first so many vectors; of equal texts the first.
 
     Raises: as sample_part.
     """
@@ -68,9 +68,9 @@ def find_rows(
     gone = contextlib.suppress(FileNotFoundError)
     with gone, _translated(), open_part(store, file.path, size=file.bytes, buffer_bytes=LEAST_BYTES) as part:
         for key, vectors in _rows(part, file.path, stored, most_vectors):
-            if key in wanted:
+            if key in texts:
                 by_text.setdefault(key, vectors)
-                if len(by_text) == len(wanted):
+                if len(by_text) == len(texts):
                     break
     return by_text
 

@@ -1,4 +1,7 @@
-"""Hive folder names for partition values: `section=text%2Fplain`. Pure; knows nothing of tables, parts or storage.
+"""Hive folder names for partition values: `section=text%2Fplain`. Pure; knows nothing of parts or storage.
+
+    partition_folder   values -> folders          hive_partitions   folders -> values
+    can_name_folder    which types of columns may be used
 
     name, value -> UTF-8 -> percent-encoded outside [A-Za-z0-9_.-~] -> shortened when too long -> name=value
 
@@ -21,6 +24,8 @@ import hashlib
 from collections.abc import Sequence
 from urllib.parse import quote, unquote
 
+import pyarrow as pa
+
 from workers.errors import UsageError
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"  # Hive's spelling of null, known to every reader
@@ -38,6 +43,12 @@ def partition_folder(columns: Sequence[str], values: Sequence[str | None]) -> st
         UsageError: a column name too long for a folder.
     """
     return "/".join(_level(column, value) for column, value in zip(columns, values, strict=True))
+
+
+def can_name_folder(kind: pa.DataType) -> bool:
+    """Whether values of this type have one exact, short text form: not nested, not binary, not floating point."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return not (pa.types.is_nested(kind) or pa.types.is_floating(kind) or "binary" in str(kind))
 
 
 def hive_partitions(folders: Sequence[str]) -> Partitions:

@@ -20,6 +20,7 @@ from workers import __version__
 from workers.config import LongText, Pooling, VectorType
 from workers.errors import UsageError
 from workers.records.documents import TEXT_HASH_BYTES, ReadPlan
+from workers.table.partitions import can_name_folder
 from workers.table.small_table import encode_table
 from workers.table.vector_identity import FOOTER_FACTS
 from workers.table.vectors import VectorFormat, column_type
@@ -30,6 +31,7 @@ ID, EMBEDDING, TEXT_HASH = "id", "embedding", "text_hash"
 NUM_TOKENS, TRUNCATED = "num_tokens", "truncated"
 CHUNK, CHUNK_START, CHUNK_END = "chunk", "chunk_start", "chunk_end"  # with long_text: chunks
 TOKENS = "tokens"  # with pooling: tokens, their strings
+OUTPUT_COLUMNS = frozenset((ID, EMBEDDING, TEXT_HASH, NUM_TOKENS, TRUNCATED, CHUNK, CHUNK_START, CHUNK_END, TOKENS))
 CLIPPED = "clipped"  # in the vector cache, for int8: components that had to be clipped
 CACHE_RANGE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("rows", pa.int32(), nullable=False)])
 # An attempt may be finished by a later one, or by newer code; everything else in a footer must agree.
@@ -182,10 +184,9 @@ def _check_partition(column: str, keep: pa.Schema) -> None:
             f"output.partition_by: {column!r} is not kept ({', '.join(keep.names) or 'nothing is'}); add it to corpus.keep"
         )
     kind = keep.field(column).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_nested(kind) or "binary" in str(kind):
+    if not can_name_folder(kind):
         raise UsageError(
-            f"output.partition_by: {column!r} is {kind}; only text, numbers, booleans and dates can name a folder"
+            f"output.partition_by: {column!r} is {kind}; only text, integers, decimals, booleans and dates can name a folder"
         )
 
 
