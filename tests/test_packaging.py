@@ -91,6 +91,7 @@ def environment(home: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HOME": str(home)}
 
 
+@pytest.mark.alone
 def test_the_version_is_printed_at_once(installed: Path, tmp_path: Path) -> None:
     seconds = []
     for _ in range(3):  # the first start compiles the modules
