@@ -125,12 +125,7 @@ class _Embedding:
         self._began = self._resized = time.monotonic()
         config = run.config
         todo = pending(run.shards, receipts)
-        policy = Policy(
-            max_attempts=config.run.max_attempts,
-            ready_seconds=config.cluster.replica_ready_seconds,
-            shard_seconds=config.run.shard_seconds,
-            stall_seconds=config.run.stall_seconds,
-        )
+        policy = Policy.of(config.run, ready_seconds=config.cluster.replica_ready_seconds)
         first_epoch = driver.lock.generation * EPOCHS_PER_DRIVER
         self.scheduler = Scheduler(todo, policy, replicas=shape.replicas, first_epoch=first_epoch)
         self.progress = Progress(run.shards, receipts, self._store_status, self._began, first_epoch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,15 @@ class Policy:
     def __post_init__(self) -> None:
         if min(self.max_attempts, self.slots, self.max_failed_starts) < 1:
             raise ValueError("policy: max_attempts, slots and max_failed_starts must be at least 1")
+
+    @classmethod
+    def of(cls, settings: object, **others: float) -> Policy:
+        """Every limit that `settings` has under the same name; the rest are given, or stay as they are here.
+
+        A limit that becomes a setting is declared here and in `run` (jobs/config.py), and needs no line in between.
+        """
+        same = {field.name: getattr(settings, field.name) for field in fields(cls) if hasattr(settings, field.name)}
+        return cls(**same | others)
 
     def backoff(self, times: int) -> float:
         """Seconds to wait after `times` (1 or more) failures in a row."""
