@@ -1,6 +1,7 @@
-"""The sections of the configuration that workers read. Each setting is documented where it is declared.
+"""The sections of the configuration that workers use. Each setting is documented where it is declared.
 
-No torch, no ray, no I/O: parsing a configuration costs milliseconds. `jobs/config.py` composes these into RunConfig.
+Imports neither torch nor ray, and does no I/O: parsing a configuration takes milliseconds. `jobs/config.py` composes these
+sections into RunConfig.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Names = Annotated[list[str], BeforeValidator(_one_or_many)]
 
 
 class Section(BaseModel):
-    """Strict and frozen: an unknown key or a wrong type is an error, never a guess."""
+    """Base of all sections. Strict and frozen: an unknown key or a wrong type is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
@@ -45,6 +46,8 @@ class SourceFormat(StrEnum):
 
 
 class Pooling(StrEnum):
+    """How hidden states become one vector; formulas in workers/engine/pooling.py."""
+
     AUTO = "auto"
     CLS = "cls"
     MEAN = "mean"
@@ -60,12 +63,16 @@ class Pooling(StrEnum):
 
 
 class LongText(StrEnum):
+    """What becomes of a text longer than max_tokens."""
+
     TRUNCATE = "truncate"
     CHUNKS = "chunks"
     MEAN_OF_CHUNKS = "mean_of_chunks"
 
 
 class Precision(StrEnum):
+    """The number format in which the model is computed."""
+
     AUTO = "auto"
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -74,6 +81,8 @@ class Precision(StrEnum):
 
 
 class VectorType(StrEnum):
+    """The number format in which vectors are stored; see workers/table/vectors.py."""
+
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8 = "int8"
@@ -84,7 +93,7 @@ Auto = Literal["auto"]
 
 
 class CorpusConfig(Section):
-    """Where the text is and which columns matter."""
+    """The corpus: its objects, their format and columns."""
 
     uri: Names = Field(min_length=1)
     """Object, prefix (ends with /), glob, or a list of them; any fsspec scheme or local path."""
@@ -106,7 +115,7 @@ class CorpusConfig(Section):
 
 
 class ModelConfig(Section):
-    """Which model, and how hidden states become one vector."""
+    """The model, and how hidden states become one vector."""
 
     name: str = "bert-base-uncased"
     """Hub name, local folder, package:NAME/folder, or object-store URI of a folder. safetensors only, no remote code."""
@@ -143,7 +152,7 @@ class ModelConfig(Section):
 
 
 class OutputConfig(Section):
-    """Where vectors go and in what shape."""
+    """The output: where vectors are stored, and in which form."""
 
     uri: str = Field(min_length=1)
     """Folder of the embeddings; data/, runs/ and CURRENT.json are made under it."""
@@ -152,6 +161,6 @@ class OutputConfig(Section):
     vector: VectorType = Field(VectorType.FLOAT32, strict=False)
     """float32 | float16 | int8 (one scale for the whole snapshot) | binary (packed bits)."""
     keep_snapshots: int = Field(3, ge=1)
-    """Published snapshots that are kept, the present one included; older ones are deleted after publishing. With 1 that is
-    the one that readers still have open: they may miss files."""
+    """Published snapshots that are kept, including the current one; older ones are deleted after publishing. With 1, files
+    are deleted that readers of the previous snapshot may still have open."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)

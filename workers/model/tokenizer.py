@@ -19,18 +19,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
-from tokenizers.normalizers import BertNormalizer, Lowercase
-from tokenizers.normalizers import Sequence as NormalizerSequence
 
 from workers.config import LongText
 from workers.errors import UsageError
-from workers.model.files import read_json
 from workers.model.recipe import EmbeddingRecipe
+from workers.model.tokenizer_files import load_tokenizer
 from workers.records.tokens import TokenizedTexts, ranges
 
 CLIP_CHARACTERS_A_TOKEN = 16  # a clip of this length nearly always has enough tokens; otherwise the whole text is encoded
@@ -61,7 +58,7 @@ class TextTokenizer:
             UsageError: unusable tokenizer files, or max_tokens too small for prompt, special tokens and chunk_overlap.
         """
         self._recipe = recipe
-        self._tokenizer = _load(folder / recipe.transformer, recipe.do_lower_case)
+        self._tokenizer = load_tokenizer(folder / recipe.transformer, recipe.do_lower_case)
         self._prefix, self._suffix = _special_tokens(self._tokenizer)
         specials = len(self._prefix) + len(self._suffix)
         self._room = recipe.max_tokens - specials  # for prompt and content
@@ -218,47 +215,3 @@ def _special_tokens(tokenizer: Tokenizer) -> tuple[NDArray[np.int32], NDArray[np
     inside = [index for index, special in enumerate(probe.special_tokens_mask) if not special]
     first, last = (inside[0], inside[-1] + 1) if inside else (len(probe.ids), len(probe.ids))
     return np.array(probe.ids[:first], np.int32), np.array(probe.ids[last:], np.int32)
-
-
-def _load(folder: Path, lower_case: bool) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _convert(folder)
-    except UsageError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the Rust library raises bare Exception
-        raise UsageError(
-            f"{path}: not a tokenizer this version of `tokenizers` can read ({error}); fetch the model again"
-        ) from None
-    tokenizer.no_truncation()  # tokenizer.json contains the settings with which it was saved
-    tokenizer.no_padding()
-    if (folder / "tokenizer_config.json").is_file() and isinstance(tokenizer.normalizer, BertNormalizer):
-        _apply_bert_settings(tokenizer, read_json(folder / "tokenizer_config.json"))
-    if lower_case:
-        old = tokenizer.normalizer
-        tokenizer.normalizer = NormalizerSequence([Lowercase()] if old is None else [Lowercase(), old])
-    return tokenizer
-
-
-def _apply_bert_settings(tokenizer: Tokenizer, config: dict[str, Any]) -> None:
-    """tokenizer_config.json overrides tokenizer.json, as in transformers."""
-    normalizer = tokenizer.normalizer
-    for key, attribute in (("do_lower_case", "lowercase"), ("strip_accents", "strip_accents"),
-                           ("tokenize_chinese_chars", "handle_chinese_chars")):  # fmt: skip
-        if key in config:
-            setattr(normalizer, attribute, config[key])
-
-
-def _convert(folder: Path) -> Tokenizer:
-    """For a model without tokenizer.json: transformers converts vocab.txt or a sentencepiece model."""
-    from transformers import AutoTokenizer  # a slow import, with torch; needed for few models
-
-    try:
-        converted = AutoTokenizer.from_pretrained(str(folder), use_fast=True, trust_remote_code=False, local_files_only=True)
-        return Tokenizer.from_str(converted.backend_tokenizer.to_str())
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"{folder}: no tokenizer.json, and its tokenizer cannot be converted ({reason}); "
-            "save the model with AutoTokenizer.save_pretrained"
-        ) from None
