@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
+from workers.table.quarantine_file import quarantined_lines
 
 MAX_FILES = 400  # there is one for each shard with quarantined rows
 MAX_LINES_A_FILE = 50_000
@@ -22,7 +21,6 @@ MAX_REASONS = 10_000  # kept while counting; later kinds are counted together
 TOP_REASONS = 20
 _LONGEST = 300  # characters of a reason that are shown
 _THREADS = 16
-_COLUMNS = ["id", "object", "row", "rows", "reason"]
 _NUMBER = re.compile(r"\d+")
 _OTHERS = "other reasons"
 
@@ -90,13 +88,13 @@ def count_reasons(store: Store, run_id: str) -> Reasons:
 
 def _read(store: Store, path: str) -> _Counts:
     counts, lines = _Counts(), 0
-    with store.open(path) as stream, pq.ParquetFile(stream) as file:
-        for batch in file.iter_batches(batch_size=8192, columns=_COLUMNS):
+    with store.open(path) as stream, quarantined_lines(stream) as (total, batches):
+        for batch in batches:
             for line in batch.to_pylist():
                 rows = line["rows"]
                 counts.add(line["reason"] or "", _example(line), rows or 0, int(rows is None))
             lines += batch.num_rows
-            if lines >= MAX_LINES_A_FILE and lines < file.metadata.num_rows:
+            if lines >= MAX_LINES_A_FILE and lines < total:
                 counts.complete = False
                 break
     return counts

@@ -187,5 +187,4 @@ def test_only_part_file_knows_parquet() -> None:
         "workers/table/part_file.py",
         "workers/table/small_table.py",
         "workers/table/quarantine_file.py",
-        "jobs/state/quarantine_reasons.py",
     }
