@@ -4,6 +4,7 @@ docstrings_corpus   real texts as JSONL objects, the same on every call
 configure           a configuration file
 Driver              `reembed embed` in a process group of its own: wait for something, kill it, let it end
 committed           the receipts on storage
+leftovers           fixture: takes drivers that have ended, and asks at the module's end whether all of their Ray has, too
 Snapshot            what a reader of the published data gets: ids and vectors, by id
 """
 
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ import psutil
 import pyarrow.dataset as ds
 import pytest
 import yaml
+from filelock import FileLock
 from fsspec.core import url_to_fs
 
 from jobs.demo.docstrings import Docstring, gather
@@ -39,18 +41,25 @@ PATIENCE = 240.0  # seconds for one run; several times what it takes, for machin
 # that, process_watcher.py): no test waits for them. A worker does so (as `ray::IDLE`) when it was just starting.
 RAYS_MINUTE = 90.0  # 61 s were measured
 NODE_AGENTS = frozenset({"ray::DashboardAgent", "ray::RuntimeEnvAgent"})
+IDLE_WORKER = "ray::IDLE"
 _T = TypeVar("_T")
 
 
 @functools.cache
-def _gathered(least: int) -> list[Docstring]:
-    return gather(least)
+def gathered(least: int) -> list[Docstring]:
+    """Docstrings of the installed packages. They are looked for once a test session: all workers have the same HOME."""
+    kept = Path.home() / ".cache" / f"docstrings-{least}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")):
+        if not kept.exists():
+            kept.write_text(json.dumps([asdict(document) for document in gather(least)]))
+        return [Docstring(**document) for document in json.loads(kept.read_text())]
 
 
 def docstrings_corpus(folder: Path, documents: int, objects: int = 3) -> list[str]:
     """Write the corpus into a new folder; returns the ids. Neighbours differ in length and package."""
     folder.mkdir(parents=True)
-    chosen = _gathered(max(320, documents))[:documents]
+    chosen = gathered(max(320, documents))[:documents]
     for number in range(objects):
         lines = [json.dumps(asdict(document)) + "\n" for document in chosen[number::objects]]
         (folder / f"part-{number}.jsonl").write_text("".join(lines))
@@ -105,12 +114,14 @@ class Driver:
         command = [sys.executable, "-m", "jobs.cli", "embed", str(config), *overrides, "--json"]
         self._session = Session(command, {**os.environ, **(env or {})}, self._stdout, self._stderr)
         self._process = self._session.process
+        self._left_to: Leftovers | None = None
 
     def __enter__(self) -> Driver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session.kill()
+        if self._left_to is None:
+            self._session.kill()
 
     @property
     def pid(self) -> int:
@@ -176,6 +187,37 @@ class Driver:
                 break
             time.sleep(0.2)
         return left
+
+
+class Leftovers:
+    """Drivers that have ended while an idle worker of their Ray still waits for its GCS. Their minutes pass side by side."""
+
+    def __init__(self) -> None:
+        self._drivers: list[tuple[Driver, float]] = []
+
+    def take(self, driver: Driver) -> list[str]:
+        """Waits for the end of everything but idle workers; names of what still runs after RAYS_MINUTE, [] as a rule."""
+        left = driver.family_gone(besides=NODE_AGENTS | {IDLE_WORKER})
+        driver._left_to = self
+        self._drivers.append((driver, time.monotonic() + RAYS_MINUTE))
+        return left
+
+    def end(self) -> list[str]:
+        """Names of what still runs when its minute is over; [] when all have ended. They are killed then."""
+        left: list[str] = []
+        for driver, until in self._drivers:
+            left += driver.family_gone(max(0.0, until - time.monotonic()))
+            driver._session.kill()
+        self._drivers.clear()
+        return left
+
+
+@pytest.fixture(scope="module")
+def leftovers() -> Iterator[Leftovers]:
+    """Takes drivers that have ended; at the module's end nothing of their Rays may run."""
+    taken = Leftovers()
+    yield taken
+    assert taken.end() == [], "processes of a Ray whose driver has ended"
 
 
 def embed(config: Path, *overrides: str, env: Mapping[str, str] | None = None) -> Ended:

@@ -4,9 +4,10 @@
 2. the rest            real processes, Ray and storage; the longest first, so that the workers end together
 3. tests marked alone  they measure time: one after the other on one worker, when no other worker is at work
 
-The tests of a file stay on one worker, because each worker makes its module's fixtures. A mark `xdist_group` keeps tests of
-several files together, or takes some tests out of their file's group. Workers tell their groups in a file: pytest-xdist 3.8
-would append them to node ids, which pytest 9.2 no longer lets it do.
+The tests of a file stay on one worker, because each worker makes its module's fixtures. Not so where the mark `spread` says
+that they share nothing dear. A mark `xdist_group` keeps tests of several files together.
+
+Workers tell their groups in a file: pytest-xdist 3.8 would append them to node ids, which pytest 9.2 no longer allows.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ LONGEST: tuple[str, ...] = ()
 
 
 def group_of(item: pytest.Item) -> str:
-    """Name of the group that an item is scheduled with: its mark's, or its file."""
-    mark = item.get_closest_marker("xdist_group")
-    return str(mark.args[0]) if mark else item.nodeid.partition("::")[0]
+    """Name of the group that an item is scheduled with: its mark's, or its file, or itself."""
+    if mark := item.get_closest_marker("xdist_group"):
+        return str(mark.args[0])
+    return item.nodeid if item.get_closest_marker("spread") else item.nodeid.partition("::")[0]
 
 
 def rank(item: pytest.Item) -> tuple[int, int, str]:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.drivers import Driver, Ended
+from tests.drivers import Driver, Ended, Leftovers
 from tests.faults.oracle import Watch, judge, reader_of
 from tests.faults.scene import Place
 from tests.faults.script import Kind, Script, Start
@@ -63,10 +63,11 @@ def under_fire(place: Place, script: Script, ray: Ray) -> dict[str, Any]:
         wire_before = Counter(place.proxy.injected)
     ends: list[tuple[int, float]] = []
     last: Ended | None = None
+    leftovers = Leftovers()
     with Watch(place, run) as watch:
         for number in range(MOST_STARTS):
             start = script.starts[number] if number < len(script.starts) else _afterwards(script, number)
-            last = _once(place, config, start, striker)
+            last = _once(place, config, start, striker, leftovers)
             ends.append((last.rc, round(last.seconds, 1)))
             if last.rc == 0:
                 break
@@ -101,6 +102,8 @@ def under_fire(place: Place, script: Script, ray: Ray) -> dict[str, Any]:
         verdict = asdict(judged)
         if watch.seen[-1:] != [last.summary["run_id"]]:
             findings.append(f"readers saw {watch.seen}, not {last.summary['run_id']} last")
+    if left := leftovers.end():
+        findings.append(f"left running: {left}")
     findings += [f"CURRENT.json: {words}" for words in watch.invalid]
     findings += [f"CURRENT.json was not watched to the end: {why}" for why in watch.broken]
     record |= verdict | {
@@ -122,7 +125,7 @@ def _afterwards(script: Script, number: int) -> Start:
     return Start(wire=wire)
 
 
-def _once(place: Place, config: Path, start: Start, striker: Striker) -> Ended:
+def _once(place: Place, config: Path, start: Start, striker: Striker, leftovers: Leftovers) -> Ended:
     """The command from its start to its end, whatever ends it."""
     env = dict(place.environment)
     if start.shift:
@@ -134,7 +137,7 @@ def _once(place: Place, config: Path, start: Start, striker: Striker) -> Ended:
         for strike in start.strikes:
             striker.strike(driver, strike)
         ended = driver.end(START_SECONDS)
-        if left := driver.family_gone():
+        if left := leftovers.take(driver):
             striker.findings.append(f"left running: {left}")
     return ended
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.drivers import Snapshot, configure, docstrings_corpus, embed
+from tests.drivers import leftovers as leftovers
 from tests.faults.campaign import Ray, under_fire
 from tests.faults.scene import Place, scene
 from tests.faults.script import Script

@@ -29,8 +29,7 @@ import pyarrow.parquet as pq
 import s3fs
 import yaml
 
-from jobs.demo.docstrings import gather
-from tests.drivers import embed
+from tests.drivers import embed, gathered
 from tests.faults.proxy import FaultyProxy
 from tests.s3_server.ceph import CephServer
 
@@ -211,7 +210,7 @@ class Place:
 def documents(count: int, corpus: Path | None = None) -> list[Row]:
     """The first so many rows of a Parquet file with columns id, text and section, else docstrings of this machine."""
     if corpus is None:
-        return [{"id": item.id, "text": item.text, "section": item.kind} for item in gather(count)]
+        return [{"id": item.id, "text": item.text, "section": item.kind} for item in gathered(count)]
     rows: list[Row] = pq.read_table(corpus, columns=["id", "text", "section"]).slice(0, 20 * count).to_pylist()
     common = [section for section, _ in Counter(row["section"] for row in rows).most_common(4)]
     return [row for row in rows if row["section"] in common][:count]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from tests.drivers import NODE_AGENTS, Driver, Snapshot, committed, embed
+from tests.drivers import NODE_AGENTS, Driver, Leftovers, Snapshot, committed, embed
 from tests.faults.conftest import LONG, Calm, undisturbed
 
 SEED = 20260117
@@ -21,7 +21,7 @@ KILLS = int(os.environ.get("REEMBED_DRIVER_KILLS", "3"))  # 20 for as many as th
 REACH = 0.6  # how far into the run, so that there is something left for the end
 DOCUMENTS = max(320, 100 * KILLS)  # some ten shards to a kill: as many as fast replicas commit before it comes
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600 + 100 * KILLS)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600 + 100 * KILLS)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,9 @@ def _places(calm: Calm, folder: Path, bucket: str | None) -> Path:
 
 
 @pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.s3)])
-def test_killed_at_random_and_resumed(place: str, calm: Calm, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_killed_at_random_and_resumed(
+    place: str, calm: Calm, tmp_path: Path, leftovers: Leftovers, request: pytest.FixtureRequest
+) -> None:
     bucket = request.getfixturevalue("s3_bucket") if place == "s3" else None
     config = _places(calm, tmp_path, bucket)
     output = f"s3://{bucket}/out" if bucket else str(tmp_path / "out")
@@ -65,7 +67,7 @@ def test_killed_at_random_and_resumed(place: str, calm: Calm, tmp_path: Path, re
             now = committed(output)
             assert standing.items() <= now.items(), "a commit is never taken back or written again"
             standing = now
-            assert driver.family_gone() == [], "a killed driver's Ray ends with it"
+            assert leftovers.take(driver) == [], "a killed driver's Ray ends with it"
     assert 0 < len(standing) < calm.shards
 
     ended = embed(config)

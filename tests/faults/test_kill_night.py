@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from jobs.commands.verify import verify_snapshot
-from tests.drivers import Driver, committed, embed
+from tests.drivers import Driver, Leftovers, committed, embed
 from tests.nights import first_night, to_second, write
 from tests.workers.families import FAMILIES, save_family
 
@@ -123,7 +123,7 @@ def current_is_whole(nights: Nights) -> str:
     return str(current["run_id"])
 
 
-def test_a_night_killed_anywhere(nights: Nights) -> None:
+def test_a_night_killed_anywhere(nights: Nights, leftovers: Leftovers) -> None:
     seen: dict[str, int] = {"before": 0, "after": 0}
     for what, wait in moments(nights):
         shutil.rmtree(nights.output)
@@ -133,7 +133,7 @@ def test_a_night_killed_anywhere(nights: Nights) -> None:
             late = not driver.running
             driver.kill()
             visible = current_is_whole(nights)
-            assert driver.family_gone() == [], "a killed driver's Ray ends with it"
+            assert leftovers.take(driver) == [], "a killed driver's Ray ends with it"
         seen["before" if visible == nights.first_run else "after"] += 1
         ended = embed(nights.config)
         print(f"seed {SEED}: {what}{' (it was over)' if late else ''}; readers had {visible}; then rc {ended.rc}")

@@ -17,7 +17,7 @@ from tests.faults.conftest import Calm
 from tests.ray_nodes import RayNode
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(900)]
 
 POISON = Path(__file__).parent / "poison"
 KILLS = int(os.environ.get("REEMBED_REPLICA_KILLS", "2"))

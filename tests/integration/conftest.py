@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.drivers import Ended, Made, Snapshot, configure, docstrings_corpus, embed
+from tests.drivers import leftovers as leftovers
 from tests.ray_nodes import RayCluster, RayNode
 from tests.shared import KEPT, Shared
 

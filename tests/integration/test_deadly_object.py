@@ -46,4 +46,6 @@ def test_the_object_is_found_and_left_out(tmp_path: Path, minilm: Path) -> None:
     (entry,) = ds.dataset(quarantine, format="parquet").to_table().to_pylist()
     assert (Path(entry["object"]).name, entry["rows"]) == ("b.parquet", 5)
     assert "reading it ended the process by SIGABRT" in entry["reason"]
-    assert len(re.findall(r"replica \d+ lost: ", ended.log)) == 1, "one replica dies of it, the next ones check each object first"
+    assert len(re.findall(r"replica \d+ lost: ", ended.log)) == 1, (
+        "one replica dies of it, the next ones check each object first"
+    )

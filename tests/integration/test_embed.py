@@ -15,7 +15,7 @@ from tests.conftest import Cli
 from tests.drivers import Made, Snapshot, configure, embed
 from tests.ray_nodes import RayCluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
 
 Corpus = tuple[Path, list[str]]
 

@@ -14,7 +14,7 @@ from tests.conftest import Cli
 from tests.drivers import Ended, Made, Snapshot, committed, embed
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
 
 FAILING_DEVICE = Path(__file__).parent / "failing_device"
 NO_CLUSTER = "cluster.address=127.0.0.1:1"  # for what must not need one

@@ -16,7 +16,7 @@ import pytest
 from jobs.commands.verify import verify_snapshot
 from tests.drivers import Made, Snapshot, embed
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
 
 
 def _made(made: Made, folder: Path, *overrides: str) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import pytest
 
 from jobs.commands.verify import verify_snapshot
 from tests.conftest import Cli
-from tests.drivers import Driver, Snapshot, committed, configure, embed
+from tests.drivers import Driver, Leftovers, Snapshot, committed, configure, embed
 from tests.ray_nodes import RayCluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
 
 Corpus = tuple[Path, list[str]]
 
@@ -59,7 +59,9 @@ def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path
 
 
 @pytest.mark.alone
-def test_stopped_by_signals_and_resumed(corpus: Corpus, tmp_path: Path, minilm: Path, cli: Cli) -> None:
+def test_stopped_by_signals_and_resumed(
+    corpus: Corpus, tmp_path: Path, minilm: Path, cli: Cli, leftovers: Leftovers
+) -> None:
     """`ray job stop` sends SIGTERM and leaves three seconds; Ctrl-C in a terminal goes to the local Ray as well."""
     output = tmp_path / "out"
     config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, shard_bytes="4KiB")
@@ -73,7 +75,7 @@ def test_stopped_by_signals_and_resumed(corpus: Corpus, tmp_path: Path, minilm: 
             assert "run the same command again to resume" in stopped.log.splitlines()[-1]
             assert "looking for signs of life" not in stopped.log
             assert "taking over" not in stopped.log, "the driver before it released the lock"
-            assert driver.family_gone() == []
+            assert leftovers.take(driver) == []
         told = cli("status", output, "--json").json()
         assert told["state"] == "stopped"
         assert signal.Signals(number).name in told["reason"]
@@ -86,7 +88,9 @@ def test_stopped_by_signals_and_resumed(corpus: Corpus, tmp_path: Path, minilm: 
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.5, 4.0])
-def test_stopped_while_it_starts(small_corpus: Corpus, tmp_path: Path, minilm: Path, seconds: float) -> None:
+def test_stopped_while_it_starts(
+    small_corpus: Corpus, tmp_path: Path, minilm: Path, seconds: float, leftovers: Leftovers
+) -> None:
     """Before, while and after Ray starts: the same status, and no Ray stays behind.
 
     Ray's start may not be interrupted and keeps other threads from running for a while: the time is only bounded loosely.
@@ -98,5 +102,5 @@ def test_stopped_while_it_starts(small_corpus: Corpus, tmp_path: Path, minilm: P
         assert stopped.rc in (143, -signal.SIGTERM), stopped.log  # a shell shows both as 143
         assert stopped.seconds < 20
         assert "Traceback" not in stopped.log
-        assert driver.family_gone() == []
+        assert leftovers.take(driver) == []
     assert not (tmp_path / "out" / "CURRENT.json").exists()

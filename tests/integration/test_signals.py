@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers import Driver, Ended, Made, Snapshot, configure, docstrings_corpus, embed
+from tests.drivers import Driver, Ended, Leftovers, Made, Snapshot, configure, docstrings_corpus, embed
 from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 
@@ -93,7 +93,7 @@ def test_while_it_publishes(made: Made, tmp_path: Path) -> None:
         assert Snapshot.read(str(_current(output)["data"])).same_bits(made.snapshot)
 
 
-def test_with_replicas_that_do_not_answer(tmp_path: Path, minilm: Path) -> None:
+def test_with_replicas_that_do_not_answer(tmp_path: Path, minilm: Path, leftovers: Leftovers) -> None:
     """In-flight work that cannot end is abandoned: nothing waits for it, and nothing of it stays behind."""
     docstrings_corpus(tmp_path / "corpus", 60)
     config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, shard_bytes="4KiB")
@@ -103,7 +103,7 @@ def test_with_replicas_that_do_not_answer(tmp_path: Path, minilm: Path) -> None:
         stopped = driver.send(signal.SIGTERM)
         assert (stopped.rc, stopped.summary["exit_status"]) == (143, 143), stopped.log
         assert stopped.seconds < 4
-        assert driver.family_gone() == []
+        assert leftovers.take(driver) == []
     assert json.loads(next((tmp_path / "out" / "runs").glob("*/status.json")).read_text())["state"] == "stopped"
 
 

@@ -16,7 +16,7 @@ from tests.conftest import Cli
 from tests.drivers import Made, Snapshot, embed
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
 
 NOWHERE = "cluster.address=127.0.0.1:1"  # nobody is asked
 

@@ -59,7 +59,9 @@ class Sprung:
         return ds.dataset(self.run / "quarantine", format="parquet").to_table()
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(f"traps-{name}")) for name in FORMATS]
+)
 def sprung(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: RayCluster
 ) -> Sprung:

@@ -44,6 +44,7 @@ class Vault:
 
     folder: Path
     ray: Path
+    uid: str
     bucket: str
     options: dict[str, Any]
     key: Secret
@@ -112,20 +113,21 @@ class Vault:
 def vault(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, minilm: Path) -> Iterator[Vault]:
     if s3_server.ceph is None:
         pytest.skip("s3: the endpoint came from outside; no user can be made there")
+    uid = f"vault-{uuid.uuid4().hex[:8]}"  # suspended by a test, while other workers use the server
     folder, ray = tmp_path_factory.mktemp("vault"), Path(tempfile.mkdtemp(prefix="v-", dir="/tmp"))
     for name in ("tmp", "home", "configs"):
         (folder / name).mkdir()
     key, access = Secret.drawn("the S3 secret key"), uuid.uuid4().hex.upper()[:20]
     s3_server.ceph.admin(
-        "user", "create", "--uid=vault", "--display-name=vault", f"--access-key={access}", f"--secret={key.value}"
+        "user", "create", f"--uid={uid}", "--display-name=vault", f"--access-key={access}", f"--secret={key.value}"
     )
     options = {"key": access, "secret": key.value, "endpoint_url": s3_server.endpoint}
-    made = Vault(folder, ray, f"vault-{uuid.uuid4().hex[:8]}", options, key, minilm, s3_server)
+    made = Vault(folder, ray, uid, uid, options, key, minilm, s3_server)
     made.fs.mkdir(made.bucket)
     docstrings_corpus(folder / "corpus", 320)
     made.fs.put(f"{folder / 'corpus'}/", f"{made.bucket}/corpus", recursive=True)
     yield made
-    s3_server.ceph.admin("user", "rm", "--uid=vault", "--purge-data")
+    s3_server.ceph.admin("user", "rm", f"--uid={uid}", "--purge-data")
 
 
 def _gcs(family: list[psutil.Process]) -> tuple[str, dict[str, int]]:
@@ -136,6 +138,7 @@ def _gcs(family: list[psutil.Process]) -> tuple[str, dict[str, int]]:
     return addresses[0], servers
 
 
+@pytest.mark.xdist_group("secrets-replica")
 def test_a_run_that_loses_a_replica_and_is_published(vault: Vault) -> None:
     sections = vault.sections()
     output = sections["output"]["uri"]
@@ -163,6 +166,7 @@ def test_a_run_that_loses_a_replica_and_is_published(vault: Vault) -> None:
     assert (ended.summary["published"], ended.summary["documents"]) == (True, 320)
 
 
+@pytest.mark.xdist_group("secrets-key")
 def test_a_key_that_is_suspended_midway(vault: Vault) -> None:
     """Replicas and driver are refused by the store, and say so."""
     sections = vault.sections()
@@ -170,11 +174,11 @@ def test_a_key_that_is_suspended_midway(vault: Vault) -> None:
     assert vault.server.ceph is not None
     with vault.driver(sections) as driver:
         driver.until(lambda: vault.receipts(output))
-        vault.server.ceph.admin("user", "suspend", "--uid=vault")
+        vault.server.ceph.admin("user", "suspend", f"--uid={vault.uid}")
         try:
             ended = driver.end()
         finally:
-            vault.server.ceph.admin("user", "enable", "--uid=vault")
+            vault.server.ceph.admin("user", "enable", f"--uid={vault.uid}")
     assert ended.rc == 4, ended.log
     assert "UserSuspended" in ended.log or "access denied" in ended.log
     hunt = vault.hunt()
