@@ -46,7 +46,7 @@ def probe_atomic_create(store: Store, folder: str) -> bool:
 
 
 def _race(store: Store, folder: str) -> int:
-    """How many of the racers were told that they had created the object."""
+    """How many of the racers got the answer that they created the object."""
     path = f"{folder}/{uuid.uuid4().hex}"
     start = threading.Barrier(_RACERS)
 

@@ -54,9 +54,9 @@ def list_objects(uri: str, options: Mapping[str, Any], *, retry_seconds: float =
     def find() -> tuple[str, dict[str, Any]]:
         fs.invalidate_cache()
         if magic is not None:
-            found = cast("dict[str, Any]", fs.glob(path, detail=True))
-            if found:  # names are hidden only below the last folder without a wildcard
-                return path[: path.rfind("/", 0, magic) + 1], found
+            entries = cast("dict[str, Any]", fs.glob(path, detail=True))
+            if entries:  # names are hidden only below the last folder without a wildcard
+                return path[: path.rfind("/", 0, magic) + 1], entries
         if "file" in fs.protocol:
             return path.rstrip("/"), _find_local(fs, path)
         try:
@@ -66,9 +66,9 @@ def list_objects(uri: str, options: Mapping[str, Any], *, retry_seconds: float =
                 raise
             return path, {}
 
-    root, found = patiently(find, uri, retry_seconds)
+    root, entries = patiently(find, uri, retry_seconds)
     objects: list[ObjectInfo] = []
-    for name, details in sorted(found.items()):
+    for name, details in sorted(entries.items()):
         if _hidden(name.removeprefix(root)):
             continue
         if details.get("islink"):
@@ -146,19 +146,19 @@ def _find_local(fs: Any, path: str) -> dict[str, Any]:
     def fail(error: OSError) -> None:
         raise error
 
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for folder, below, names in os.walk(path, onerror=fail):
         below[:] = [name for name in below if not _hidden(name)]
         for name in names:
             at = f"{folder.rstrip('/')}/{name}"
             try:
-                found |= {} if _hidden(name) else {at: fs.info(at)}
+                entries |= {} if _hidden(name) else {at: fs.info(at)}
             except OSError:
                 if os.path.islink(at):  # noqa: PTH114 - as above
                     raise UsageError(f"{at}: a link that leads nowhere; remove it, or restore what it leads to") from None
                 if os.path.lexists(at):
                     raise
-    return found
+    return entries
 
 
 def _object_info(fs: Any, details: dict[str, Any]) -> ObjectInfo:

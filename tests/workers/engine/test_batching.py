@@ -1,4 +1,4 @@
-"""Batches partition the sequences, keep to the budget, and are a function of the lengths alone."""
+"""Batches partition the sequences, respect batch_tokens, and depend on the lengths alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token budget: a fixed figure on a CPU, a sweep where it matters."""
+"""The choice of batch_tokens: a fixed number on a CPU, timed on CUDA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's weights straight from its files are those that transformers would load; what is unusual goes through it."""
+"""Weights read from the files equal those that transformers loads; unusual checkpoints go through transformers."""
 
 from __future__ import annotations
 

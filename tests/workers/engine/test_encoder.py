@@ -1,4 +1,4 @@
-"""The encoder on real and tiny models: families, precision, batches that change nothing, full devices, wrong checkpoints."""
+"""The encoder on real and tiny models: families, precision, independence of batches, full devices, wrong checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way a family offers, against the padded one: the same hidden states in float32, layers too."""
+"""Every way to run a family against the padded one: the same hidden states in float32, of all layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LSTM and Dense modules as sentence-transformers saves them: vectors of a hand-written reference and of that library."""
+"""LSTM and Dense modules as saved by sentence-transformers, against a reference written by hand and against that library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which precisions are tried where, and what each must reach."""
+"""Which precisions are tried on which device, and their tolerances."""
 
 from __future__ import annotations
 

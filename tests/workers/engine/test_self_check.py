@@ -1,4 +1,4 @@
-"""What a replica proves before its first shard: ways that mix sequences and devices that compute wrongly write nothing."""
+"""The self-check: ways that mix sequences and devices that compute wrongly are detected before anything is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Freed memory is given back, and not at every turn."""
+"""Freed memory is given back to the system, but not more often than every EVERY_SECONDS."""
 
 from __future__ import annotations
 

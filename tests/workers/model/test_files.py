@@ -1,4 +1,4 @@
-"""Where a model comes from, what is refused, and digests that depend on the files alone."""
+"""Where a model is found, what is refused, and digests that depend on its files alone."""
 
 from __future__ import annotations
 

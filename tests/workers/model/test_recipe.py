@@ -1,4 +1,4 @@
-"""What a model's own files say, what a setting overrides, and what cannot be honoured."""
+"""The recipe: what the model's files say, what a setting overrides, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens equal transformers' own; truncation, chunks and offsets are exact; giant texts cost no more than they must."""
+"""Tokens equal those of transformers; truncation, chunks and offsets are exact; huge texts cost little time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The golden texts' reference from a process beside: what it is, and what happens when it does not come."""
+"""The golden reference computed by another process: its vectors, the cache, and what happens if it never arrives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline overlaps stages, bounds what is in flight, and fails one job without hurting its neighbours."""
+"""The pipeline overlaps stages, bounds the items in flight, and fails one job without affecting others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes that were damaged on their way are fetched again; an ETag that is no MD5 is not held against anybody."""
+"""Damaged bytes are fetched again; objects whose ETag is not an MD5 are accepted."""
 
 from __future__ import annotations
 

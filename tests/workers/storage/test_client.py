@@ -1,4 +1,4 @@
-"""Errors come out in three kinds, within the budget, in words that mend and without secrets."""
+"""Errors of storage clients: three kinds, within the retry budget, with advice and without secrets."""
 
 from __future__ import annotations
 

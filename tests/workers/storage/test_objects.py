@@ -1,4 +1,4 @@
-"""The source side: what a URI names, and that only what was planned is read."""
+"""Source objects: what a URI names, and that only the planned version is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a source object is fetched: exact bytes, few requests, and failures that are remembered."""
+"""How a source object is fetched: exact bytes, few requests, failures that are remembered."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-/* Attention of packed sequences in bfloat16, for x86 processors with AVX512-BF16: no padding, no copies, no score in memory
- * beyond the caches. Built as an optional extension, called from compiled_attention.py, which proves it at load.
+/* Attention over packed sequences in bfloat16, for x86 processors with AVX512-BF16: without padding; scores never leave
+ * the caches. An optional extension; compiled_attention.py calls it, and verifies it when it is loaded.
  *
  *     for every sequence and head   keys and values are laid out once for the instruction that multiplies pairs of bfloat16
- *     for every QUERIES rows        scores = query key'  ->  weights = 2^(score - the row's largest)  ->  out = weights value
+ *     for every QUERIES rows        scores = query key'  ->  weights = 2^(score - the row's maximum)  ->  out = weights value
  *
- * Scores, sums and exponentials are float32; weights are rounded to bfloat16 for the second product. Scores are in powers of
- * two (attention.py: SCORE_UNIT). A NaN or an infinity on the way in is a NaN on the way out, never a wrong number.
+ * Scores, sums and exponentials are float32; weights are rounded to bfloat16 for the second product. Scores are exponents of
+ * 2 (attention.py: SCORE_UNIT). An input that is NaN or infinite gives NaN.
  */
 
 #include <immintrin.h>
@@ -13,12 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LANES 16   /* float32 in a register */
-#define QUERIES 8  /* rows of a tile; with KEYS registers of sums each: 24 of the 32 registers */
+#define LANES 16   /* float32 numbers in a register */
+#define QUERIES 8  /* rows of a tile; each has KEYS registers of sums: 24 of the 32 registers */
 #define KEYS 3
-#define WIDTH 32   /* bfloat16 in a register: heads are multiples of it */
+#define WIDTH 32   /* bfloat16 numbers in a register; a head's size is a multiple */
 #define LEAST (-126.0f) /* smallest exponent of a normal float32 */
-#define ABSENT (-__builtin_inff()) /* score of a position behind the last key */
+#define ABSENT (-__builtin_inff()) /* score of positions after the last key */
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
@@ -30,7 +30,7 @@ INLINE __m512bh pair_everywhere(const bfloat16 *pair) {
     return (__m512bh)_mm512_set1_epi32(both);
 }
 
-/* 2^x for x <= 0, to 4e-6 of itself: a polynomial for the fraction, the whole part into the exponent. */
+/* 2^x for x <= 0, with a relative error of 4e-6: a polynomial for the fraction; the integer part goes into the exponent. */
 INLINE __m512 power_of_two(__m512 x) {
     x = _mm512_max_ps(_mm512_set1_ps(LEAST), x); /* this order keeps a NaN */
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -43,7 +43,7 @@ INLINE __m512 power_of_two(__m512 x) {
     return _mm512_scalef_ps(y, whole);
 }
 
-/* A 16 x 16 square of 32-bit cells, transposed in place. */
+/* Transpose 16 x 16 numbers of 32 bits in place. */
 INLINE void transpose(__m512i row[LANES]) {
     __m512i a[LANES], b[LANES];
     UNROLL for (int i = 0; i < LANES; i += 2) {
@@ -67,7 +67,7 @@ INLINE void transpose(__m512i row[LANES]) {
     }
 }
 
-/* keys [length, size] -> packed [size / 2, padded] pairs; zeros behind the last key. */
+/* keys [length, size] -> packed [size / 2, padded] pairs; zeros after the last key. */
 static void pack_keys(const bfloat16 *keys, size_t stride, int length, int size, int padded, uint32_t *packed) {
     for (int first = 0; first < padded; first += LANES)
         for (int at = 0; at < size; at += WIDTH) {
@@ -80,7 +80,7 @@ static void pack_keys(const bfloat16 *keys, size_t stride, int length, int size,
         }
 }
 
-/* values [length, size] -> packed [ceil(length / 2), size] pairs of neighbouring positions; a zero beside an odd last one. */
+/* values [length, size] -> packed [ceil(length / 2), size] pairs of adjacent positions; an odd last one is paired with zeros. */
 static void pack_values(const bfloat16 *values, size_t stride, int length, int size, uint32_t *packed) {
     uint16_t order[2][WIDTH]; /* the first and the second half of both rows, interleaved */
     for (int i = 0; i < WIDTH; i++)
@@ -97,7 +97,7 @@ static void pack_values(const bfloat16 *values, size_t stride, int length, int s
         }
 }
 
-/* scores of `rows` queries and 16 `registers` keys; `most` keeps each row's largest so far, lane by lane. */
+/* scores of `rows` queries and 16 `registers` keys; `most` is each row's maximum so far, per lane. */
 INLINE void score_tile(const int rows, const int registers, const bfloat16 *query, size_t stride, int size,
                        const uint32_t *keys, int padded, __mmask16 present, float *scores, __m512 *most) {
     __m512 sum[QUERIES][KEYS];
@@ -116,12 +116,12 @@ INLINE void score_tile(const int rows, const int registers, const bfloat16 *quer
         UNROLL for (int k = 0; k < registers; k++) {
             if (k == registers - 1)
                 sum[r][k] = _mm512_mask_mov_ps(_mm512_set1_ps(ABSENT), present, sum[r][k]);
-            most[r] = _mm512_max_ps(most[r], sum[r][k]); /* a NaN in the new score wins */
+            most[r] = _mm512_max_ps(most[r], sum[r][k]); /* this order keeps a NaN in the new score */
             _mm512_store_ps(scores + (size_t)r * padded + k * LANES, sum[r][k]);
         }
 }
 
-/* `rows` queries against all keys and values of one sequence and head. */
+/* Attention of `rows` queries to all keys and values of one sequence and head. */
 INLINE void attend_rows(const int rows, const bfloat16 *query, size_t stride, int length, int size, const uint32_t *keys,
                         const uint32_t *values, int padded, float *scores, bfloat16 *weights, bfloat16 *out, size_t out_stride) {
     __m512 most[QUERIES], share[QUERIES];
@@ -165,7 +165,7 @@ INLINE void attend_rows(const int rows, const bfloat16 *query, size_t stride, in
 }
 
 /* qkv [T, 3, heads, size] and borders [sequences + 1] -> out [T, heads, size]; size is a multiple of 32.
- * Returns 0, or -1 when there is no memory for the packed keys and values of the longest sequence. */
+ * Returns 0; -1 if there is no memory for the packed keys and values of the longest sequence. */
 __attribute__((visibility("default"))) int reembed_attend(const bfloat16 *qkv, bfloat16 *out, const int32_t *borders,
                                                           long sequences, long heads, long head_size) {
     const int size = (int)head_size;
@@ -177,7 +177,7 @@ __attribute__((visibility("default"))) int reembed_attend(const bfloat16 *qkv, b
     }
     const size_t most = (longest + LANES - 1) / LANES * LANES;
     if (most == 0) return 0;
-    /* float32 or pairs: keys size/2, values size/2, scores QUERIES, weights QUERIES/2, each times the longest */
+    /* 4-byte units times the longest sequence: keys size/2, values size/2, scores QUERIES, weights QUERIES/2 */
     char *memory = aligned_alloc(64, most * 4 * (size_t)(size + QUERIES + QUERIES / 2));
     if (memory == NULL) return -1;
     uint32_t *keys = (uint32_t *)memory, *values = keys + most * size / 2;

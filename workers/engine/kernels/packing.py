@@ -1,7 +1,7 @@
 """A batch of sequences as tensors without padding: all tokens concatenated, and the offset of each sequence.
 
 Adjacent sequences of equal length are a run. On a CPU, attention computes a run as one dense block, so a batch sorted by
-length needs no padding there either. Packing sequences so is known as unpadding (ModernBERT, arXiv:2412.13663, section 2.2)
+length needs no padding there either. This is known as unpadding (ModernBERT, arXiv:2412.13663, section 2.2)
 or as variable-length attention (FlashAttention). Knows nothing of models.
 
 Shapes: T tokens of the batch, B sequences.

@@ -1,4 +1,4 @@
-"""The compiled kernel against softmax attention in float64, and what happens where it is missing or wrong."""
+"""The compiled kernel against softmax attention in float64; and what happens if it is missing or computes wrongly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A packed batch: the tokens asked for end to end, and cuts of it that cover every token once."""
+"""A packed batch: the chosen sequences' tokens concatenated, and its blocks and runs, which cover every token once."""
 
 from __future__ import annotations
 
