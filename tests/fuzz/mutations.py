@@ -41,8 +41,8 @@ def mutant(seed: int, names: Sequence[str] | None = None) -> Mutant:
 
 
 def _place(source: Original, draw: random.Random) -> tuple[int, int, str]:
-    """A Parquet footer is as likely as its pages: most of what can be misunderstood stands there."""
-    if not source.is_parquet:
+    """A footer is as likely as all the rest: most of what can be misunderstood stands there."""
+    if source.footer_at == len(source.data):
         return 0, len(source.data), "stream"
     if draw.random() < 0.5:
         return source.footer_at, len(source.data), "footer"

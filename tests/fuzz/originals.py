@@ -2,8 +2,9 @@
 
     originals()    name -> Original: bytes, where its parts lie, whether altered values can be noticed
 
-Parquet by pyarrow (codecs, page versions, encodings, with and without page checksums), DuckDB and Polars; JSONL, CSV and
-text by gzip, zstd (with a content checksum where the `zstd` command is there) and bzip2. The same on every call.
+Parquet by pyarrow (codecs, page versions, encodings, with and without page checksums), DuckDB and Polars; Arrow files and
+streams by pyarrow and Polars, ORC by pyarrow; JSON arrays, JSONL, CSV and text by gzip, zstd (with a content checksum where
+the `zstd` command is there) and bzip2. The same on every call.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.orc import ORCFile, write_table
 
 ROWS = 60
 KEEP = ("lang", "n")
@@ -37,13 +39,16 @@ class Original:
     sealed: bool
 
     @property
-    def is_parquet(self) -> bool:
-        return self.name.endswith(".parquet")
-
-    @property
     def footer_at(self) -> int:
-        """Offset of the Parquet footer; of other formats the size: they have none."""
-        return len(self.data) - 8 - int.from_bytes(self.data[-8:-4], "little") if self.is_parquet else len(self.data)
+        """Offset of the footer; the size where the format has none."""
+        size = len(self.data)
+        if self.name.endswith(".parquet"):
+            return size - 8 - int.from_bytes(self.data[-8:-4], "little")
+        if self.name.endswith(".arrow") and self.data.endswith(b"ARROW1"):
+            return size - 10 - int.from_bytes(self.data[-10:-6], "little")
+        if self.name.endswith(".orc"):
+            return ORCFile(io.BytesIO(self.data)).content_length  # type: ignore[no-any-return]
+        return size
 
 
 def documents() -> list[dict[str, Any]]:
@@ -60,7 +65,7 @@ def documents() -> list[dict[str, Any]]:
 @functools.cache
 def originals() -> dict[str, Original]:
     """Every original, by name without suffix."""
-    found = {**_by_pyarrow(), **_by_others(), **_compressed()}
+    found = {**_by_pyarrow(), **_by_others(), **_other_formats(), **_compressed()}
     return dict(sorted(found.items()))
 
 
@@ -107,6 +112,32 @@ def _by_others() -> dict[str, Original]:
     return {
         "duckdb-zstd": Original("duckdb-zstd.parquet", duck, False),
         "polars-snappy": Original("polars-snappy.parquet", bear, False),
+    }
+
+
+def _other_formats() -> dict[str, Original]:
+    import polars
+
+    table = pa.Table.from_pylist(documents())
+
+    def ipc(new: Any, compression: str | None) -> bytes:
+        sink = io.BytesIO()
+        with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+            writer.write_table(table, max_chunksize=25)
+        return sink.getvalue()
+
+    bear, orc = io.BytesIO(), io.BytesIO()
+    polars.from_arrow(table).write_ipc(bear, compression="lz4", record_batch_size=25)  # type: ignore[union-attr]
+    write_table(table, orc, compression="zstd", stripe_size=1024, batch_size=25)
+    return {
+        "ipc-none": Original("ipc-none.arrow", ipc(pa.ipc.new_file, None), False),
+        "ipc-zstd": Original("ipc-zstd.arrow", ipc(pa.ipc.new_file, "zstd"), False),
+        "ipc-stream": Original("ipc-stream.arrow", ipc(pa.ipc.new_stream, None), False),
+        "polars-lz4": Original("polars-lz4.arrow", bear.getvalue(), False),
+        "orc-zstd": Original("orc-zstd.orc", orc.getvalue(), False),
+        "gz-array": Original(
+            "array.json.gz", gzip.compress(json.dumps(documents(), ensure_ascii=False).encode(), mtime=0), True
+        ),
     }
 
 

@@ -23,6 +23,8 @@ MAGIC = b"ARROW1"
 STREAM_START, STREAM_END = b"\xff" * 4, b"\xff" * 4 + bytes(4)
 COMPRESSED_RATIO = 3  # text is estimated to be this many times its size in compressed buffers (lz4, zstd)
 MOST = 1 << 48  # rows or bytes of one batch: beyond it a figure is damage
+_HEAD_BYTES = 16  # magic, padding, and the length of the schema message
+_PADDING_BYTES = 128  # between blocks at most, and before the footer with an end marker; no record batch is so small
 _TRAILER = 4 + len(MAGIC)  # the footer's length, then the magic
 _GAP_BYTES, _REQUEST_BYTES = 64 << 10, 8 << 20  # messages are fetched together across gaps up to, and in requests up to this
 _BLOCK = struct.Struct("<qi4xq")
@@ -72,10 +74,10 @@ def fetch_footer(read: ReadRange, size: int) -> FooterBytes | str:
     if size < len(MAGIC) + _TRAILER:
         return "too small for an Arrow file" if size else "zero bytes, not an Arrow file"
     tail = read(max(0, size - TAIL_BYTES), size)
-    head = tail[:8] if size == len(tail) else read(0, min(size, TAIL_BYTES) if tail.endswith(STREAM_END) else 8)
+    head = tail if size == len(tail) else read(0, min(size, TAIL_BYTES) if tail.endswith(STREAM_END) else _HEAD_BYTES)
     try:
         if kind_of(head, tail) == "stream":
-            return _fetch_schema(read, size, tail if size == len(tail) else head)
+            return _fetch_schema(read, size, head)
         needed = int.from_bytes(tail[-_TRAILER : -len(MAGIC)], "little") + _TRAILER
         if needed > min(size, MAX_FOOTER_BYTES):
             return f"its footer claims {needed} bytes of {size}"
@@ -83,6 +85,7 @@ def fetch_footer(read: ReadRange, size: int) -> FooterBytes | str:
             tail = read(size - needed, size)
         try:
             dictionaries, batches = _blocks(tail[-needed:], size - needed)
+            _check_places(head, dictionaries + batches, size - needed, needed)
         except (ValueError, struct.error) as error:
             return f"its footer is corrupt: {error}"
         return (tail[-needed:], *_fetch_messages(read, tail, size, dictionaries + batches))
@@ -240,6 +243,18 @@ def _blocks(footer: bytes, data_bytes: int) -> tuple[list[Block], list[Block]]:
                 raise ValueError("a record batch lies outside of the object's data")
         found.append(blocks)
     return found[0], found[1]
+
+
+def _check_places(head: bytes, blocks: Sequence[Block], data_bytes: int, footer_bytes: int) -> None:
+    """Raises: ValueError: the blocks do not fill the file between its schema and its footer, so the footer lacks some."""
+    if head[8:12] == STREAM_START:
+        end, gap = 16 + int.from_bytes(head[12:16], "little"), _PADDING_BYTES
+    else:  # Polars writes the schema without its length: it is shorter than the footer, which holds it too
+        end, gap = 8, footer_bytes
+    for start, stop in [*sorted((block.offset, sum(block)) for block in blocks), (data_bytes, data_bytes)]:
+        if not 0 <= start - end <= gap:
+            raise ValueError(f"it lists nothing between bytes {end} and {start}")
+        end, gap = stop, _PADDING_BYTES
 
 
 def _batch(message: bytes, block: Block) -> Batch:

@@ -89,6 +89,8 @@ def _file_batches(stream: SourceStream, piece: ObjectSlice, wanted: list[int]) -
 
 def _stream_batches(stream: SourceStream, wanted: list[int]) -> Iterator[pa.RecordBatch]:
     yield from _open_stream(stream, wanted)
+    if stream.tell() != stream.size:
+        raise ValueError(f"an end marker at byte {stream.tell()} of {stream.size}")
 
 
 def _rows_before(stream: SourceStream, batch: int) -> int:

@@ -160,6 +160,33 @@ def test_offsets_that_point_elsewhere_are_never_followed(tmp_path: Path) -> None
         read(piece, plan_of())
 
 
+@pytest.mark.parametrize("write", [by_pyarrow, by_polars])
+def test_a_footer_that_lists_fewer_batches_than_there_are_is_no_shorter_file(
+    tmp_path: Path, write: Callable[[Path, str | None], None]
+) -> None:
+    """Zeros over the field that points to the list make a footer that is valid, and empty."""
+    write(tmp_path / "a.arrow", "zstd")
+    data = bytearray((tmp_path / "a.arrow").read_bytes())
+    footer_at = len(data) - 10 - int.from_bytes(data[-10:-6], "little")
+    table = footer_at + int.from_bytes(data[footer_at : footer_at + 4], "little")
+    fields = table - int.from_bytes(data[table : table + 4], "little", signed=True) + 4
+    data[fields + 6 : fields + 8] = bytes(2)  # the fourth field: record batches
+    (tmp_path / "a.arrow").write_bytes(data)
+    assert ipc.open_file(tmp_path / "a.arrow").num_record_batches == 0, "pyarrow sees no rows, and no error"
+    planned = read_corpus(tmp_path)
+    assert any("lists nothing between" in warning for warning in planned.corpus.warnings)
+    assert "a.arrow" in planned.lost
+
+
+def test_an_end_marker_within_a_stream_is_no_end(tmp_path: Path) -> None:
+    by_pyarrow(tmp_path / "a.arrow", None, stream=True)
+    data = (tmp_path / "a.arrow").read_bytes()
+    messages = [at for at in range(0, len(data), 8) if data[at : at + 4] == b"\xff" * 4 and 0 < data[at + 5] < 4]
+    at = messages[len(messages) // 2]
+    (tmp_path / "a.arrow").write_bytes(data[: at + 4] + bytes(4) + data[at + 8 :])
+    assert "an end marker at byte" in read_corpus(tmp_path).lost["a.arrow"]
+
+
 def test_noise_as_a_footer_is_a_problem_and_no_error() -> None:
     for seed in range(200):
         noise = random.Random(seed).randbytes(300)

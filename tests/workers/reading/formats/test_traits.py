@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,3 +84,19 @@ def test_jobs_names_no_format() -> None:
     named = re.compile(r"SourceFormat\.(?!AUTO\b)[A-Z]+|formats\.(?!registry\b|traits\b)\w+")
     folder = Path(jobs.__file__).parent
     assert [(path, match.group()) for path in folder.rglob("*.py") for match in named.finditer(path.read_text())] == []
+
+
+def test_footer_parsers_import_pyarrow_and_the_standard_library_alone() -> None:
+    """They run in an isolated process that some footers end, and that is started anew then."""
+    script = (
+        "import sys, workers.reading.footers.arrow, workers.reading.footers.orc, workers.reading.footers.parquet\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))\n"
+        "print(*sorted(name for name in sys.modules if name.startswith('workers.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(jobs.__file__).parents[1]
+    )
+    packages, ours = done.stdout.splitlines()
+    assert {"pyarrow", "workers"} <= set(packages.split())
+    assert not {"fsspec", "pydantic", "torch", "ray", "jobs"} & set(packages.split())
+    assert all(name.startswith("workers.reading.footers") for name in ours.split() if name != "workers.reading")
