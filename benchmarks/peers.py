@@ -126,7 +126,7 @@ def sample(corpus: Path, rows: int | None, seed: int) -> pa.Table:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     contestants = [find(name) for name in dict.fromkeys(options.only or STANDARD)]
-    contestants += [earlier(options.earlier.resolve())] if options.earlier else []
+    contestants += [earlier(checkout.resolve()) for checkout in options.earlier]
     table, model = sample(options.corpus, options.rows, options.seed), find_model(options.model)
     corpus, warm = folder / "corpus.parquet", folder / "warm.parquet"
     pq.write_table(table, corpus, row_group_size=ROW_GROUP)
@@ -190,7 +190,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"of: {', '.join(ROSTER)}")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--earlier", type=Path, metavar="CHECKOUT", help="another checkout of reembed, made ready there")
+    parser.add_argument(
+        "--earlier",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CHECKOUT",
+        help="another checkout of reembed, made ready",
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--limit-seconds", type=float, default=3600.0, help="a run that takes longer is killed")
     parser.add_argument("--install", action="store_true", help="make the environments of peers, and do nothing else")

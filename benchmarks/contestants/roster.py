@@ -52,7 +52,8 @@ def earlier(checkout: Path) -> Contestant:
     head = subprocess.run(
         ["git", "rev-parse", "--short=10", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True
     )
-    return replace(ROSTER["reembed"], name="reembed-earlier", title=f"reembed at {head.stdout.strip()}", checkout=checkout)
+    name = head.stdout.strip()
+    return replace(ROSTER["reembed"], name=f"reembed-{name}", title=f"reembed at {name}", checkout=checkout)
 
 
 _BF16 = {"dtype": "bfloat16"}
