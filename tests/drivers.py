@@ -156,6 +156,20 @@ class Driver:
         """pid of a replica, once it is ready."""
         return int(self.until_logged(rf"replica {number} ready: .*\bpid (\d+)")[1])
 
+    def freeze_as_they_come(self, replicas: int) -> dict[int, int]:
+        """SIGSTOP to each replica when it is ready: in its first shard however fast the machine. number -> pid."""
+        pids: dict[int, int] = {}
+
+        def another() -> tuple[str, str] | None:
+            ready: list[tuple[str, str]] = re.findall(r"replica (\d+) ready: .*\bpid (\d+)", self.log)
+            return next((found for found in ready if int(found[0]) not in pids), None)
+
+        while len(pids) < replicas:
+            number, pid = map(int, self.until(another) or ())
+            os.kill(pid, signal.SIGSTOP)
+            pids[number] = pid
+        return pids
+
     def kill(self) -> None:
         """SIGKILL to the whole process group, as an out-of-memory killer or a lost container does."""
         os.killpg(self.pid, signal.SIGKILL)

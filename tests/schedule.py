@@ -25,7 +25,24 @@ from xdist.workermanage import parse_tx_spec_config
 ALONE = "alone"
 HEAVY = ("ray", "slow", "s3")
 # Groups that take longest (`pytest --durations=0`), in this order; others follow in the order of their names.
-LONGEST: tuple[str, ...] = ()
+LONGEST = (
+    "s3-harmed",
+    "tests/faults/test_kill_night.py",
+    "tests/faults/test_kill_driver.py::test_killed_at_random_and_resumed[local]",
+    "tests/integration/test_ray_job_outcomes.py::test_stopped_in_three_ways_and_submitted_again",
+    "tests/test_scale.py",
+    "tests/security/test_secrets.py",
+    "faults-local",
+    "tests/integration/test_metrics.py",
+    "tests/security/test_sockets.py",
+    "secrets-replica",
+    "tests/workers/table/test_output_format_doc.py",
+    "tests/integration/test_ray_job.py",
+    "tests/integration/test_traps_config.py",
+    "tests/integration/test_nightly.py",
+    "tests/integration/test_preemption.py",
+    "secrets-key",
+)
 
 
 def group_of(item: pytest.Item) -> str:

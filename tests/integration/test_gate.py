@@ -38,7 +38,7 @@ class Night:
             path.write_text("".join(json.dumps(document) + "\n" for document in changed if document))
 
     def embed(self, *overrides: str, env: dict[str, str] | None = None) -> Ended:
-        return embed(self.config, f"output.uri={self.output}", "run.reuse=off", *overrides, env=env)
+        return embed(self.config, f"output.uri={self.output}", "run.reuse=off", "cluster.replicas=1", *overrides, env=env)
 
     def current(self) -> str:
         run_id: str = json.loads((self.output / "CURRENT.json").read_text())["run_id"]
@@ -72,7 +72,7 @@ def failed(ended: Ended) -> list[str]:
 def test_a_device_that_fails_at_work(device: str, reuse: str, expected: list[str], night: Night) -> None:
     night.change(lambda document: document | {"kind": document["kind"][::-1]})  # objects of the same size, elsewhere
     env = {"REEMBED_DEVICE": device, "PYTHONPATH": f"{FAILING_DEVICE}:{ROOT}"}
-    ended = night.embed("cluster.address=local", "cluster.replicas=1", f"run.reuse={reuse}", env=env)
+    ended = night.embed("cluster.address=local", f"run.reuse={reuse}", env=env)
     assert set(expected) <= set(failed(ended)), ended.log
     assert ended.summary["reused_rows"] == (60 if reuse == "auto" else 0)
     assert night.current() == night.made.ended.summary["run_id"]

@@ -23,7 +23,7 @@ def _made(made: Made, folder: Path, *overrides: str) -> dict[str, Any]:
     """The same configuration with some settings changed, into another output; the summary."""
     config = folder / "run.yaml"
     shutil.copy(made.config, config)
-    ended = embed(config, f"output.uri={folder / 'out'}", *overrides)
+    ended = embed(config, f"output.uri={folder / 'out'}", "cluster.replicas=1", *overrides)
     assert ended.rc == 0, ended.log
     assert ended.summary["documents"] == len(made.ids)
     return ended.summary

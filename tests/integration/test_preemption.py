@@ -16,21 +16,6 @@ from tests.ray_nodes import RayNode
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-def _stopped_as_they_come(driver: Driver) -> dict[int, int]:
-    """Both replicas, in the middle of their first shard however fast the machine: number -> pid."""
-    pids: dict[int, int] = {}
-
-    def another() -> tuple[str, str] | None:
-        ready: list[tuple[str, str]] = re.findall(r"replica (\d+) ready: .*\bpid (\d+)", driver.log)
-        return next((found for found in ready if int(found[0]) not in pids), None)
-
-    while len(pids) < 2:
-        number, pid = map(int, driver.until(another) or ())
-        os.kill(pid, signal.SIGSTOP)
-        pids[number] = pid
-    return pids
-
-
 def test_a_death_after_the_notice(tmp_path: Path, minilm: Path, isolated_home: Path) -> None:
     """The node gets SIGTERM, drains, and its replica is killed before the node itself is gone.
 
@@ -42,7 +27,7 @@ def test_a_death_after_the_notice(tmp_path: Path, minilm: Path, isolated_home: P
     with RayNode(1) as head, RayNode(1, head) as other:
         config = configure(tmp_path / "run.yaml", corpus, tmp_path / "out", minilm, address=head.address, **run)
         with Driver(config) as driver:
-            pids = _stopped_as_they_come(driver)
+            pids = driver.freeze_as_they_come(2)
             (victim,) = [number for number in pids if other.holds(pids[number])]
             os.kill(pids[1 - victim], signal.SIGCONT)
             other.terminate()

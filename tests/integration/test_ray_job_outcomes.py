@@ -94,7 +94,12 @@ def _check(status: str, submitted: int, told: dict[str, Any]) -> None:
 
 
 def test_what_cannot_be_carried_out(jobs: Jobs) -> None:
-    _check("2", *jobs.ended(*jobs.submit(Path("configs/quickstart.yaml"), "model.poling=cls")))
+    name, process = jobs.submit(Path("configs/quickstart.yaml"), "model.poling=cls")
+    with process:
+        output, _ = process.communicate(timeout=PATIENCE)
+    _check("2", process.returncode, jobs.told(name))
+    assert "unknown key model.poling" in output
+    assert "Traceback" not in output
 
 
 def test_a_refused_run(jobs: Jobs, tmp_path: Path, minilm: Path) -> None:

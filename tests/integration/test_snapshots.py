@@ -24,7 +24,7 @@ NOWHERE = "cluster.address=127.0.0.1:1"  # nobody is asked
 def test_another_model_taken_back_and_given_again(made: Made, tmp_path: Path, cli: Cli) -> None:
     output, config = made.copy(tmp_path), tmp_path / "run.yaml"
     shutil.copy(made.config, config)
-    place, other = f"output.uri={output}", ["model.pooling=cls", "gate.allow_model_change=true"]
+    place, other = f"output.uri={output}", ["cluster.replicas=1", "model.pooling=cls", "gate.allow_model_change=true"]
     first = made.ended.summary["run_id"]
     ended = embed(config, place, *other)
     assert ended.rc == 0, ended.log
@@ -64,7 +64,7 @@ def test_another_model_taken_back_and_given_again(made: Made, tmp_path: Path, cl
     again = cli("embed", config, place, *other, NOWHERE, "--json")
     assert (again.rc, again.json()["unchanged"], again.json()["published"]) == (0, True, True), again.stderr
 
-    third = embed(config, place, "model.pooling=max", "gate.allow_model_change=true", "output.keep_snapshots=1")
+    third = embed(config, place, "cluster.replicas=1", "model.pooling=max", *other[2:], "output.keep_snapshots=1")
     assert third.rc == 0, third.log
     assert third.summary["deleted_snapshots"] == [first, second]
     assert f"output.keep_snapshots=1: deleted {first}, {second}" in third.log
