@@ -4,8 +4,8 @@
 2. the rest            real processes, Ray and storage; the longest first, so that the workers end together
 3. tests marked alone  they measure time: one after the other on one worker, when no other worker is at work
 
-The tests of a file stay on one worker, because each worker makes its module's fixtures. Not so where the mark `spread` says
-that they share nothing dear. A mark `xdist_group` keeps tests of several files together.
+The pure tests of a file stay on one worker, and so do its others, because each worker makes its module's fixtures. Not so
+where the mark `spread` says that they share nothing dear. A mark `xdist_group` keeps tests of several files together.
 
 Workers tell their groups in a file: pytest-xdist 3.8 would append them to node ids, which pytest 9.2 no longer allows.
 """
@@ -27,35 +27,41 @@ HEAVY = ("ray", "slow", "s3")
 # Groups that take longest (`pytest --durations=0`), in this order; others follow in the order of their names.
 LONGEST = (
     "s3-harmed",
-    "tests/faults/test_kill_night.py",
+    "tests/faults/test_kill_night.py (heavy)",
     "tests/faults/test_kill_driver.py::test_killed_at_random_and_resumed[local]",
     "tests/integration/test_ray_job_outcomes.py::test_stopped_in_three_ways_and_submitted_again",
-    "tests/test_scale.py",
-    "tests/security/test_secrets.py",
+    "tests/test_scale.py (heavy)",
+    "tests/security/test_secrets.py (heavy)",
     "faults-local",
-    "tests/integration/test_metrics.py",
-    "tests/security/test_sockets.py",
+    "tests/integration/test_metrics.py (heavy)",
+    "tests/security/test_sockets.py (heavy)",
     "secrets-replica",
-    "tests/workers/table/test_output_format_doc.py",
-    "tests/integration/test_ray_job.py",
-    "tests/integration/test_traps_config.py",
-    "tests/integration/test_nightly.py",
-    "tests/integration/test_preemption.py",
+    "tests/workers/table/test_output_format_doc.py (heavy)",
+    "tests/integration/test_ray_job.py (heavy)",
+    "tests/integration/test_traps_config.py (heavy)",
+    "tests/integration/test_nightly.py (heavy)",
+    "tests/integration/test_preemption.py (heavy)",
     "secrets-key",
 )
 
 
 def group_of(item: pytest.Item) -> str:
-    """Name of the group that an item is scheduled with: its mark's, or its file, or itself."""
+    """Name of the group that an item is scheduled with: its mark's, or the pure or the other half of its file, or itself."""
     if mark := item.get_closest_marker("xdist_group"):
         return str(mark.args[0])
-    return item.nodeid if item.get_closest_marker("spread") else item.nodeid.partition("::")[0]
+    if item.get_closest_marker("spread"):
+        return item.nodeid
+    return item.nodeid.partition("::")[0] + (" (heavy)" if is_heavy(item) else "")
+
+
+def is_heavy(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in HEAVY)
 
 
 def rank(item: pytest.Item) -> tuple[int, int, str]:
     """Sort key of an item. Sorting is stable: items of one group keep their order."""
     group = group_of(item)
-    phase = 2 if group == ALONE else int(any(item.get_closest_marker(name) for name in HEAVY))
+    phase = 2 if group == ALONE else int(is_heavy(item))
     return phase, LONGEST.index(group) if group in LONGEST else len(LONGEST), group
 
 

@@ -43,6 +43,7 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.alone
 def test_help_comes_at_once() -> None:
     seconds = []
     for _ in range(3):
@@ -151,6 +152,7 @@ def test_tests_never_kill_by_name() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_every_benchmark_still_finds_what_it_imports() -> None:
     """They are run rarely, and their figures are quoted: a name that moved must not be found out months later."""
     names = [f"benchmarks.{path.stem}" for path in sorted((ROOT / "benchmarks").glob("*.py"))]

@@ -55,6 +55,7 @@ def pip(*arguments: str) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.slow
 def test_the_wheel_has_every_package_of_the_tree(wheel: Path) -> None:
     names = [name for name in zipfile.ZipFile(wheel).namelist() if name.startswith(tuple(f"{each}/" for each in PACKAGES))]
     assert packages_of(names) == packages_of(source_files())

@@ -29,6 +29,7 @@ def scale(scratch: Path, *arguments: object) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
+@pytest.mark.slow
 def test_the_job_on_fake_replicas_ends_with_every_shard_published(tmp_path: Path) -> None:
     options = ("--shards", 1500, "--replicas", 25, "--scenario", "quiet", "storm")
     found = scale(tmp_path, "simulate", *options)["scenarios"]
@@ -47,6 +48,7 @@ def test_the_job_on_fake_replicas_ends_with_every_shard_published(tmp_path: Path
     assert storm["attempts"] >= 1500 + storm["happened"]["hiccups"]
 
 
+@pytest.mark.slow
 def test_efficiency_can_be_looked_at_alone(tmp_path: Path) -> None:
     options = ("--shards", 1500, "--replicas", 25, "--scenario", "quiet", "--dispatch-only")
     found = scale(tmp_path, "simulate", *options)["scenarios"]["quiet"]
@@ -55,6 +57,7 @@ def test_efficiency_can_be_looked_at_alone(tmp_path: Path) -> None:
     assert "PUT receipts" not in found["requests"]
 
 
+@pytest.mark.slow
 def test_receipts_are_found_again_without_being_read_one_by_one(tmp_path: Path) -> None:
     found = scale(tmp_path, "receipts", "--receipts", 5000)
     files = found["write"]["requests"]["PUT ledger"]
@@ -66,6 +69,7 @@ def test_receipts_are_found_again_without_being_read_one_by_one(tmp_path: Path) 
     assert found["load_one_by_one"]["requests"]["GET receipts"] == 250
 
 
+@pytest.mark.slow
 def test_a_run_nearly_done_goes_on_at_once(tmp_path: Path) -> None:
     found = scale(tmp_path, "resume", "--shards", 5000, "--done", 4500)["resume"]
     assert found["requests"]["GET receipts"] < 450

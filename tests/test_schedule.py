@@ -109,6 +109,7 @@ from pathlib import Path
 """
 
 
+@pytest.mark.slow
 def test_on_real_workers(tmp_path: Path) -> None:
     """Two files side by side, then the marked tests one after the other."""
     log = tmp_path / "log"

@@ -26,6 +26,7 @@ def _all(pids: list[int], number: int) -> None:
         os.kill(pid, number)
 
 
+@pytest.mark.alone
 def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path, ray_head: RayCluster, cli: Cli) -> None:
     output = tmp_path / "out"
     config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=ray_head.address, shard_bytes="4KiB")

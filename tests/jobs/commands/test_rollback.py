@@ -191,6 +191,7 @@ def test_killed_anywhere_current_is_one_or_the_other(tmp_path: Path, after: bool
     assert (summary["state"], summary["published"]) == ("complete", True)
 
 
+@pytest.mark.slow
 def test_a_reader_in_a_loop_sees_neither_mixture_nor_hole(store: Store) -> None:
     make_run(store, 1, "one", shards=2)
     make_run(store, 2, "two", shards=3)

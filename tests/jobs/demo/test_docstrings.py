@@ -7,6 +7,8 @@ import itertools
 import json
 from pathlib import Path
 
+import pytest
+
 from jobs.demo.docstrings import MAX_CHARACTERS, MIN_CHARACTERS, _docstrings, gather, write
 
 SOURCE = '''
@@ -50,6 +52,7 @@ def test_public_modules_classes_and_functions(tmp_path: Path) -> None:
     assert {document.package for document in found} == {"box"}
 
 
+@pytest.mark.slow
 def test_gathers_real_documents_the_same_way_twice() -> None:
     documents = gather(150)
     assert (

@@ -33,6 +33,8 @@ from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.storage.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

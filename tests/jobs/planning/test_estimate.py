@@ -34,6 +34,7 @@ def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
 def test_texts_that_changed_in_the_middle_or_were_appended(tmp_path: Path, minilm: Path, name: str) -> None:
     config = settings(tmp_path, minilm, run=LARGE)

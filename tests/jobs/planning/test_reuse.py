@@ -43,6 +43,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> tuple[P
         return folder, embed_corpus(settings(folder, minilm))["run_id"]
 
 
+@pytest.mark.slow
 def test_an_unchanged_object_is_not_opened(folder: str, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = settings(folder, minilm)
     corpus_of(f"{folder}/corpus", NIGHT_1)
@@ -67,6 +68,7 @@ def test_an_unchanged_object_is_not_opened(folder: str, minilm: Path, monkeypatc
     assert set(opened) == {"b.parquet"}
 
 
+@pytest.mark.slow
 def test_renamed_locally_its_texts_are_looked_for_where_they_were(tmp_path: Path, minilm: Path) -> None:
     config = settings(tmp_path, minilm)
     corpus_of(tmp_path / "corpus", NIGHT_1)
@@ -78,6 +80,7 @@ def test_renamed_locally_its_texts_are_looked_for_where_they_were(tmp_path: Path
     assert embed_corpus(config)["documents"] == first["documents"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "base"),
     [
@@ -108,6 +111,7 @@ def test_only_vectors_made_alike_are_reused(
     assert planned["action"] == "new run"
 
 
+@pytest.mark.slow
 def test_reuse_off_embeds_everything(tmp_path: Path, minilm: Path) -> None:
     corpus_of(tmp_path / "corpus", NIGHT_1)
     embed_corpus(settings(tmp_path, minilm))
@@ -118,6 +122,7 @@ def test_reuse_off_embeds_everything(tmp_path: Path, minilm: Path) -> None:
     assert (second["documents"], second["reused_rows"], second["reuse"]["base"]) == (90, 0, None)
 
 
+@pytest.mark.slow
 def test_int8_takes_the_scale_of_its_base(tmp_path: Path, minilm: Path) -> None:
     config = settings(tmp_path, minilm, output={"vector": "int8"})
     corpus_of(tmp_path / "corpus", NIGHT_1)
@@ -131,6 +136,7 @@ def test_int8_takes_the_scale_of_its_base(tmp_path: Path, minilm: Path) -> None:
     assert embed_corpus(config)["int8_scale"] == 0.02, "whatever it was"
 
 
+@pytest.mark.slow
 def test_a_precision_that_no_replica_has_is_planned_again(
     tmp_path: Path, minilm: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -73,6 +73,7 @@ def test_manifest_is_written_once(tmp_path: Path) -> None:
             load_manifest(store, "broken")
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_slices_load_in_moments(tmp_path: Path) -> None:
     store = Store(str(tmp_path), {})
     shards = [replace(shard, carried=None if shard.number % 2 else shard.number) for shard in shards_of(200_000)]

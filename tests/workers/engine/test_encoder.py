@@ -70,6 +70,7 @@ def test_few_layers(minilm: Path, tmp_path: Path) -> None:
         layout(folder, pooling="last4_mean")
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_bits(minilm: Path) -> None:
     tokenizer, encoder = build(minilm, max_tokens=64)
     tokens = tokenizer.tokenize(TEXTS * 4)
@@ -87,6 +88,7 @@ def test_no_texts(tiny: Path) -> None:
         assert encoded.padded_tokens == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "least"), [(Precision.FLOAT16, 0.9999), (Precision.BFLOAT16, 0.998)])
 def test_half_precision(minilm: Path, precision: Precision, least: float) -> None:
     tokenizer, exact = build(minilm, max_tokens=64)
@@ -189,6 +191,7 @@ def test_missing_weights_are_never_random(minilm: Path, tmp_path: Path) -> None:
         build(folder)
 
 
+@pytest.mark.slow
 def test_a_missing_pooler_matters_only_to_pooler(minilm: Path, tmp_path: Path) -> None:
     folder = change_weights(minilm, tmp_path / "model", "pooler")
     tokenizer, encoder = build(folder)

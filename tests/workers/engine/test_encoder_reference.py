@@ -16,6 +16,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from tests.workers.models import PASSAGE, TEXTS, build, copy_model, edit_json
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-4
 MAX_TOKENS, OVERLAP = 64, 16
 Vector = NDArray[np.float64]

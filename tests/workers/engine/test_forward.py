@@ -36,6 +36,7 @@ def run(way: type[Fused] | type[Packed] | type[Padded], family: str, batch: Pack
         return way(model)(batch, layers=layers)  # type: ignore[call-arg,arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "way"), OFFERS, ids=lambda value: getattr(value, "__name__", value))
 @pytest.mark.parametrize("descending", [True, False], ids=["sorted", "unsorted"])
 def test_the_same_states_as_padded(family: str, way: type[Fused] | type[Packed], descending: bool) -> None:

@@ -55,6 +55,7 @@ def last_states(folder: Path) -> list[np.ndarray]:
         ]
 
 
+@pytest.mark.slow
 def test_mean_lstm(minilm: Path, tmp_path: Path) -> None:
     """The reference runs the LSTM in float64, one unpadded text at a time, from the saved weights."""
     from safetensors.torch import load_file
@@ -82,6 +83,7 @@ def test_mean_lstm(minilm: Path, tmp_path: Path) -> None:
     assert np.abs(vectors - theirs).max() <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("long_text", ["truncate", "mean_of_chunks"])
 def test_dense(minilm: Path, tmp_path: Path, long_text: str) -> None:
     saved = save_model(minilm, tmp_path / "dense", "pooling", "dense", "normalize")
@@ -108,6 +110,7 @@ def test_dense(minilm: Path, tmp_path: Path, long_text: str) -> None:
     assert np.abs(vectors - expected).max() <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_dense_on_tokens_applies_to_token_vectors(minilm: Path, tmp_path: Path) -> None:
     """Late-interaction layouts: a Dense that reads token_embeddings comes before pooling, or serves pooling=tokens."""
     saved = save_model(minilm, tmp_path / "dense", "pooling", "dense")

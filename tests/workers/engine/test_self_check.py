@@ -207,6 +207,7 @@ def exact(minilm: Path) -> tuple[Encoder, TokenizedTexts]:
     return encoder, tokenizer.tokenize(TEXTS)
 
 
+@pytest.mark.slow
 def test_int8_vectors(minilm: Path, exact: tuple[Encoder, TokenizedTexts]) -> None:
     reference, tokens = exact
     _, encoder = build(minilm, precision="int8", max_tokens=64)
@@ -233,6 +234,7 @@ def threads_matter(encoder: Encoder, tokens: TokenizedTexts) -> float:
     return float(np.abs(vectors[0] - vectors[1]).max())
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_matter(minilm: Path, exact: tuple[Encoder, TokenizedTexts]) -> None:
     reference, tokens = exact
     assert threads_matter(reference, tokens) <= 1e-6

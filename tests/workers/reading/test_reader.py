@@ -210,6 +210,7 @@ def _write_bad_lines(path: Path) -> None:
     _write_bomb(path, b"{\n" * 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "write", "settings", "rows", "lost"),
     [

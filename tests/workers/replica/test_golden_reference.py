@@ -27,6 +27,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_the_same_as_computed_here_and_kept(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files, recipe = layout(minilm)
     expected = Encoder.golden_reference(files, recipe, TextTokenizer(files.folder, recipe).tokenize(GOLDEN_TEXTS))
@@ -51,6 +52,7 @@ def test_the_same_as_computed_here_and_kept(minilm: Path, monkeypatch: pytest.Mo
     assert cache_path(files, recipe) != known
 
 
+@pytest.mark.slow
 def test_a_file_that_lies_costs_seconds_and_nothing_else(minilm: Path, caplog: pytest.LogCaptureFixture) -> None:
     files, recipe = layout(minilm)
     golden = TextTokenizer(files.folder, recipe).tokenize(GOLDEN_TEXTS)
@@ -61,6 +63,7 @@ def test_a_file_that_lies_costs_seconds_and_nothing_else(minilm: Path, caplog: p
     assert "once more with one made here" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written(minilm: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -69,6 +72,7 @@ def test_a_home_that_cannot_be_written(minilm: Path, monkeypatch: pytest.MonkeyP
         assert await_golden_reference(file, files.weights_digest) is not None
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_noticed_at_once(minilm: Path, own_cache: Path) -> None:
     files, recipe = layout(minilm)
     with golden_reference_file(ModelConfig(name="/no/such/model"), files, recipe) as file:

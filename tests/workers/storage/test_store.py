@@ -238,6 +238,7 @@ def test_of_racing_processes_one_creates(root: str) -> None:
     assert [sum(int(results[key]) for results in won) for key in range(20)] == [1] * 20
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_half_an_object(root: str) -> None:
     store = Store(root, {})
     size = 300_000

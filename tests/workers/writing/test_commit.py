@@ -78,6 +78,7 @@ def check_receipt(store: Store, files: tuple[OutputFile, ...], count: int = COUN
     assert sorted(ids) == sorted(f"doc-{number}" for number in range(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("puts", range(7))
 @pytest.mark.parametrize("seed", [0, 9], ids=["same vectors", "other vectors"])
 def test_killed_between_parts_and_retried(puts: int, seed: int, root: str, shape: OutputSchema, tmp_path: Path) -> None:

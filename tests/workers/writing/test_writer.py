@@ -205,6 +205,7 @@ def test_typed_partition_columns_have_a_text_form(store: Store, spool: Path) -> 
     assert receipt.files[1].path == f"data/{RUN}/flag=true/day=2024-01-31/word=x/part-0000003.parquet"
 
 
+@pytest.mark.slow
 def test_a_thousand_partitions_in_one_shard_are_quick(store: Store, spool: Path) -> None:
     shape = schema(SECTION, ["section"])
     windows = [rows(shape, 2000, seed, 2000 * seed, section=[f"s{n % 1000}" for n in range(2000)]) for seed in range(3)]

@@ -56,6 +56,7 @@ def test_a_compiler_at_hand_means_a_kernel() -> None:
     assert attend(HEAD_MULTIPLE + 16) is None
 
 
+@pytest.mark.slow
 @needs_kernel
 @pytest.mark.parametrize("size", [32, 64, 96, 128])
 @pytest.mark.parametrize("reach", [0.1, 1.0, 4.0])
