@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from tests.drivers import Driver, Snapshot, committed, docstrings_corpus, embed
+from tests.drivers import Driver, Snapshot, committed, embed
 from tests.faults.conftest import Calm
 from tests.ray_nodes import RayNode
 from tests.sessions import ROOT
@@ -96,13 +96,23 @@ def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: P
     assert not (run / "quarantine").exists() or not list((run / "quarantine").iterdir())
 
 
+def _long_texts(source: Path, target: Path) -> list[str]:
+    """Two objects of more than a quarter of a shard each, so that they are two shards; their ids."""
+    documents = [json.loads(line) for path in sorted(source.glob("*.jsonl")) for line in path.read_text().splitlines()]
+    target.mkdir()
+    for number in (0, 1):
+        lines = [json.dumps(document | {"text": f"{document['text']} " * 8}) + "\n" for document in documents[number::2]]
+        (target / f"part-{number}.jsonl").write_text("".join(lines))
+    return [document["id"] for document in documents]
+
+
 def test_a_lost_node_is_charged_to_nobody(calm: Calm, tmp_path: Path) -> None:
     """One attempt is all a shard has here: charged with the loss of its node, it would be quarantined.
 
     The last of the two shards is not fetched ahead while a replica still starts, so the second replica, whenever it is
     ready, has just this one in flight: its death could be charged to nothing else.
     """
-    ids = docstrings_corpus(tmp_path / "corpus", 240, objects=2)
+    ids = _long_texts(calm.corpus, tmp_path / "corpus")
     config = calm.configure(tmp_path, corpus=tmp_path / "corpus")
     settings = ["run.max_attempts=1", "run.shard_bytes=1MiB"]
     with (

@@ -49,7 +49,7 @@ def test_submitted_twice(ray_head: RayCluster, isolated_home: Path) -> None:
     (uploaded,) = (
         path for path in ray_head.folder.glob("session_2*/runtime_resources/working_dir_files/*") if path.is_dir()
     )
-    assert (uploaded / "jobs" / "embed.py").exists()
+    assert (uploaded / "jobs" / "embed" / "__main__.py").exists()
     names = {path.name for path in uploaded.iterdir()}
     assert not names & {".git", ".venv", ".mypy_cache", ".pytest_cache"}, "environment or history were uploaded"
     assert sum(path.stat().st_size for path in uploaded.rglob("*")) < 20e6
