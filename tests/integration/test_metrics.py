@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -68,8 +67,7 @@ def _until(head: RayCluster, what: Callable[[Scrape], bool]) -> Scrape:
 
 def test_a_running_job_and_its_end(corpus: Corpus, tmp_path: Path, minilm: Path, head: RayCluster) -> None:
     output = tmp_path / "out"
-    run: dict[str, Any] = {"address": head.address, "replicas": 2, "shard_bytes": "4KiB"}
-    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, **run)
+    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=head.address, shard_bytes="4KiB")
     with Driver(config) as driver:
         driver.until(lambda: len(committed(output)) >= 2)
         replicas = [driver.replica(number) for number in (0, 1)]

@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,7 +23,7 @@ def test_a_death_after_the_notice(tmp_path: Path, minilm: Path, isolated_home: P
     of the two shards is not fetched ahead while a replica still starts, so each replica has one in flight.
     """
     ids = docstrings_corpus(corpus := tmp_path / "corpus", 240, objects=2)
-    run: dict[str, Any] = {"replicas": 2, "max_attempts": 1, "shard_bytes": "64KiB"}
+    run = {"max_attempts": 1, "shard_bytes": "64KiB"}
     with RayNode(1) as head, RayNode(1, head) as other:
         config = configure(tmp_path / "run.yaml", corpus, tmp_path / "out", minilm, address=head.address, **run)
         with Driver(config) as driver:
