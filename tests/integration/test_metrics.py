@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.monitoring.metrics import METRICS, Kind, Stage
-from tests.drivers import Driver, Snapshot, committed, configure
+from tests.drivers import Driver, Snapshot, committed, configure, docstrings_corpus
 from tests.ray_nodes import RayCluster, RayNode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -48,6 +48,9 @@ def _rays_own(label: str) -> bool:
     return label in EXPORTED_BY_RAY or label.startswith("otel_scope_")
 
 
+DOCUMENTS = 1600  # work for many seconds: replicas tell their totals every two
+
+
 @pytest.fixture(scope="module")
 def head(isolated_home: Path) -> Iterator[RayCluster]:
     """A cluster of its own, on which no other driver exports anything, and that sends every half second, not every ten."""
@@ -65,12 +68,14 @@ def _until(head: RayCluster, what: Callable[[Scrape], bool]) -> Scrape:
     pytest.fail(f"not seen:\n{head.metrics()}")
 
 
-def test_a_running_job_and_its_end(corpus: Corpus, tmp_path: Path, minilm: Path, head: RayCluster) -> None:
+def test_a_running_job_and_its_end(tmp_path: Path, minilm: Path, head: RayCluster) -> None:
     output = tmp_path / "out"
-    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=head.address, shard_bytes="4KiB")
+    ids = docstrings_corpus(tmp_path / "corpus", DOCUMENTS)
+    config = configure(tmp_path / "run.yaml", tmp_path / "corpus", output, minilm, address=head.address, shard_bytes="4KiB")
     with Driver(config) as driver:
         driver.until(lambda: len(committed(output)) >= 2)
         replicas = [driver.replica(number) for number in (0, 1)]
+        _until(head, lambda scrape: "ray_reembed_replica_busy_share" in scrape.tags)  # told once in two seconds
         for pid in replicas:
             os.kill(pid, signal.SIGSTOP)  # so that the job runs for as long as the scrape takes
         # not every gauge changes at the same moment
@@ -95,7 +100,7 @@ def test_a_running_job_and_its_end(corpus: Corpus, tmp_path: Path, minilm: Path,
     told = _until(head, lambda scrape: scrape("reembed_drivers_ended_total", outcome="published") == 1)
     assert told("reembed_rows_total", outcome="embedded") == summary["rows"] - summary["repeated_rows"]
     assert told("reembed_rows_total", outcome="repeated") == summary["repeated_rows"]
-    assert told("reembed_rows_total", outcome="embedded") + summary["repeated_rows"] == len(corpus[1])
+    assert told("reembed_rows_total", outcome="embedded") + summary["repeated_rows"] == len(ids)
     assert told("reembed_committed_tokens_total", kind="real") == summary["tokens"]
     assert told("reembed_committed_tokens_total", kind="padded") == summary["padded_tokens"]
     shards = sum(told("reembed_shards_done_total", how=how) for how in ("embedded", "adopted"))
@@ -107,7 +112,7 @@ def test_a_running_job_and_its_end(corpus: Corpus, tmp_path: Path, minilm: Path,
     assert told("reembed_batches_total") > 0
     # nearly all: what the killed replica did in its last seconds nobody knows
     assert 0.5 < told("reembed_tokens_total") / summary["tokens"] < 1.5
-    assert Snapshot.read(summary["data"]).ids == sorted(corpus[1])
+    assert Snapshot.read(summary["data"]).ids == sorted(ids)
 
     for metric in METRICS:
         family = f"ray_{metric.name}"
