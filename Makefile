@@ -7,13 +7,13 @@
 # make bench       the measured claims in benchmarks/: lists them; BENCH=… ARGS=… runs one
 #
 # PYTHON=… picks the interpreter (3.11 to 3.13); ARGS=… is handed to pytest, e.g. make test ARGS='-k scheduler'.
-# make test runs on WORKERS=4 processes, since most tests wait most of the time; tests that measure time run last, alone.
+# make test runs on WORKERS=3 processes; tests that measure time run last, alone.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-fast faults soak lint bench clean
 
-WORKERS := 4
+WORKERS := 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt

@@ -3,6 +3,7 @@
     isolated_home   the whole session runs with a HOME of its own (Ray writes a token there, hub clients a cache)
     shared          servers and data that the workers of pytest-xdist make once and use together (tests/shared.py)
     s3_server       a real server: the one AWS_ENDPOINT_URL names, else our own (tests/s3_server), else a skip that says how
+    ray_head        a standing Ray cluster, for runs that are not about Ray's own start and end
     s3_bucket       a fresh bucket per test module
     minilm          folder of the packaged all-MiniLM-L6-v2, in the sentence-transformers layout
     cli             `python -m jobs.cli …` in a process of its own -> rc, stdout, stderr
@@ -25,11 +26,13 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.ray_nodes import RayCluster, RayNode
 from tests.s3_server.fixture import S3Server, s3_in_environment
 from tests.schedule import ALONE, GroupsThenAlone, rank, write_groups
-from tests.shared import Shared
+from tests.shared import KEPT, Shared
 
 ROOT = Path(__file__).resolve().parent.parent
+HEAD_CPUS = 12  # logical: two replicas for each run that the workers of pytest-xdist have at the same time
 SHARED = pytest.StashKey[Shared]()
 
 # Before any hub client is imported: tests read what lies on disk and never ask the network.
@@ -134,6 +137,22 @@ def s3_bucket(s3_server: S3Server) -> Iterator[str]:
     if s3_server.ceph is None:
         fs.invalidate_cache()
         fs.rm(name, recursive=True)
+
+
+@pytest.fixture(scope="session")
+def ray_head(shared: Shared, isolated_home: Path) -> RayCluster:
+    """`ray start --head`, one for all workers."""
+
+    def start(_: Path) -> dict[str, Any]:
+        head = RayNode(HEAD_CPUS, owner=shared.owner)
+        KEPT.append(head)
+        head.cluster.wait_for_dashboard()
+        return head.cluster.to_json()
+
+    def stop(made: dict[str, Any]) -> list[str]:
+        return ["-m", "tests.sessions", str(made["session"]), "--now"]
+
+    return RayCluster.from_json(shared.once("ray-head", start, stop))
 
 
 @pytest.fixture(scope="session")

@@ -67,14 +67,21 @@ def docstrings_corpus(folder: Path, documents: int, objects: int = 3) -> list[st
 
 
 def configure(
-    path: Path, corpus: str | Path, output: str | Path, model: Path, *, address: str = "local", **run: Any
+    path: Path,
+    corpus: str | Path,
+    output: str | Path,
+    model: Path,
+    *,
+    address: str = "local",
+    replicas: int = 1,
+    **run: Any,
 ) -> Path:
-    """Two replicas of one CPU each; `run` goes into the run section."""
+    """Replicas have one CPU each. A test has two where it is about more than one. `run` goes into the run section."""
     sections = {
         "corpus": {"uri": f"{corpus}/", "id": "id", "keep": ["package", "kind"]},
         "model": {"name": str(model), "precision": "float32"},
         "output": {"uri": str(output)},
-        "cluster": {"address": address, "replicas": 2, "cpus_per_replica": 1, "gpus_per_replica": 0},
+        "cluster": {"address": address, "replicas": replicas, "cpus_per_replica": 1, "gpus_per_replica": 0},
         "run": run,
     }
     path.write_text(yaml.safe_dump(sections))

@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +27,16 @@ from tests.sessions import Session
 
 AGENT_PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
 START_SECONDS = 120.0
+NOTICE_SECONDS = 25.0  # `ray start --block` ends its node half a minute after SIGTERM
+NOTICE = """
+import sys, time
+from ray.autoscaler.v2.sdk import get_cluster_status
+def draining():
+    status = get_cluster_status(sys.argv[1])
+    return any(node.node_status == "DRAINING" for node in (*status.active_nodes, *status.idle_nodes))
+while not draining():
+    time.sleep(0.2)
+"""
 LOG = "start.log"  # in the node's folder
 # A head takes the token that lies in the home folder without being told, a node that joins does not.
 TOKEN = {"RAY_AUTH_MODE": "token"}
@@ -126,6 +137,11 @@ class RayNode:
     def terminate(self) -> None:
         """SIGTERM to `ray start --block`, as Kubernetes ends a pod: the node drains for half a minute, then ends."""
         os.kill(self._session.process.pid, signal.SIGTERM)
+
+    def wait_for_notice(self) -> None:
+        """Until the head reports a node that drains; it takes a moment from `terminate` to there."""
+        command = [sys.executable, "-c", NOTICE, self.address]
+        subprocess.run(command, env=os.environ | TOKEN, timeout=NOTICE_SECONDS, check=True)
 
     def kill(self) -> None:
         """SIGKILL to everything of this node: what a power cut does."""

@@ -1,10 +1,10 @@
 """Processes that end with the tests, however the tests end.
 
 A command is started in a session of its own. Whatever it starts stays in that session, also what gets another process group
-or another parent, and is found by the session's id. A guard ends the session when the tests have ended, be it by SIGKILL:
+or another parent, and is found by the session's id. A guard ends sessions when the tests have ended, be it by SIGKILL:
 
-    python -m tests.sessions PID                 when stdin, a pipe that pytest holds, is closed
-    python -m tests.sessions PID --owner OWNER   when the process OWNER has ended
+    python -m tests.sessions                     reads `+PID` and `-PID` from pytest; at the pipe's end it ends what it knows
+    python -m tests.sessions PID --owner OWNER   ends a session when the process OWNER has ended
     python -m tests.sessions PID --now           at once
 """
 
@@ -43,12 +43,11 @@ class Session:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
             )
-        self._guard = subprocess.Popen(
-            [sys.executable, "-m", "tests.sessions", str(self.process.pid), *(["--owner", str(owner)] if owner else [])],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._owned = owner is not None
+        if self._owned:
+            _start_guard(str(self.process.pid), "--owner", str(owner))
+        else:
+            _tell_guard(f"+{self.process.pid}")
 
     def holds(self, pid: int) -> bool:
         """Whether a process belongs to it."""
@@ -63,12 +62,30 @@ class Session:
         return found
 
     def kill(self) -> None:
-        """SIGKILL to all of it, then to the guard."""
+        """SIGKILL to all of it."""
         end_session(self.process.pid, self.process)
         self.process.wait()
-        self._guard.kill()
-        with self._guard:
-            pass
+        if not self._owned:
+            _tell_guard(f"-{self.process.pid}")
+
+
+_guards: list[subprocess.Popen[bytes]] = []  # never collected: Python would warn that they run
+_told: list[subprocess.Popen[bytes]] = []  # the one of this process
+
+
+def _start_guard(*arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.sessions", *arguments]
+    _guards.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True))
+    return _guards[-1]
+
+
+def _tell_guard(line: str) -> None:
+    if not _told:
+        _told.append(_start_guard())
+    stream = _told[0].stdin
+    assert stream is not None
+    stream.write(f"{line}\n".encode())
+    stream.flush()
 
 
 def name_of(process: psutil.Process) -> str:
@@ -90,11 +107,8 @@ def end_session(session: int, leader: subprocess.Popen[bytes] | None = None) -> 
         time.sleep(0.05)
 
 
-def wait_for_end(owner: int | None) -> None:
-    """Until the process `owner` has ended, or whoever holds the other end of stdin."""
-    if owner is None:
-        sys.stdin.buffer.read()
-        return
+def wait_for_end(owner: int) -> None:
+    """Until that process has ended."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(owner)
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
@@ -113,10 +127,21 @@ def _in_session(pid: int, session: int) -> bool:
         return False
 
 
+def _guard() -> None:
+    known: set[int] = set()
+    for line in sys.stdin:
+        (known.add if line[0] == "+" else known.discard)(int(line[1:]))
+    for session in known:
+        end_session(session)
+
+
 def main(arguments: list[str]) -> None:
+    if not arguments:
+        _guard()
+        return
     session, *how = arguments
     if how != ["--now"]:
-        wait_for_end(int(how[1]) if how else None)
+        wait_for_end(int(how[1]))
     end_session(int(session))
 
 

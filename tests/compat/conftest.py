@@ -12,9 +12,6 @@ import pytest
 import yaml
 
 from tests.compat.source_server import BUCKET, PREFIX, SourceServer, serve
-from tests.integration.conftest import ray_head
-
-__all__ = ["ray_head"]  # the standing cluster of the integration tests
 
 FIXTURE = Path(__file__).parent / "fixture"
 

@@ -17,6 +17,7 @@ from tests.drivers import leftovers as leftovers
 from tests.faults.campaign import Ray, under_fire
 from tests.faults.scene import Place, scene
 from tests.faults.script import Script
+from tests.ray_nodes import RayCluster
 from tests.s3_server.fixture import HARMED_S3, S3Server, s3_in_environment
 from tests.shared import Shared
 
@@ -50,14 +51,15 @@ class Calm:
     snapshot: Snapshot
 
     def configure(self, folder: Path, *, output: str | Path | None = None, corpus: str | Path | None = None) -> Path:
-        return configure(folder / "run.yaml", corpus or self.corpus, output or folder / "out", self.model, **self.run)
+        place = corpus or self.corpus, output or folder / "out", self.model
+        return configure(folder / "run.yaml", *place, replicas=2, **self.run)
 
 
-def undisturbed(folder: Path, minilm: Path, documents: int) -> Calm:
-    """About ten docstrings a shard, by two replicas of a local Ray."""
+def undisturbed(folder: Path, minilm: Path, documents: int, address: str) -> Calm:
+    """About ten docstrings a shard."""
     ids = docstrings_corpus(folder / "corpus", documents)
     run: dict[str, str | int] = {"shard_bytes": "4KiB"}
-    ended = embed(configure(folder / "run.yaml", folder / "corpus", folder / "out", minilm, **run))
+    ended = embed(configure(folder / "run.yaml", folder / "corpus", folder / "out", minilm, address=address, **run))
     assert ended.rc == 0, ended.log
     data = ended.summary["data"]
     snapshot = Snapshot.read(data)
@@ -66,11 +68,11 @@ def undisturbed(folder: Path, minilm: Path, documents: int) -> Calm:
 
 
 @pytest.fixture(scope="session")
-def calm(shared: Shared, isolated_home: Path, minilm: Path) -> Calm:
+def calm(shared: Shared, minilm: Path, ray_head: RayCluster) -> Calm:
     """320 docstrings in some thirty shards; all workers compare with the same run."""
 
     def make(folder: Path) -> dict[str, Any]:
-        made = undisturbed(folder, minilm, 320)
+        made = undisturbed(folder, minilm, 320, ray_head.address)
         return {"corpus": str(made.corpus), "run": made.run, "shards": made.shards, "data": made.data}
 
     told = shared.once("calm", make)

@@ -15,6 +15,7 @@ import s3fs
 
 from tests.drivers import NODE_AGENTS, Driver, Leftovers, Snapshot, committed, embed
 from tests.faults.conftest import LONG, Calm, undisturbed
+from tests.ray_nodes import RayCluster
 
 SEED = 20260117
 KILLS = int(os.environ.get("REEMBED_DRIVER_KILLS", "3"))  # 20 for as many as the promise names
@@ -25,10 +26,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark
 
 
 @pytest.fixture(scope="module")
-def calm(calm: Calm, tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Calm:
+def calm(calm: Calm, tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: RayCluster) -> Calm:
     """The one that others share, or one that is long enough for so many kills."""
     longer = len(calm.snapshot.ids) < DOCUMENTS
-    return undisturbed(tmp_path_factory.mktemp("calm"), minilm, DOCUMENTS) if longer else calm
+    return undisturbed(tmp_path_factory.mktemp("calm"), minilm, DOCUMENTS, ray_head.address) if longer else calm
 
 
 def _places(calm: Calm, folder: Path, bucket: str | None) -> Path:
@@ -41,7 +42,7 @@ def _places(calm: Calm, folder: Path, bucket: str | None) -> Path:
 
 @pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.s3)])
 def test_killed_at_random_and_resumed(
-    place: str, calm: Calm, tmp_path: Path, leftovers: Leftovers, request: pytest.FixtureRequest
+    place: str, calm: Calm, tmp_path: Path, leftovers: Leftovers, ray_head: RayCluster, request: pytest.FixtureRequest
 ) -> None:
     bucket = request.getfixturevalue("s3_bucket") if place == "s3" else None
     config = _places(calm, tmp_path, bucket)
@@ -70,7 +71,8 @@ def test_killed_at_random_and_resumed(
             assert leftovers.take(driver) == [], "a killed driver's Ray ends with it"
     assert 0 < len(standing) < calm.shards
 
-    ended = embed(config)
+    # by another Ray; on S3 by one whose workers have the keys of this environment
+    ended = embed(config) if bucket else embed(config, f"cluster.address={ray_head.address}")
     assert ended.rc == 0, ended.log
     resumed = re.search(r"resuming \S+: (\d+) of (\d+) shards are done", ended.log)
     assert resumed, ended.log

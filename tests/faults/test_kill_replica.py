@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from tests.drivers import Driver, Snapshot, committed, embed
+from tests.drivers import Driver, Snapshot, committed, docstrings_corpus, embed
 from tests.faults.conftest import Calm
-from tests.ray_nodes import RayNode
+from tests.ray_nodes import RayCluster, RayNode
 from tests.sessions import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(900)]
@@ -30,9 +30,9 @@ def _replicas_alive(log: str) -> dict[int, int]:
     return {number: pid for number, pid in ready.items() if str(number) not in re.findall(LOST, log)}
 
 
-def test_killed_in_the_middle_of_a_shard(calm: Calm, tmp_path: Path) -> None:
+def test_killed_in_the_middle_of_a_shard(calm: Calm, tmp_path: Path, ray_head: RayCluster) -> None:
     """`REEMBED_REPLICA_KILLS=20` for as many, in one run, as the promise names: one at a time, whichever came last."""
-    with Driver(calm.configure(tmp_path)) as driver:
+    with Driver(calm.configure(tmp_path), f"cluster.address={ray_head.address}") as driver:
         driver.replica(1)
         for number in range(KILLS):
             receipts = max(1, number * calm.shards * 2 // 3 // KILLS)
@@ -57,7 +57,7 @@ def _poisoned_document(corpus: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["kill", "raise"])
-def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: Path) -> None:
+def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: Path, ray_head: RayCluster) -> None:
     poisoned = _poisoned_document(calm.corpus)
     env = {"REEMBED_POISON": poisoned["text"], "REEMBED_POISON_HOW": how, "PYTHONPATH": f"{POISON}:{ROOT}"}
     config = calm.configure(tmp_path)
@@ -87,7 +87,7 @@ def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: P
 
     # the same command without the poison: that shard and no other
     before = committed(tmp_path / "out")
-    healed = embed(config, "run.max_attempts=2")
+    healed = embed(config, "run.max_attempts=2", f"cluster.address={ray_head.address}")
     assert healed.rc == 0, healed.log
     assert ": 1 shards to embed" in healed.log
     assert before.items() <= committed(tmp_path / "out").items()
@@ -96,25 +96,15 @@ def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: P
     assert not (run / "quarantine").exists() or not list((run / "quarantine").iterdir())
 
 
-def _long_texts(source: Path, target: Path) -> list[str]:
-    """Two objects of more than a quarter of a shard each, so that they are two shards; their ids."""
-    documents = [json.loads(line) for path in sorted(source.glob("*.jsonl")) for line in path.read_text().splitlines()]
-    target.mkdir()
-    for number in (0, 1):
-        lines = [json.dumps(document | {"text": f"{document['text']} " * 8}) + "\n" for document in documents[number::2]]
-        (target / f"part-{number}.jsonl").write_text("".join(lines))
-    return [document["id"] for document in documents]
-
-
 def test_a_lost_node_is_charged_to_nobody(calm: Calm, tmp_path: Path) -> None:
     """One attempt is all a shard has here: charged with the loss of its node, it would be quarantined.
 
     The last of the two shards is not fetched ahead while a replica still starts, so the second replica, whenever it is
     ready, has just this one in flight: its death could be charged to nothing else.
     """
-    ids = _long_texts(calm.corpus, tmp_path / "corpus")
+    ids = docstrings_corpus(tmp_path / "corpus", 240, objects=2)  # two shards
     config = calm.configure(tmp_path, corpus=tmp_path / "corpus")
-    settings = ["run.max_attempts=1", "run.shard_bytes=1MiB"]
+    settings = ["run.max_attempts=1", "run.shard_bytes=64KiB"]
     with (
         RayNode(1) as head,
         RayNode(1, head) as other,

@@ -10,27 +10,10 @@ import pytest
 
 from tests.drivers import Ended, Made, Snapshot, configure, docstrings_corpus, embed
 from tests.drivers import leftovers as leftovers
-from tests.ray_nodes import RayCluster, RayNode
-from tests.shared import KEPT, Shared
+from tests.ray_nodes import RayCluster
+from tests.shared import Shared
 
 Corpus = tuple[Path, list[str]]  # folder, ids
-HEAD_CPUS = 16  # logical: two replicas for each run that the workers of pytest-xdist have at the same time
-
-
-@pytest.fixture(scope="session")
-def ray_head(shared: Shared, isolated_home: Path) -> RayCluster:
-    """`ray start --head`, one for all workers."""
-
-    def start(_: Path) -> dict[str, Any]:
-        head = RayNode(HEAD_CPUS, owner=shared.owner)
-        KEPT.append(head)
-        head.cluster.wait_for_dashboard()
-        return head.cluster.to_json()
-
-    def stop(made: dict[str, Any]) -> list[str]:
-        return ["-m", "tests.sessions", str(made["session"]), "--now"]
-
-    return RayCluster.from_json(shared.once("ray-head", start, stop))
 
 
 def _corpus(shared: Shared, name: str, documents: int) -> Corpus:
@@ -59,8 +42,8 @@ def made(shared: Shared, small_corpus: Corpus, minilm: Path, ray_head: RayCluste
     source, ids = small_corpus
 
     def run(folder: Path) -> dict[str, Any]:
-        address = ray_head.address
-        config = configure(folder / "run.yaml", source, folder / "out", minilm, address=address, shard_bytes="4KiB")
+        settings: dict[str, Any] = {"address": ray_head.address, "replicas": 2, "shard_bytes": "4KiB"}
+        config = configure(folder / "run.yaml", source, folder / "out", minilm, **settings)
         ended = embed(config)
         assert ended.rc == 0, ended.log
         return {"folder": str(folder), "ended": asdict(ended)}

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -71,7 +72,8 @@ def _until(head: RayCluster, what: Callable[[Scrape], bool]) -> Scrape:
 def test_a_running_job_and_its_end(tmp_path: Path, minilm: Path, head: RayCluster) -> None:
     output = tmp_path / "out"
     ids = docstrings_corpus(tmp_path / "corpus", DOCUMENTS)
-    config = configure(tmp_path / "run.yaml", tmp_path / "corpus", output, minilm, address=head.address, shard_bytes="4KiB")
+    run: dict[str, Any] = {"address": head.address, "replicas": 2, "shard_bytes": "4KiB"}
+    config = configure(tmp_path / "run.yaml", tmp_path / "corpus", output, minilm, **run)
     with Driver(config) as driver:
         driver.until(lambda: len(committed(output)) >= 2)
         replicas = [driver.replica(number) for number in (0, 1)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_a_death_after_the_notice(tmp_path: Path, minilm: Path, isolated_home: P
     of the two shards is not fetched ahead while a replica still starts, so each replica has one in flight.
     """
     ids = docstrings_corpus(corpus := tmp_path / "corpus", 240, objects=2)
-    run = {"max_attempts": 1, "shard_bytes": "64KiB"}
+    run: dict[str, Any] = {"replicas": 2, "max_attempts": 1, "shard_bytes": "64KiB"}
     with RayNode(1) as head, RayNode(1, head) as other:
         config = configure(tmp_path / "run.yaml", corpus, tmp_path / "out", minilm, address=head.address, **run)
         with Driver(config) as driver:
@@ -31,7 +31,7 @@ def test_a_death_after_the_notice(tmp_path: Path, minilm: Path, isolated_home: P
             (victim,) = [number for number in pids if other.holds(pids[number])]
             os.kill(pids[1 - victim], signal.SIGCONT)
             other.terminate()
-            time.sleep(3)  # the notice reaches the head
+            other.wait_for_notice()
             assert other.holds(pids[victim]), "Ray leaves what runs there half a minute"
             os.kill(pids[victim], signal.SIGKILL)
             ended = driver.end()

@@ -96,7 +96,7 @@ def test_while_it_publishes(made: Made, tmp_path: Path) -> None:
 def test_with_replicas_that_do_not_answer(tmp_path: Path, minilm: Path, leftovers: Leftovers) -> None:
     """In-flight work that cannot end is abandoned: nothing waits for it, and nothing of it stays behind."""
     docstrings_corpus(tmp_path / "corpus", 60)
-    config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, shard_bytes="4KiB")
+    config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, replicas=2, shard_bytes="4KiB")
     with Driver(config) as driver:
         for replica in [driver.replica(number) for number in (0, 1)]:
             os.kill(replica, signal.SIGSTOP)

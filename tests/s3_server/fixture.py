@@ -47,6 +47,7 @@ def s3_in_environment(shared: Shared, name: str) -> Iterator[S3Server]:
             if "unavailable" in made:
                 pytest.skip(f"s3: {made['unavailable']}")
             ceph = CephServer(Path(made["folder"]))
+            KEPT.append(ceph)  # a test that crashes it starts it again by this object
             patch.delenv("AWS_PROFILE", raising=False)  # would outrank the keys below
             patch.delenv("AWS_SESSION_TOKEN", raising=False)
             for key, value in ceph.environment().items():

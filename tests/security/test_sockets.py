@@ -72,7 +72,7 @@ def bare(isolated_home: Path) -> dict[str, Counter[int]]:
 
 def test_no_socket_beyond_rays_own(bare: dict[str, Counter[int]], tmp_path: Path, minilm: Path) -> None:
     docstrings_corpus(tmp_path / "corpus", 320)
-    config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, shard_bytes="4KiB")
+    config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, replicas=2, shard_bytes="4KiB")
     with Driver(config) as driver:
         driver.until(lambda: committed(tmp_path / "out"))
         family = [psutil.Process(driver.pid), *driver.family()]

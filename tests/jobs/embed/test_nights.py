@@ -19,6 +19,7 @@ import jobs.embed.job
 import jobs.embed.session
 import jobs.planning.choose_run
 import jobs.planning.run
+import jobs.report.charts
 from jobs.commands.plan import plan_run, plan_text
 from jobs.commands.verify import verify_snapshot
 from jobs.config import RunConfig
@@ -41,6 +42,7 @@ def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A night is a day later than the one before: ids sort by seconds."""
     days = itertools.count()
     monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
+    monkeypatch.setattr(jobs.report.charts, "charts", lambda facts: {})  # tests/jobs/report draws them
     monkeypatch.setattr(
         jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
     )
