@@ -87,8 +87,7 @@ def _figures(run: StoredRun, sums: Totals) -> Figures:
     for file in run.files:
         digest.update(f"{file.path} {file.rows} {file.bytes} {file.sha256}\n".encode())
     kept = load_figures(run.store, run.run_id)
-    counts = {name: value for name, value in dataclasses.asdict(sums).items() if isinstance(value, int)}
-    figures = Figures(run.run_id, identity(run.record), counts, parts=digest.hexdigest())
+    figures = Figures(run.run_id, identity(run.record), sums.counts, parts=digest.hexdigest())
     if kept is not None and kept.parts == figures.parts and not kept.breaches:
         return dataclasses.replace(figures, vectors=kept.vectors)
     vectors, breaches = measure_vectors(run)

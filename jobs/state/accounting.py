@@ -13,6 +13,8 @@ from workers.errors import RunAborted
 from workers.records.shard import Receipt, ReplicaStats, Shard
 
 ALTERED = "this is a defect, or its receipt was altered"
+COUNTS = tuple(item.name for item in fields(Receipt) if item.type == "int" and item.name not in ("shard", "epoch"))
+"""Every count of a receipt, by its field's type: a new one is summed, and known to the gate, without a line here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Totals:
     seconds: float = 0.0
     stage_seconds: dict[str, float] = field(default_factory=dict)
     lost_objects: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))  # sums of COUNTS, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +93,14 @@ class Work:
 
 def totals(receipts: Mapping[int, Receipt]) -> Totals:
     """Sums over all receipts."""
-    sums = dict.fromkeys(_SUMMED, 0)
+    sums = dict.fromkeys(COUNTS, 0)
     shards = adopted = carried = carried_documents = files = output_bytes = 0
     seconds = 0.0
     stages: dict[str, float] = {}
     lost: set[str] = set()
     for receipt in receipts.values():
         shards += 1
-        for name in _SUMMED:
+        for name in COUNTS:
             sums[name] += getattr(receipt, name)
         for stage, spent in receipt.stage_seconds.items():
             stages[stage] = stages.get(stage, 0.0) + spent
@@ -119,13 +122,12 @@ def totals(receipts: Mapping[int, Receipt]) -> Totals:
         seconds=seconds,
         stage_seconds=stages,
         lost_objects=tuple(sorted(lost)),
-        **sums,
+        counts=sums,
+        **{name: sums[name] for name in _NAMED},
     )
 
 
-_OF_RECEIPTS = {field.name for field in fields(Receipt) if field.type == "int"}
-_SUMMED = tuple(field.name for field in fields(Totals) if field.name in _OF_RECEIPTS)
-"""Counts that a receipt holds under the same name: a new one is summed once Totals has it, and the gate then knows it."""
+_NAMED = tuple(item.name for item in fields(Totals) if item.name in COUNTS)
 
 
 def account(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
