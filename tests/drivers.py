@@ -3,7 +3,8 @@
 docstrings_corpus   real texts as JSONL objects, the same on every call
 configure           a configuration file
 Driver              `reembed embed` in a process group of its own: wait for something, kill it, let it end
-committed           the receipts on storage
+receipts            paths of the receipts on storage; to be asked many times
+committed           the same, with their bytes
 leftovers           fixture: takes drivers that have ended, and asks at the module's end whether all of their Ray has, too
 Snapshot            what a reader of the published data gets: ids and vectors, by id
 """
@@ -151,7 +152,7 @@ class Driver:
                 return answer
             if ended:
                 pytest.fail(f"the driver ended with {self._process.returncode} before it happened:\n{self.log[-3000:]}")
-            time.sleep(0.02)
+            time.sleep(0.05)
         pytest.fail(f"did not happen within {seconds} s:\n{self.log[-3000:]}")
 
     def until_logged(self, pattern: str) -> re.Match[str]:
@@ -247,12 +248,17 @@ def embed(config: Path, *overrides: str, env: Mapping[str, str] | None = None) -
         return driver.end()
 
 
-def committed(output: str | Path) -> dict[str, bytes]:
-    """Receipts on storage, path -> bytes."""
+def receipts(output: str | Path) -> list[str]:
+    """Paths of the receipts on storage."""
     fs, root = url_to_fs(str(output))
     fs.invalidate_cache()
-    paths = [path for path in fs.find(f"{root}/runs") if "/receipts/" in path and path.endswith(".json")]
-    return {path: fs.cat_file(path) for path in paths}
+    return [path for path in fs.find(f"{root}/runs") if "/receipts/" in path and path.endswith(".json")]
+
+
+def committed(output: str | Path) -> dict[str, bytes]:
+    """Receipts on storage, path -> bytes."""
+    fs, _ = url_to_fs(str(output))
+    return {path: fs.cat_file(path) for path in receipts(output)}
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.drivers import Snapshot, configure, docstrings_corpus, embed
+from tests.drivers import Snapshot, configure, docstrings_corpus
 from tests.drivers import leftovers as leftovers
 from tests.faults.campaign import Ray, under_fire
 from tests.faults.scene import Place, scene
 from tests.faults.script import Script
-from tests.ray_nodes import RayCluster
+from tests.local_replicas import local_embed
 from tests.s3_server.fixture import HARMED_S3, S3Server, s3_in_environment
 from tests.shared import Shared
 
@@ -50,16 +50,18 @@ class Calm:
     data: str  # the snapshot's folder
     snapshot: Snapshot
 
-    def configure(self, folder: Path, *, output: str | Path | None = None, corpus: str | Path | None = None) -> Path:
+    def configure(
+        self, folder: Path, *, output: str | Path | None = None, corpus: str | Path | None = None, replicas: int = 2
+    ) -> Path:
         place = corpus or self.corpus, output or folder / "out", self.model
-        return configure(folder / "run.yaml", *place, replicas=2, **self.run)
+        return configure(folder / "run.yaml", *place, replicas=replicas, **self.run)
 
 
-def undisturbed(folder: Path, minilm: Path, documents: int, address: str) -> Calm:
+def undisturbed(folder: Path, minilm: Path, documents: int) -> Calm:
     """About ten docstrings a shard."""
     ids = docstrings_corpus(folder / "corpus", documents)
     run: dict[str, str | int] = {"shard_bytes": "4KiB"}
-    ended = embed(configure(folder / "run.yaml", folder / "corpus", folder / "out", minilm, address=address, **run))
+    ended = local_embed(configure(folder / "run.yaml", folder / "corpus", folder / "out", minilm, **run))
     assert ended.rc == 0, ended.log
     data = ended.summary["data"]
     snapshot = Snapshot.read(data)
@@ -68,11 +70,11 @@ def undisturbed(folder: Path, minilm: Path, documents: int, address: str) -> Cal
 
 
 @pytest.fixture(scope="session")
-def calm(shared: Shared, minilm: Path, ray_head: RayCluster) -> Calm:
+def calm(shared: Shared, minilm: Path) -> Calm:
     """320 docstrings in some thirty shards; all workers compare with the same run."""
 
     def make(folder: Path) -> dict[str, Any]:
-        made = undisturbed(folder, minilm, 320, ray_head.address)
+        made = undisturbed(folder, minilm, 320)
         return {"corpus": str(made.corpus), "run": made.run, "shards": made.shards, "data": made.data}
 
     told = shared.once("calm", make)

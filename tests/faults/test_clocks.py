@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs.commands.verify import verify_snapshot
-from tests.drivers import Driver, Snapshot, committed, embed
+from tests.drivers import Driver, Snapshot, embed, receipts
 from tests.faults.campaign import BENT
 from tests.faults.conftest import LONG, Calm
 from tests.faults.scene import Place
@@ -52,9 +52,9 @@ def test_a_night_after_one_with_a_clock_ahead(calm: Calm, tmp_path: Path) -> Non
     first = embed(config, "run.reuse=off", env=shifted(SHIFT_SECONDS))
     assert first.rc == 0, first.log
     last.write_text("".join(tail))
-    standing = len(committed(output))
+    standing = len(receipts(output))
     with Driver(config, "run.reuse=off") as driver:
-        driver.until(lambda: len(committed(output)) > standing + 3)
+        driver.until(lambda: len(receipts(output)) > standing + 3)
         driver.kill()
     second = embed(config, "run.reuse=off", env=shifted(-SHIFT_SECONDS))
     assert second.rc == 0, second.log

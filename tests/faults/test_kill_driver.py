@@ -13,28 +13,29 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from tests.drivers import NODE_AGENTS, Driver, Leftovers, Snapshot, committed, embed
+from tests.drivers import NODE_AGENTS, Driver, Leftovers, Snapshot, committed, embed, receipts
 from tests.faults.conftest import LONG, Calm, undisturbed
 from tests.ray_nodes import RayCluster
 
 SEED = 20260117
-KILLS = int(os.environ.get("REEMBED_DRIVER_KILLS", "3"))  # 20 for as many as the promise names
+# 20 for as many as the promise names
+KILLS = {place: int(os.environ.get("REEMBED_DRIVER_KILLS", kills)) for place, kills in (("local", 2), ("s3", 3))}
 REACH = 0.6  # how far into the run, so that there is something left for the end
-DOCUMENTS = max(320, 100 * KILLS)  # some ten shards to a kill: as many as fast replicas commit before it comes
+DOCUMENTS = max(320, 100 * max(KILLS.values()))  # some ten shards to a kill: as many as fast replicas commit before it comes
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600 + 100 * KILLS)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600 + 100 * max(KILLS.values()))]
 
 
 @pytest.fixture(scope="module")
-def calm(calm: Calm, tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: RayCluster) -> Calm:
+def calm(calm: Calm, tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Calm:
     """The one that others share, or one that is long enough for so many kills."""
     longer = len(calm.snapshot.ids) < DOCUMENTS
-    return undisturbed(tmp_path_factory.mktemp("calm"), minilm, DOCUMENTS, ray_head.address) if longer else calm
+    return undisturbed(tmp_path_factory.mktemp("calm"), minilm, DOCUMENTS) if longer else calm
 
 
 def _places(calm: Calm, folder: Path, bucket: str | None) -> Path:
     if bucket is None:
-        return calm.configure(folder)
+        return calm.configure(folder, replicas=1)
     fs = s3fs.S3FileSystem()
     fs.put(str(calm.corpus) + "/", f"{bucket}/corpus", recursive=True)
     return calm.configure(folder, corpus=f"s3://{bucket}/corpus", output=f"s3://{bucket}/out")
@@ -49,7 +50,7 @@ def test_killed_at_random_and_resumed(
     output = f"s3://{bucket}/out" if bucket else str(tmp_path / "out")
     chance = random.Random(f"{SEED} {place}")
     # one moment while everything still starts, the others at work: at so many receipts and a little later
-    moments = [0, *sorted(chance.sample(range(1, int(calm.shards * REACH)), KILLS - 1))]
+    moments = [0, *sorted(chance.sample(range(1, int(calm.shards * REACH)), KILLS[place] - 1))]
     print(f"seed {SEED} {place}: killed at receipts {moments}")
     standing: dict[str, bytes] = {}
     for moment in moments:
@@ -58,7 +59,7 @@ def test_killed_at_random_and_resumed(
                 time.sleep(chance.uniform(1.0, 6.0))
             if moment:  # and something of its own: else it may be killed before it has begun
                 least = max(moment, len(standing) + 1)
-                driver.until(lambda: len(committed(output)) >= least)  # noqa: B023 - called here and now
+                driver.until(lambda: len(receipts(output)) >= least)  # noqa: B023 - called here and now
             time.sleep(chance.uniform(0, 0.3))
             assert driver.running, "the corpus is too short for this machine"
             if moment == moments[1]:  # as the kernel's out-of-memory killer does; else as a container that is lost

@@ -21,9 +21,9 @@ import pytest
 import yaml
 
 from jobs.commands.verify import verify_snapshot
-from tests.drivers import Driver, Leftovers, committed, embed
+from tests.drivers import Driver, Leftovers, embed, receipts
+from tests.local_replicas import local_embed
 from tests.nights import first_night, to_second, write
-from tests.ray_nodes import RayCluster
 from tests.workers.families import FAMILIES, save_family
 
 SEED = 20261120
@@ -51,7 +51,7 @@ def everything(data: str) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: RayCluster) -> Nights:
+def nights(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Nights:
     folder = tmp_path_factory.mktemp("nights")
     output, first = folder / "out", folder / "first"
     sections = {
@@ -64,7 +64,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: Ray
     config = folder / "run.yaml"
     config.write_text(yaml.safe_dump(sections))
     write(folder / "corpus", first_night())
-    before = embed(config, f"cluster.address={ray_head.address}")
+    before = local_embed(config)
     assert before.rc == 0, before.log
     shutil.copytree(output, first)
     to_second(folder / "corpus")
@@ -78,7 +78,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: Ray
 
 
 def new_receipts(nights: Nights) -> int:
-    return sum(f"/{nights.first_run}/" not in path for path in committed(nights.output))
+    return sum(f"/{nights.first_run}/" not in path for path in receipts(nights.output))
 
 
 def moments(nights: Nights) -> list[tuple[str, Callable[[Driver], None]]]:
@@ -124,7 +124,7 @@ def current_is_whole(nights: Nights) -> str:
     return str(current["run_id"])
 
 
-def test_a_night_killed_anywhere(nights: Nights, leftovers: Leftovers, ray_head: RayCluster) -> None:
+def test_a_night_killed_anywhere(nights: Nights, leftovers: Leftovers) -> None:
     seen: dict[str, int] = {"before": 0, "after": 0}
     for what, wait in moments(nights):
         shutil.rmtree(nights.output)
@@ -136,7 +136,7 @@ def test_a_night_killed_anywhere(nights: Nights, leftovers: Leftovers, ray_head:
             visible = current_is_whole(nights)
             assert leftovers.take(driver) == [], "a killed driver's Ray ends with it"
         seen["before" if visible == nights.first_run else "after"] += 1
-        ended = embed(nights.config, f"cluster.address={ray_head.address}")
+        ended = local_embed(nights.config)
         print(f"seed {SEED}: {what}{' (it was over)' if late else ''}; readers had {visible}; then rc {ended.rc}")
         assert ended.rc == 0, ended.log
         assert everything(ended.summary["data"]).equals(nights.rows), what

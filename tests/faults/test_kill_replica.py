@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow.dataset as ds
 import pytest
 
-from tests.drivers import Driver, Snapshot, committed, docstrings_corpus, embed
+from tests.drivers import Driver, Snapshot, committed, docstrings_corpus, embed, receipts
 from tests.faults.conftest import Calm
+from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster, RayNode
 from tests.sessions import ROOT
 
@@ -35,8 +36,8 @@ def test_killed_in_the_middle_of_a_shard(calm: Calm, tmp_path: Path, ray_head: R
     with Driver(calm.configure(tmp_path), f"cluster.address={ray_head.address}") as driver:
         driver.replica(1)
         for number in range(KILLS):
-            receipts = max(1, number * calm.shards * 2 // 3 // KILLS)
-            driver.until(lambda: len(committed(tmp_path / "out")) >= receipts)  # noqa: B023 - called here and now
+            least = max(1, number * calm.shards * 2 // 3 // KILLS)
+            driver.until(lambda: len(receipts(tmp_path / "out")) >= least)  # noqa: B023 - called here and now
             alive = driver.until(lambda: _replicas_alive(driver.log))
             os.kill(alive[max(alive)], signal.SIGKILL)
             driver.until(lambda: len(re.findall(LOST, driver.log)) > number)  # noqa: B023 - as above
@@ -57,7 +58,7 @@ def _poisoned_document(corpus: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["kill", "raise"])
-def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: Path, ray_head: RayCluster) -> None:
+def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: Path) -> None:
     poisoned = _poisoned_document(calm.corpus)
     env = {"REEMBED_POISON": poisoned["text"], "REEMBED_POISON_HOW": how, "PYTHONPATH": f"{POISON}:{ROOT}"}
     config = calm.configure(tmp_path)
@@ -87,7 +88,7 @@ def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: P
 
     # the same command without the poison: that shard and no other
     before = committed(tmp_path / "out")
-    healed = embed(config, "run.max_attempts=2", f"cluster.address={ray_head.address}")
+    healed = local_embed(config, "run.max_attempts=2")
     assert healed.rc == 0, healed.log
     assert ": 1 shards to embed" in healed.log
     assert before.items() <= committed(tmp_path / "out").items()

@@ -11,8 +11,9 @@ import pyarrow.dataset as ds
 import pytest
 
 from tests.conftest import Cli
-from tests.drivers import Driver, Snapshot, committed, configure, docstrings_corpus, embed
+from tests.drivers import Driver, Snapshot, configure, docstrings_corpus, embed, receipts
 from tests.faults.conftest import LONG
+from tests.local_replicas import local_embed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, LONG, pytest.mark.timeout(900)]
 
@@ -28,11 +29,11 @@ def test_the_listing_stands_and_changes_are_named(tmp_path: Path, minilm: Path, 
     docstrings_corpus(corpus, 320, objects=16)
     config = configure(tmp_path / "run.yaml", corpus, output, minilm, shard_bytes="4KiB")
     with Driver(config) as driver:
-        driver.until(lambda: committed(output))
+        driver.until(lambda: receipts(output))
         driver.kill()
     replaced, deleted = corpus / "part-8.jsonl", corpus / "part-9.jsonl"  # the last ones: names sort as text
     ids = {path: [json.loads(line)["id"] for line in path.read_text().splitlines()] for path in sorted(corpus.iterdir())}
-    assert len(committed(output)) < 8, "the objects at the end were not reached"
+    assert len(receipts(output)) < 8, "the objects at the end were not reached"
     rewrite(replaced)
     deleted.unlink()
     (corpus / "part-new.jsonl").write_text(json.dumps({"id": "new", "text": "added", "package": "x", "kind": "y"}) + "\n")
@@ -48,7 +49,7 @@ def test_the_listing_stands_and_changes_are_named(tmp_path: Path, minilm: Path, 
     assert Snapshot.read(refused.summary["data"]).ids == there, "the rest as it was listed, the added object not among it"
     assert not (output / "CURRENT.json").exists()
 
-    seen = embed(config)
+    seen = local_embed(config)
     assert seen.rc == 0, seen.log
     assert seen.summary["run_id"] != refused.summary["run_id"]
     assert Snapshot.read(seen.summary["data"]).ids == sorted([*there, *ids[replaced], "new"])

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Cli
-from tests.drivers import Made, Snapshot, configure, embed
-from tests.ray_nodes import RayCluster
+from tests.drivers import Made, Snapshot, configure
+from tests.local_replicas import local_embed, local_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
 
@@ -135,24 +135,24 @@ def test_a_damaged_part_is_embedded_again(made: Made, tmp_path: Path) -> None:
     (output / "CURRENT.json").unlink()
     config = tmp_path / "run.yaml"
     shutil.copy(made.config, config)
-    ended = embed(config, f"output.uri={output}")
+    ended = local_embed(config, f"output.uri={output}")
     assert ended.rc == 0, ended.log
     assert victim.name in ended.log
     assert "1 shards to embed" in ended.log
     assert Snapshot.read(ended.summary["data"]).same_bits(made.snapshot)
 
 
-def test_other_settings_make_another_run(made: Made, tmp_path: Path, cli: Cli) -> None:
+def test_other_settings_make_another_run(made: Made, tmp_path: Path) -> None:
     output = made.copy(tmp_path)
     config = tmp_path / "run.yaml"
     shutil.copy(made.config, config)
-    refused = embed(config, f"output.uri={output}", "model.pooling=cls")
+    refused = local_embed(config, f"output.uri={output}", "model.pooling=cls")
     assert refused.rc == 3, refused.log
     (reason,) = refused.summary["reasons"]
     assert reason.startswith("model_change: pooling: mean -> cls (gate.allow_model_change=false); ")
     assert json.loads((output / "CURRENT.json").read_text())["run_id"] == made.ended.summary["run_id"]
     allowed, no_cluster = "gate.allow_model_change=true", "cluster.address=127.0.0.1:1"
-    ended = embed(config, f"output.uri={output}", "model.pooling=cls", allowed, no_cluster)
+    ended = local_embed(config, f"output.uri={output}", "model.pooling=cls", allowed, no_cluster)
     assert ended.rc == 0, ended.log
     summary = ended.summary
     assert summary["run_id"] == refused.summary["run_id"]
@@ -165,23 +165,21 @@ def test_other_settings_make_another_run(made: Made, tmp_path: Path, cli: Cli) -
     assert (np.abs(other.vectors - made.snapshot.vectors).max(axis=1) > 1e-3).all(), "every vector by the other pooling"
     first = output / "data" / made.ended.summary["run_id"]
     assert Snapshot.read(str(first)).same_bits(made.snapshot), "the earlier snapshot stands as it was"
-    assert cli("verify", output, "--sample", "4").rc == 0
+    assert local_run("verify", output, "--sample", "4").rc == 0
 
-    assert cli("embed", config, f"output.uri={output}", no_cluster).rc == 3, "the way back is a change as well"
-    back = cli("embed", config, f"output.uri={output}", allowed, no_cluster, "--json")
-    assert back.rc == 0, back.stderr
-    assert back.json()["run_id"] == made.ended.summary["run_id"], "published again from its receipts, nothing embedded"
+    assert local_run("embed", config, f"output.uri={output}", no_cluster).rc == 3, "the way back is a change as well"
+    back = local_run("embed", config, f"output.uri={output}", allowed, no_cluster, "--json")
+    assert back.rc == 0, back.log
+    assert back.summary["run_id"] == made.ended.summary["run_id"], "published again from its receipts, nothing embedded"
     assert json.loads((output / "CURRENT.json").read_text())["run_id"] == made.ended.summary["run_id"]
 
 
-def test_a_raised_limit_publishes_what_is_there(
-    tmp_path: Path, small_corpus: Corpus, minilm: Path, ray_head: RayCluster, cli: Cli
-) -> None:
+def test_a_raised_limit_publishes_what_is_there(tmp_path: Path, small_corpus: Corpus, minilm: Path) -> None:
     source = shutil.copytree(small_corpus[0], tmp_path / "corpus")
     with (source / "part-1.jsonl").open("a") as stream:
         stream.write('{"id": "no text", "text": null, "package": "p", "kind": "k"}\n{"id": "cut off", "te\n')
-    config = configure(tmp_path / "run.yaml", source, tmp_path / "out", minilm, address=ray_head.address, shard_bytes="4KiB")
-    refused = embed(config)
+    config = configure(tmp_path / "run.yaml", source, tmp_path / "out", minilm, shard_bytes="4KiB")
+    refused = local_embed(config)
     assert refused.rc == 3, refused.log
     assert (refused.summary["published"], refused.summary["quarantined_rows"]) == (False, 2)
     assert "run.max_quarantined_rows=0" in refused.summary["reasons"][0]
@@ -192,10 +190,10 @@ def test_a_raised_limit_publishes_what_is_there(
     assert {Path(entry["object"]).name for entry in entries} == {"part-1.jsonl"}
     assert {entry["id"] for entry in entries} >= {"no text"}
 
-    again = cli("embed", config, "cluster.address=127.0.0.1:1", "--json")
-    assert (again.rc, again.json()["run_id"]) == (3, refused.summary["run_id"]), again.stderr
-    raised = cli("embed", config, "run.max_quarantined_rows=2", "cluster.address=127.0.0.1:1", "--json")
-    assert raised.rc == 0, raised.stderr
-    assert raised.json()["run_id"] == refused.summary["run_id"]
-    assert raised.json()["attempts"] == refused.summary["attempts"], "nothing was embedded again"
-    assert Snapshot.read(raised.json()["data"]).ids == sorted(small_corpus[1])
+    again = local_run("embed", config, "cluster.address=127.0.0.1:1", "--json")
+    assert (again.rc, again.summary["run_id"]) == (3, refused.summary["run_id"]), again.log
+    raised = local_run("embed", config, "run.max_quarantined_rows=2", "cluster.address=127.0.0.1:1", "--json")
+    assert raised.rc == 0, raised.log
+    assert raised.summary["run_id"] == refused.summary["run_id"]
+    assert raised.summary["attempts"] == refused.summary["attempts"], "nothing was embedded again"
+    assert Snapshot.read(raised.summary["data"]).ids == sorted(small_corpus[1])

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.conftest import Cli
-from tests.drivers import Ended, Made, Snapshot, committed, embed
-from tests.sessions import ROOT
+from tests.drivers import Ended, Made, Snapshot, committed
+from tests.local_replicas import local_embed, local_run
+from workers.records.tokens import EncodedTexts
+from workers.replica.replica import Replica
+from workers.replica.settings import ResolvedSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
 
-FAILING_DEVICE = Path(__file__).parent / "failing_device"
 NO_CLUSTER = "cluster.address=127.0.0.1:1"  # for what must not need one
 Document = dict[str, Any]
 
@@ -37,8 +40,8 @@ class Night:
             changed = [change(json.loads(line)) for line in path.read_text().splitlines()]
             path.write_text("".join(json.dumps(document) + "\n" for document in changed if document))
 
-    def embed(self, *overrides: str, env: dict[str, str] | None = None) -> Ended:
-        return embed(self.config, f"output.uri={self.output}", "run.reuse=off", "cluster.replicas=1", *overrides, env=env)
+    def embed(self, *overrides: str) -> Ended:
+        return local_embed(self.config, f"output.uri={self.output}", "run.reuse=off", "cluster.replicas=1", *overrides)
 
     def current(self) -> str:
         run_id: str = json.loads((self.output / "CURRENT.json").read_text())["run_id"]
@@ -61,6 +64,13 @@ def failed(ended: Ended) -> list[str]:
     return names
 
 
+def spoiled(encoded: EncodedTexts, device: str) -> EncodedTexts:
+    """What leaves a device that has proved itself and then fails: noise of unit length, or NaN."""
+    noise = np.random.default_rng(7).standard_normal(encoded.vectors.shape).astype(np.float32)
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    return replace(encoded, vectors=np.full_like(noise, np.nan) if device == "nan" else noise)
+
+
 @pytest.mark.parametrize(
     ("device", "reuse", "expected"),
     [
@@ -69,10 +79,19 @@ def failed(ended: Ended) -> list[str]:
         ("nan", "off", ["quarantined"]),
     ],
 )
-def test_a_device_that_fails_at_work(device: str, reuse: str, expected: list[str], night: Night) -> None:
+def test_a_device_that_fails_at_work(
+    device: str, reuse: str, expected: list[str], night: Night, monkeypatch: pytest.MonkeyPatch
+) -> None:
     night.change(lambda document: document | {"kind": document["kind"][::-1]})  # objects of the same size, elsewhere
-    env = {"REEMBED_DEVICE": device, "PYTHONPATH": f"{FAILING_DEVICE}:{ROOT}"}
-    ended = night.embed("cluster.address=local", f"run.reuse={reuse}", env=env)
+    configure = Replica.configure
+
+    def configure_and_fail(replica: Replica, resolved: ResolvedSettings) -> None:
+        configure(replica, resolved)
+        encode = replica._encoder.encode
+        replica._encoder.encode = lambda tokens: spoiled(encode(tokens), device)  # type: ignore[method-assign]
+
+    monkeypatch.setattr(Replica, "configure", configure_and_fail)
+    ended = night.embed(f"run.reuse={reuse}")
     assert set(expected) <= set(failed(ended)), ended.log
     assert ended.summary["reused_rows"] == (60 if reuse == "auto" else 0)
     assert night.current() == night.made.ended.summary["run_id"]
@@ -80,7 +99,7 @@ def test_a_device_that_fails_at_work(device: str, reuse: str, expected: list[str
     assert snapshot.same_bits(night.made.snapshot)
 
 
-def test_half_of_the_corpus_is_missing(night: Night, cli: Cli) -> None:
+def test_half_of_the_corpus_is_missing(night: Night) -> None:
     gone = set(night.made.ids[::2])
     night.change(lambda document: None if document["id"] in gone else document)
     refused = night.embed()
@@ -95,7 +114,7 @@ def test_half_of_the_corpus_is_missing(night: Night, cli: Cli) -> None:
     again = night.embed(NO_CLUSTER)
     assert failed(again) == ["row_change"], "judged again from what is stored"
     assert again.summary["run_id"] == refused.summary["run_id"]
-    told = cli("embed", night.config, f"output.uri={night.output}", "run.reuse=off", NO_CLUSTER)
+    told = local_run("embed", night.config, f"output.uri={night.output}", "run.reuse=off", NO_CLUSTER)
     assert "gate        failed: row_change" in told.stdout
     receipts = committed(night.output)
     allowed = night.embed(NO_CLUSTER, "gate.max_row_change=0.6")

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.monitoring.metrics import METRICS, Kind, Stage
-from tests.drivers import Driver, Snapshot, committed, configure, docstrings_corpus
+from tests.drivers import Driver, Snapshot, configure, docstrings_corpus, receipts
 from tests.ray_nodes import RayCluster, RayNode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -49,7 +49,7 @@ def _rays_own(label: str) -> bool:
     return label in EXPORTED_BY_RAY or label.startswith("otel_scope_")
 
 
-DOCUMENTS = 1600  # work for many seconds: replicas tell their totals every two
+DOCUMENTS = 640  # work for many seconds: replicas tell their totals every two
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_running_job_and_its_end(tmp_path: Path, minilm: Path, head: RayCluste
     run: dict[str, Any] = {"address": head.address, "replicas": 2, "shard_bytes": "4KiB"}
     config = configure(tmp_path / "run.yaml", tmp_path / "corpus", output, minilm, **run)
     with Driver(config) as driver:
-        driver.until(lambda: len(committed(output)) >= 2)
+        driver.until(lambda: len(receipts(output)) >= 2)
         replicas = [driver.replica(number) for number in (0, 1)]
         _until(head, lambda scrape: "ray_reembed_replica_busy_share" in scrape.tags)  # told once in two seconds
         for pid in replicas:

@@ -1,4 +1,4 @@
-"""Vectors of other types and shapes, from the command to the reader: against the float32 snapshot of the same documents."""
+"""Vectors of other types and shapes, from the command to the reader: against the float32 snapshot that Ray replicas made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.commands.verify import verify_snapshot
-from tests.drivers import Made, Snapshot, embed
+from tests.drivers import Made, Snapshot
+from tests.local_replicas import local_embed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
 
@@ -23,7 +24,7 @@ def _made(made: Made, folder: Path, *overrides: str) -> dict[str, Any]:
     """The same configuration with some settings changed, into another output; the summary."""
     config = folder / "run.yaml"
     shutil.copy(made.config, config)
-    ended = embed(config, f"output.uri={folder / 'out'}", "cluster.replicas=1", *overrides)
+    ended = local_embed(config, f"output.uri={folder / 'out'}", "cluster.replicas=1", *overrides)
     assert ended.rc == 0, ended.log
     assert ended.summary["documents"] == len(made.ids)
     return ended.summary

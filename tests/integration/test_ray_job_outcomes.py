@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from jobs.driver.lock import DriverLock
-from tests.drivers import PATIENCE, Snapshot, committed, configure
+from tests.drivers import PATIENCE, Snapshot, configure, docstrings_corpus, receipts
 from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 from workers.storage.store import Store
@@ -123,15 +123,16 @@ def test_another_driver_at_work(jobs: Jobs, small_corpus: Corpus, tmp_path: Path
     assert str(os.getpid()) in told["message"]
 
 
-def test_stopped_in_three_ways_and_submitted_again(jobs: Jobs, corpus: Corpus, tmp_path: Path, minilm: Path) -> None:
+def test_stopped_in_three_ways_and_submitted_again(jobs: Jobs, tmp_path: Path, minilm: Path) -> None:
     """SIGTERM and SIGINT to the driver, `ray job stop`; then the same submission goes on to the end."""
     output = tmp_path / "out"
-    config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address="auto", shard_bytes="1KiB")
+    ids = docstrings_corpus(tmp_path / "corpus", 160)
+    config = configure(tmp_path / "run.yaml", tmp_path / "corpus", output, minilm, address="auto", shard_bytes="1KiB")
     done = 0
     for status in ("143", "130", "stop"):
         name, process = jobs.submit(config)
         end = time.monotonic() + PATIENCE
-        while len(committed(output)) <= done + 2:
+        while len(receipts(output)) <= done + 2:
             assert process.poll() is None, "it ended before it could be stopped"
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -144,13 +145,13 @@ def test_stopped_in_three_ways_and_submitted_again(jobs: Jobs, corpus: Corpus, t
         assert state["state"] == "stopped", "it had the time to say so on storage"
         assert signal.Signals(143 - 128 if status == "stop" else int(status) - 128).name in state["reason"]
         _check(status, submitted, told)
-        done = len(committed(output))
+        done = len(receipts(output))
     name, process = jobs.submit(config)
     submitted, told = jobs.ended(name, process)
     _check("0", submitted, told)
     summary = json.loads(next((output / "runs").glob("*/summary.json")).read_text())
     assert (summary["published"], summary["sessions"]) == (True, 4)
-    assert Snapshot.read(summary["data"]).ids == sorted(corpus[1])
+    assert Snapshot.read(summary["data"]).ids == sorted(ids)
 
 
 def _driver(output: Path) -> int:

@@ -13,7 +13,8 @@ import pytest
 
 from jobs.commands.verify import verify_snapshot
 from tests.conftest import Cli
-from tests.drivers import Driver, Leftovers, Snapshot, committed, configure, embed
+from tests.drivers import Driver, Leftovers, Snapshot, configure, receipts
+from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
@@ -26,7 +27,7 @@ def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path
     output = tmp_path / "out"
     config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=ray_head.address, shard_bytes="4KiB")
     with Driver(config) as first:
-        first.until(lambda: committed(output))
+        first.until(lambda: receipts(output))
         os.kill(first.replica(0), signal.SIGSTOP)  # so that the run lasts, however fast the machine
         # the same command, and one with other settings: they would write below the same output
         for overrides in ([], ["model.pooling=cls"]):
@@ -63,7 +64,7 @@ def test_stopped_by_signals_and_resumed(
     done = 0
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         with Driver(config) as driver:
-            driver.until(lambda: len(committed(output)) > done + 2)  # noqa: B023 - called here and now
+            driver.until(lambda: len(receipts(output)) > done + 2)  # noqa: B023 - called here and now
             stopped = driver.send(number, group=number == signal.SIGINT)
             assert (stopped.rc, stopped.summary["exit_status"]) == (status, status), stopped.log
             assert stopped.seconds < 4
@@ -75,7 +76,7 @@ def test_stopped_by_signals_and_resumed(
         assert told["state"] == "stopped"
         assert signal.Signals(number).name in told["reason"]
         done = told["shards"]["done"]
-    resumed = embed(config)
+    resumed = local_embed(config)
     assert resumed.rc == 0, resumed.log
     assert f"resuming {resumed.summary['run_id']}: {done} of" in resumed.log
     assert Snapshot.read(resumed.summary["data"]).ids == sorted(corpus[1])

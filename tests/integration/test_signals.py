@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers import Driver, Ended, Leftovers, Made, Snapshot, configure, docstrings_corpus, embed
+from tests.drivers import Driver, Ended, Leftovers, Made, Snapshot, configure, docstrings_corpus
+from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 
@@ -53,7 +54,7 @@ def test_while_parts_are_carried_over(tmp_path: Path, minilm: Path, ray_head: Ra
     output = tmp_path / "out"
     corpus = tmp_path / "corpus"
     config = configure(tmp_path / "run.yaml", corpus, output, minilm, address=ray_head.address, shard_bytes="4KiB")
-    first = embed(config)
+    first = local_embed(config)
     assert first.rc == 0, first.log
     before = _current(output)
     (corpus / "part-9.jsonl").write_text(json.dumps({"id": "new", "text": "one more", "package": "p", "kind": "k"}) + "\n")
@@ -65,7 +66,7 @@ def test_while_parts_are_carried_over(tmp_path: Path, minilm: Path, ray_head: Ra
         tidied = "run the same command again to resume" in stopped.log.splitlines()[-1]
         assert tidied == (seconds < LONG), stopped.log
         assert _current(output) == before, "readers have what they had"
-    resumed = embed(config)
+    resumed = local_embed(config)
     assert resumed.rc == 0, resumed.log
     assert "looking for signs of life" not in resumed.log
     assert Snapshot.read(resumed.summary["data"]).ids == sorted([*ids, "new"])
@@ -88,7 +89,7 @@ def test_while_it_publishes(made: Made, tmp_path: Path) -> None:
         else:  # published; whether what comes after that, the report above all, was also done in time is up to the machine
             assert stopped.rc in (0, 143), stopped.log
             assert Snapshot.read(str(_current(output)["data"])).same_bits(made.snapshot)
-        again = embed(config)
+        again = local_embed(config)
         assert (again.rc, again.summary["published"]) == (0, True), again.log
         assert Snapshot.read(str(_current(output)["data"])).same_bits(made.snapshot)
 
@@ -120,6 +121,6 @@ def test_a_second_signal_ends_it_at_once(small_corpus: Corpus, tmp_path: Path, m
         ended = driver.send(signal.SIGINT)
     assert ended.rc == 130, ended.log
     assert ended.seconds < 1
-    resumed = embed(config)
+    resumed = local_embed(config)
     assert resumed.rc == 0, resumed.log
     assert Snapshot.read(resumed.summary["data"]).ids == sorted(small_corpus[1])

@@ -1,4 +1,6 @@
-"""Corpora of traps, one for each format, through the real command on a real Ray: every row ends where input.md says.
+"""Corpora of traps, one for each format, through the real command: every row ends where input.md says.
+
+JSONL goes through Ray to the end; the others are planned on Ray, and embedded by replicas of this process.
 
 Once a format: plan, stop -> an object deleted, one replaced -> resume, refused -> both restored -> limit raised, published
 
@@ -22,12 +24,13 @@ import pytest
 import yaml
 
 from jobs.commands.verify import verify_snapshot
-from tests.drivers import Driver, Ended, committed, embed
+from tests.drivers import Driver, Ended, committed, embed, receipts
 from tests.integration.trap_csv import csv_traps
 from tests.integration.trap_files import LONG, Bad, Traps
 from tests.integration.trap_jsonl import jsonl_traps
 from tests.integration.trap_parquet import parquet_traps
 from tests.integration.trap_text import text_traps
+from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -76,17 +79,17 @@ def sprung(
         "cluster": {"address": ray_head.address, "replicas": 2, "cpus_per_replica": 1, "gpus_per_replica": 0},
     }
     config.write_text(yaml.safe_dump(sections))
-    with Driver(config) as driver:
+    with Driver(config, "cluster.replicas=1") as driver:
         driver.until(lambda: list(output.glob("runs/*/run.json")))
         planned = driver.send(signal.SIGTERM)
     assert planned.rc == 143, planned.log
-    assert not committed(output), "stopped before the first shard"
+    assert not receipts(output), "stopped before the first shard"
     traps.spoil()
-    refused = embed(config)
+    refused = (embed if request.param == "jsonl" else local_embed)(config)
     assert refused.rc == 3, refused.log
     assert not (output / "CURRENT.json").exists()
     traps.restore()
-    published = embed(config, "run.max_quarantined_rows=-1", NO_CLUSTER)
+    published = local_embed(config, "run.max_quarantined_rows=-1", NO_CLUSTER)
     assert published.rc == 0, published.log
     return Sprung(traps, config, output, planned, refused, published)
 
@@ -137,8 +140,8 @@ def test_rows_in_are_rows_out_and_rows_quarantined(sprung: Sprung) -> None:
         assert summary["lost_objects"] == unknown
         assert summary["shards"]["quarantined"] == 0, "objects and rows were at fault, never a whole shard"
         assert summary["shards"]["done"] == summary["shards"]["planned"]
-    receipts = [json.loads(data) for data in committed(sprung.output).values()]
-    assert sum(receipt["rows_read"] for receipt in receipts) == good + bad
+    reports = [json.loads(data) for data in committed(sprung.output).values()]
+    assert sum(receipt["rows_read"] for receipt in reports) == good + bad
     assert sum(entry["rows"] or 0 for entry in sprung.quarantine().to_pylist()) == bad
     assert len(sprung.rows(["id"])) == good
 
@@ -157,7 +160,7 @@ def test_refused_until_the_limit_is_raised(sprung: Sprung) -> None:
 
 def test_no_finite_limit_publishes_what_nobody_could_count(sprung: Sprung, tmp_path: Path) -> None:
     (sprung.output / "CURRENT.json").rename(tmp_path / "CURRENT.json")
-    again = embed(sprung.config, "run.max_quarantined_rows=1000000", NO_CLUSTER)
+    again = local_embed(sprung.config, "run.max_quarantined_rows=1000000", NO_CLUSTER)
     (tmp_path / "CURRENT.json").rename(sprung.output / "CURRENT.json")
     assert again.rc == 3, again.log
     assert "an unknown number of rows" in again.summary["reasons"][0]

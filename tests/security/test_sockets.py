@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.drivers import Driver, committed, configure, docstrings_corpus
+from tests.drivers import Driver, configure, docstrings_corpus, receipts
 from tests.sessions import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -74,7 +74,7 @@ def test_no_socket_beyond_rays_own(bare: dict[str, Counter[int]], tmp_path: Path
     docstrings_corpus(tmp_path / "corpus", 320)
     config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, replicas=2, shard_bytes="4KiB")
     with Driver(config) as driver:
-        driver.until(lambda: committed(tmp_path / "out"))
+        driver.until(lambda: receipts(tmp_path / "out"))
         family = [psutil.Process(driver.pid), *driver.family()]
         ours = listening(driver.pid, family)
         replicas = [process for process in family if re.match(r"ray::.*Replica", " ".join(process.cmdline()))]
