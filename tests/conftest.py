@@ -39,6 +39,9 @@ SHARED = pytest.StashKey[Shared]()
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 for _name in ("RAY_ADDRESS", "HF_HOME", "HF_TOKEN"):  # a developer's cluster and caches are none of the tests' business
     os.environ.pop(_name, None)
+# Tests start hundreds of processes: what they import is compiled once, as on a machine without this setting.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 def pytest_configure(config: pytest.Config) -> None:

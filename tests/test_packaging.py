@@ -19,6 +19,7 @@ import pytest
 import workers
 from tests.drivers import Snapshot
 from tests.sessions import ROOT
+from tests.shared import Shared
 
 PACKAGES = ("jobs", "workers")
 EXTENSION = "workers/engine/kernels/_attention" + sysconfig.get_config_var("EXT_SUFFIX")
@@ -37,16 +38,19 @@ def packages_of(files: Iterable[str]) -> set[str]:
     return {str(PurePosixPath(name).parent).replace("/", ".") for name in files if name.endswith(".py")}
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def wheel(shared: Shared) -> Path:
     """Built from a copy: in the checkout itself, files of an earlier build would get into it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in (*source_files(), "pyproject.toml", "README.md"):
-        (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / "source" / name)
-    pip("wheel", str(folder / "source"), "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
-    (built,) = folder.glob("*.whl")
-    return built
+
+    def build(folder: Path) -> dict[str, str]:
+        for name in (*source_files(), "pyproject.toml", "README.md"):
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / "source" / name)
+        pip("wheel", str(folder / "source"), "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
+        (built,) = folder.glob("*.whl")
+        return {"wheel": str(built)}
+
+    return Path(shared.once("wheel", build)["wheel"])
 
 
 def pip(*arguments: str) -> None:
@@ -75,16 +79,19 @@ def test_the_wheel_has_the_compiled_kernel(wheel: Path) -> None:
     assert EXTENSION in zipfile.ZipFile(wheel).namelist()
 
 
-@pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def installed(wheel: Path, shared: Shared) -> Path:
     """`bin` of an environment with the wheel. The dependencies are this environment's: pip would need minutes for them."""
-    folder = tmp_path_factory.mktemp("installed") / "venv"
-    venv.create(folder, symlinks=True)
-    (site,) = folder.glob("lib/python*/site-packages")
-    pip("--python", str(folder / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel))
-    # paths in a .pth file do not have their own .pth files read: this checkout, installed in place, is not among them
-    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    return folder / "bin"
+
+    def install(folder: Path) -> dict[str, str]:
+        venv.create(folder / "venv", symlinks=True)
+        (site,) = folder.glob("venv/lib/python*/site-packages")
+        pip("--python", str(folder / "venv" / "bin" / "python"), "install", "--no-deps", "--no-index", str(wheel))
+        # paths in a .pth file do not have their own .pth files read: this checkout, installed in place, is not among them
+        (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+        return {"bin": str(folder / "venv" / "bin")}
+
+    return Path(shared.once("installed", install)["bin"])
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -31,21 +31,21 @@ def scale(scratch: Path, *arguments: object) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_job_on_fake_replicas_ends_with_every_shard_published(tmp_path: Path) -> None:
-    options = ("--shards", 1500, "--replicas", 25, "--scenario", "quiet", "storm")
+    options = ("--shards", 800, "--replicas", 13, "--scenario", "quiet", "storm")
     found = scale(tmp_path, "simulate", *options)["scenarios"]
     for result in found.values():
-        assert result["shards"] == {"planned": 1500, "done": 1500, "quarantined": 0}
+        assert result["shards"] == {"planned": 800, "done": 800, "quarantined": 0}
         assert (result["state"], result["published"], result["reasons"]) == ("complete", True, [])
-        assert result["requests"]["PUT receipts"] == 1500
+        assert result["requests"]["PUT receipts"] == 800
         assert result["requests"].get("GET receipts", 0) < 64, "receipts were read one by one"
         assert result["requests"]["PUT CURRENT.json"] == 1
         times = result["replica_hours"]
         assert times["held"] == pytest.approx(sum(times.values()) - times["held"], abs=0.05)
     quiet, storm = found["quiet"], found["storm"]
-    assert quiet["attempts"] == 1500
+    assert quiet["attempts"] == 800
     assert quiet["efficiency"] > 0.93, "loading, and the last shard of each, weigh more in so short a run"
     assert storm["happened"]["preempted"] > 0
-    assert storm["attempts"] >= 1500 + storm["happened"]["hiccups"]
+    assert storm["attempts"] >= 800 + storm["happened"]["hiccups"]
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ class Figures:
 
     run_id: str
     model: Mapping[str, Any]  # what decides the vector of a text
-    counts: Mapping[str, int]  # sums over its receipts, by the names of their fields; absent where an earlier version had none
+    counts: Mapping[str, int]  # sums over its receipts, by field; absent where an earlier version had none
     vectors: VectorFigures | None = None  # None: no vector was read
     parts: str = ""  # digest of the parts that the figures were made from
     breaches: tuple[str, ...] = ()  # parts read that differ from their receipts

@@ -19,8 +19,8 @@ import transformers
 
 from jobs.cli import main
 from tests.compat.conftest import FIXTURE, NIGHTS, Copied, Copy
-from tests.drivers import Ended, committed, embed
-from tests.ray_nodes import RayCluster
+from tests.drivers import Ended, committed
+from tests.local_replicas import local_embed
 
 Vectors = npt.NDArray[np.float32]
 
@@ -123,7 +123,7 @@ def test_rollback_there_and_back(copied: Copied, capsys: pytest.CaptureFixture[s
 def test_the_same_corpus_again_has_nothing_to_do(finished: Copy) -> None:
     """No cluster is at the address: none is needed."""
     before = {path: path.read_bytes() for path in (finished.output / "data").rglob("*.parquet")}
-    ended = embed(finished.config, "cluster.address=127.0.0.1:1")
+    ended = local_embed(finished.config, "cluster.address=127.0.0.1:1")
     assert ended.rc == 0, ended.log
     summary = json.loads((FIXTURE / "finished" / "runs" / run_ids("finished")[1] / "summary.json").read_text())
     assert ended.summary == summary | {"unchanged": True}
@@ -131,13 +131,12 @@ def test_the_same_corpus_again_has_nothing_to_do(finished: Copy) -> None:
 
 
 @pytest.fixture(scope="module")
-def resumed(copied: Copied, ray_head: RayCluster) -> tuple[Path, Ended]:
+def resumed(copied: Copied) -> tuple[Path, Ended]:
     """The interrupted run, resumed. That its driver is dead is known after 20 s on any other machine than the driver's."""
     copy = copied("interrupted", 1)
-    return copy.output, embed(copy.config, f"cluster.address={ray_head.address}")
+    return copy.output, local_embed(copy.config)
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_the_interrupted_run_resumes_to_the_end(resumed: tuple[Path, Ended]) -> None:
     output, ended = resumed
@@ -155,7 +154,6 @@ def test_the_interrupted_run_resumes_to_the_end(resumed: tuple[Path, Ended]) -> 
     assert_rows_of(1, output, run_id)
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 def test_resumed_rows_are_those_of_an_undisturbed_run_of_that_version(resumed: tuple[Path, Ended]) -> None:
     output, ended = resumed
@@ -166,12 +164,11 @@ def test_resumed_rows_are_those_of_an_undisturbed_run_of_that_version(resumed: t
     assert (vectors * wanted).sum(axis=1).min() >= 0.99999
 
 
-@pytest.mark.ray
 @pytest.mark.slow
-def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied, ray_head: RayCluster) -> None:
+def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied) -> None:
     """Night 3: a.jsonl is gone; in d.parquet one text changed, one row is gone, one is new, one repeats another's text."""
     copy = copied("finished", 3)
-    ended = embed(copy.config, f"cluster.address={ray_head.address}")
+    ended = local_embed(copy.config)
     assert ended.rc == 0, ended.log
     summary, base = ended.summary, run_ids("finished")[1]
     assert summary["published"]

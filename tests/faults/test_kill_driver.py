@@ -1,4 +1,7 @@
-"""The driver and all it started killed at random moments, started again by the same command: nothing tells in the end."""
+"""The driver and all it started killed at random moments, started again by the same command: nothing tells in the end.
+
+On S3; in a local folder test_kill_night.py does so as well, and this one with REEMBED_FAULTS=all.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,11 @@ from tests.faults.conftest import LONG, Calm, undisturbed
 from tests.ray_nodes import RayCluster
 
 SEED = 20260117
-# 20 for as many as the promise names
-KILLS = {place: int(os.environ.get("REEMBED_DRIVER_KILLS", kills)) for place, kills in (("local", 2), ("s3", 3))}
+KILLS = int(os.environ.get("REEMBED_DRIVER_KILLS", "3"))  # 20 for as many as the promise names
 REACH = 0.6  # how far into the run, so that there is something left for the end
-DOCUMENTS = max(320, 100 * max(KILLS.values()))  # some ten shards to a kill: as many as fast replicas commit before it comes
+DOCUMENTS = max(320, 100 * KILLS)  # some ten shards to a kill: as many as fast replicas commit before it comes
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600 + 100 * max(KILLS.values()))]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600 + 100 * KILLS)]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def _places(calm: Calm, folder: Path, bucket: str | None) -> Path:
     return calm.configure(folder, corpus=f"s3://{bucket}/corpus", output=f"s3://{bucket}/out")
 
 
-@pytest.mark.parametrize("place", ["local", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.mark.parametrize("place", [pytest.param("local", marks=LONG), pytest.param("s3", marks=pytest.mark.s3)])
 def test_killed_at_random_and_resumed(
     place: str, calm: Calm, tmp_path: Path, leftovers: Leftovers, ray_head: RayCluster, request: pytest.FixtureRequest
 ) -> None:
@@ -50,7 +52,7 @@ def test_killed_at_random_and_resumed(
     output = f"s3://{bucket}/out" if bucket else str(tmp_path / "out")
     chance = random.Random(f"{SEED} {place}")
     # one moment while everything still starts, the others at work: at so many receipts and a little later
-    moments = [0, *sorted(chance.sample(range(1, int(calm.shards * REACH)), KILLS[place] - 1))]
+    moments = [0, *sorted(chance.sample(range(1, int(calm.shards * REACH)), KILLS - 1))]
     print(f"seed {SEED} {place}: killed at receipts {moments}")
     standing: dict[str, bytes] = {}
     for moment in moments:

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from tests.drivers import Driver, Snapshot, committed, docstrings_corpus, embed, receipts
-from tests.faults.conftest import Calm
+from tests.faults.conftest import LONG, Calm
 from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster, RayNode
 from tests.sessions import ROOT
@@ -57,7 +57,7 @@ def _poisoned_document(corpus: Path) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("how", ["kill", "raise"])
+@pytest.mark.parametrize("how", ["kill", pytest.param("raise", marks=LONG)])
 def test_a_poisoned_shard_is_quarantined_alone(how: str, calm: Calm, tmp_path: Path) -> None:
     poisoned = _poisoned_document(calm.corpus)
     env = {"REEMBED_POISON": poisoned["text"], "REEMBED_POISON_HOW": how, "PYTHONPATH": f"{POISON}:{ROOT}"}

@@ -25,7 +25,8 @@ def test_drawn_local(number: int, fire: Fire) -> None:
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("number", [16, *(pytest.param(number, marks=LONG) for number in (2, 7, 12))])
+@LONG
+@pytest.mark.parametrize("number", [16, 2, 7, 12])
 def test_drawn_s3(number: int, fire: Fire) -> None:
     fire(draw(SEED, number, SHARDS, ["s3"], NO_CLUSTER))
 

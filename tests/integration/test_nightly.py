@@ -1,4 +1,5 @@
-"""Three nights on a real Ray, against a run that reuses nothing: acceptance C1 and C2, small (large: benchmarks/nightly.py).
+"""Three nights, against a run that reuses nothing: acceptance C1 and C2, small. On Ray: faults/test_kill_night.py; large:
+benchmarks/nightly.py.
 
 Night 1: twelve objects. Night 2: texts changed in three of them, rows deleted and added, one object renamed.
 Night 3: one object deleted, so there is nothing to embed.
@@ -17,23 +18,23 @@ import pytest
 import yaml
 
 from jobs.commands.verify import verify_snapshot
-from tests.drivers import Ended, embed
+from tests.drivers import Ended
+from tests.local_replicas import local_embed
 from tests.nights import CHANGED, DELETED, RENAMED, ROWS, first_night, second_night, to_second, write
-from tests.ray_nodes import RayCluster
 from tests.workers.families import FAMILIES, save_family
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, minilm: Path, ray_head: RayCluster) -> Path:
+def config(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
     folder = tmp_path_factory.mktemp("nightly")
     model = save_family(minilm, folder / "model", FAMILIES["Bert"])
     sections = {
         "corpus": {"uri": f"{folder}/corpus/", "id": "id", "keep": ["place"]},
         "model": {"name": str(model)},
         "output": {"uri": str(folder / "out")},
-        "cluster": {"address": ray_head.address, "replicas": 1, "cpus_per_replica": 1, "gpus_per_replica": 0},
+        "cluster": {"address": "local", "replicas": 1, "cpus_per_replica": 1, "gpus_per_replica": 0},
         "run": {"shard_bytes": 8192},  # an object of 50 rows is more than a quarter of it, and stands alone
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(sections))
@@ -63,13 +64,13 @@ def embedded(summary: Mapping[str, Any]) -> int:
 def test_three_nights(config: Path) -> None:
     corpus, before = config.parent / "corpus", first_night()
     write(corpus, before)
-    first = embed(config)
+    first = local_embed(config)
     sound(first, config)
     assert embedded(first.summary) == 12 * ROWS
 
     after = second_night(before)
     to_second(corpus)
-    second = embed(config)
+    second = local_embed(config)
     sound(second, config)
     reuse = second.summary["reuse"]
     assert reuse["base"] == first.summary["run_id"]
@@ -80,7 +81,7 @@ def test_three_nights(config: Path) -> None:
     assert embedded(second.summary) == len(new), "each once, and no other"
     assert second.summary["reembedded_rows"] == 0, "texts embedded again for the gate are not lost documents"
 
-    afresh = embed(config, f"output.uri={config.parent / 'afresh'}", "run.reuse=off")
+    afresh = local_embed(config, f"output.uri={config.parent / 'afresh'}", "run.reuse=off")
     assert afresh.rc == 0, afresh.log
     assert afresh.summary["documents"] == second.summary["documents"] == sum(map(len, after.values()))
     assert embedded(afresh.summary) == sum(len({text for _, text in rows}) for rows in after.values())
@@ -96,7 +97,7 @@ def test_three_nights(config: Path) -> None:
     )
 
     (corpus / f"object-{DELETED:02d}.parquet").unlink()
-    third = embed(config, "cluster.address=127.0.0.1:1")  # where no cluster is
+    third = local_embed(config, "cluster.address=127.0.0.1:1")  # where no cluster is
     sound(third, config)
     assert "replica" not in third.log
     assert embedded(third.summary) == third.summary["tokens"] == 0
@@ -105,5 +106,5 @@ def test_three_nights(config: Path) -> None:
     left = [place for key, place in here.items() if not key.startswith(f"{DELETED}-")]
     assert rows.column("id").to_pylist() == [key for key in here if not key.startswith(f"{DELETED}-")]
     assert np.array_equal(vectors.view(np.uint32), rows_of(second.summary)[1][sorted(left)].view(np.uint32))
-    again = embed(config, "cluster.address=127.0.0.1:1")
+    again = local_embed(config, "cluster.address=127.0.0.1:1")
     assert again.summary == third.summary | {"unchanged": True}

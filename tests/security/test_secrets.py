@@ -124,7 +124,7 @@ def vault(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, minilm:
     options = {"key": access, "secret": key.value, "endpoint_url": s3_server.endpoint}
     made = Vault(folder, ray, uid, uid, options, key, minilm, s3_server)
     made.fs.mkdir(made.bucket)
-    docstrings_corpus(folder / "corpus", 320)
+    docstrings_corpus(folder / "corpus", 160)
     made.fs.put(f"{folder / 'corpus'}/", f"{made.bucket}/corpus", recursive=True)
     yield made
     s3_server.ceph.admin("user", "rm", f"--uid={uid}", "--purge-data")
@@ -163,7 +163,7 @@ def test_a_run_that_loses_a_replica_and_is_published(vault: Vault) -> None:
     vault.search_what_is_left(hunt, ended, output)
     assert hunt.found == []
     assert hunt.looked_at > 100
-    assert (ended.summary["published"], ended.summary["documents"]) == (True, 320)
+    assert (ended.summary["published"], ended.summary["documents"]) == (True, 160)
 
 
 @pytest.mark.xdist_group("secrets-key")

@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.drivers import Driver, configure, docstrings_corpus, receipts
+from tests.drivers import NODE_AGENTS, Driver, configure, docstrings_corpus, receipts
 from tests.sessions import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
+SETTLED_SECONDS = 4.0  # without another socket: all are there
 BARE = """
 import ray, sys, time
 ray.init(address="local", include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
@@ -39,6 +41,8 @@ def kind_of(process: psutil.Process, driver: int) -> str:
         return "driver"
     line = process.cmdline()
     if line and line[0].startswith("ray::"):
+        if (name := line[0].split(" ")[0]) in NODE_AGENTS:
+            return name
         return "worker" if "IDLE" not in line[0] else "idle worker"
     scripts = [Path(part).name for part in line if part.endswith(".py")]
     return scripts[0] if scripts else Path(line[0]).name if line else process.name()
@@ -65,13 +69,20 @@ def bare(isolated_home: Path) -> dict[str, Counter[int]]:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         me = psutil.Process(process.pid)
-        found = listening(process.pid, [me, *me.children(recursive=True)])
+        found: dict[str, Counter[int]] = {}
+        seen, until = 0, time.monotonic() + SETTLED_SECONDS
+        while time.monotonic() < until:  # the node's agents open theirs one after the other
+            found = listening(process.pid, [me, *me.children(recursive=True)])
+            now = sum(sockets * count for counts in found.values() for sockets, count in counts.items())
+            if now != seen:
+                seen, until = now, time.monotonic() + SETTLED_SECONDS
+            time.sleep(0.2)
         process.communicate("")
     return found
 
 
 def test_no_socket_beyond_rays_own(bare: dict[str, Counter[int]], tmp_path: Path, minilm: Path) -> None:
-    docstrings_corpus(tmp_path / "corpus", 320)
+    docstrings_corpus(tmp_path / "corpus", 160)
     config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, replicas=2, shard_bytes="4KiB")
     with Driver(config) as driver:
         driver.until(lambda: receipts(tmp_path / "out"))

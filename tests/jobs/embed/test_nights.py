@@ -73,8 +73,8 @@ def sound(config: RunConfig, summary: dict[str, Any]) -> None:
     assert rows_of(summary["data"]).equals(rows_of(afresh["data"]))
 
 
-def test_three_nights(folder: str, minilm: Path, no_ray: Callable[[], None]) -> None:
-    config = settings(folder, minilm)
+def test_three_nights(folder: str, small_model: Path, no_ray: Callable[[], None]) -> None:
+    config = settings(folder, small_model)
     corpus_of(f"{folder}/corpus", NIGHT_1)
     first = embed_corpus(config)
     assert first["reuse"] == {
@@ -111,9 +111,9 @@ def test_three_nights(folder: str, minilm: Path, no_ray: Callable[[], None]) -> 
 
 
 @pytest.mark.s3
-def test_renamed_on_s3(s3_bucket: str, minilm: Path, no_ray: Callable[[], None]) -> None:
+def test_renamed_on_s3(s3_bucket: str, small_model: Path, no_ray: Callable[[], None]) -> None:
     folder = f"s3://{s3_bucket}/{uuid.uuid4().hex[:8]}"
-    config = settings(folder, minilm)
+    config = settings(folder, small_model)
     corpus_of(f"{folder}/corpus", NIGHT_1)
     first = embed_corpus(config)
     corpus_of(f"{folder}/corpus", {"z": NIGHT_1["b"]})
@@ -125,9 +125,9 @@ def test_renamed_on_s3(s3_bucket: str, minilm: Path, no_ray: Callable[[], None])
     assert verify_snapshot(config.output.uri, 0)["findings"] == []
 
 
-def test_partitions_kept_columns_and_quarantine_come_along(tmp_path: Path, minilm: Path) -> None:
+def test_partitions_kept_columns_and_quarantine_come_along(tmp_path: Path, small_model: Path) -> None:
     sections = {"corpus": {"keep": ["lang"]}, "output": {"partition_by": ["lang"]}}
-    config = settings(tmp_path, minilm, **sections)
+    config = settings(tmp_path, small_model, **sections)
     objects = {f"lang={lang}/{name}": rows(f"{lang}{name}", 20) for lang in ("de", "fr") for name in "ab"}
     bad = [*objects["lang=de/a"][:19], ("nothing", None)]
     corpus_of(tmp_path / "corpus", {**objects, "lang=de/a": bad})
@@ -139,13 +139,13 @@ def test_partitions_kept_columns_and_quarantine_come_along(tmp_path: Path, minil
     assert second["reuse"]["carried_shards"] == 6
     assert len(list((tmp_path / "out/runs" / second["run_id"] / "quarantine").iterdir())) == 1
     sound(config, second)
-    third = embed_corpus(settings(tmp_path, minilm, **(sections | {"output": {"partition_by": []}})))
+    third = embed_corpus(settings(tmp_path, small_model, **(sections | {"output": {"partition_by": []}})))
     assert third["reuse"]["carried_shards"] == 0, "rows lie elsewhere now: they are read again"
     assert (third["documents"], third["reused_rows"]) == (79, 79), "their vectors are not"
 
 
-def test_local_parts_are_links_and_outlive_the_snapshot_they_came_from(tmp_path: Path, minilm: Path) -> None:
-    config = settings(tmp_path, minilm)
+def test_local_parts_are_links_and_outlive_the_snapshot_they_came_from(tmp_path: Path, small_model: Path) -> None:
+    config = settings(tmp_path, small_model)
     corpus_of(tmp_path / "corpus", NIGHT_1)
     first = embed_corpus(config)
     corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
@@ -157,8 +157,8 @@ def test_local_parts_are_links_and_outlive_the_snapshot_they_came_from(tmp_path:
     sound(config, second)
 
 
-def test_a_run_that_was_planned_with_a_base_goes_on_with_it(tmp_path: Path, minilm: Path) -> None:
-    config = settings(tmp_path, minilm)
+def test_a_run_that_was_planned_with_a_base_goes_on_with_it(tmp_path: Path, small_model: Path) -> None:
+    config = settings(tmp_path, small_model)
     corpus_of(tmp_path / "corpus", NIGHT_1)
     first = embed_corpus(config)
     corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
@@ -179,9 +179,9 @@ def test_a_run_that_was_planned_with_a_base_goes_on_with_it(tmp_path: Path, mini
 
 
 @pytest.mark.parametrize("survive", [0, 1, 4, 9, 15, 20, 22, 23, 26])
-def test_killed_at_any_change_of_storage_it_ends_the_same(tmp_path: Path, minilm: Path, survive: int) -> None:
+def test_killed_at_any_change_of_storage_it_ends_the_same(tmp_path: Path, small_model: Path, survive: int) -> None:
     """Copies, receipts, run.json, CURRENT.json: the process dies before one of them, and is started again."""
-    config = settings(tmp_path, minilm)
+    config = settings(tmp_path, small_model)
     corpus_of(tmp_path / "corpus", NIGHT_1)
     first = embed_corpus(config)
     corpus_of(tmp_path / "corpus", {"b": rows("b", 20, changed=1)})
@@ -213,9 +213,9 @@ def test_killed_at_any_change_of_storage_it_ends_the_same(tmp_path: Path, minilm
 
 
 def test_a_damaged_base_costs_its_reuse_and_not_the_run(
-    tmp_path: Path, minilm: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, small_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = settings(tmp_path, minilm)
+    config = settings(tmp_path, small_model)
     corpus_of(tmp_path / "corpus", NIGHT_1)
     first = embed_corpus(config)
     (tmp_path / "out/runs" / first["run_id"] / "objects.parquet").write_bytes(b"damaged")
@@ -235,8 +235,8 @@ def test_a_damaged_base_costs_its_reuse_and_not_the_run(
     assert f"nothing of the published snapshot {second['run_id']} is reused: manifest" in caplog.text
 
 
-def test_parts_damaged_while_they_are_published_are_embedded(tmp_path: Path, minilm: Path) -> None:
-    config = settings(tmp_path, minilm)
+def test_parts_damaged_while_they_are_published_are_embedded(tmp_path: Path, small_model: Path) -> None:
+    config = settings(tmp_path, small_model)
     corpus_of(tmp_path / "corpus", NIGHT_1)
     embed_corpus(config)
     corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
@@ -255,8 +255,8 @@ def test_parts_damaged_while_they_are_published_are_embedded(tmp_path: Path, min
     assert verify_snapshot(config.output.uri, 0)["findings"] == []
 
 
-def test_an_error_after_the_run_was_begun_can_be_resumed(tmp_path: Path, minilm: Path) -> None:
-    config = settings(tmp_path, minilm)
+def test_an_error_after_the_run_was_begun_can_be_resumed(tmp_path: Path, small_model: Path) -> None:
+    config = settings(tmp_path, small_model)
     corpus_of(tmp_path / "corpus", NIGHT_1)
     embed_corpus(config)
     corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
@@ -273,7 +273,7 @@ def test_an_error_after_the_run_was_begun_can_be_resumed(tmp_path: Path, minilm:
 
 @pytest.mark.parametrize("away", [False, True])
 def test_stopped_while_it_is_judged(
-    tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, away: bool
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, away: bool
 ) -> None:
     """Its status says so, the signal decides the exit status, and the same command publishes."""
 
@@ -286,7 +286,7 @@ def test_stopped_while_it_is_judged(
     def no_answer(*_: Any) -> None:
         raise TransientError("no answer")
 
-    config = settings(tmp_path, minilm)
+    config = settings(tmp_path, small_model)
     corpus_of(tmp_path / "corpus", NIGHT_1)
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING, "reembed"):
         patch.setattr(jobs.embed.job, "judge", judged)

@@ -34,18 +34,18 @@ def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> tuple[Path, str]:
+def published(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> tuple[Path, str]:
     """The first night, to be looked at only: its folder and run id."""
     folder = tmp_path_factory.mktemp("published")
     corpus_of(folder / "corpus", NIGHT_1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs.embed.session, "Session", HandSession)
-        return folder, embed_corpus(settings(folder, minilm))["run_id"]
+        return folder, embed_corpus(settings(folder, small_model))["run_id"]
 
 
 @pytest.mark.slow
-def test_an_unchanged_object_is_not_opened(folder: str, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings(folder, minilm)
+def test_an_unchanged_object_is_not_opened(folder: str, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = settings(folder, small_model)
     corpus_of(f"{folder}/corpus", NIGHT_1)
     embed_corpus(config)
     corpus_of(f"{folder}/corpus", {"b": rows("b", 20, changed=1)})
@@ -69,8 +69,8 @@ def test_an_unchanged_object_is_not_opened(folder: str, minilm: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_renamed_locally_its_texts_are_looked_for_where_they_were(tmp_path: Path, minilm: Path) -> None:
-    config = settings(tmp_path, minilm)
+def test_renamed_locally_its_texts_are_looked_for_where_they_were(tmp_path: Path, small_model: Path) -> None:
+    config = settings(tmp_path, small_model)
     corpus_of(tmp_path / "corpus", NIGHT_1)
     first = embed_corpus(config)
     (tmp_path / "corpus/b.parquet").rename(tmp_path / "corpus/z.parquet")
@@ -88,7 +88,7 @@ def test_renamed_locally_its_texts_are_looked_for_where_they_were(tmp_path: Path
         ({"model": {"pooling": "cls"}}, False),
         ({"model": {"max_tokens": 64}}, False),
         ({"model": {"normalize": False}}, False),
-        ({"model": {"truncate_dim": 100}}, False),
+        ({"model": {"truncate_dim": 16}}, False),
         ({"model": {"long_text": "mean_of_chunks"}}, False),
         ({"model": {"precision": "bfloat16"}}, False),
         ({"output": {"vector": "float16"}}, False),
@@ -100,10 +100,10 @@ def test_renamed_locally_its_texts_are_looked_for_where_they_were(tmp_path: Path
     ],
 )
 def test_only_vectors_made_alike_are_reused(
-    published: tuple[Path, str], minilm: Path, changes: dict[str, Any], base: bool
+    published: tuple[Path, str], small_model: Path, changes: dict[str, Any], base: bool
 ) -> None:
     folder, run_id = published
-    planned = plan_run(settings(folder, minilm, **changes))
+    planned = plan_run(settings(folder, small_model, **changes))
     assert planned["reuse"]["base"] == (run_id if base else None)
     rows_read_alike = base and "corpus" not in changes
     assert planned["reuse"]["carried_rows"] == (80 if rows_read_alike else 0)
@@ -112,19 +112,19 @@ def test_only_vectors_made_alike_are_reused(
 
 
 @pytest.mark.slow
-def test_reuse_off_embeds_everything(tmp_path: Path, minilm: Path) -> None:
+def test_reuse_off_embeds_everything(tmp_path: Path, small_model: Path) -> None:
     corpus_of(tmp_path / "corpus", NIGHT_1)
-    embed_corpus(settings(tmp_path, minilm))
+    embed_corpus(settings(tmp_path, small_model))
     corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
-    off = settings(tmp_path, minilm, run={"reuse": False})  # as YAML reads `off`
+    off = settings(tmp_path, small_model, run={"reuse": False})  # as YAML reads `off`
     assert plan_run(off)["rows_to_embed"] == 90
     second = embed_corpus(off)
     assert (second["documents"], second["reused_rows"], second["reuse"]["base"]) == (90, 0, None)
 
 
 @pytest.mark.slow
-def test_int8_takes_the_scale_of_its_base(tmp_path: Path, minilm: Path) -> None:
-    config = settings(tmp_path, minilm, output={"vector": "int8"})
+def test_int8_takes_the_scale_of_its_base(tmp_path: Path, small_model: Path) -> None:
+    config = settings(tmp_path, small_model, output={"vector": "int8"})
     corpus_of(tmp_path / "corpus", NIGHT_1)
     assert embed_corpus(config)["int8_scale"] == 0.01
     corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
@@ -138,9 +138,9 @@ def test_int8_takes_the_scale_of_its_base(tmp_path: Path, minilm: Path) -> None:
 
 @pytest.mark.slow
 def test_a_precision_that_no_replica_has_is_planned_again(
-    tmp_path: Path, minilm: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, small_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = settings(tmp_path, minilm)
+    config = settings(tmp_path, small_model)
     corpus_of(tmp_path / "corpus", NIGHT_1)
     first = embed_corpus(config)
     corpus_of(tmp_path / "corpus", {"e": rows("e", 10)})
@@ -163,17 +163,17 @@ def test_a_precision_that_no_replica_has_is_planned_again(
     assert {path.name for path in (tmp_path / "out/data").iterdir() if any(path.iterdir())} == set(runs)
 
 
-def test_what_a_run_remembers_of_its_objects(tmp_path: Path, minilm: Path) -> None:
+def test_what_a_run_remembers_of_its_objects(tmp_path: Path, small_model: Path) -> None:
     corpus_of(tmp_path / "corpus", NIGHT_1)
     (tmp_path / "corpus/lines.jsonl").write_text('{"id": "x", "text": "one", "n": 1}\n')
-    config = settings(tmp_path, minilm)
+    config = settings(tmp_path, small_model)
     first = embed_corpus(config)
     store = Store(config.output.uri, {})
     base = open_base(store)
     assert base is not None
     memory = known_objects(base, config)
     assert memory is not None
-    assert known_objects(base, settings(tmp_path, minilm, corpus={"text": "id"})) is None, "it looked for other columns"
+    assert known_objects(base, settings(tmp_path, small_model, corpus={"text": "id"})) is None, "it looked for other columns"
     record = read_run(store, first["run_id"])
     assert record is not None
     assert record.extra["recipe"]["pooling"] == ["mean"]
