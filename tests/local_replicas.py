@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -28,8 +28,10 @@ from jobs.scheduling.messages import Command, Dispatch, Event, Finished, Lost, R
 from tests.drivers import Ended
 from workers.errors import UsageError
 from workers.records.shard import Assignment, Shard
-from workers.replica.replica import Replica
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
+
+if TYPE_CHECKING:
+    from workers.replica.replica import Replica
 
 RESOURCES = {"CPU": 8.0, "GPU": 0.0, "memory": 8e9}  # of the cluster that is not there
 
@@ -87,6 +89,8 @@ class LocalPool:
         self._replicas.clear()
 
     def _start(self, number: int, resolved: ResolvedSettings | None) -> None:
+        from workers.replica.replica import Replica  # torch: for the runs alone
+
         try:
             with self._loading:
                 replica = self._replicas.get(number) or Replica(self._settings, f"replica-{number}")

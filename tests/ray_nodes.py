@@ -40,6 +40,7 @@ while not draining():
 LOG = "start.log"  # in the node's folder
 # A head takes the token that lies in the home folder without being told, a node that joins does not.
 TOKEN = {"RAY_AUTH_MODE": "token"}
+PATIENCE = {"RAY_raylet_start_wait_time_s": "100"}  # half a minute is not enough beside two other runs on two cores
 _BIN = Path(sys.executable).parent  # not resolved: the environment's own folder
 
 
@@ -104,7 +105,7 @@ class RayNode:
         flags = ["--block", "--disable-usage-stats", *([] if head else ["--head"])]
         command = [_BIN / "ray", "start", *flags, *(f"--{name}={value}" for name, value in options.items())]
         # `python` in a job's entry point is this environment's, as on a cluster whose image holds it
-        variables = os.environ | TOKEN | {"PATH": f"{_BIN}:{os.environ['PATH']}"} | dict(env or {})
+        variables = os.environ | TOKEN | PATIENCE | {"PATH": f"{_BIN}:{os.environ['PATH']}"} | dict(env or {})
         self._session = Session(list(map(str, command)), variables, folder / LOG, owner=owner)
         self.cluster = RayCluster(
             address=head.address if head else f"127.0.0.1:{gcs}",

@@ -122,7 +122,7 @@ def test_the_quickstart_runs_from_the_wheel_in_another_folder(installed: Path, t
     told = subprocess.check_output([installed / "python", "-c", where], cwd=tmp_path, env=env, text=True)
     assert all(Path(path).is_relative_to(installed.parent) for path in told.split())
     ended = subprocess.run(
-        [installed / "reembed", "embed", "configs/quickstart.yaml", "cluster.address=local", "--json"],
+        [installed / "reembed", "embed", "configs/quickstart.yaml", "cluster.address=local", "cluster.replicas=1", "--json"],
         cwd=tmp_path,
         env=env,
         stdin=subprocess.DEVNULL,

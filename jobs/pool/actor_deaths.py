@@ -52,8 +52,10 @@ def _leaving(node: str | None) -> bool:
     """
     if node is None:
         return False
-    alive = any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
-    return not alive or node in _draining()
+    if node in _draining():
+        return True
+    # asked last: a node whose last replica has died ends at once when it drains, and is then no longer listed as draining
+    return not any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
 
 
 def _draining() -> Collection[str]:

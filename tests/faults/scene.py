@@ -29,8 +29,9 @@ import pyarrow.parquet as pq
 import s3fs
 import yaml
 
-from tests.drivers import embed, gathered
+from tests.drivers import gathered
 from tests.faults.proxy import FaultyProxy
+from tests.local_replicas import local_embed
 from tests.s3_server.ceph import CephServer
 
 OBJECTS, ROWS = 10, 16
@@ -177,7 +178,7 @@ class Place:
             shutil.rmtree(self.output(run))
 
     def _undisturbed(self, run: str, night: int) -> Calm:
-        ended = embed(self.configure(run, night=night), env=self.environment)
+        ended = local_embed(self.configure(run, night=night))
         if ended.rc != 0 or ended.summary["quarantined_rows"]:
             raise RuntimeError(f"the undisturbed run ended with {ended.rc}:\n{ended.log[-3000:]}")
         return Calm(everything(self.path(ended.summary["data"]), self.fs), ended.summary["shards"]["planned"])

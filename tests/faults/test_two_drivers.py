@@ -46,7 +46,8 @@ def race(place: Place, run: str, apart: float) -> tuple[Path, Ended, Ended]:
 
 
 @pytest.mark.timeout(600 + 60 * RACES)
-@pytest.mark.parametrize("where", ["local", pytest.param("s3", marks=[pytest.mark.s3, LONG])])
+@LONG
+@pytest.mark.parametrize("where", ["local", pytest.param("s3", marks=pytest.mark.s3)])
 def test_one_works_the_other_refuses(where: str, request: pytest.FixtureRequest) -> None:
     place: Place = request.getfixturevalue(f"{where}_place")
     chance = random.Random(f"{SEED} {where}")

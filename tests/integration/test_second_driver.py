@@ -83,11 +83,11 @@ def test_stopped_by_signals_and_resumed(
     assert json.loads((output / "CURRENT.json").read_text())["rows"] == len(corpus[1])
 
 
-@pytest.mark.parametrize("seconds", [0.5, 2.5, 4.0])
+@pytest.mark.parametrize("seconds", [0.5, 3.0])
 def test_stopped_while_it_starts(
     small_corpus: Corpus, tmp_path: Path, minilm: Path, seconds: float, leftovers: Leftovers
 ) -> None:
-    """Before, while and after Ray starts: the same status, and no Ray stays behind.
+    """Before Ray starts, and while it does or after that: the same status, and no Ray stays behind.
 
     Ray's start may not be interrupted and keeps other threads from running for a while: the time is only bounded loosely.
     """

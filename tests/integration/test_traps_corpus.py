@@ -1,6 +1,6 @@
 """Corpora of traps, one for each format, through the real command: every row ends where input.md says.
 
-JSONL goes through Ray to the end; the others are planned on Ray, and embedded by replicas of this process.
+JSONL is planned and embedded on Ray, the others by replicas of this process.
 
 Once a format: plan, stop -> an object deleted, one replaced -> resume, refused -> both restored -> limit raised, published
 
@@ -16,14 +16,16 @@ import signal
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 import yaml
 
+import jobs.embed.session
 from jobs.commands.verify import verify_snapshot
+from jobs.driver.signals import Stopped
 from tests.drivers import Driver, Ended, committed, embed, receipts
 from tests.integration.trap_csv import csv_traps
 from tests.integration.trap_files import LONG, Bad, Traps
@@ -62,6 +64,10 @@ class Sprung:
         return ds.dataset(self.run / "quarantine", format="parquet").to_table()
 
 
+def _stopped(*_: object) -> NoReturn:
+    raise Stopped(signal.SIGTERM)
+
+
 @pytest.fixture(
     scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(f"traps-{name}")) for name in FORMATS]
 )
@@ -79,13 +85,18 @@ def sprung(
         "cluster": {"address": ray_head.address, "replicas": 2, "cpus_per_replica": 1, "gpus_per_replica": 0},
     }
     config.write_text(yaml.safe_dump(sections))
-    with Driver(config, "cluster.replicas=1") as driver:
-        driver.until(lambda: list(output.glob("runs/*/run.json")))
-        planned = driver.send(signal.SIGTERM)
+    if on_ray := request.param == "jsonl":
+        with Driver(config, "cluster.replicas=1") as driver:
+            driver.until(lambda: list(output.glob("runs/*/run.json")))
+            planned = driver.send(signal.SIGTERM)
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jobs.embed.session, "dispatch", _stopped)
+            planned = local_embed(config)
     assert planned.rc == 143, planned.log
     assert not receipts(output), "stopped before the first shard"
     traps.spoil()
-    refused = (embed if request.param == "jsonl" else local_embed)(config)
+    refused = (embed if on_ray else local_embed)(config)
     assert refused.rc == 3, refused.log
     assert not (output / "CURRENT.json").exists()
     traps.restore()

@@ -63,6 +63,21 @@ def test_on_a_node_that_is_gone_it_is_not(
     assert not _lost(pool, ActorDiedError()).charged
 
 
+def test_on_a_node_that_ends_between_two_questions_it_is_not(
+    pool: replica_pool.ReplicaPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draining node ends as soon as nothing runs on it: then it is dead, and no longer listed as draining."""
+    nodes = [dict(node) for node in ALIVE]
+
+    def ends() -> dict[str, int]:
+        nodes[0]["Alive"] = False
+        return {}
+
+    monkeypatch.setattr(actor_deaths.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(actor_deaths, "_draining", ends)
+    assert not _lost(pool, ActorDiedError()).charged
+
+
 def test_an_unreachable_one_is_not(pool: replica_pool.ReplicaPool) -> None:
     assert not _lost(pool, ActorUnavailableError("no answer", None)).charged
 
