@@ -133,7 +133,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     pq.write_table(table.slice(0, WARM_ROWS), warm)
     tokens, cut, limit = count_tokens(model, table.column("text").to_pylist())
     facts = {
-        "benchmark": "peers",
+        "benchmark": "earlier" if options.earlier else "peers",  # with itself: not for the tables of peers
         "hardware": hardware(),
         **commit(),
         "corpus": options.corpus.name,
