@@ -30,7 +30,7 @@ test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not ray and not s3' $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not ray and not s3' $(ARGS)
 
 faults: $(VENV)/.stamp-dev
 	REEMBED_FAULTS=all REEMBED_REPLICA_KILLS=20 REEMBED_DRIVER_KILLS=20 REEMBED_NIGHT_KILLS=20 REEMBED_RACES=20 \

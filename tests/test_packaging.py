@@ -74,6 +74,7 @@ def test_every_package_is_marked_by_an_init_file() -> None:
     assert [name for name in sorted(packages_of(files)) if f"{name.replace('.', '/')}/__init__.py" not in files] == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / EXTENSION).exists(), reason="this checkout was installed without a C compiler")
 def test_the_wheel_has_the_compiled_kernel(wheel: Path) -> None:
     assert EXTENSION in zipfile.ZipFile(wheel).namelist()
@@ -99,6 +100,7 @@ def environment(home: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HOME": str(home)}
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 def test_the_version_is_printed_at_once(installed: Path, tmp_path: Path) -> None:
     seconds = []

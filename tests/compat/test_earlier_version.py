@@ -24,7 +24,7 @@ from tests.local_replicas import local_embed
 
 Vectors = npt.NDArray[np.float32]
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def source_rows(night: int) -> dict[str, dict[str, Any]]:
@@ -137,7 +137,6 @@ def resumed(copied: Copied) -> tuple[Path, Ended]:
     return copy.output, local_embed(copy.config)
 
 
-@pytest.mark.slow
 def test_the_interrupted_run_resumes_to_the_end(resumed: tuple[Path, Ended]) -> None:
     output, ended = resumed
     assert ended.rc == 0, ended.log
@@ -154,7 +153,6 @@ def test_the_interrupted_run_resumes_to_the_end(resumed: tuple[Path, Ended]) -> 
     assert_rows_of(1, output, run_id)
 
 
-@pytest.mark.slow
 def test_resumed_rows_are_those_of_an_undisturbed_run_of_that_version(resumed: tuple[Path, Ended]) -> None:
     output, ended = resumed
     assert ended.rc == 0, ended.log
@@ -164,7 +162,6 @@ def test_resumed_rows_are_those_of_an_undisturbed_run_of_that_version(resumed: t
     assert (vectors * wanted).sum(axis=1).min() >= 0.99999
 
 
-@pytest.mark.slow
 def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied) -> None:
     """Night 3: a.jsonl is gone; in d.parquet one text changed, one row is gone, one is new, one repeats another's text."""
     copy = copied("finished", 3)

@@ -23,6 +23,7 @@ SEED, COUNT = 20_261, 300
 DEADLINE = 60.0
 
 
+@pytest.mark.slow
 def test_mutants_are_read_exactly_or_named() -> None:
     told = try_seeds(range(SEED, SEED + COUNT), sorted(originals()), DEADLINE)
     bad = [item for item in told if item.verdict.outcome in BAD]

@@ -219,6 +219,7 @@ class _Mischief:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.slow
 def test_models_that_are_never_loaded(desk: Desk, minilm: Path, tmp_path: Path) -> None:
     pickled = copy_model(minilm, tmp_path / "pickled")
     (pickled / "model.safetensors").unlink()

@@ -81,6 +81,7 @@ def parse(folder: Path, text: str, *overrides: str) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_refused_within_a_second_and_100_mb(name: str, tmp_path: Path) -> None:
     told = parse(tmp_path, BOMBS[name])

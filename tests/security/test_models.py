@@ -56,6 +56,7 @@ def trapped(minilm: Path, tmp_path: Path, sprung: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_none_goes_off(trapped: Path, minilm: Path, sprung: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trapped)
     vectors = []

@@ -51,6 +51,7 @@ def test_texts_that_changed_in_the_middle_or_were_appended(tmp_path: Path, minil
     assert plan_run(config)["rows_to_embed"] == pytest.approx(COUNT, rel=0.3)
 
 
+@pytest.mark.slow
 def test_parts_that_are_gone_hold_nothing(tmp_path: Path, minilm: Path) -> None:
     config = settings(tmp_path, minilm, run=LARGE)
     corpus_of(tmp_path / "corpus", {"a": rows("a", 60)})
@@ -62,6 +63,7 @@ def test_parts_that_are_gone_hold_nothing(tmp_path: Path, minilm: Path) -> None:
     assert plan_run(config)["rows_to_embed"] == 60
 
 
+@pytest.mark.slow
 def test_hours_and_bytes_are_those_of_the_runs_that_measured_them(tmp_path: Path, minilm: Path) -> None:
     config = settings(tmp_path, minilm, cost={"gpu_hour_usd": 2.0})
     corpus_of(tmp_path / "corpus", {"a": rows("a", 60)})

@@ -40,6 +40,7 @@ def test_hours_and_cost_by_the_rate_of_the_run_before(tmp_path: Path, minilm: Pa
     assert told_again["cost_usd"] == pytest.approx(2 * told_again["replica_hours"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_what_is_carried_over_is_not_opened(tmp_path: Path, minilm: Path) -> None:
     run = planned_run(tmp_path, minilm)
     whole = predict(run)["tokens"]
@@ -59,6 +60,7 @@ def test_sampling_ends_in_time(tmp_path: Path, minilm: Path, monkeypatch: pytest
     assert 0 < predict(run)["sampled_documents"] < every
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "words"), [("kill", "ended the process by SIGKILL"), ("raise", "ArithmeticError: the poison works")]
 )

@@ -132,6 +132,7 @@ def _changes(folder: Path) -> int:
     return mortal.changes
 
 
+@pytest.mark.slow
 def test_killed_at_every_delete_the_next_one_finishes(tmp_path: Path) -> None:
     filled = _four(tmp_path / "filled")
     total = _changes(shutil.copytree(filled, tmp_path / "undisturbed"))

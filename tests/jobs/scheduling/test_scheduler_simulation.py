@@ -90,6 +90,7 @@ def test_one_replica_with_everything_wrong_still_ends() -> None:
     assert world.scheduler.finished
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_shards_on_300_replicas_cost_microseconds_each(capsys: pytest.CaptureFixture[str]) -> None:
     shards = [make_shard(number) for number in range(100_000)]
     run = Scheduler(shards, Policy(), replicas=300, first_epoch=0)

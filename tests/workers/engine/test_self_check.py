@@ -28,6 +28,8 @@ from workers.errors import ReplicaError, UsageError
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 GOLDEN = sequences(16, 40)
 
@@ -207,7 +209,6 @@ def exact(minilm: Path) -> tuple[Encoder, TokenizedTexts]:
     return encoder, tokenizer.tokenize(TEXTS)
 
 
-@pytest.mark.slow
 def test_int8_vectors(minilm: Path, exact: tuple[Encoder, TokenizedTexts]) -> None:
     reference, tokens = exact
     _, encoder = build(minilm, precision="int8", max_tokens=64)
@@ -234,7 +235,6 @@ def threads_matter(encoder: Encoder, tokens: TokenizedTexts) -> float:
     return float(np.abs(vectors[0] - vectors[1]).max())
 
 
-@pytest.mark.slow
 def test_the_number_of_threads_does_not_matter(minilm: Path, exact: tuple[Encoder, TokenizedTexts]) -> None:
     reference, tokens = exact
     assert threads_matter(reference, tokens) <= 1e-6
