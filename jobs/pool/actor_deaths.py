@@ -52,10 +52,12 @@ def _leaving(node: str | None) -> bool:
     """
     if node is None:
         return False
-    if node in _draining():
-        return True
-    # asked last: a node whose last replica has died ends at once when it drains, and is then no longer listed as draining
-    return not any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
+    # asked again at the end: a draining node ends once nothing runs on it, and then it is no longer listed as draining
+    return not _alive(node) or node in _draining() or not _alive(node)
+
+
+def _alive(node: str) -> bool:
+    return any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())
 
 
 def _draining() -> Collection[str]:
