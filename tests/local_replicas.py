@@ -71,7 +71,7 @@ class LocalPool:
         with contextlib.suppress(queue.Empty):
             while True:
                 left = 0.0 if events else max(0.0, end - time.monotonic())
-                resolved, event = self._events.get(timeout=left) if left else self._events.get_nowait()
+                resolved, event = self._events.get(timeout=left)
                 if resolved is self._resolved:  # else it answers a call from before `configure`
                     events.append(event)
         self._ready |= {event.replica for event in events if isinstance(event, Ready)}

@@ -17,10 +17,9 @@ import pytest
 import torch
 import transformers
 
-from jobs.cli import main
 from tests.compat.conftest import FIXTURE, NIGHTS, Copied, Copy
 from tests.drivers import Ended, committed
-from tests.local_replicas import local_embed
+from tests.local_replicas import local_embed, local_run
 
 Vectors = npt.NDArray[np.float32]
 
@@ -59,15 +58,11 @@ def run_ids(output: str) -> list[str]:
     return sorted(path.parent.name for path in (FIXTURE / output).glob("runs/*/run.json"))
 
 
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+def answer(*arguments: str) -> dict[str, Any]:
     """What `reembed ARGUMENTS --json` prints; it must end with status 0."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([*arguments, "--json"])
-    text = capsys.readouterr().out
-    assert ended.value.code == 0, text
-    report: dict[str, Any] = json.loads(text)
-    return report
+    ended = local_run(*arguments, "--json")
+    assert ended.rc == 0, ended.stdout
+    return ended.summary
 
 
 def assert_rows_of(night: int, output: Path, run_id: str) -> None:
@@ -85,39 +80,39 @@ def finished(copied: Copied) -> Copy:
     return copied("finished", 2)
 
 
-def test_the_finished_snapshot_verifies(finished: Copy, capsys: pytest.CaptureFixture[str]) -> None:
-    report = answer(capsys, "verify", str(finished.config), "--sample", "40")
+def test_the_finished_snapshot_verifies(finished: Copy) -> None:
+    report = answer("verify", str(finished.config), "--sample", "40")
     assert report["findings"] == []
     assert report["min_cosine"] > 0.9999
     assert_rows_of(2, finished.output, run_ids("finished")[1])
 
 
-def test_the_finished_run_is_told_by_status_snapshots_and_files(finished: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_finished_run_is_told_by_status_snapshots_and_files(finished: Copy) -> None:
     first, second = run_ids("finished")
-    status = answer(capsys, "status", str(finished.output))
+    status = answer("status", str(finished.output))
     assert (status["run_id"], status["state"], status["published_run"]) == (second, "complete", second)
     assert status["shards"] == {"planned": 10, "done": 10, "quarantined": 0}
     assert (status["documents"], status["quarantined_rows"]) == (len(source_rows(2)), 1)
-    listed = answer(capsys, "snapshots", str(finished.output))["snapshots"]
+    listed = answer("snapshots", str(finished.output))["snapshots"]
     assert [(item["run_id"], item["current"], item["rows"]) for item in listed] == [
         (second, True, len(source_rows(2))),
         (first, False, len(source_rows(1))),
     ]
-    files = answer(capsys, "files", str(finished.output))["files"]
+    files = answer("files", str(finished.output))["files"]
     assert sorted(map(Path, files)) == sorted((finished.output / "data" / second).glob("*.parquet"))
 
 
-def test_rollback_there_and_back(copied: Copied, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rollback_there_and_back(copied: Copied) -> None:
     copy = copied("finished", 2)
     config, output = str(copy.config), str(copy.output)
     first, second = run_ids("finished")
     for night, run_id, left in ((1, first, second), (2, second, first)):
         copy.at_night(night)
-        report = answer(capsys, "rollback", config, run_id)
+        report = answer("rollback", config, run_id)
         assert (report["left"], report["changed"], report["rows"]) == (left, True, len(source_rows(night)))
         assert report["data"] == f"{output}/data/{run_id}", "the folder that it was made in is not there"
-        assert {Path(file).parent.name for file in answer(capsys, "files", output)["files"]} == {run_id}
-        assert answer(capsys, "verify", config, "--sample", "8")["findings"] == []
+        assert {Path(file).parent.name for file in answer("files", output)["files"]} == {run_id}
+        assert answer("verify", config, "--sample", "8")["findings"] == []
 
 
 def test_the_same_corpus_again_has_nothing_to_do(finished: Copy) -> None:

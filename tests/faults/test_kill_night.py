@@ -24,7 +24,6 @@ from jobs.commands.verify import verify_snapshot
 from tests.drivers import Driver, Leftovers, embed, receipts
 from tests.local_replicas import local_embed
 from tests.nights import first_night, to_second, write
-from tests.workers.families import FAMILIES, save_family
 
 SEED = 20261120
 KILLS = int(os.environ.get("REEMBED_NIGHT_KILLS", "4"))
@@ -51,12 +50,12 @@ def everything(data: str) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Nights:
+def nights(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Nights:
     folder = tmp_path_factory.mktemp("nights")
     output, first = folder / "out", folder / "first"
     sections = {
         "corpus": {"uri": f"{folder}/corpus/", "id": "id", "keep": ["place"]},
-        "model": {"name": str(save_family(minilm, folder / "model", FAMILIES["Bert"]))},
+        "model": {"name": str(small_model)},
         "output": {"uri": str(output), "keep_snapshots": 1},  # so that deleting is killed as well
         "cluster": {"address": "local", "replicas": 1, "cpus_per_replica": 1, "gpus_per_replica": 0},
         "run": {"shard_bytes": 8192},

@@ -21,18 +21,16 @@ from jobs.commands.verify import verify_snapshot
 from tests.drivers import Ended
 from tests.local_replicas import local_embed
 from tests.nights import CHANGED, DELETED, RENAMED, ROWS, first_night, second_night, to_second, write
-from tests.workers.families import FAMILIES, save_family
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory, minilm: Path) -> Path:
+def config(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Path:
     folder = tmp_path_factory.mktemp("nightly")
-    model = save_family(minilm, folder / "model", FAMILIES["Bert"])
     sections = {
         "corpus": {"uri": f"{folder}/corpus/", "id": "id", "keep": ["place"]},
-        "model": {"name": str(model)},
+        "model": {"name": str(small_model)},
         "output": {"uri": str(folder / "out")},
         "cluster": {"address": "local", "replicas": 1, "cpus_per_replica": 1, "gpus_per_replica": 0},
         "run": {"shard_bytes": 8192},  # an object of 50 rows is more than a quarter of it, and stands alone

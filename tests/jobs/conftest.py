@@ -1,4 +1,4 @@
-"""Places that the driver's tests write to: a local folder, and a bucket of the real S3 server; and a small model."""
+"""Places that the driver's tests write to: a local folder, and a bucket of the real S3 server."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import uuid
 from pathlib import Path
 
 import pytest
-
-from tests.shared import Shared
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
@@ -22,15 +20,3 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def uri(folder: str) -> str:
     """An output's."""
     return f"{folder}/out"
-
-
-@pytest.fixture(scope="session")
-def small_model(shared: Shared, minilm: Path) -> Path:
-    """A random model with MiniLM's tokenizer, for tests that never run it: its digest is computed for every request."""
-
-    def make(folder: Path) -> dict[str, str]:
-        from tests.workers.families import FAMILIES, save_family
-
-        return {"folder": str(save_family(minilm, folder / "model", FAMILIES["Bert"]))}
-
-    return Path(shared.once("small-model", make)["folder"])
