@@ -1,6 +1,6 @@
 # make demo        install into .venv, gather a real corpus, embed it on a local Ray, answer three searches
 # make test        the whole test suite (what needs an S3 server or a GPU that is not there is left out, and named)
-# make test-fast   without slow, Ray and S3 tests
+# make test-fast   without tests that are slow, measure time, or need Ray or S3
 # make faults      all of tests/faults, each case as often as docs/reliability.md says: about half an hour
 # make soak        runs under fire (tests/faults) for as long as told: make soak ARGS='--minutes 60'; prints what was injected
 # make lint        formatting, lint, types, import contracts
@@ -30,7 +30,7 @@ test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow and not ray and not s3' $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not (slow or alone or ray or s3)' $(ARGS)
 
 faults: $(VENV)/.stamp-dev
 	REEMBED_FAULTS=all REEMBED_REPLICA_KILLS=20 REEMBED_DRIVER_KILLS=20 REEMBED_NIGHT_KILLS=20 REEMBED_RACES=20 \

@@ -93,6 +93,7 @@ def test_refused_within_a_second_and_100_mb(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "OWNED").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value", [laughs(9, 9), "[" * 100_000, "!!python/object/apply:os.system [touch OWNED]", "9" * 100_000]
 )

@@ -53,6 +53,7 @@ def test_what_is_carried_over_is_not_opened(tmp_path: Path, minilm: Path) -> Non
     assert predict(replace(run, shards=carried))["tokens"] == 0
 
 
+@pytest.mark.slow
 def test_sampling_ends_in_time(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = planned_run(tmp_path, minilm)
     every = predict(run)["sampled_documents"]

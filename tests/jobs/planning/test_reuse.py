@@ -163,6 +163,7 @@ def test_a_precision_that_no_replica_has_is_planned_again(
     assert {path.name for path in (tmp_path / "out/data").iterdir() if any(path.iterdir())} == set(runs)
 
 
+@pytest.mark.slow
 def test_what_a_run_remembers_of_its_objects(tmp_path: Path, small_model: Path) -> None:
     corpus_of(tmp_path / "corpus", NIGHT_1)
     (tmp_path / "corpus/lines.jsonl").write_text('{"id": "x", "text": "one", "n": 1}\n')

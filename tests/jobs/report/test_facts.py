@@ -64,6 +64,7 @@ def test_long_pauses_are_cut_out() -> None:
     assert work.ends[19] == pytest.approx(200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, MAX_BARS, MAX_BARS + 1, 40_000])
 def test_a_timeline_stays_drawable(shards: int) -> None:
     shown = timeline(WorkingTime.of(steady(shards, 1).values()))

@@ -118,6 +118,7 @@ def test_other_families_are_not_taken_apart(tmp_path: Path) -> None:
     assert from_files(folder) == (None, True)
 
 
+@pytest.mark.slow
 def test_transformers_is_not_even_imported(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path, "Bert")
     code = (

@@ -54,6 +54,7 @@ def test_a_call_that_ends_its_process_says_how_and_harms_no_other(tmp_path: Path
     assert not psutil.pid_exists(last)
 
 
+@pytest.mark.slow
 def test_a_call_that_does_not_come_back() -> None:
     with IsolatedProcess(patience=1.0) as beside:
         beside.call(len, "")

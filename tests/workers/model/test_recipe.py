@@ -96,6 +96,7 @@ def test_pooling_modes(model: Path, config: dict[str, Any], expected: tuple[Pool
     assert read(model, pooling="max").pooling == (Pooling.MAX,), "an explicit pooling wins"
 
 
+@pytest.mark.slow
 def test_several_modes_agree_with_sentence_transformers(model: Path) -> None:
     from sentence_transformers import SentenceTransformer
 

@@ -25,6 +25,7 @@ def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shard:
     return Shard(0, tuple(slice_of(path, rows=1, first_row=0) for path in paths), 100)
 
 
+@pytest.mark.slow
 def test_the_object_is_blamed(shard: Shard) -> None:
     with pytest.raises(ObjectError, match=r"reading it ended the process by SIGABRT; upload it again") as caught:
         check_for_poison(shard, plan_of(), {})
