@@ -31,49 +31,49 @@ def scale(scratch: Path, *arguments: object) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_the_job_on_fake_replicas_ends_with_every_shard_published(tmp_path: Path) -> None:
-    options = ("--shards", 800, "--replicas", 13, "--scenario", "quiet", "storm")
+    options = ("--shards", 400, "--replicas", 7, "--scenario", "quiet", "storm")
     found = scale(tmp_path, "simulate", *options)["scenarios"]
     for result in found.values():
-        assert result["shards"] == {"planned": 800, "done": 800, "quarantined": 0}
+        assert result["shards"] == {"planned": 400, "done": 400, "quarantined": 0}
         assert (result["state"], result["published"], result["reasons"]) == ("complete", True, [])
-        assert result["requests"]["PUT receipts"] == 800
+        assert result["requests"]["PUT receipts"] == 400
         assert result["requests"].get("GET receipts", 0) < 64, "receipts were read one by one"
         assert result["requests"]["PUT CURRENT.json"] == 1
         times = result["replica_hours"]
         assert times["held"] == pytest.approx(sum(times.values()) - times["held"], abs=0.05)
     quiet, storm = found["quiet"], found["storm"]
-    assert quiet["attempts"] == 800
+    assert quiet["attempts"] == 400
     assert quiet["efficiency"] > 0.93, "loading, and the last shard of each, weigh more in so short a run"
     assert storm["happened"]["preempted"] > 0
-    assert storm["attempts"] >= 800 + storm["happened"]["hiccups"]
+    assert storm["attempts"] >= 400 + storm["happened"]["hiccups"]
 
 
 @pytest.mark.slow
 def test_efficiency_can_be_looked_at_alone(tmp_path: Path) -> None:
-    options = ("--shards", 1500, "--replicas", 25, "--scenario", "quiet", "--dispatch-only")
+    options = ("--shards", 800, "--replicas", 13, "--scenario", "quiet", "--dispatch-only")
     found = scale(tmp_path, "simulate", *options)["scenarios"]["quiet"]
-    assert (found["state"], found["published"], found["attempts"]) == ("not stored", False, 1500)
+    assert (found["state"], found["published"], found["attempts"]) == ("not stored", False, 800)
     assert found["efficiency"] > 0.93
     assert "PUT receipts" not in found["requests"]
 
 
 @pytest.mark.slow
 def test_receipts_are_found_again_without_being_read_one_by_one(tmp_path: Path) -> None:
-    found = scale(tmp_path, "receipts", "--receipts", 5000)
+    found = scale(tmp_path, "receipts", "--receipts", 2500)
     files = found["write"]["requests"]["PUT ledger"]
-    assert 15 <= files <= 20, "files of 200, and of a tenth of those logged from then on"
-    assert found["write"]["requests"] == {"PUT ledger": files, "PUT receipts": 5000}
+    assert 11 <= files <= 13, "files of 200, and of a tenth of those logged from then on"
+    assert found["write"]["requests"] == {"PUT ledger": files, "PUT receipts": 2500}
     left = found["load"]["requests"]["GET receipts"]
-    assert left < 500
-    assert found["load"]["requests"] == {"GET ledger": files, "GET receipts": left, "LIST ledger": 1, "LIST receipts": 6}
-    assert found["load_one_by_one"]["requests"]["GET receipts"] == 250
+    assert left < 250
+    assert found["load"]["requests"] == {"GET ledger": files, "GET receipts": left, "LIST ledger": 1, "LIST receipts": 4}
+    assert found["load_one_by_one"]["requests"]["GET receipts"] == 125
 
 
 @pytest.mark.slow
 def test_a_run_nearly_done_goes_on_at_once(tmp_path: Path) -> None:
-    found = scale(tmp_path, "resume", "--shards", 5000, "--done", 4500)["resume"]
-    assert found["requests"]["GET receipts"] < 450
-    assert 15 <= found["requests"]["GET ledger"] <= 20
+    found = scale(tmp_path, "resume", "--shards", 2500, "--done", 2250)["resume"]
+    assert found["requests"]["GET receipts"] < 225
+    assert 11 <= found["requests"]["GET ledger"] <= 13
     assert found["first_dispatch_seconds"] < 30
 
 
