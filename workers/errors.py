@@ -5,7 +5,8 @@ ReembedError                 every error that is shown to the user: one line, sa
 ├── RunAborted               the run stopped early and the same command resumes it               -> exit 4
 │   └── LockHeld             another driver works on this output; this one changed nothing       -> exit 4
 ├── TransientError           storage failure, timeout: tried again on any replica
-│   └── PartConflict         a part of another attempt exists and may not be replaced
+│   ├── PartConflict         a part of another attempt exists and may not be replaced
+│   └── StorageFull          the disk or quota below the output is used up: the run ends after one budget of retries
 ├── ObjectError              one source object is at fault (corrupt, deleted, replaced)
 │   ├── ObjectMissing
 │   └── ObjectChanged
@@ -38,6 +39,10 @@ class TransientError(ReembedError):
 
 class PartConflict(TransientError):
     """A part file of another attempt has the same path, and this attempt may not replace it."""
+
+
+class StorageFull(TransientError):
+    """The store has no room left, after a whole budget of retries. Trying elsewhere does not help."""
 
 
 class ObjectError(ReembedError):

@@ -1,8 +1,8 @@
 """Storage clients: one fsspec filesystem per URI, its errors translated into three kinds, calls retried with back-off.
 
     FileNotFoundError    the object does not exist
-    UsageError           waiting does not help: credentials, bucket, endpoint, region, clock, read-only folder
-    TransientError       everything else: retried for a number of seconds, then raised
+    UsageError           waiting does not help: credentials, bucket, endpoint, region, clock, read-only folder, a 400
+    TransientError       everything else: retried for a number of seconds, then raised (StorageFull: no room is left)
 
 Messages name the URI without credentials. This file does no I/O of its own.
 """
@@ -20,7 +20,8 @@ from typing import Any, TypeVar, cast
 import tenacity
 from fsspec.core import url_to_fs
 
-from workers.errors import ObjectError, TransientError, UsageError
+from workers.errors import ObjectError, StorageFull, TransientError, UsageError
+from workers.storage.credentials import causes, credentials_error, explain_credentials, may_pass, misconfigured
 from workers.storage.uris import hide_secrets, redact, refuse_secrets
 
 RETRY_SECONDS = 60.0  # a longer outage fails the attempt at the shard; the scheduler decides what follows
@@ -28,11 +29,29 @@ READ_BLOCK_BYTES = 8 << 20  # one range request while streaming an object
 CONNECTIONS = 64  # to one S3 endpoint: botocore's default of 10 would throttle the threads that list and read in parallel
 _CREDENTIALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden", "InvalidToken", "ExpiredToken",
                 "NoCredentials", "Unable to locate credentials", "UserSuspended", "PartialCredentials",
-                "ProfileNotFound")  # fmt: skip
+                "ProfileNotFound", "TokenRefreshRequired", "RequestExpired")  # fmt: skip
+_EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired", "token included in the request is expired")
 _REQUEST = ("InvalidBucketName", "Invalid bucket name", "Invalid endpoint", "PermanentRedirect", "NoRegionError",
             "AuthorizationHeaderMalformed", "CERTIFICATE_VERIFY_FAILED",
             "Session.__init__() got an unexpected keyword")  # fmt: skip
 _CLOCK = "RequestTimeTooSkewed"
+_ARCHIVED = "InvalidObjectState"  # Glacier: this object's refusal, whatever the credentials
+_FULL = ("QuotaExceeded", "InsufficientStorage", "StorageFull", "507")
+_BAD_REQUEST = 400
+_MAY_PASS = (
+    "Throttl",
+    "Timeout",
+    "TooMany",
+    "Limit",
+    "SlowDown",
+    "Busy",
+    "Digest",
+    "Checksum",
+    "SHA256",
+    "IncompleteBody",
+    "InternalError",
+    "OperationAborted",
+)  # fmt: skip - parts of the codes of a 400 that the next try may not get
 _FOLDER = (errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
 _CLIENTS = ("botocore", "aiohttp", "aiobotocore")
 _T = TypeVar("_T")
@@ -146,8 +165,12 @@ def translated(uri: str) -> Iterator[None]:
     except FileNotFoundError as error:
         if no_bucket(error):
             raise UsageError(f"{redact(uri)}: the bucket does not exist; create it or correct the uri") from None
+        if credentials_error(error) is not None:
+            raise UsageError(f"{redact(uri)}: {_explain(error)}") from None
         raise
     except Exception as error:
+        if error_code(error) == _ARCHIVED:
+            raise ObjectError(redact(uri), f"archived ({_ARCHIVED}); restore it, or leave it out of corpus.uri") from None
         kind = _kind(error)
         if kind is None:
             raise  # a defect of this program, not of the storage
@@ -157,13 +180,13 @@ def translated(uri: str) -> Iterator[None]:
 
 def error_code(error: BaseException) -> str:
     """The S3 error code in this error or in one of its causes, or ''."""
-    seen: BaseException | None = error
-    for _ in range(20):  # causes can form a cycle
-        response = getattr(seen, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", ""))
-        seen = seen and (seen.__cause__ or seen.__context__)
-    return ""
+    return str(_response(error).get("Error", {}).get("Code", ""))
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    """What the server answered, as botocore keeps it; empty: it did not answer."""
+    answers = (getattr(cause, "response", None) for cause in causes(error))
+    return next((answer for answer in answers if isinstance(answer, dict)), {})
 
 
 def no_bucket(error: BaseException) -> bool:
@@ -171,11 +194,23 @@ def no_bucket(error: BaseException) -> bool:
     return error_code(error) == "NoSuchBucket" or "bucket does not exist" in str(error)
 
 
+def no_object(error: FileNotFoundError) -> bool:
+    """Whether this says that an object is missing: not its bucket, and not a program that the client needs."""
+    return not no_bucket(error) and credentials_error(error) is None
+
+
 def _kind(error: Exception) -> type[UsageError] | type[TransientError] | None:
+    asked = credentials_error(error)
+    if asked is not None:
+        return TransientError if may_pass(asked) else UsageError
+    if _full(error):
+        return StorageFull
     text = f"{error_code(error)} {type(error).__name__} {error}"
     if isinstance(error, PermissionError) or any(
         word in text for word in (*_CREDENTIALS, *_REQUEST, "RequestTimeTooSkewed")
     ):
+        return UsageError
+    if _bad_request(error) or misconfigured(error):
         return UsageError
     if isinstance(error, OSError):
         return UsageError if error.errno in _FOLDER and not error_code(error) else TransientError
@@ -183,16 +218,45 @@ def _kind(error: Exception) -> type[UsageError] | type[TransientError] | None:
     return TransientError if error_code(error) or type(error).__module__.partition(".")[0] in _CLIENTS else None
 
 
+def _full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(word in error_code(error) for word in _FULL)
+
+
+def _bad_request(error: Exception) -> bool:
+    """A 400 that the same request always gets. Its answer to a HEAD has no code but `400`."""
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status == _BAD_REQUEST and not any(part in error_code(error) for part in _MAY_PASS)
+
+
 def _explain(error: Exception) -> str:
     """One line: what happened, and how to fix it."""
+    asked = credentials_error(error)
+    if asked is not None:
+        return explain_credentials(asked)
     code = error_code(error)
     plain = _plain(error)
+    if _full(error):
+        return f"no room is left there ({plain}); free space there, or raise the quota"
     if _CLOCK in f"{code} {plain}":
         return f"the server refuses this machine's clock ({_CLOCK}); set the clock (NTP) and run again"
-    if any(word in f"{code} {type(error).__name__} {plain}" for word in _REQUEST):
+    named = f"{code} {type(error).__name__} {plain}"
+    if any(word in named for word in _REQUEST):
         return f"wrong address or option ({plain}); check the uri, endpoint_url, region and other storage_options"
+    if misconfigured(error) and not any(word in named for word in _CREDENTIALS):
+        return (
+            f"the client refuses its configuration ({plain}); correct ~/.aws/config, the AWS_ variables or storage_options"
+        )
     if _kind(error) is UsageError and isinstance(error, OSError) and error.errno in _FOLDER:
         return f"cannot be a folder of files ({plain}); choose another uri"
+    if any(word in f"{code} {plain}" for word in _EXPIRED):
+        return f"the AWS credentials have expired ({plain}); renew them (SSO: `aws sso login`) and run again"
+    if _kind(error) is UsageError and _bad_request(error):
+        return (
+            f"the server refuses the request ({plain}); expired credentials, a wrong region, or a feature that it lacks: "
+            "check them and storage_options"
+        )
     if _kind(error) is UsageError:
         return f"access denied ({plain}); check credentials, permissions and storage_options"
     return f"storage did not answer as it should: {plain}"

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 from workers.errors import ObjectChanged, ObjectMissing, UsageError
 from workers.storage.checksums import can_check, fetch_checked
-from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, no_bucket, patiently
+from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, no_object, patiently
 from workers.storage.uris import redact
 
 
@@ -62,7 +62,7 @@ def list_objects(uri: str, options: Mapping[str, Any], *, retry_seconds: float =
         try:
             return path.rstrip("/"), fs.find(path, detail=True)
         except FileNotFoundError as error:
-            if no_bucket(error):
+            if not no_object(error):
                 raise
             return path, {}
 
