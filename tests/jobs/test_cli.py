@@ -130,3 +130,21 @@ def test_libraries_log_on_one_line_and_without_stacks(monkeypatch: pytest.Monkey
     line = OneLine(FORMAT).format(logging.makeLogRecord(given))
     assert line.endswith("W Refreshing credentials failed (ValueError: expired yesterday)")
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('model: {prompt: "a\\0b"}', "model.prompt: holds"),
+        ('corpus: {keep: [x, "\\ud800"]}', "corpus.keep.1: holds"),
+        ('output: {storage_options: {key: "\\0"}}', "output.storage_options.key: holds"),
+    ],
+)
+def test_text_that_nothing_can_hold_is_named_by_its_setting(
+    text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", str(tmp_path / "x.yaml")])
+    assert stopped.value.code == 2
+    assert told in capsys.readouterr().err

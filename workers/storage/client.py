@@ -21,7 +21,7 @@ import tenacity
 from fsspec.core import url_to_fs
 
 from workers.errors import ObjectError, StorageFull, TransientError, UsageError
-from workers.storage.credentials import causes, credentials_error, explain_credentials, may_pass, misconfigured
+from workers.storage.origin import causes, credentials_error, explain_credentials, may_pass, misconfigured, unusable
 from workers.storage.uris import hide_secrets, redact, refuse_secrets
 
 RETRY_SECONDS = 60.0  # a longer outage fails the attempt at the shard; the scheduler decides what follows
@@ -81,6 +81,7 @@ def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETR
         UsageError: unknown scheme, options that the filesystem does not accept, or a URI with a password.
     """
     refuse_secrets(uri)
+    _refuse_odd(uri, options)
     settings = dict(options)
     s3 = uri.startswith(("s3://", "s3a://"))
     brief = retry_seconds < RETRY_SECONDS
@@ -101,12 +102,32 @@ def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETR
         settings |= {"use_listings_cache": False, "client_kwargs": client}
     try:
         fs, path = url_to_fs(uri, **settings)
-    except (ImportError, ValueError, TypeError) as error:
-        raise UsageError(f"{redact(uri)}: cannot be opened: {error}; check the scheme and storage_options") from None
+    except Exception as error:  # noqa: BLE001 - whatever a filesystem's constructor raises for a URI and its options
+        raise UsageError(f"{redact(uri)}: cannot be opened: {_plain(error)}; check the scheme and storage_options") from None
     if s3:
         fs.retries = 1 if brief else 2
         _list_quickly(fs)
     return fs, path
+
+
+def _refuse_odd(uri: str, options: Mapping[str, Any]) -> None:
+    """Raises: UsageError: a URI that no operating system takes, or options of a wrong kind."""
+    if "\0" in uri or not _encodable(uri):
+        raise UsageError(f"{redact(uri)!r}: holds a character that no name can have; correct the uri")
+    for name in ("client_kwargs", "config_kwargs"):
+        if not isinstance(options.get(name, {}), Mapping):
+            raise UsageError(f"{redact(uri)}: storage_options.{name} must be a section of settings")
+    if "protocol" in options:
+        raise UsageError(f"{redact(uri)}: storage_options.protocol: the scheme of the uri says this; leave it out")
+
+
+def _encodable(uri: str) -> bool:
+    """Names that are no UTF-8 are: Python keeps their bytes as low surrogates."""
+    try:
+        os.fsencode(uri)
+    except UnicodeError:
+        return False
+    return True
 
 
 def _list_quickly(fs: Any) -> None:
@@ -172,6 +193,9 @@ def translated(uri: str) -> Iterator[None]:
         if error_code(error) == _ARCHIVED:
             raise ObjectError(redact(uri), f"archived ({_ARCHIVED}); restore it, or leave it out of corpus.uri") from None
         kind = _kind(error)
+        if kind is None and unusable(error):
+            why = f"{type(error).__name__}: {_plain(error)}"
+            raise UsageError(f"{redact(uri)}: cannot be used ({why}); check the uri and storage_options") from None
         if kind is None:
             raise  # a defect of this program, not of the storage
         # `from None`: the client's own message may hold keys, and a cause would be logged

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from workers.errors import StorageFull, TransientError, UsageError
+from workers.errors import ObjectError, StorageFull, TransientError, UsageError
 from workers.storage.client import filesystem, patiently, translated
 from workers.storage.objects import list_objects, stat_object
 from workers.storage.store import Store
@@ -79,6 +79,10 @@ def test_what_passes_is_retried_and_what_does_not_is_not() -> None:
         ("s3://bucket/x", {"endpoint_url": "foo", "key": "k", "secret": SECRET}),
         ("s3://bad_bucket!/x", {"key": "k", "secret": SECRET, "endpoint_url": "http://127.0.0.1:1"}),
         ("s3://bucket/x", {"profile": "no-such-profile"}),
+        ("s3://bucket/x", {"client_kwargs": {"no_such_option_": 1}}),
+        ("s3://bucket/x", {"session": "x", "skip_instance_cache": True}),
+        ("s3://", {}),
+        ("http://[::1", {}),
     ],
 )
 def test_a_wrong_request_is_refused_at_once(uri: str, options: dict[str, Any]) -> None:
@@ -188,3 +192,32 @@ def test_what_waiting_does_not_help_is_not_retried(status: int, code: str, kind:
 def test_a_full_disk_is_told_apart(number: int) -> None:
     with pytest.raises(StorageFull, match=r"no room is left there .*free space"), translated("/srv/out/x"):
         raise OSError(number, "full")
+
+
+@pytest.mark.parametrize(
+    ("uri", "options", "told"),
+    [
+        ("s3://bucket/x", {"client_kwargs": "x"}, "client_kwargs must be a section"),
+        ("s3://bucket/x", {"config_kwargs": None}, "config_kwargs must be a section"),
+        ("s3://bucket/x", {"protocol": "http"}, "the scheme of the uri says this"),
+        ("/srv/a\0b", {}, "no name can have"),
+        ("/srv/\ud800", {}, "no name can have"),
+    ],
+)
+def test_what_no_filesystem_takes_is_named(uri: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        filesystem(uri, options)
+
+
+def test_a_name_that_is_no_utf_8_is_taken() -> None:
+    """Python keeps its bytes as low surrogates."""
+    assert filesystem("/srv/\udcff", {})[1] == "/srv/\udcff"
+
+
+def test_an_archived_object_is_that_objects_refusal() -> None:
+    with pytest.raises(ObjectError, match=r"s3://bucket/x: archived \(InvalidObjectState\); restore it"):
+        patiently(lambda: _raise(_answered(403, "InvalidObjectState")), "s3://bucket/x")
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from workers.errors import TransientError, UsageError
-from workers.storage.credentials import credentials_error
 from workers.storage.objects import list_objects, stat_object
+from workers.storage.origin import credentials_error
 from workers.storage.store import Store
 
 SESSION = "[sso-session x]\nsso_region = us-east-1\nsso_start_url = https://example.awsapps.com/start\n"

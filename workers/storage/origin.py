@@ -1,7 +1,11 @@
-"""Errors of S3 clients while they obtain credentials: SSO, credential_process, AssumeRole, a profile's configuration.
+"""Where a storage client's error comes from, when the store itself has said nothing.
 
-Such an error is told from one of the store by where it was raised, not by its class: a credential_process that is missing
-raises FileNotFoundError, as a missing object does.
+    credentials_error    while credentials were obtained: SSO, credential_process, AssumeRole
+    misconfigured        the client refuses its own configuration
+    unusable             anywhere in the client, by a class that no network or store raises: the URI or an option is wrong
+
+Classes do not tell: a credential_process that is missing raises FileNotFoundError, as a missing object does. The frames that
+the error came through do.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ _NETWORK = ("HTTPClientError", "ConnectionError", "ConnectTimeoutError", "Endpoi
             "ConnectionClosedError", "ProxyConnectionError", "MetadataRetrievalError")  # fmt: skip
 _WEATHER = (*_NETWORK, "IncompleteReadError", "ChecksumError", "FlexibleChecksumError", "CapacityNotAvailableError",
             "AwsChunkedWrapperError")  # fmt: skip
+_CLIENTS = ("fsspec", "s3fs", "botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "huggingface_hub")
+_OURS = ("jobs", "workers", "tests")
 _PROCESS = "_retrieve_credentials_using"  # the function of (aio)botocore that runs credential_process
 
 
@@ -47,6 +53,17 @@ def misconfigured(error: BaseException) -> bool:
     """
     kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "botocore.exceptions"}
     return "BotoCoreError" in kinds and not kinds & set(_WEATHER)
+
+
+def unusable(error: BaseException) -> bool:
+    """Whether a client cannot work with the URI or the options that it was given, and says so by a class of any kind."""
+    packages = [module.partition(".")[0] for module, _ in _places(error)]
+    return (
+        not isinstance(error, OSError)
+        and packages[-1:] != []
+        and packages[-1] not in _OURS
+        and not {*packages}.isdisjoint(_CLIENTS)
+    )
 
 
 def explain_credentials(error: BaseException) -> str:
