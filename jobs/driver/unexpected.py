@@ -44,7 +44,7 @@ def stack_file(error: BaseException) -> str:
 
 def described(error: BaseException) -> str:
     """Class and message on one line, without secrets."""
-    return " ".join(hide_secrets(f"{type(error).__name__}: {error}").split())[:300]
+    return " ".join(f"{type(error).__name__}: {hide_secrets(str(error))}".split())[:300]
 
 
 def machine_full(error: BaseException) -> str | None:

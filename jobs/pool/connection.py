@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, cast
 
 import ray
@@ -51,17 +51,15 @@ def connected(config: ClusterConfig, check: Callable[[], None] = lambda: None) -
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    joined = _join(config.address, check)
-    if not joined:
-        _start(check)
+    connection = _join(config.address, check) or _start(check)
     try:
-        yield joined
+        yield connection.joined
     finally:
-        ray.shutdown()
+        connection.close()
 
 
-def _join(address: str, check: Callable[[], None]) -> bool:
-    """Join the cluster at an address; False: a local Ray is wanted.
+def _join(address: str, check: Callable[[], None]) -> _Connection | None:
+    """Join the cluster at an address; None: a local Ray is wanted.
 
     For `auto` without RAY_ADDRESS that is the cluster that `ray start` made on this machine. ray.init(address="auto") would
     not do: it also joins the private Ray of any other process on this machine, which ends with that process.
@@ -71,72 +69,94 @@ def _join(address: str, check: Callable[[], None]) -> bool:
     if starts_a_ray(address):
         standing = standing_cluster() if address == "auto" else None
         if standing is None:
-            return False
+            return None
         named, at = f"cluster.address=auto, the cluster of this machine at {standing}", standing
     elif address == "auto":
         at = os.environ[RAY_ADDRESS]
         named = f"{RAY_ADDRESS}={at}"
     code = {} if os.environ.get(IN_A_JOB) else {"runtime_env": {"py_modules": _code()}}
+    connection = _Connection(joined=True, address=at, **code)
     try:
-        _init(CONNECT_SECONDS, check, address=at, **code)
+        connection.open(CONNECT_SECONDS, check)
     except _InitFailed as error:
         raise UsageError(
             f"{named}: no Ray cluster answers there, or it wants another token than ours (RAY_AUTH_TOKEN, "
             f"~/.ray/auth_token; presented unless RAY_AUTH_MODE=disabled): {error}; correct it, or set cluster.address=local"
         ) from None
-    return True
+    return connection
 
 
-def _start(check: Callable[[], None]) -> None:
+def _start(check: Callable[[], None]) -> _Connection:
+    own = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    connection = _Connection(joined=False, address="local", **own)
     try:
-        _init(START_SECONDS, check, address="local", include_dashboard=False, object_store_memory=LOCAL_OBJECT_STORE_BYTES)
+        connection.open(START_SECONDS, check)
     except _InitFailed as error:
         raise RunAborted(
             f"the local Ray did not start: {error}; this machine may be overloaded, or short of memory or disk (its logs: "
             "session_latest/logs in Ray's temporary folder, /tmp/ray); run the same command again when it has room"
         ) from None
+    return connection
 
 
 class _InitFailed(Exception):
     """ray.init raised, or did not return in time. The message is one line."""
 
 
-def _init(seconds: float, check: Callable[[], None], **arguments: Any) -> None:
-    """ray.init within so many seconds. Raises: _InitFailed; what `check` raises."""
-    # Ray would print its version and its dashboard's address; a job's log is for the job
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
-    connecting: Future[None] = Future()
+class _Connection:
+    """ray.init and ray.shutdown in one thread, which lives in between: a local Ray ends with the thread that started it.
 
-    def connect() -> None:
+    (Its processes ask the kernel for a signal at the death of their parent, which on Linux is a thread.)
+    """
+
+    def __init__(self, *, joined: bool, **arguments: Any) -> None:
+        self.joined = joined
+        # Ray would print its version and its dashboard's address; a job's log is for the job
+        self._arguments = arguments | {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
+        self._opened: Future[None] = Future()
+        self._closed: Future[None] = Future()
+        self._close = Event()
+
+    def open(self, seconds: float, check: Callable[[], None]) -> None:
+        """Raises: _InitFailed: ray.init raised, or did not return in time. What `check` raises."""
+        end = time.monotonic() + seconds
+        with _without_warning():
+            Thread(target=self._live, daemon=True, name="ray").start()
+            while not self._opened.done():
+                wait([self._opened], _POLL_SECONDS)
+                try:
+                    check()
+                except BaseException:
+                    self._close.set()  # a Ray that is up by then is shut down in order, else left to itself
+                    wait([self._closed], LAST_SECONDS)
+                    raise
+                if time.monotonic() > end and not self._opened.done():
+                    self._close.set()
+                    raise _InitFailed(f"no answer for {seconds:.0f} s")
+        error = self._opened.exception()
+        if error is not None:
+            raise _InitFailed(on_one_line(error))
+
+    def close(self) -> None:
+        """Disconnect; a local Ray ends."""
+        self._close.set()
+        self._closed.result()
+
+    def _live(self) -> None:
         try:
-            ray.init(**arguments, **quiet)
+            ray.init(**self._arguments)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-            connecting.set_exception(error)
+            self._opened.set_exception(error)
+            self._closed.set_result(None)
+            return
+        self._opened.set_result(None)
+        self._close.wait()
+        try:
+            ray.shutdown()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._closed.set_exception(error)
         else:
-            connecting.set_result(None)
-
-    end = time.monotonic() + seconds
-    with _without_warning():
-        Thread(target=connect, daemon=True, name="ray-init").start()
-        while not connecting.done():
-            wait([connecting], _POLL_SECONDS)
-            try:
-                check()
-            except BaseException:
-                _give_up(connecting)
-                raise
-            if time.monotonic() > end and not connecting.done():
-                raise _InitFailed(f"no answer for {seconds:.0f} s")
-    error = connecting.exception()
-    if error is not None:
-        raise _InitFailed(on_one_line(error))
-
-
-def _give_up(connecting: Future[None]) -> None:
-    """Leave the thread to itself, unless it is about to end: a Ray that is up is shut down in order."""
-    wait([connecting], LAST_SECONDS)
-    if connecting.done() and connecting.exception() is None:
-        ray.shutdown()
+            self._closed.set_result(None)
 
 
 @contextlib.contextmanager
