@@ -168,7 +168,7 @@ def _describe(
     if cache:
         cache.complete_samples(objects, columns, cached)
     problems = [
-        f"{redact(source.info.uri)}: {source.problem}; it will be quarantined: mend it, write the object again, or take it out"
+        f"{redact(source.info.uri)}: {source.problem}; it will be quarantined: mend it, write the object again or remove it"
         for source in objects
         if source.problem is not None
     ]

@@ -94,7 +94,8 @@ def _list_one(uri: str, config: CorpusConfig) -> list[SourceObject]:
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{name}: no objects there; correct the uri, or put the corpus there first") from None
     except UsageError as error:
-        raise UsageError(f"corpus.uri {error} (setting corpus.storage_options)") from None
+        hint = " (setting corpus.storage_options)" if "storage_options" in str(error) else ""
+        raise UsageError(f"corpus.uri {error}{hint}") from None
     except TransientError as error:
         raise UsageError(f"{name}: cannot be listed: {error}; check corpus.storage_options and the network") from None
     _refuse_tables(listing.tables, config)
