@@ -34,7 +34,7 @@ _CREDENTIALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "
                 "NoCredentials", "Unable to locate credentials", "UserSuspended", "PartialCredentials",
                 "ProfileNotFound")  # fmt: skip
 _REQUEST = ("InvalidBucketName", "Invalid bucket name", "Invalid endpoint", "PermanentRedirect", "NoRegionError",
-            "AuthorizationHeaderMalformed", "CERTIFICATE_VERIFY_FAILED",
+            "AuthorizationHeaderMalformed", "CERTIFICATE_VERIFY_FAILED", "InvalidUrl",
             "Session.__init__() got an unexpected keyword")  # fmt: skip
 _CLOCK = "RequestTimeTooSkewed"
 _DENIED = ("AccessDenied", "Forbidden", "403")  # S3 error codes: these credentials are valid, and do not suffice
@@ -42,8 +42,7 @@ _ARCHIVED = "InvalidObjectState"
 _WEB = ("http", "https")
 _NOT_THERE = (404, 410)  # HTTP statuses
 _FOLDER = (errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
-_CLIENTS = ("botocore", "aiohttp", "aiobotocore", "adlfs", "azure", "ftplib", "gcsfs", "google", "http", "httpx",
-            "huggingface_hub", "paramiko", "requests", "smbprotocol", "ssl", "urllib3")  # fmt: skip
+_NOT_CLIENTS = ("builtins", "fsspec", "jobs", "pyarrow", "workers")  # whose exceptions are no storage client's own
 _T = TypeVar("_T")
 
 
@@ -244,8 +243,10 @@ def _kind(error: Exception) -> type[UsageError] | type[TransientError] | None:
         return UsageError
     if isinstance(error, OSError):
         return UsageError if error.errno in _FOLDER and not error_code(error) else TransientError
-    # for servers that answer with a code and no message, s3fs raises something other than OSError
-    return TransientError if error_code(error) or type(error).__module__.partition(".")[0] in _CLIENTS else None
+    if isinstance(error, NotImplementedError):
+        return UsageError
+    # for servers that answer with a code and no message, s3fs raises something other than OSError; so do other clients
+    return TransientError if error_code(error) or type(error).__module__.partition(".")[0] not in _NOT_CLIENTS else None
 
 
 def _explain(error: Exception) -> str:
@@ -254,6 +255,8 @@ def _explain(error: Exception) -> str:
     plain = _plain(error)
     if _CLOCK in f"{code} {plain}":
         return f"the server refuses this machine's clock ({_CLOCK}); set the clock (NTP) and run again"
+    if isinstance(error, NotImplementedError):
+        return f"its filesystem does not offer what is needed ({plain}); copy the objects to another store"
     if any(word in f"{code} {type(error).__name__} {plain}" for word in _REQUEST):
         return f"wrong address or option ({plain}); check the uri, endpoint_url, region and other storage_options"
     if _kind(error) is UsageError and isinstance(error, OSError) and error.errno in _FOLDER:

@@ -123,7 +123,7 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
         stream = fs.open(path, "rb", block_size=block, cache_type="readahead")
         try:
             details = getattr(stream, "details", None)
-            if not isinstance(details, dict) or details.get("size") is None:
+            if not isinstance(details, dict) or details.get("size") is None or "http" in fs.protocol:  # without its date
                 details = fs.info(path)
             return stream, _object_info(details, fs.unstrip_protocol)
         except BaseException:
