@@ -117,7 +117,8 @@ def _lists(corpus: str, output: str) -> bool:
     rest = output[len(_below(fixed)) :]
     for ours in _OURS:
         path = f"{rest}/{ours}"
-        if not _hidden(path) and (not wild or _matches(path.split("/"), wild.split("/"))):
+        patterns = (wild, f"{wild}/**") if wild else ("**",)  # a glob of folders alone means what is in them
+        if not _hidden(path) and any(_matches(path.split("/"), pattern.split("/")) for pattern in patterns):
             return True
     return False
 
