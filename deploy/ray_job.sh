@@ -6,7 +6,13 @@
 #
 # `ray job submit` ends with 1 whatever was wrong, and with 0 when the job was stopped. What is on storage is the authority;
 # overrides may therefore not name another output.uri.
+#
+# A local Ray of this machine (`make demo`, cluster.address: local) leaves a token in ~/.ray/auth_token, and a cluster that is
+# started there later asks for it. `ray job submit` presents it only with RAY_AUTH_MODE=token.
 set -u
+if [ -z "${RAY_AUTH_MODE-}" ] && { [ -n "${RAY_AUTH_TOKEN-}${RAY_AUTH_TOKEN_PATH-}" ] || [ -f "${HOME-}/.ray/auth_token" ]; }; then
+    export RAY_AUTH_MODE=token # a cluster without authentication ignores it
+fi
 ${RAY:-ray} job submit --working-dir . -- python -m jobs.embed "$@"
 submitted=$?
 told=$(${REEMBED:-reembed} status "$1" --json) || exit 2 # nothing was ever begun there

@@ -7,6 +7,7 @@ imported when it is called, so that --help and --version answer at once.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -16,10 +17,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from jobs.driver.log_lines import StderrHandler
+from jobs.driver.unexpected import described, hook, machine_full, stack_file
 from workers import __version__
 from workers.errors import ReembedError, UsageError
 
-EXIT_OK, EXIT_USAGE, EXIT_REFUSED, EXIT_ABORTED = 0, 2, 3, 4
+EXIT_OK, EXIT_DEFECT, EXIT_USAGE, EXIT_REFUSED, EXIT_ABORTED = 0, 1, 2, 3, 4
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 app = typer.Typer(
     name="reembed",
@@ -154,24 +158,46 @@ def search(
 
 
 def _print(report: dict[str, Any], as_json: bool, as_text: Callable[[dict[str, Any]], str]) -> None:
-    print(json.dumps(report, ensure_ascii=False, default=str) if as_json else as_text(report), flush=True)
+    try:
+        print(json.dumps(report, ensure_ascii=False, default=str) if as_json else as_text(report), flush=True)
+    except BrokenPipeError:  # `reembed files … | head`: its reader has seen enough
+        sys.stdout = io.StringIO()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `reembed` and `python -m jobs.<command>`; ends the process with the contract's exit status."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname).1s %(message)s")
-    logging.getLogger("reembed").setLevel(os.environ.get("REEMBED_LOG", "INFO").upper())
+    as_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
+        _set_up_streams()
         app(args=arguments, standalone_mode=True)
     except ReembedError as error:
         status = EXIT_USAGE if isinstance(error, UsageError) else getattr(error, "exit_status", EXIT_ABORTED)
-        _fail(error, status, as_json="--json" in (sys.argv[1:] if arguments is None else arguments))
+        _fail(str(error), status, as_json=as_json)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except Exception as error:  # noqa: BLE001 - the last resort: a stack is for those who mend the defect
+        lacks = machine_full(error)
+        if lacks is not None:
+            _fail(lacks, EXIT_ABORTED, as_json=as_json)
+        told = f"a defect of reembed: {described(error)}; report it with its stack, which is in {stack_file(error)}"
+        _fail(told, EXIT_DEFECT, as_json=as_json)
 
 
-def _fail(error: ReembedError, status: int, *, as_json: bool) -> None:
-    one_line = str(error).replace("\n", " ")  # names and values that it quotes may hold line ends
+def _set_up_streams() -> None:
+    """Log lines to stderr. Names that are no UTF-8 are printed escaped, where a strict stream would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if not logging.getLogger().handlers:  # else this process is another program's, which has its own
+        logging.basicConfig(handlers=[StderrHandler()], level=logging.WARNING)
+    level = os.environ.get("REEMBED_LOG", "INFO").upper()
+    if level not in LEVELS:
+        raise UsageError(f"REEMBED_LOG={level[:60]}: write one of {', '.join(LEVELS)}")
+    logging.getLogger("reembed").setLevel(level)
+
+
+def _fail(message: str, status: int, *, as_json: bool) -> NoReturn:
+    one_line = message.replace("\n", " ")  # names and values that it quotes may hold line ends
     print(f"reembed: {one_line}", file=sys.stderr, flush=True)
     if as_json:
         print(json.dumps({"error": one_line, "exit_status": status}), flush=True)
@@ -185,13 +211,13 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     aborts the process ("terminate called without an active exception", exit 134), although all the work is done.
     """
     status: object = 0
+    hook()
     try:
         main(arguments)
     except SystemExit as ended:
         status = ended.code
-    except BaseException:  # noqa: BLE001 - a bug: shown with its traceback, as the interpreter would
-        sys.excepthook(*sys.exc_info())
-        status = 1
+    except BaseException:  # noqa: BLE001 - stderr is closed, or a second error came while the first was told
+        status = EXIT_DEFECT
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # closed at the other end

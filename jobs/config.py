@@ -6,6 +6,7 @@ It is composed of the sections of workers/config.py and the driver's own.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -162,6 +163,9 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 def parse_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
     """Validate a mapping; `origin` names it in errors."""
+    odd = _odd_text(raw)
+    if odd is not None:
+        raise UsageError(f"{origin}: {odd}: holds a character that no name or text can have (NUL or half a surrogate pair)")
     try:
         return RunConfig.model_validate(dict(raw))
     except ValidationError as error:
@@ -211,6 +215,22 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise UsageError(f"{shown}: {_cut(name, 60)} is not a section")
         node = child
     node[leaf] = _parse(text, shown) if text else ""
+
+
+def _odd_text(value: object, name: str = "") -> str | None:
+    """The first setting, or its key, whose text no file, column or message could hold. Escaped bytes of file names can."""
+    if isinstance(value, str):
+        try:
+            return name if "\0" in value or not isinstance(os.fsencode(value), bytes) else None
+        except UnicodeError:
+            return name
+    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        at = _cut(f"{name}.{key}".lstrip("."), 200)
+        found = (_odd_text(key, ascii(at)) if isinstance(key, str) else None) or _odd_text(inner, at)
+        if found is not None:
+            return found
+    return None
 
 
 def _explain(errors: Iterable[Any]) -> list[str]:

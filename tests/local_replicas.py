@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,7 +121,7 @@ def _no_ray() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _connected(config: ClusterConfig) -> Iterator[bool]:
+def _connected(config: ClusterConfig, check: Callable[[], None]) -> Iterator[bool]:
     """Only a local cluster is there: a run with another address must not need one."""
     if config.address != "local":
         raise UsageError(f"cluster.address={config.address}: no Ray cluster there")

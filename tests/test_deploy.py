@@ -118,6 +118,25 @@ def test_a_ray_job(stub: Stub, submitted: int, state: str | None, ends: int) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("token", "env", "mode"),
+    [
+        (False, {}, ""),
+        (True, {}, "token"),
+        (True, {"RAY_AUTH_MODE": "disabled"}, "disabled"),
+        (False, {"RAY_AUTH_TOKEN": "secret"}, "token"),
+    ],
+)
+def test_a_token_of_an_earlier_local_ray_is_presented(stub: Stub, token: bool, env: dict[str, str], mode: str) -> None:
+    (stub.folder / ".ray").mkdir()
+    if token:
+        (stub.folder / ".ray" / "auth_token").write_text("secret")
+    (stub.bin / "ray").write_text('#!/bin/sh\necho "mode=${RAY_AUTH_MODE-}"\n')
+    clean = {"RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "", "HOME": str(stub.folder)}
+    done = stub.run([str(DEPLOY / "ray_job.sh"), "night.yaml"], [0], '{"state": "complete"}', **clean | env)
+    assert f"mode={mode}\n" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["airflow_dag.py", "prefect_flow.py"])
 def test_a_flow_runs_the_command_and_knows_its_statuses(name: str) -> None:
     tree = ast.parse((DEPLOY / name).read_text())

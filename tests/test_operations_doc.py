@@ -73,6 +73,6 @@ def test_queries_name_metrics_that_exist() -> None:
 
 
 def test_every_exit_status_and_state_has_an_entry() -> None:
-    assert _entries("Exit statuses") == ["0", "2", "3", "4", "130", "143"]
+    assert _entries("Exit statuses") == ["0", "1", "2", "3", "4", "130", "143"]
     assert set(_entries("As a Ray job")) >= {"0", "2", "3", "4", "130", "143"}
     assert all(f"`{state.value}`" in TEXT for state in RunState)

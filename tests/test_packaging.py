@@ -22,6 +22,7 @@ from tests.sessions import ROOT
 from tests.shared import Shared
 
 PACKAGES = ("jobs", "workers")
+ENTRY = "reembed.py"  # outside both
 EXTENSION = "workers/engine/kernels/_attention" + sysconfig.get_config_var("EXT_SUFFIX")
 
 
@@ -43,7 +44,7 @@ def wheel(shared: Shared) -> Path:
     """Built from a copy: in the checkout itself, files of an earlier build would get into it."""
 
     def build(folder: Path) -> dict[str, str]:
-        for name in (*source_files(), "pyproject.toml", "README.md"):
+        for name in (*source_files(), ENTRY, "pyproject.toml", "README.md"):
             (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / "source" / name)
         pip("wheel", str(folder / "source"), "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
@@ -66,6 +67,7 @@ def test_the_wheel_has_every_package_of_the_tree(wheel: Path) -> None:
     data = {name for name in source_files() if not name.endswith(".py")}
     assert {"jobs/py.typed", "workers/py.typed"} <= data
     assert sorted(set(names) - {EXTENSION}) == source_files()
+    assert ENTRY in zipfile.ZipFile(wheel).namelist()
 
 
 def test_every_package_is_marked_by_an_init_file() -> None:

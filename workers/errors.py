@@ -2,10 +2,12 @@
 
 ReembedError                 every error that is shown to the user: one line, says what is wrong and how to fix it
 ├── UsageError               configuration, credentials, model or schema; nothing was started    -> exit 2
+│   └── AccessDenied         the store knows who asks, and refuses this object, or all of them
 ├── RunAborted               the run stopped early and the same command resumes it               -> exit 4
 │   └── LockHeld             another driver works on this output; this one changed nothing       -> exit 4
 ├── TransientError           storage failure, timeout: tried again on any replica
-│   └── PartConflict         a part of another attempt exists and may not be replaced
+│   ├── PartConflict         a part of another attempt exists and may not be replaced
+│   └── StorageFull          the disk or quota below the output is used up: the run ends after one budget of retries
 ├── ObjectError              one source object is at fault (corrupt, deleted, replaced)
 │   ├── ObjectMissing
 │   └── ObjectChanged
@@ -24,6 +26,10 @@ class UsageError(ReembedError):
     """The request itself cannot be carried out: configuration, credentials, model, schema."""
 
 
+class AccessDenied(UsageError):
+    """The store refuses an object to these credentials. Whether it refuses others as well only they can tell."""
+
+
 class RunAborted(ReembedError):
     """The run stopped before its end. Committed shards stay; the same command resumes the run."""
 
@@ -38,6 +44,10 @@ class TransientError(ReembedError):
 
 class PartConflict(TransientError):
     """A part file of another attempt has the same path, and this attempt may not replace it."""
+
+
+class StorageFull(TransientError):
+    """The store has no room left, after a whole budget of retries. Trying elsewhere does not help."""
 
 
 class ObjectError(ReembedError):

@@ -6,7 +6,6 @@ one listing. A sample of JSON records proves that a column exists, not that it i
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,13 @@ from jobs.corpus.footers import read_range
 from jobs.corpus.listing import SourceObject
 from jobs.corpus.schema import Columns
 from workers.config import CorpusConfig
+from workers.reading.first_look import decompressed_head
 from workers.reading.formats.registry import FORMATS
 from workers.reading.formats.traits import HeadSample
 
 SAMPLE_OBJECTS = 16
 SAMPLE_BYTES = 256 << 10  # of compressed bytes fetched, and of decompressed records parsed, for each sampled object
 MOST_LEVELS = 32  # of a kept value's nesting; what is nested deeper is kept as text
-log = logging.getLogger("reembed")
 
 
 def sample_columns(objects: Sequence[SourceObject], config: CorpusConfig) -> tuple[dict[int, Columns], list[str]]:
@@ -62,7 +61,7 @@ def sample_columns(objects: Sequence[SourceObject], config: CorpusConfig) -> tup
 def _sample(source: SourceObject, config: CorpusConfig) -> HeadSample | None:
     if source.traits.sample is None:
         raise ValueError(f"{source.format} is not sampled")
-    return source.traits.sample(*read_head(source, config, SAMPLE_BYTES), source.info.uri)
+    return source.traits.sample(*read_head(source, config, SAMPLE_BYTES), source.info.uri, config)
 
 
 def read_head(source: SourceObject, config: CorpusConfig, limit: int) -> tuple[bytes, bool]:
@@ -80,22 +79,6 @@ def read_head(source: SourceObject, config: CorpusConfig, limit: int) -> tuple[b
         return data, fetched == source.info.size
     head = decompressed_head(data, source.compression, limit)
     return head, fetched == source.info.size and len(head) < limit
-
-
-def decompressed_head(data: bytes, codec: Any, limit: int) -> bytes:
-    """At most `limit` bytes of what a compressed stream's beginning holds; the stream may be cut, or break, anywhere."""
-    head = bytearray()
-    with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
-        while len(head) < limit:
-            try:
-                piece = stream.read(min(limit - len(head), 16 << 10))
-            except OSError as error:  # the cut: what came before it is good
-                log.debug("sample ends after %d bytes: %s", len(head), error)
-                break
-            if not piece:
-                break
-            head += piece
-    return bytes(head)
 
 
 def _pooled_types(records: Sequence[dict[str, Any]], keep: Sequence[str]) -> tuple[dict[str, pa.DataType], list[str]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from jobs.driver.process_identity import Identity
+from jobs.driver.process_identity import Identity, Life
 from workers.errors import RunAborted
 from workers.storage.store import Store
 from workers.table.paths import LOCK, lock_claim
@@ -71,6 +71,19 @@ class Claims:
     def delete(self, generations: Iterable[int]) -> None:
         """A store that refuses is only logged."""
         self._store.discard(map(lock_claim, generations))
+
+
+def working_driver(store: Store) -> Claim | None:
+    """Who holds the lock of an output, as far as storage and this machine tell; nothing is waited for.
+
+    None: nobody, or a process of this machine that is no longer running. A driver that was killed on another machine still
+    counts: only the lock itself watches its beat. Raises: UsageError, RunAborted, TransientError.
+    """
+    claims = Claims(store)
+    claim = claims.read(claims.highest())
+    if claim is None or claim.state is LockState.RELEASED:
+        return None
+    return None if Identity.mine().life_of(claim.holder) is Life.DEAD else claim
 
 
 def _encode(claim: Claim) -> bytes:

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from workers.errors import RunAborted
 
@@ -60,44 +59,6 @@ def _give_up(number: int) -> None:
     """End the process: storage or Ray did not answer in time. Committed shards stay committed; the lock becomes stale."""
     print("reembed: stopped without tidying up: storage or Ray did not answer in time", file=sys.stderr, flush=True)
     os._exit(128 + number)
-
-
-@contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Keep our handlers of SIGTERM and SIGINT inside the block: ray.init would replace them; it has no option against that.
-
-    Ray's handler raises SystemExit at whatever line the main thread executes. Inside a destructor, or while `logging` holds
-    a lock, the exception is swallowed: the signal is lost, the lock stays held, and the driver hangs.
-    """
-    install = signal.signal
-
-    def refuse(number: int, handler: Any) -> Any:
-        return signal.getsignal(number) if number in SIGNALS else install(number, handler)
-
-    signal.signal = refuse  # type: ignore[assignment] # Ray calls signal.signal
-    try:
-        yield
-    finally:
-        signal.signal = install
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError inside the block after `seconds`. Does nothing outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def late(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"no answer for {seconds:.0f} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from jobs.cli import run
+from reembed import run
 
 run(["embed", *sys.argv[1:]])

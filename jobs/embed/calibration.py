@@ -28,6 +28,7 @@ log = logging.getLogger("reembed")
 CALIBRATION_SHARDS = 8  # spread over the corpus
 MOST_LOST = 3  # replicas that may die while they load before the run is aborted
 _WAIT_SECONDS = 0.25
+_TELL_SECONDS = 30.0  # how often the log says that nothing is ready yet
 
 
 class Calibration(NamedTuple):
@@ -70,12 +71,17 @@ def try_precision(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFl
 
 
 def _first_ready(run: RunOutline, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> tuple[int, Mapping[str, Any]]:
-    deadline = time.monotonic() + run.config.cluster.replica_ready_seconds
+    began = told = time.monotonic()
+    deadline = began + run.config.cluster.replica_ready_seconds
+    log.info("starting %d replicas, which load the model; the first one that is ready begins the run", shape.replicas)
     for replica in range(shape.replicas):
         pool.execute(StartReplica(replica))
     reasons: list[str] = []
     while time.monotonic() < deadline:
         stop.check()
+        if time.monotonic() - told >= _TELL_SECONDS:
+            told = time.monotonic()
+            log.info("0 of %d replicas are ready after %.0f s", shape.replicas, told - began)
         for event in pool.wait(_WAIT_SECONDS):
             match event:
                 case Ready(replica, facts):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("reembed")
 
+UV_HOOK = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+"""Under `uv run` Ray would start each replica by `uv run` in a copy of the project, without its environment: for nodes that
+lack it. Replicas of this machine have the driver's own. Somebody's own setting wins."""
+
 
 def embed_corpus(config: RunConfig) -> dict[str, Any]:
     """Run or resume. Returns the summary, which is also stored with the run.
@@ -72,7 +77,7 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
         log.info("nothing to do: snapshot %s was made from this corpus with these settings", run.run_id)
         return summary | {"unchanged": True}
     if isinstance(run, PlannedRun) and run.embeds:
-        require_cluster(config.cluster.address)
+        require_cluster(config.cluster.address)  # for a run that exists, once its receipts show that Ray is needed
     probe_atomic_create(request.store, PROBES)
     with lock, stop_flag() as stop:
         run = find_resumable(request) or run  # another driver may have begun it meanwhile
@@ -203,6 +208,7 @@ def _open_session(driver: DriverContext, run: Run | PlannedRun) -> Session:
     """Connect to Ray, which is imported only here. If Ray is started locally, the golden reference is computed meanwhile."""
     reference = None
     if starts_a_ray(run.config.cluster.address):
+        os.environ.setdefault(UV_HOOK, "0")  # before ray is imported, which reads it then
         computed = golden_reference_file(run.config.model, run.request.model, run.request.recipe)
         reference = driver.resources.enter_context(computed)
     from jobs.embed.session import Session

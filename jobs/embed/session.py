@@ -103,7 +103,7 @@ class Session:
         if driver.metrics.connected:
             return
         with ExitStack() as connection:
-            joined = connection.enter_context(connected(run.config.cluster))
+            joined = connection.enter_context(connected(run.config.cluster, driver.stop.check))
             (driver.resources if joined else self._opened).push(connection.pop_all())
         if joined:
             driver.metrics.connect(recorder)

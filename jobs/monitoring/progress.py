@@ -21,6 +21,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from jobs.state.stored_shards import text_bytes_of, total_text_bytes
 from workers.records.shard import Receipt, ReplicaStats, Shard
@@ -165,15 +166,20 @@ class Progress:
         return sum(view.busy for view in self._replicas.values()) / len(self._replicas) if self._replicas else 0.0
 
     def _picture(self, snapshot: Mapping[str, Any]) -> Group:
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for _ in range(3):
+            table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column()  # the one that is cut first where the terminal is narrow
         for replica in snapshot["replicas"][:DRAWN_REPLICAS]:
             table.add_row(
                 f"replica {replica['replica']}",
-                f"{replica.get('node', '')} {replica.get('device', '')}",
                 f"busy {replica['busy']:.0%}",
                 f"{replica['documents']:,} documents",
+                Text(f"{replica.get('node', '')} {replica.get('device', '')}", no_wrap=True, overflow="ellipsis"),
             )
-        return Group(_line(snapshot), ProgressBar(total=1.0, completed=snapshot["done_share"], width=60), table)
+        bar = Table.grid()  # rich's bar ends without a line end; in a grid it has a line of its own
+        bar.add_row(ProgressBar(total=1.0, completed=snapshot["done_share"], width=60))
+        return Group(Text(_line(snapshot)), bar, table)
 
 
 def _embedded(receipt: Receipt) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.config import RunConfig
+from jobs.driver.layout import require_apart, require_lasting
 from jobs.driver.preflight import require_endpoint, require_output
 from jobs.state.records import settings_fingerprint
 from workers.errors import UsageError
@@ -44,6 +45,8 @@ class Request:
     @classmethod
     def resolve(cls, config: RunConfig) -> Request:
         """Raises: UsageError: the model cannot be used, or the output cannot be reached. TransientError."""
+        require_lasting(config.output.uri)
+        require_apart(config.corpus, config.output)
         store = Store(config.output.uri, config.output.storage_options)
         require_output(config.output, store)
         require_endpoint(config.model.name, config.model.storage_options, "model.name")

@@ -3,6 +3,9 @@
 connected()           joins or starts, and disconnects at the end of the block
 cluster_resources()   what the cluster has
 recorder()            where a figure of jobs/monitoring/metrics.py goes
+
+ray.init runs in a thread of its own. It retries for minutes inside calls that no signal interrupts, and catches what a
+signal handler raises between them. The main thread waits for it: deadlines and signals hold whatever Ray does.
 """
 
 from __future__ import annotations
@@ -10,8 +13,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, cast
 
 import ray
@@ -20,70 +26,156 @@ from ray.util.metrics import Counter, Gauge, Histogram
 import jobs
 import workers
 from jobs.config import ClusterConfig
-from jobs.driver.signals import deadline, handlers_kept
+from jobs.driver.preflight import IN_A_JOB, RAY_ADDRESS, require_cluster, standing_cluster, starts_a_ray
 from jobs.monitoring.metrics import Kind, Metric
-from jobs.pool.error_text import first_line
-from workers.errors import ReembedError, UsageError
+from jobs.pool.error_text import on_one_line
+from workers.errors import RunAborted, UsageError
 
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
-CONNECT_SECONDS = 90.0  # Ray alone would wait for ever on a cluster that has gone or wants another token
-IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for its entry point
+CONNECT_SECONDS = 90.0  # Ray alone would wait for 14 minutes on a cluster that has gone, for ever on one of another token
+START_SECONDS = 300.0  # for a local Ray on a busy machine: longer than Ray's own limits, so that its reason is told
+LAST_SECONDS = 1.0  # that a signal leaves ray.init to end, so that what it has started is stopped in order
+_POLL_SECONDS = 0.1
+_NO_HANDLER = "SIGTERM handler is not set"  # a warning of ray.init in a thread; the driver has handlers of its own
 
 
 @contextlib.contextmanager
-def connected(config: ClusterConfig) -> Iterator[bool]:
+def connected(config: ClusterConfig, check: Callable[[], None] = lambda: None) -> Iterator[bool]:
     """Connect to Ray for the length of the block. Yields whether a running cluster was joined; that one is left running.
 
+    Args:
+        check: called several times a second while Ray connects; what it raises ends the attempt.
+
     Raises:
-        UsageError: there is no cluster at the address.
+        UsageError: there is no cluster at the address. RunAborted: a local Ray did not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray would print its version and its dashboard's address; a job's log is for the job
-    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
-    joining = arguments | ({} if os.environ.get(IN_A_JOB) else {"runtime_env": {"py_modules": _code()}})
-    own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    connection = _join(config.address, check) or _start(check)
     try:
-        with deadline(CONNECT_SECONDS), handlers_kept():
-            joined = config.address != "local"
-            if not joined:
-                ray.init(address="local", **own, **arguments)
-            elif config.address != "auto":
-                ray.init(address=config.address, **joining)
-            elif os.environ.get("RAY_ADDRESS"):
-                ray.init(**joining)
-            else:
-                joined = _join_or_start(own | arguments, joining)
-    except Exception as error:
-        if isinstance(error, ReembedError):
-            raise
-        raise UsageError(
-            f"cluster.address={config.address}: no Ray cluster there, or it wants another token than ours (RAY_AUTH_TOKEN, "
-            f"~/.ray/auth_token): {first_line(error)}"
-        ) from None
-    try:
-        yield joined
+        yield connection.joined
     finally:
-        ray.shutdown()
+        connection.close()
+
+
+def _join(address: str, check: Callable[[], None]) -> _Connection | None:
+    """Join the cluster at an address; None: a local Ray is wanted.
+
+    For `auto` without RAY_ADDRESS that is the cluster that `ray start` made on this machine. ray.init(address="auto") would
+    not do: it also joins the private Ray of any other process on this machine, which ends with that process.
+    """
+    require_cluster(address)
+    named, at = f"cluster.address={address}", address
+    if starts_a_ray(address):
+        standing = standing_cluster() if address == "auto" else None
+        if standing is None:
+            return None
+        named, at = f"cluster.address=auto, the cluster of this machine at {standing}", standing
+    elif address == "auto":
+        at = os.environ[RAY_ADDRESS]
+        named = f"{RAY_ADDRESS}={at}"
+    code = {} if os.environ.get(IN_A_JOB) else {"runtime_env": {"py_modules": _code()}}
+    connection = _Connection(joined=True, address=at, **code)
+    try:
+        connection.open(CONNECT_SECONDS, check)
+    except _InitFailed as error:
+        raise UsageError(
+            f"{named}: no Ray cluster answers there, or it wants another token than ours (RAY_AUTH_TOKEN, "
+            f"~/.ray/auth_token; presented unless RAY_AUTH_MODE=disabled): {error}; correct it, or set cluster.address=local"
+        ) from None
+    return connection
+
+
+def _start(check: Callable[[], None]) -> _Connection:
+    own = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    connection = _Connection(joined=False, address="local", **own)
+    try:
+        connection.open(START_SECONDS, check)
+    except _InitFailed as error:
+        raise RunAborted(
+            f"the local Ray did not start: {error}; this machine may be overloaded, or short of memory or disk (its logs: "
+            "session_latest/logs in Ray's temporary folder, /tmp/ray); run the same command again when it has room"
+        ) from None
+    return connection
+
+
+class _InitFailed(Exception):
+    """ray.init raised, or did not return in time. The message is one line."""
+
+
+class _Connection:
+    """ray.init and ray.shutdown in one thread, which lives in between: a local Ray ends with the thread that started it.
+
+    (Its processes ask the kernel for a signal at the death of their parent, which on Linux is a thread.)
+    """
+
+    def __init__(self, *, joined: bool, **arguments: Any) -> None:
+        self.joined = joined
+        # Ray would print its version and its dashboard's address; a job's log is for the job
+        self._arguments = arguments | {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
+        self._opened: Future[None] = Future()
+        self._closed: Future[None] = Future()
+        self._close = Event()
+
+    def open(self, seconds: float, check: Callable[[], None]) -> None:
+        """Raises: _InitFailed: ray.init raised, or did not return in time. What `check` raises."""
+        end = time.monotonic() + seconds
+        with _without_warning():
+            Thread(target=self._live, daemon=True, name="ray").start()
+            while not self._opened.done():
+                wait([self._opened], _POLL_SECONDS)
+                try:
+                    check()
+                except BaseException:
+                    self._close.set()  # a Ray that is up by then is shut down in order, else left to itself
+                    wait([self._closed], LAST_SECONDS)
+                    raise
+                if time.monotonic() > end and not self._opened.done():
+                    self._close.set()
+                    raise _InitFailed(f"no answer for {seconds:.0f} s")
+        error = self._opened.exception()
+        if error is not None:
+            raise _InitFailed(on_one_line(error))
+
+    def close(self) -> None:
+        """Disconnect; a local Ray ends."""
+        self._close.set()
+        self._closed.result()
+
+    def _live(self) -> None:
+        try:
+            ray.init(**self._arguments)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+            self._opened.set_exception(error)
+            self._closed.set_result(None)
+            return
+        self._opened.set_result(None)
+        self._close.wait()
+        try:
+            ray.shutdown()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._closed.set_exception(error)
+        else:
+            self._closed.set_result(None)
+
+
+@contextlib.contextmanager
+def _without_warning() -> Iterator[None]:
+    log = logging.getLogger("ray._private.worker")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_NO_HANDLER)
+
+    log.addFilter(wanted)
+    try:
+        yield
+    finally:
+        log.removeFilter(wanted)
 
 
 def _code() -> list[str]:
     """Folders of this program's packages, for nodes that lack them. A Ray job's working_dir has them; Ray refuses both."""
     return [str(Path(module.__file__ or "").parent) for module in (jobs, workers)]
-
-
-def _join_or_start(start: dict[str, Any], join: dict[str, Any]) -> bool:
-    """Join the cluster that `ray start` made on this machine, if there is one (True); else start a local Ray (False).
-
-    address="auto" would not do: it also joins the private Ray of any other process on this machine, which ends with that
-    process.
-    """
-    try:
-        ray.init(**start)
-    except ValueError:  # Ray refuses our object store size before it connects: a cluster is there, with its own size
-        ray.init(**join)
-        return True
-    return False
 
 
 def cluster_resources() -> dict[str, float]:

@@ -33,6 +33,11 @@ def first_line(error: BaseException) -> str:
     return _lines(error)[0]
 
 
+def on_one_line(error: BaseException) -> str:
+    """The whole message without line ends, at most 400 characters; the error's class when it has no message."""
+    return " ".join(_lines(error))[:400]
+
+
 def last_line(error: BaseException) -> str:
     """The message's last line: of a traceback, the exception."""
     return _lines(error)[-1]

@@ -4,6 +4,7 @@ By the failure's blame:
     OBJECT          once two replicas agree, the object is excluded and the shard runs without it
     SHARD           charged to the shard; after `max_attempts`, made on two replicas, it is quarantined
     NOBODY          not charged: retried after a back-off; more than `max_uncharged` of one shard abort the run
+    OUTPUT          the run is aborted: the attempt has tried for its whole budget, and no other would do better
     replica died    charged to the shard if it was the only one in flight. Otherwise none is charged: each shard in
                     flight becomes a suspect and runs alone from then on, which shows whether it is the cause
 An aborted run can be resumed. Does not know: which replica does what next, deadlines, commands.
@@ -29,7 +30,10 @@ class BlameAssigner:
     def attempt_failed(self, history: History, replica: int, failure: Failure, now: float) -> None:
         """An attempt ended with an exception that is not the replica's fault."""
         uri = failure.object_uri
-        if failure.blame is Blame.NOBODY:
+        if failure.blame is Blame.OUTPUT:
+            self._backlog.put(history, now)
+            self._abort(failure.reason)
+        elif failure.blame is Blame.NOBODY:
             self.attempt_interrupted(history, failure.reason, now, self._policy.backoff(history.uncharged + 1))
         elif failure.blame is Blame.OBJECT and uri is not None and history.may_blame(uri):
             history.blame(uri, replica, failure.reason, one_suffices=self._policy.max_attempts == 1)

@@ -15,6 +15,7 @@ The process ends together with its owner, even if that is killed: its socket is 
 from __future__ import annotations
 
 import contextlib
+import copy
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -47,7 +49,7 @@ class IsolatedProcess:
     def call(self, function: Callable[..., _T], *arguments: object) -> _T:
         """Call `function` in the process and return its result. What it raises is raised here.
 
-        Exceptions are pickled, so their class must be constructible from `args`.
+        Exceptions are pickled. One that does not survive it arrives as a RuntimeError with its class and message.
 
         Raises:
             ProcessEnded: the input is to blame. OSError, RuntimeError: no process can be started.
@@ -133,6 +135,18 @@ def serve(descriptor: int) -> None:
         except EOFError:
             return
         except Exception as error:  # noqa: BLE001 - sent to the caller, which raises it
-            answer = (False, error)
+            answer = (False, _portable(error))
         with contextlib.suppress(OSError):  # the owner is gone; the next recv() raises EOFError
             line.send(answer)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one that says the same: an error that cannot be made again from its pickle would end the caller."""
+    try:
+        again = copy.copy(error)  # made again as unpickling does
+        ForkingPickler.dumps(error)
+    except Exception:  # noqa: BLE001 - whatever the class's own constructor and attributes raise
+        again = None
+    if type(again) is type(error) and str(again) == str(error):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")

@@ -138,6 +138,13 @@ def check_model(folder: Path, name: str) -> None:
 
 
 def _locate(config: ModelConfig) -> tuple[Path, str | None]:
+    try:
+        return _find(config)
+    except (OSError, RuntimeError) as error:  # a name that no path can be, or another user's home that is unknown
+        raise UsageError(f"model.name={redact(config.name)[:200]}: {str(error)[:200]}; correct the name") from None
+
+
+def _find(config: ModelConfig) -> tuple[Path, str | None]:
     name = config.name
     path = _package_folder(name) if name.startswith(PACKAGE) else Path(name).expanduser()
     remote = "://" in name

@@ -144,6 +144,7 @@ class Blame(StrEnum):
     OBJECT = "object"  # one source object: two replicas must agree, then it is excluded
     SHARD = "shard"  # the attempt failed: counts against the shard
     NOBODY = "nobody"  # storage failure: retried, counted separately, up to a limit
+    OUTPUT = "output"  # no room is left where the output is: the run ends
     REPLICA = "replica"  # the process must be replaced; its shards become suspects
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from workers.config import Precision
 from workers.dedup.deduplicator import DedupedWindow
 from workers.engine.encoder import Encoder, EncoderOptions
-from workers.errors import ObjectError, ReplicaError, TransientError, UsageError
+from workers.errors import ObjectError, ReplicaError, StorageFull, TransientError, UsageError
 from workers.host.memory import Trimmer
 from workers.host.spill_file import own_spill_folder
 from workers.model.files import resolve_model
@@ -217,6 +217,8 @@ def _failure(assignment: Assignment, error: Exception) -> Failure:
             blame, uri, reason, rows_read = Blame.OBJECT, error.object_uri, error.reason, error.rows_read
         case ReplicaError():
             blame = Blame.REPLICA
+        case StorageFull():
+            blame = Blame.OUTPUT
         case TransientError() | UsageError():  # storage away, credentials expired: not the shard's fault
             blame = Blame.NOBODY
         case OSError():

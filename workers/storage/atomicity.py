@@ -11,6 +11,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+from workers.errors import UsageError
 from workers.storage.store import Store
 
 _RACERS, _RACES = 8, 3  # a store that only seems atomic lets most races have several winners
@@ -20,12 +21,24 @@ _log = logging.getLogger("reembed")
 def probe_atomic_create(store: Store, folder: str) -> bool:
     """Let writers race for new objects in `folder`; in each race exactly one may win.
 
-    Sets `store.atomic_create`, logs a warning where it becomes False, and returns it.
+    Sets `store.atomic_create`, logs a warning where it becomes False, and returns it. A role that may not delete could not
+    remove the objects raced for: nothing is written then, and the store is taken for one that does not create atomically.
 
     Raises:
         UsageError, TransientError: the store refused or did not answer.
     """
     if not store.atomic_create:
+        return False
+    try:
+        store.delete(f"{folder}/{uuid.uuid4().hex}")  # of nothing: the permission is checked first
+    except UsageError as error:
+        store.atomic_create = False
+        _log.warning(
+            "%s: this role may not delete, so old locks, parts and snapshots stay, and the lock settles and reads back; "
+            "give it DeleteObject (s3:DeleteObject): %s",
+            store.uri,
+            error,
+        )
         return False
     left = store.list(folder)  # by a driver that was killed, or whose credentials expired, before it deleted its object
     for _ in range(_RACES):

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-from workers.errors import ReembedError
+from workers.errors import ReembedError, StorageFull, UsageError
 from workers.storage.checksums import can_check, fetch_checked
-from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_bucket, patiently
+from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_object, patiently
 from workers.storage.local import copy_local, write_local
 
 DELETE_BATCH = 1000  # what S3 takes in one DeleteObjects
@@ -39,6 +39,7 @@ class Store:
 
     def __init__(self, uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._retry_seconds = retry_seconds
+        self._full = False  # a write found no room for its whole budget: later ones try once, until one succeeds
         self._fs, root = filesystem(uri, options, retry_seconds)
         self._root = root.rstrip("/")
         protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
@@ -99,16 +100,16 @@ class Store:
 
     def put(self, path: str, data: bytes) -> None:
         """Create or replace a file, atomically. Raises: UsageError, TransientError."""
-        self._try(lambda: self._write(path, data, create=False), path)
+        self._try_write(lambda: self._write(path, data, create=False), path)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Create a file. True if it holds exactly `data` afterwards, so also if the answer to our own write was lost.
 
         Raises:
-            UsageError, TransientError.
+            UsageError, TransientError (StorageFull: no room is left).
         """
         taken = not self.atomic_create and self.exists(path)  # not atomic, but the best such a store allows
-        if not taken and self._try(lambda: self._write(path, data, create=True), path):
+        if not taken and self._try_write(lambda: self._write(path, data, create=True), path):
             return True
         try:
             return self._size(path) == len(data) and self.read(path) == data
@@ -134,7 +135,7 @@ class Store:
             else:
                 self._fs.cp_file(self._at(source), self._at(target))
 
-        self._try(attempt, source)
+        self._try_write(attempt, source)
 
     def delete(self, path: str) -> None:
         """Delete a file; no error if it does not exist. Raises: UsageError, TransientError."""
@@ -147,12 +148,17 @@ class Store:
             self.delete(path)
 
     def discard(self, paths: Iterable[str]) -> None:
-        """Delete what an earlier driver left behind. Failures are logged, not raised: the next driver tries again."""
+        """Delete what an earlier driver left behind. Failures are logged, not raised: the next driver tries again.
+
+        After a refusal the rest is left as it is: a role that may not delete one of them may not delete the others.
+        """
         for path in paths:
             try:
                 self.delete(path)
             except ReembedError as error:
                 _log.warning("%s: left by an earlier driver, not deleted: %s", self.uri_of(path), error)
+                if isinstance(error, UsageError):
+                    return
 
     def prune(self, prefix: str) -> None:
         """Remove a local folder that has become empty, and such folders below it. Other stores have no folders."""
@@ -167,13 +173,22 @@ class Store:
     def _try(self, call: Callable[[], _T], path: str) -> _T:
         return patiently(call, self.uri_of(path), self._retry_seconds)
 
+    def _try_write(self, call: Callable[[], _T], path: str) -> _T:
+        try:
+            result = patiently(call, self.uri_of(path), 0.0 if self._full else self._retry_seconds)
+        except StorageFull:
+            self._full = True
+            raise
+        self._full = False
+        return result
+
     def _present(self, call: Callable[[], _T]) -> _T | None:
         """The result of `call`, or None if the file does not exist. A missing bucket is an error."""
         self._fs.invalidate_cache()
         try:
             return call()
         except FileNotFoundError as error:
-            if no_bucket(error):
+            if not no_object(error):
                 raise
             return None
 

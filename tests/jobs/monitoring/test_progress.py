@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
+from jobs.driver.log_lines import StderrHandler
 from jobs.monitoring.progress import SHOWN_REPLICAS, STORE_SECONDS, Progress
 from jobs.report.summary import Ending, RunFacts, build_summary, summary_text
 from jobs.state.accounting import Work, totals
@@ -111,3 +117,42 @@ def test_the_summary_tells_what_was_done_twice() -> None:
     assert summary["replica_busy_fraction"] == 0.5
     assert summary["shards"] == {"planned": 3, "done": 2, "quarantined": 1}
     assert "at least 7 rows" in summary_text(summary)
+
+
+def _drawn(width: int, **snapshot: Any) -> list[str]:
+    watched = Watched()
+    watched.progress.replica_ready(1, {"node": "a-node-with-a-long-name.cluster.example", "device": "cuda:0"})
+    watched.embed(123_450, uptime=10.0, busy=9.7)
+    console = Console(width=width, force_terminal=False, file=io.StringIO())
+    console.print(watched.progress._picture(watched.progress.snapshot(130.0) | snapshot))
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width", [200, 120, 80, 40])
+def test_each_part_of_the_display_has_lines_of_its_own(width: int) -> None:
+    lines = _drawn(width, done_share=0.5)
+    assert max(map(len, lines)) <= width
+    (bar,) = [number for number, line in enumerate(lines) if "━" in line]
+    assert set(lines[bar]) <= {"━", "╸", "╺", " "}, "nothing is glued to the bar"
+    assert " ".join(" ".join(lines[:bar]).split()).startswith("shards 0/10, 0 documents committed, ")
+    replicas = lines[bar + 1 :]
+    assert [line.split("  ")[0] for line in replicas] == ["replica 0", "replica 1"], "one line for each replica"
+    assert ["12,345 documents" in replicas[0], "0 documents" in replicas[1]] == [True, True]
+    if width >= 120:
+        assert [line.split("  ")[-1].strip() for line in replicas] == [
+            "n1 cpu",
+            "a-node-with-a-long-name.cluster.example cuda:0",
+        ]
+
+
+def test_a_log_line_stands_above_the_display() -> None:
+    """A handler that kept its stream would write into the frame."""
+    screen = io.StringIO()
+    with contextlib.redirect_stderr(screen):
+        handler = StderrHandler()
+        with Live(console=Console(stderr=True, force_terminal=True, width=80), auto_refresh=False) as live:
+            live.update(Text("the frame"), refresh=True)
+            handler.emit(logging.makeLogRecord({"msg": "replica 0 ready", "levelno": 20, "levelname": "INFO"}))
+    told = screen.getvalue()
+    assert told.index("replica 0 ready") < told.rindex("the frame"), "drawn again below the line"

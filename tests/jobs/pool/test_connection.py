@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jobs.config import ClusterConfig
+from jobs.driver.signals import StopFlag, Stopped
 from tests.conftest import ROOT
+from workers.errors import RunAborted, UsageError
 
 AT_IMPORT = """
 import importlib.abc, os, sys
@@ -72,3 +81,94 @@ def test_no_private_part_of_ray_is_used() -> None:
                     continue
             used += [f"{path.name}: {place}" for place in places if place.startswith("ray.") and "._" in place]
     assert used == []
+
+
+@pytest.fixture
+def stubborn(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """ray.init that retries for ever and swallows what is raised in it. Its last arguments."""
+    import jobs.pool.connection as connection
+
+    given: dict[str, Any] = {}
+    released = threading.Event()
+
+    def init(**arguments: Any) -> None:
+        given.update(arguments)
+        while not released.is_set():
+            try:
+                released.wait(0.05)
+            except Exception:  # noqa: BLE001 - as Ray does
+                continue
+
+    monkeypatch.setattr(connection.ray, "init", init)
+    monkeypatch.setattr(connection, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "START_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "LAST_SECONDS", 0.1)
+    yield given
+    released.set()
+
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("where", ["setting", "environment", "file"])
+def test_the_deadline_holds_whatever_ray_retries(
+    where: str, stubborn: dict[str, Any], listening: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something listens there and is no Ray."""
+    from jobs.pool.connection import connected
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if where == "environment":
+        monkeypatch.setenv("RAY_ADDRESS", listening)
+    if where == "file":
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(listening)
+    named = {"setting": f"cluster.address={listening}", "environment": f"RAY_ADDRESS={listening}"}.get(
+        where, "cluster.address=auto"
+    )
+    began = time.monotonic()
+    config = ClusterConfig(address=listening if where == "setting" else "auto")
+    with pytest.raises(UsageError, match=rf"^{named}.*no Ray cluster answers there.*no answer for 0 s"), connected(config):
+        pass
+    assert time.monotonic() - began < 1.0
+    assert stubborn["address"] == listening
+
+
+def test_a_local_ray_that_misses_its_start_is_not_called_a_missing_cluster(stubborn: dict[str, Any]) -> None:
+    from jobs.pool.connection import connected
+
+    told = r"the local Ray did not start: no answer .* overloaded.*; run the same command again"
+    with pytest.raises(RunAborted, match=told), connected(ClusterConfig(address="local")):
+        pass
+    assert stubborn["address"] == "local"
+
+
+def test_a_signal_ends_the_attempt_at_once(stubborn: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import jobs.pool.connection as connection
+
+    monkeypatch.setattr(connection, "START_SECONDS", 60.0)
+    stop = StopFlag()
+    threading.Timer(0.2, lambda: setattr(stop, "number", signal.SIGTERM)).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped), connection.connected(ClusterConfig(address="local"), stop.check):
+        pass
+    assert time.monotonic() - began < 1.0
+
+
+def test_what_ray_says_is_told_whole_and_on_one_line(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
+    import jobs.pool.connection as connection
+
+    def init(**_: Any) -> None:
+        raise RuntimeError(
+            "Version mismatch: The cluster was started with:\n    Ray: 2.1\nThis process on node x has\n    Ray: 2.2"
+        )
+
+    monkeypatch.setattr(connection.ray, "init", init)
+    told = r"Version mismatch: .* Ray: 2\.1 This process .* Ray: 2\.2"
+    with pytest.raises(UsageError, match=told) as caught, connection.connected(ClusterConfig(address=listening)):
+        pass
+    assert "\n" not in str(caught.value)

@@ -147,6 +147,14 @@ def test_an_object_that_one_replica_blames_counts_as_an_attempt_until_it_is_excl
     assert list(driver.run.quarantined) == [0]
 
 
+def test_an_output_without_room_ends_the_run_after_one_attempt() -> None:
+    driver = Driver(shards=3, replicas=1)
+    driver.ready(0)
+    driver.fail(0, Blame.OUTPUT, "/out: no room is left there")
+    assert driver.run.abort_reason == "/out: no room is left there"
+    assert driver.run.quarantined == {}
+
+
 def test_a_storage_hiccup_backs_off_and_is_not_charged() -> None:
     driver = Driver(shards=1, max_attempts=1)
     driver.ready(0)

@@ -30,6 +30,38 @@ def test_answers_and_errors_come_back() -> None:
     assert not psutil.pid_exists(elsewhere)
 
 
+class Odd(Exception):
+    """Its constructor takes other arguments than `args` has: its pickle cannot be loaded."""
+
+    def __init__(self, number: int, name: str) -> None:
+        super().__init__(f"{number} of {name}")
+
+
+class Holding(Exception):
+    """It holds what no pickle can."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+def raise_odd() -> None:
+    raise Odd(3, "four")
+
+
+def raise_holding() -> None:
+    raise Holding("busy")
+
+
+def test_an_error_that_no_pickle_takes_arrives_as_its_words() -> None:
+    with IsolatedProcess() as beside:
+        with pytest.raises(RuntimeError, match=r"^Odd: 3 of four$"):
+            beside.call(raise_odd)
+        with pytest.raises(RuntimeError, match=r"^Holding: busy$"):
+            beside.call(raise_holding)
+        assert beside.call(len, "abc") == 3
+
+
 def test_what_is_not_known_there_is_an_error_and_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     only_here = types.ModuleType("only_here")
     exec("def call(): pass", only_here.__dict__)

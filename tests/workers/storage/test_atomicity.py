@@ -42,16 +42,31 @@ def test_the_server_under_test_creates_atomically(s3_bucket: str) -> None:
 def test_what_a_probe_left_is_taken_away_by_the_next(tmp_path: Path) -> None:
     """Credentials expire after the race, before its object is deleted: the driver ends and can delete nothing."""
 
-    class Refusing(Store):
+    class Expiring(Store):
         def delete(self, path: str) -> None:
-            raise UsageError(f"{path}: the credentials were refused")
+            if self.list(FOLDER):
+                raise UsageError(f"{path}: the credentials were refused")
 
-    refusing, next_one = Refusing(str(tmp_path), {}), Store(str(tmp_path), {})
+    expiring, next_one = Expiring(str(tmp_path), {}), Store(str(tmp_path), {})
     with pytest.raises(UsageError, match="credentials were refused"):
-        probe_atomic_create(refusing, FOLDER)
+        probe_atomic_create(expiring, FOLDER)
     assert [path.rpartition("/")[0] for path in next_one.list("")] == ["runs/probe"]
     assert probe_atomic_create(next_one, FOLDER)
     assert next_one.list("") == {}
+
+
+def test_a_role_that_may_not_delete_leaves_nothing_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class AppendOnly(Store):
+        def delete(self, path: str) -> None:
+            raise UsageError(f"{path}: access denied (AccessDenied)")
+
+    store = AppendOnly(str(tmp_path), {})
+    with caplog.at_level(logging.WARNING, "reembed"):
+        assert not probe_atomic_create(store, FOLDER)
+    assert not store.atomic_create
+    assert "may not delete" in caplog.text
+    assert "s3:DeleteObject" in caplog.text
+    assert store.list("") == {}
 
 
 def test_a_probes_leftover_that_cannot_be_deleted_is_logged_and_does_not_fail_the_probe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from workers.errors import TransientError, UsageError
+from workers.errors import ObjectError, StorageFull, TransientError, UsageError
 from workers.storage.client import filesystem, patiently, translated
 from workers.storage.objects import list_objects, stat_object
 from workers.storage.store import Store
@@ -78,6 +79,10 @@ def test_what_passes_is_retried_and_what_does_not_is_not() -> None:
         ("s3://bucket/x", {"endpoint_url": "foo", "key": "k", "secret": SECRET}),
         ("s3://bad_bucket!/x", {"key": "k", "secret": SECRET, "endpoint_url": "http://127.0.0.1:1"}),
         ("s3://bucket/x", {"profile": "no-such-profile"}),
+        ("s3://bucket/x", {"client_kwargs": {"no_such_option_": 1}}),
+        ("s3://bucket/x", {"session": "x", "skip_instance_cache": True}),
+        ("s3://", {}),
+        ("http://[::1", {}),
     ],
 )
 def test_a_wrong_request_is_refused_at_once(uri: str, options: dict[str, Any]) -> None:
@@ -137,3 +142,82 @@ def test_dates_of_listings_are_read_at_once_and_all_others_as_before(
     monkeypatch.setattr(botocore.parsers, "DEFAULT_TIMESTAMP_PARSER", slow)
     (listed,) = fs.find(path, detail=True).values()
     assert fs.info(f"{path}/a/b")["LastModified"].replace(microsecond=0) == listed["LastModified"].replace(microsecond=0)
+
+
+def _answered(status: int, code: str) -> OSError:
+    """What s3fs makes of a server's answer."""
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    answer = {"Error": {"Code": code, "Message": "as it says"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error: OSError = translate_boto_error(ClientError(answer, "PutObject"))
+    return error
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "told"),
+    [
+        (400, "InvalidArgument", UsageError, "refuses the request"),
+        (400, "MalformedXML", UsageError, "refuses the request"),
+        (400, "400", UsageError, "refuses the request .*expired credentials"),  # the answer to a HEAD has no body
+        (400, "SomethingNew", UsageError, "refuses the request"),
+        (400, "ExpiredToken", UsageError, "have expired .*renew them"),
+        (400, "TokenRefreshRequired", UsageError, "have expired .*renew them"),
+        (400, "RequestTimeout", TransientError, "did not answer"),
+        (400, "BadDigest", TransientError, "did not answer"),
+        (400, "ThrottlingException", TransientError, "did not answer"),
+        (400, "XAmzContentSHA256Mismatch", TransientError, "did not answer"),
+        (409, "OperationAborted", TransientError, "did not answer"),
+        (429, "TooManyRequests", TransientError, "did not answer"),
+        (500, "InternalError", TransientError, "did not answer"),
+        (503, "SlowDown", TransientError, "did not answer"),
+        (403, "QuotaExceeded", StorageFull, "no room is left"),
+        (507, "XMinioStorageFull", StorageFull, "no room is left"),
+    ],
+)
+def test_what_waiting_does_not_help_is_not_retried(status: int, code: str, kind: type[Exception], told: str) -> None:
+    calls = []
+
+    def call() -> None:
+        calls.append(1)
+        raise _answered(status, code)
+
+    with pytest.raises(kind, match=rf"s3://bucket/x: .*{told}") as caught:
+        patiently(call, "s3://bucket/x", 0.5)
+    assert type(caught.value) is kind
+    assert (len(calls) == 1) == (kind is UsageError)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_apart(number: int) -> None:
+    with pytest.raises(StorageFull, match=r"no room is left there .*free space"), translated("/srv/out/x"):
+        raise OSError(number, "full")
+
+
+@pytest.mark.parametrize(
+    ("uri", "options", "told"),
+    [
+        ("s3://bucket/x", {"client_kwargs": "x"}, "client_kwargs must be a section"),
+        ("s3://bucket/x", {"config_kwargs": None}, "config_kwargs must be a section"),
+        ("s3://bucket/x", {"protocol": "http"}, "the scheme of the uri says this"),
+        ("/srv/a\0b", {}, "no name can have"),
+        ("/srv/\ud800", {}, "no name can have"),
+    ],
+)
+def test_what_no_filesystem_takes_is_named(uri: str, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        filesystem(uri, options)
+
+
+def test_a_name_that_is_no_utf_8_is_taken() -> None:
+    """Python keeps its bytes as low surrogates."""
+    assert filesystem("/srv/\udcff", {})[1] == "/srv/\udcff"
+
+
+def test_an_archived_object_is_that_objects_refusal() -> None:
+    with pytest.raises(ObjectError, match=r"s3://bucket/x: archived .*; restore it"):
+        patiently(lambda: _raise(_answered(403, "InvalidObjectState")), "s3://bucket/x")
+
+
+def _raise(error: Exception) -> None:
+    raise error

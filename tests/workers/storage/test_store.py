@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from workers.errors import UsageError
+from workers.errors import StorageFull, UsageError
 from workers.storage.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -337,3 +338,42 @@ def test_a_lost_acknowledgement_of_our_own_create_is_success(losing_proxy: _Prox
     assert losing_proxy.spoiled == 1
     assert not behind.put_if_absent("key", b"other's")
     assert Store(f"s3://{s3_bucket}/lost-ack", {}).read("key") == b"mine"
+
+
+def test_a_store_without_room_is_tried_for_one_budget_only(tmp_path: Path) -> None:
+    """Every later write would otherwise wait as long again: heartbeats, status, the record of how the run ended."""
+    full, calls = True, 0
+
+    class Small(Store):
+        def _write(self, path: str, data: bytes, *, create: bool) -> bool:
+            nonlocal calls
+            calls += 1
+            if full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super()._write(path, data, create=create)
+
+    store = Small(str(tmp_path), {}, retry_seconds=0.5)
+    with pytest.raises(StorageFull, match="no room is left there"):
+        store.put("a", b"1")
+    assert calls > 1
+    for _ in range(2):
+        calls = 0
+        with pytest.raises(StorageFull):
+            store.put_if_absent("b", b"1")
+        assert calls == 1
+    full = False
+    store.put("a", b"1")
+    full, calls = True, 0
+    with pytest.raises(StorageFull):
+        store.put("a", b"2")
+    assert calls > 1, "there was room in between"
+
+
+def test_after_a_refusal_the_rest_is_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class AppendOnly(Store):
+        def delete(self, path: str) -> None:
+            raise UsageError(f"{path}: access denied")
+
+    with caplog.at_level("WARNING", "reembed"):
+        AppendOnly(str(tmp_path), {}).discard(["a", "b", "c"])
+    assert len(caplog.records) == 1

@@ -2,7 +2,8 @@
 
     lines -> records (a quoted field may hold line ends) -> cells -> Arrow strings -> the types of the plan
 
-The header is the first record of the object, also for a slice that begins later. Empty lines are no rows. An empty cell is
+How an object is written is decided in csv_dialect.py. The header is its first record, also for a slice that begins later, or
+corpus.csv.columns. Empty lines are no rows. An empty cell is
 an empty text, a null id, a null kept value, or '' where the kept column is a string. A record is quarantined when it is not
 UTF-8, not CSV, or has another number of fields than the header.
 
@@ -25,7 +26,9 @@ import pyarrow.types as pt
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError
 from workers.reading.columns import id_column, kept_column
-from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always, strip_compression
+from workers.reading.formats.csv_check import csv_error
+from workers.reading.formats.csv_dialect import Dialect, dialect_of, first_lines, mend_of_header
+from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always
 from workers.reading.line_records import (
     Bad,
     Record,
@@ -36,13 +39,11 @@ from workers.reading.line_records import (
     take,
     too_long,
 )
-from workers.reading.lines import BOM, LINE_OVERHEAD, QUOTE, Line, LongLine, read_lines, split_lines
+from workers.reading.lines import LINE_OVERHEAD, Line, LongLine, read_lines, split_lines
 from workers.reading.source_rows import SourceRows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
-
-FIELD_LIMIT = (1 << 31) - 1  # csv's own limit is 128 KiB for the whole process; ours is the record's size
 
 
 def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compression: str | None) -> Iterator[SourceRows]:
@@ -52,16 +53,18 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
 
     def records() -> Iterator[Record]:
         limit = corpus.max_text_bytes + LINE_OVERHEAD
-        delimiter = delimiter_of(piece.uri)
-        header: list[str] | None = None
+        dialect = dialect_of(piece.uri, corpus.csv, plain_tsv=plan.plain_tsv)
         if piece.start:
             stream.seek(0)
-            header = _header(_parse(split_lines(stream.read, 0, None, limit), delimiter, None, plan), stream.uri)
-        rest = _parse(read_lines(stream, piece, compression, limit), delimiter, header, plan)
-        if header is None:
-            header = _header(rest, stream.uri)
-        places.update(_resolve(header, stream.uri, piece, plan))
-        yield from rest
+            begin = split_lines(stream.read, 0, None, limit, dialect.count_quotes)
+            dialect, header, _ = _begin(begin, dialect, stream.uri, plan)
+            lines = read_lines(stream, piece, compression, limit, dialect.count_quotes)
+        else:
+            begin = read_lines(stream, piece, compression, limit, dialect.count_quotes)
+            dialect, header, lines = _begin(begin, dialect, stream.uri, plan)
+        places.update(_resolve(header, dialect, stream.uri, piece, plan))
+        if header:
+            yield from _parse(lines, dialect, len(header), plan)
 
     def convert(rows: SourceRows, cells: list[Any]) -> None:
         def column(name: str) -> pa.Array:
@@ -85,16 +88,15 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
     yield from gather(records(), stream, piece, compression, convert)
 
 
-def delimiter_of(uri: str) -> str:
-    """Field delimiter of an object: a tab for .tsv, else a comma."""
-    return "\t" if strip_compression(uri)[0].endswith(".tsv") else ","
-
-
-def sample_header(head: bytes, _complete: bool, uri: str) -> HeadSample | None:
+def sample_header(head: bytes, _complete: bool, uri: str, corpus: CorpusConfig) -> HeadSample | None:
     """Column names of the header."""
-    text = head.removeprefix(BOM).decode("utf-8", "replace")
-    names = tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(uri)), ()))
-    return HeadSample(names, exact=True) if names else None
+    plan = ReadPlan(corpus, pa.string(), pa.schema([]))
+    lines = split_lines(io.BytesIO(head).read, 0, None, len(head))
+    try:
+        _, names, _ = _begin(lines, dialect_of(uri, corpus.csv), uri, plan)
+    except ObjectError:  # its replica will say so
+        return None
+    return HeadSample(tuple(names), exact=True) if names else None
 
 
 def record_starts(stream: SourceStream, piece: ObjectSlice, corpus: CorpusConfig) -> Iterator[int]:
@@ -104,16 +106,25 @@ def record_starts(stream: SourceStream, piece: ObjectSlice, corpus: CorpusConfig
         yield from rows.offsets or ()
 
 
-def _header(records: Iterator[Record], uri: str) -> list[str]:
-    """The first record; empty for an object without any."""
-    for _, _, cells in records:
-        if isinstance(cells, Bad):
-            raise ObjectError(uri, f"the header cannot be read: {cells.reason}; correct it and upload it again")
-        return list(cells)
-    return []
+def _begin(lines: Iterator[Line], dialect: Dialect, uri: str, plan: ReadPlan) -> tuple[Dialect, list[str], Iterator[Line]]:
+    """The object's dialect, its columns (none: it holds no record), and the lines below the header.
+
+    Raises: ObjectError: no usable header.
+    """
+    settings = plan.corpus.csv
+    dialect, lines = first_lines(lines, dialect, settings, uri)
+    if not settings.header:
+        return dialect, list(settings.columns), lines
+    _, _, cells = next(_parse(lines, dialect, None, plan), (0, 0, []))
+    if isinstance(cells, Bad):
+        raise ObjectError(
+            uri,
+            f"the header cannot be read: {cells.reason}; correct it and upload it again, or set corpus.csv as it is written",
+        )
+    return dialect, list(settings.columns if cells and settings.columns else cells), lines
 
 
-def _resolve(header: list[str], uri: str, piece: ObjectSlice, plan: ReadPlan) -> dict[str, int]:
+def _resolve(header: list[str], dialect: Dialect, uri: str, piece: ObjectSlice, plan: ReadPlan) -> dict[str, int]:
     """Column name -> its place in a record, for the columns wanted.
 
     Raises:
@@ -124,9 +135,8 @@ def _resolve(header: list[str], uri: str, piece: ObjectSlice, plan: ReadPlan) ->
     wanted = [("corpus.id", name) for name in [corpus.id] if name] + [("corpus.text", name) for name in corpus.text]
     for setting, name in wanted if header else ():
         if name not in header and name not in paths:
-            raise ObjectError(
-                uri, f"has no column {name!r} ({setting}), only {', '.join(header)}; correct the setting or the object"
-            )
+            mend = mend_of_header(header, dialect, name) or "correct the setting or the object"
+            raise ObjectError(uri, f"has no column {name!r} ({setting}), only {', '.join(header)}; {mend}")
     for field in plan.keep:
         require_castable(uri, field.name, field.type)
     places = {name: header.index(name) for name in [*(name for _, name in wanted), *plan.keep.names] if name in header}
@@ -136,12 +146,10 @@ def _resolve(header: list[str], uri: str, piece: ObjectSlice, plan: ReadPlan) ->
     return places
 
 
-def _parse(lines: Iterator[Line], delimiter: str, header: list[str] | None, plan: ReadPlan) -> Iterator[Record]:
-    """Records; the first one sets the number of fields unless a header is given."""
-    csv.field_size_limit(FIELD_LIMIT)
-    width = len(header) if header is not None else None
-    feed = _Feed(lines, plan.corpus.max_text_bytes + LINE_OVERHEAD)
-    reader = csv.reader(feed, delimiter=delimiter, strict=True)
+def _parse(lines: Iterator[Line], dialect: Dialect, width: int | None, plan: ReadPlan) -> Iterator[Record]:
+    """Records; the first one sets the number of fields unless that is given."""
+    feed = _Feed(lines, dialect, plan.corpus.max_text_bytes + LINE_OVERHEAD)
+    reader = dialect.records(feed)
     while True:
         feed.begin()
         try:
@@ -161,9 +169,15 @@ def _parse(lines: Iterator[Line], delimiter: str, header: list[str] | None, plan
         if not isinstance(cells, Bad):
             width = len(cells) if width is None else width
             if feed.damage is not None:
-                cells = Bad(f"record is not valid UTF-8 (byte {feed.damage}), {feed.extent()}", feed.count)
+                name = dialect.encoding.upper()
+                cells = Bad(f"record is not valid {name} (byte {feed.damage}), {feed.extent()}", feed.count)
             elif len(cells) != width:
                 cells = Bad(f"record has {len(cells)} fields where the header has {width}, {feed.extent()}", feed.count)
+            elif dialect.wary and any(map(dialect.looks_quoted, cells)):
+                cells = Bad(
+                    "a field begins and ends with a quote and holds doubled ones: set corpus.csv.quote: '\"' if its writer "
+                    f"quoted it, or '' if these quotes are text, {feed.extent()}", feed.count,
+                )  # fmt: skip
         yield feed.start, feed.size, cells
 
 
@@ -175,8 +189,9 @@ class _Feed:
     """Gives csv.reader its lines and remembers what the record at hand has taken. csv.reader asks for one line a record;
     that it asks for another means that a quoted field is still open."""
 
-    def __init__(self, lines: Iterator[Line], limit: int) -> None:
+    def __init__(self, lines: Iterator[Line], dialect: Dialect, limit: int) -> None:
         self._lines = lines
+        self._dialect = dialect
         self._limit = limit
         self.ended = False
         self.begin()
@@ -201,10 +216,11 @@ class _Feed:
         if isinstance(line, LongLine):
             self._follow(still_open=(self.count > 1) != bool(line.quotes % 2))
         try:
-            return line.decode("utf-8")
+            text = line.decode(self._dialect.encoding)
         except UnicodeDecodeError as error:
             self.damage = self.start + self.size - len(line) + error.start if self.damage is None else self.damage
-            return line.decode("utf-8", "replace")
+            text = line.decode(self._dialect.encoding, "replace")
+        return self._dialect.without_nulls(text) if self.count == 1 else text
 
     def _take(self) -> bytes | LongLine:
         try:
@@ -226,7 +242,7 @@ class _Feed:
             except StopIteration:
                 self.closed = False
                 break
-            quotes = line.quotes if isinstance(line, LongLine) else line.count(QUOTE)
+            quotes = line.quotes if isinstance(line, LongLine) else self._dialect.count_quotes(line)
             still_open = quotes % 2 == 0
         raise _RecordTooLong
 
@@ -241,5 +257,6 @@ TRAITS = FormatTraits(
     record_starts=record_starts,
     empty_has_no_rows=True,
     sample=sample_header,
+    examine=csv_error,
     record_bytes=mean_line_bytes,
 )

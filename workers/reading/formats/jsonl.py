@@ -12,11 +12,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from workers.config import SourceFormat
+from workers.config import CorpusConfig, SourceFormat
+from workers.reading.formats.json_shape import lines_error
 from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always
 from workers.reading.json_columns import json_converter, parse_object
 from workers.reading.line_records import Record, gather, line_starts, mean_line_bytes, too_long
-from workers.reading.lines import BOM, LINE_OVERHEAD, LongLine, is_blank, read_lines
+from workers.reading.lines import BOM, CR_ALONE, LINE_OVERHEAD, LongLine, cr_alone, is_blank, read_lines
 from workers.reading.source_rows import SourceRows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
@@ -29,7 +30,7 @@ def read_jsonl(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compres
     yield from gather(records, stream, piece, compression, json_converter(piece, plan))
 
 
-def sample_lines(head: bytes, complete: bool, _uri: str) -> HeadSample | None:
+def sample_lines(head: bytes, complete: bool, _uri: str, _corpus: CorpusConfig) -> HeadSample | None:
     """Keys of the first records. Malformed lines are left out: the reader will quarantine them, row by row."""
     lines = head.removeprefix(BOM).split(b"\n")
     records: list[dict[str, Any]] = []
@@ -42,6 +43,10 @@ def sample_lines(head: bytes, complete: bool, _uri: str) -> HeadSample | None:
             records.append(record)
     names = tuple(dict.fromkeys(name for record in records for name in record))
     return HeadSample(names, exact=False, records=records) if records else None
+
+
+def _error(head: bytes, complete: bool, _uri: str, _corpus: CorpusConfig) -> str | None:
+    return CR_ALONE if cr_alone(head, complete) else lines_error(head)
 
 
 def _records(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compression: str | None) -> Iterator[Record]:
@@ -63,5 +68,6 @@ TRAITS = FormatTraits(
     enter_anywhere=True,
     empty_has_no_rows=True,
     sample=sample_lines,
+    examine=_error,
     record_bytes=mean_line_bytes,
 )

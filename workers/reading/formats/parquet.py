@@ -124,5 +124,6 @@ TRAITS = FormatTraits(
     compresses="pages",
     typed_ids=True,
     empty_has_no_rows=False,
+    signature=b"PAR1",
     footer=FooterReader(fetch_footer, parse_footers),
 )
