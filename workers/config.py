@@ -9,7 +9,17 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    field_validator,
+    model_serializer,
+)
 
 StorageOptions = dict[str, Any]
 _BYTE_SIZE: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
@@ -92,8 +102,13 @@ class VectorType(StrEnum):
 Auto = Literal["auto"]
 
 
+_LATER_SETTINGS = ("schema",)  # of the corpus section, added after runs were stored without them
+
+
 class CorpusConfig(Section):
     """The corpus: its objects, their format and columns."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     uri: Names = Field(min_length=1)
     """Object, prefix (ends with /), glob, or a list of them; any fsspec scheme or local path."""
@@ -107,11 +122,20 @@ class CorpusConfig(Section):
     separator: str = "\n"
     keep: list[str] = Field(default_factory=list)
     """Columns carried to the output as they are, nested ones included."""
+    types: dict[str, str] = Field(default_factory=dict, alias="schema")
+    """`schema` in the file: column -> its type, where objects have none of their own (JSON, CSV, folders): int64, double,
+    bool, string, date32, timestamp[us, UTC], list<string>, map<string, int64>, struct<a: int64, b: string>, json."""
     text_unit: Literal["line", "file"] = "line"
     """Plain text only: a document is a line, or the whole file."""
     max_text_bytes: ByteCount = Field(64 << 20, ge=1)
     """A longer document (or line) is quarantined, which bounds memory."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+
+    @model_serializer(mode="wrap")
+    def _without_later_settings(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that earlier versions do not know are left out unless they are set: their runs stay the same runs."""
+        dumped: dict[str, Any] = handler(self)
+        return {name: value for name, value in dumped.items() if value or name not in _LATER_SETTINGS}
 
 
 class ModelConfig(Section):

@@ -22,8 +22,9 @@ import pyarrow as pa
 from jobs.corpus.footers import FOOTER_THREADS, read_footers
 from jobs.corpus.listing import SourceObject, list_sources
 from jobs.corpus.metadata_cache import MetadataCache
-from jobs.corpus.sampling import read_head, sample_columns
+from jobs.corpus.sampling import agreed_columns, look_further, read_head, sample_columns
 from jobs.corpus.schema import Columns, check_names, infer_schema
+from jobs.corpus.stated_schema import check_stated, stated_types
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.records.documents import ReadPlan
@@ -92,6 +93,7 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = (), cache: Meta
         UsageError: names the uri or column, the setting and the mend. RunAborted: the store failed midway.
     """
     check_names(config)
+    check_stated(config, partition_by)
     listed = list_sources(config)
     try:
         objects, columns, problems = _describe(_resolve(listed, config), config, cache)
@@ -132,7 +134,7 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
                 )
             if name in OUTPUT_COLUMNS:
                 raise UsageError(f"output.partition_by: {name} is a column of the output itself; rename the source folders")
-            keep = keep.append(pa.field(name, pa.string()))
+            keep = keep.append(pa.field(name, stated_types(corpus.read_plan.corpus).get(name, pa.string())))
         kind = keep.field(name).type
         if not can_name_folder(kind):
             raise UsageError(
@@ -197,7 +199,9 @@ def _describe(
         columns[fresh[place]] = sample
     if cache:
         cache.complete_samples(objects, columns, cached)
-    return tuple(objects), columns, problems + remarks
+    remarks += look_further(objects, columns, config)
+    columns, unlike = agreed_columns(columns)
+    return tuple(objects), columns, problems + list(dict.fromkeys(remarks + unlike))
 
 
 def _log(warnings: Sequence[str]) -> None:

@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from jobs.corpus.json_types import storable
 from jobs.corpus.listing import SourceObject
+from jobs.corpus.stated_schema import stated_types
 from workers.config import CorpusConfig
 from workers.errors import UsageError
 from workers.reading.columns import is_text, plain_type, refusal
+from workers.reading.type_names import JSON, shown_name, shown_names
 from workers.records.documents import ReadPlan
 from workers.storage.uris import redact
 from workers.table.schema import OUTPUT_COLUMNS
@@ -27,11 +30,12 @@ from workers.table.schema import OUTPUT_COLUMNS
 @dataclass(frozen=True, slots=True)
 class Columns:
     """What is known of an object's columns. `exact`: a column that is not named does not exist (a footer or a header says
-    so; a sample cannot)."""
+    so; a sample cannot). `whole`: of a sample, that it saw every record."""
 
     types: Mapping[str, pa.DataType]
     names: tuple[str, ...]
     exact: bool
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -41,6 +45,7 @@ class InferredSchema:
     plan: ReadPlan
     drift: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    all_seen: bool = True  # of every object it is known which columns it has; otherwise one that was not met may exist
 
 
 def check_names(config: CorpusConfig) -> None:
@@ -68,7 +73,7 @@ def infer_schema(config: CorpusConfig, objects: Sequence[SourceObject], columns:
     """
     check_names(config)
     known = [(source, found) for source, found in zip(objects, columns, strict=True) if found is not None]
-    inferred = InferredSchema(ReadPlan(config, pa.string(), pa.schema([])))
+    inferred = InferredSchema(ReadPlan(config, pa.string(), pa.schema([])), all_seen=_all_seen(objects, columns))
     _refuse_doubles(config, known, inferred)
     for name in config.text:
         _require(
@@ -77,7 +82,15 @@ def infer_schema(config: CorpusConfig, objects: Sequence[SourceObject], columns:
     if config.id is not None:
         _require(config.id, "corpus.id", known, inferred, _is_scalar, "a scalar type")
     partition_keys = {key for source in objects for key, _ in source.partitions}
-    kept = [pa.field(name, _kept_type(name, known, partition_keys, inferred)) for name in config.keep]
+    stated = stated_types(config)
+    kept = [
+        pa.field(name, _stated_type(name, stated[name], known, inferred))
+        if name in stated
+        else pa.field(name, _kept_type(name, known, partition_keys, inferred))
+        for name in config.keep
+    ]
+    if any(not found.exact for _, found in known):
+        kept = [column.with_type(storable(column.type)) for column in kept]
     inferred.plan = ReadPlan(config, _id_type(config, objects, known, inferred), pa.schema(kept))
     return inferred
 
@@ -99,7 +112,8 @@ def _require(
     types = [(source, found, _type_of(name, source, found)) for source, found in known]
     having = [(source, kind) for source, _, kind in types if kind is not None]
     if known and not having:
-        raise UsageError(f"{setting}: no object has a column {name}; {_suggest(name, known)}")
+        who = "no object" if inferred.all_seen else "no sampled record"
+        raise UsageError(f"{setting}: {who} has a column {name}; {_suggest(name, known)}")
     if having and not any(usable(kind) for _, kind in having):
         raise UsageError(
             f"{setting}: column {name} is {having[0][1]} in {redact(having[0][0].info.uri)}; it must be {wanted}"
@@ -117,6 +131,12 @@ def _kept_type(name: str, known: _Known, partition_keys: set[str], inferred: Inf
     types = [(source, kind) for source, _, kind in found if kind is not None]
     if not types:
         if name in partition_keys or not known:
+            return pa.string()
+        if not inferred.all_seen:
+            inferred.remarks.append(
+                f"corpus.keep: no sampled record has {name} ({_suggest(name, known, partition_keys)}); it is read all the "
+                f"same, as strings: corpus.schema: {{{name}: ...}} states another type"
+            )
             return pa.string()
         raise UsageError(f"corpus.keep: no object has a column {name}; {_suggest(name, known, partition_keys)}")
     agreed, misfits = unify(output_type(kind) for _, kind in types)
@@ -137,11 +157,41 @@ def _kept_type(name: str, known: _Known, partition_keys: set[str], inferred: Inf
     return agreed
 
 
+def _stated_type(name: str, stated: pa.DataType, known: _Known, inferred: InferredSchema) -> pa.DataType:
+    """The type that corpus.schema states; objects that have a type of their own must fit it."""
+    typed = [(source, found.types[name]) for source, found in known if source.traits.footer and name in found.types]
+    misfits = [(source, kind) for source, kind in typed if _contradicts(kind, stated)]
+    if misfits and len(misfits) == len(typed):
+        source, kind = misfits[0]
+        raise UsageError(
+            f"corpus.schema: {name} is {kind} in {redact(source.info.uri)}, which cannot become {stated}; leave it out"
+        )
+    for source, kind in misfits:
+        _drift(inferred, source, f"column {name} (corpus.keep) is {kind}, {stated} in corpus.schema")
+    if inferred.all_seen and not any(_type_of(name, source, found) is not None for source, found in known):
+        inferred.remarks.append(f"corpus.keep: no object has a column {name}, which corpus.schema states: null in every row")
+    return stated
+
+
+def _contradicts(kind: pa.DataType, stated: pa.DataType) -> bool:
+    return refusal(kind, stated) is not None or (stated == JSON and kind != JSON)
+
+
+def _all_seen(objects: Sequence[SourceObject], columns: Sequence[Columns | None]) -> bool:
+    return all(
+        source.rows == 0 or (source.problem is not None if found is None else found.exact or found.whole)
+        for source, found in zip(objects, columns, strict=True)
+    )
+
+
 def unify(types: Iterable[pa.DataType]) -> tuple[pa.DataType, set[pa.DataType]]:
     """One type for all, and those that do not fit. The most frequent type leads (the first of equals); others widen it."""
     agreed: pa.DataType = pa.null()
     misfits: set[pa.DataType] = set()
     for kind, _ in Counter(types).most_common():
+        if pa.types.is_null(agreed):
+            agreed = kind
+            continue
         try:
             both = pa.unify_schemas([pa.schema([("it", agreed)]), pa.schema([("it", kind)])], promote_options="permissive")
         except pa.ArrowException:
@@ -157,6 +207,8 @@ def unify(types: Iterable[pa.DataType]) -> tuple[pa.DataType, set[pa.DataType]]:
 
 def output_type(kind: pa.DataType) -> pa.DataType:
     """The type without its encoding: dictionaries decoded, large and view variants as their plain kind, at any depth."""
+    if kind == JSON:
+        return kind
     kind = plain_type(kind)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
@@ -206,5 +258,5 @@ def _suggest(name: str, known: _Known, more: Iterable[str] = ()) -> str:
     names = list(dict.fromkeys([*(name for _, found in known for name in found.names), *more]))
     near = difflib.get_close_matches(name, names, n=1)
     if near:
-        return f"did you mean {near[0]}?"
-    return f"known columns: {', '.join(names[:40])}" + (", ..." if len(names) > 40 else "")
+        return f"did you mean {shown_name(near[0])}?"
+    return f"known columns: {shown_names(names)}"

@@ -14,7 +14,9 @@ import pyarrow.types as pt
 
 from workers.errors import ObjectError
 from workers.reading.columns import Column, id_column, is_text, kept_column, plain_type, refusal, text_column
+from workers.reading.parsed import kept_strings
 from workers.reading.source_rows import SourceRows
+from workers.reading.type_names import shown_names
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, ReadPlan
 from workers.storage.stream import SourceStream
 
@@ -31,7 +33,7 @@ class ColumnLayout:
         wanted = list(dict.fromkeys([*([corpus.id] if corpus.id else []), *corpus.text, *kept]))
         self.fetched = [name for name in wanted if name in schema.names]
         self.texts_in_file = [name for name in corpus.text if name in schema.names]
-        columns = ", ".join(schema.names)
+        columns = shown_names(schema.names)
         for name in self.fetched:
             if schema.names.count(name) > 1:
                 raise ObjectError(stream.uri, f"has more than one column {name!r}; rename one and upload it again")
@@ -55,6 +57,8 @@ class ColumnLayout:
                 stream.uri, f"id column {corpus.id!r}: {reason}, the type of ids in this run; correct corpus.id"
             )
         for column in plan.keep:
+            if column.name not in schema.names and column.name in corpus.types:
+                continue  # a folder's value, which is read as the stated type
             source = schema.field(column.name).type if column.name in schema.names else pa.string()
             reason = refusal(source, column.type)
             if reason and (column.name in schema.names or column.name in partitions):
@@ -72,8 +76,14 @@ class ColumnLayout:
         for name in plan.corpus.text:
             found.texts.append(self._take(found, text_column(self._column(batch, name), self._label[name])))
         for column in plan.keep:
-            kept = kept_column(self._column(batch, column.name), column.type, column.name)
+            array, in_path = self._column(batch, column.name), column.name in self._partitions
+            if column.name not in self.fetched and in_path:
+                kept = kept_strings(array, column, column.name in plan.corpus.types)
+            else:
+                kept = kept_column(array, column.type, column.name)
             found.keep.append(self._take(found, kept))
+            if column.name in self.fetched or in_path:
+                found.seen.add(column.name)
         return found
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:

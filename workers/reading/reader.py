@@ -67,6 +67,7 @@ class _WindowCutter:
         self._tables: list[pa.Table] = []
         self._rows_read = 0
         self._quarantined: list[QuarantinedRow] = []
+        self._seen: frozenset[str] = frozenset()
         # The rest of the window's limits: documents, text bytes, kept bytes, quarantined rows
         self._room = np.array([WINDOW_ROWS, self._window_bytes, KEPT_BYTES, WINDOW_ROWS], dtype=np.int64)
 
@@ -78,6 +79,7 @@ class _WindowCutter:
     def add(self, chunk: RowChunk) -> Iterator[DocumentWindow]:
         used = _running_totals(chunk)  # [4, size + 1]: what the rows before each place cost
         bad_places = np.array([place for place, _ in chunk.quarantined], dtype=np.int64)
+        self._seen |= chunk.seen
         begin = 0
         while begin < chunk.size:
             ends = [np.searchsorted(row, row[begin] + room) for row, room in zip(used, self._room, strict=True)]
@@ -100,7 +102,7 @@ class _WindowCutter:
     def _window(self) -> DocumentWindow:
         # One contiguous table: slices would keep the larger batches alive that they were cut from
         table = pa.concat_tables(self._tables).combine_chunks() if self._tables else self._schema.empty_table()
-        window = DocumentWindow(self._index, table, self._rows_read, self._quarantined)
+        window = DocumentWindow(self._index, table, self._rows_read, self._quarantined, self._seen)
         self._index += 1
         self._start_window()
         return window

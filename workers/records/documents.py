@@ -62,12 +62,16 @@ class QuarantinedRow:
 
 @dataclass(slots=True)
 class DocumentWindow:
-    """Consecutive documents of a shard. `table` has ReadPlan.schema; `rows_read` counts documents and quarantined rows."""
+    """Consecutive documents of a shard. `table` has ReadPlan.schema; `rows_read` counts documents and quarantined rows.
+
+    `seen`: kept columns that at least one of the rows has, be it null there.
+    """
 
     index: int
     table: pa.Table
     rows_read: int
     quarantined: list[QuarantinedRow] = field(default_factory=list)
+    seen: frozenset[str] = frozenset()
 
 
 def text_hash(text: str) -> bytes:

@@ -24,7 +24,7 @@ import pyarrow.types as pt
 
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError
-from workers.reading.columns import id_column, kept_column
+from workers.reading.columns import id_column
 from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always, strip_compression
 from workers.reading.line_records import (
     Bad,
@@ -36,12 +36,15 @@ from workers.reading.line_records import (
     take,
     too_long,
 )
-from workers.reading.lines import BOM, LINE_OVERHEAD, QUOTE, Line, LongLine, read_lines, split_lines
+from workers.reading.lines import LINE_OVERHEAD, QUOTE, Line, LongLine, read_lines, split_lines
+from workers.reading.parsed import kept_strings
 from workers.reading.source_rows import SourceRows
+from workers.reading.type_names import shown_names
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
 
+UNCLOSED = "a quote is never closed"
 FIELD_LIMIT = (1 << 31) - 1  # csv's own limit is 128 KiB for the whole process; ours is the record's size
 
 
@@ -80,7 +83,9 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
         for field in plan.keep:
             is_string = pt.is_string(field.type) or pt.is_large_string(field.type)
             array = column(field.name) if is_string else nullable(field.name)
-            rows.keep.append(take(rows, kept_column(array, field.type, field.name)))
+            rows.keep.append(take(rows, kept_strings(array, field, field.name in corpus.types)))
+            if field.name in places or field.name in dict(piece.partitions):
+                rows.seen.add(field.name)
 
     yield from gather(records(), stream, piece, compression, convert)
 
@@ -90,11 +95,19 @@ def delimiter_of(uri: str) -> str:
     return "\t" if strip_compression(uri)[0].endswith(".tsv") else ","
 
 
-def sample_header(head: bytes, _complete: bool, uri: str) -> HeadSample | None:
-    """Column names of the header."""
-    text = head.removeprefix(BOM).decode("utf-8", "replace")
-    names = tuple(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(uri)), ()))
-    return HeadSample(names, exact=True) if names else None
+def sample_header(head: bytes, complete: bool, uri: str, corpus: CorpusConfig) -> HeadSample | None:
+    """Column names of the header, as the reader finds them; None: it does not end in these bytes.
+
+    Raises:
+        ObjectError: the header cannot be read.
+    """
+    whole = head if complete else head[: head.rfind(b"\n") + 1]
+    lines = split_lines(io.BytesIO(whole).read, 0, None, corpus.max_text_bytes + LINE_OVERHEAD)
+    for _, _, cells in _parse(lines, delimiter_of(uri), None, ReadPlan(corpus, pa.string(), pa.schema([]))):
+        if isinstance(cells, Bad) and not complete and cells.reason.startswith(UNCLOSED):
+            return None
+        return HeadSample(tuple(_header(iter([(0, 0, cells)]), uri)), exact=True)
+    return None
 
 
 def record_starts(stream: SourceStream, piece: ObjectSlice, corpus: CorpusConfig) -> Iterator[int]:
@@ -125,10 +138,11 @@ def _resolve(header: list[str], uri: str, piece: ObjectSlice, plan: ReadPlan) ->
     for setting, name in wanted if header else ():
         if name not in header and name not in paths:
             raise ObjectError(
-                uri, f"has no column {name!r} ({setting}), only {', '.join(header)}; correct the setting or the object"
+                uri, f"has no column {name!r} ({setting}), only {shown_names(header)}; correct the setting or the object"
             )
     for field in plan.keep:
-        require_castable(uri, field.name, field.type)
+        if field.name not in corpus.types:
+            require_castable(uri, field.name, field.type)
     places = {name: header.index(name) for name in [*(name for _, name in wanted), *plan.keep.names] if name in header}
     for name in places:
         if header.count(name) > 1:
@@ -150,10 +164,10 @@ def _parse(lines: Iterator[Line], delimiter: str, header: list[str] | None, plan
             return
         except _RecordTooLong:
             bad = too_long(feed.size, plan, "record")
-            cells = bad if feed.closed else Bad(f"{bad.reason}: a quote is never closed, {feed.extent()}", feed.count)
+            cells = bad if feed.closed else Bad(f"{bad.reason}: {UNCLOSED}, {feed.extent()}", feed.count)
         except csv.Error as error:
             if feed.ended:
-                cells = Bad(f"a quote is never closed, {feed.extent()}", feed.count)
+                cells = Bad(f"{UNCLOSED}, {feed.extent()}", feed.count)
             else:
                 cells = Bad(f"record is not valid CSV ({error}), {feed.extent()}", feed.count)
         if not cells and isinstance(cells, list):

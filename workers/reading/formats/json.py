@@ -244,7 +244,7 @@ def _bytes(text: str) -> int:
     return len(text.encode("utf-8", "surrogateescape"))
 
 
-def sample_values(head: bytes, complete: bool, uri: str) -> HeadSample | None:
+def sample_values(head: bytes, complete: bool, uri: str, _corpus: CorpusConfig) -> HeadSample | None:
     """Keys of the first elements, or of the document where its head is all of it.
 
     Raises:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from workers.config import SourceFormat
+from workers.config import CorpusConfig, SourceFormat
 from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always
 from workers.reading.json_columns import json_converter, parse_object
 from workers.reading.line_records import Record, gather, line_starts, mean_line_bytes, too_long
@@ -29,7 +29,7 @@ def read_jsonl(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compres
     yield from gather(records, stream, piece, compression, json_converter(piece, plan))
 
 
-def sample_lines(head: bytes, complete: bool, _uri: str) -> HeadSample | None:
+def sample_lines(head: bytes, complete: bool, _uri: str, _corpus: CorpusConfig) -> HeadSample | None:
     """Keys of the first records. Malformed lines are left out: the reader will quarantine them, row by row."""
     lines = head.removeprefix(BOM).split(b"\n")
     records: list[dict[str, Any]] = []
