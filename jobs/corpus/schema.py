@@ -134,7 +134,7 @@ def _kept_type(name: str, known: _Known, partition_keys: set[str], inferred: Inf
             return pa.string()
         if not inferred.all_seen:
             inferred.remarks.append(
-                f"corpus.keep: no sampled record has {name} ({_suggest(name, known, partition_keys)}); it is read all the "
+                f"corpus.keep: no sampled record has {name}; {_suggest(name, known, partition_keys)}; it is read all the "
                 f"same, as strings: corpus.schema: {{{name}: ...}} states another type"
             )
             return pa.string()
@@ -257,6 +257,5 @@ def _drift(inferred: InferredSchema, source: SourceObject, reason: str) -> None:
 def _suggest(name: str, known: _Known, more: Iterable[str] = ()) -> str:
     names = list(dict.fromkeys([*(name for _, found in known for name in found.names), *more]))
     near = difflib.get_close_matches(name, names, n=1)
-    if near:
-        return f"did you mean {shown_name(near[0])}?"
-    return f"known columns: {shown_names(names)}"
+    where = f" (of {redact(known[0][0].info.uri)}" + (f" and {len(known) - 1} more objects)" if len(known) > 1 else ")")
+    return (f"did you mean {shown_name(near[0])}?" if near else f"known columns: {shown_names(names)}") + where

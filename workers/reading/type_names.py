@@ -77,9 +77,9 @@ def shown_type(kind: pa.DataType) -> str:
 
 
 def shown_name(name: str) -> str:
-    """A column's name on one line, cut; half of a surrogate pair, which no stream takes, as its escape."""
-    name = " ".join(name.encode("utf-8", "backslashreplace").decode().split())
-    return name if len(name) <= _SHOWN_NAME else name[: _SHOWN_NAME - 3] + "..."
+    """A column's name on one line, cut; what no terminal takes (NUL, half of a surrogate pair) as its escape."""
+    name = "".join(character if character.isprintable() else repr(character)[1:-1] for character in name[:_SHOWN_NAME])
+    return name if len(name) < _SHOWN_NAME else name[: _SHOWN_NAME - 3] + "..."
 
 
 def shown_names(names: Sequence[str]) -> str:

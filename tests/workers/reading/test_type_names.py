@@ -88,6 +88,7 @@ def test_no_text_is_anything_else(text: str) -> None:
 
 
 def test_names_in_messages() -> None:
-    assert shown_names(["a", "x" * 100, "half \ud83d", "two\nlines"]) == f"a, {'x' * 57}..., half \\ud83d, two lines"
+    names = ["a", "x" * 100, "half \ud83d", "two\nlines", "nul\0", "größe 😀"]
+    assert shown_names(names) == f"a, {'x' * 57}..., half \\ud83d, two\\nlines, nul\\x00, größe 😀"
     assert shown_names([str(number) for number in range(50)]).endswith("38, 39, ...")
     assert len(shown_type(pa.struct([(f"field_{number}", pa.string()) for number in range(100)]))) == 120
