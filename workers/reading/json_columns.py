@@ -3,8 +3,8 @@
     dicts -> the wanted keys, column by column -> Arrow
 
 A row is quarantined when text is missing, null or no string, or when a value holds half of a surrogate pair or does not fit
-its column (a kept column of strings takes any other value as its JSON text). A wanted key that a row lacks is taken from the
-object's path (key=value); else it is null.
+its column (workers/reading/notation.py; a kept column of strings takes any other value as its JSON text). A wanted key that
+a row lacks is taken from the object's path (key=value); else it is null.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pt
 
-from workers.reading.columns import Column, refusal
+from workers.reading.columns import Column
 from workers.reading.line_records import Bad, Convert, take
+from workers.reading.notation import MISFITS, column_of, from_json, from_text, misfit
 from workers.reading.source_rows import SourceRows
+from workers.reading.widening import Family, family
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 
-# What pa.array raises for a value of another kind, and json.dumps for one that is nested as deeply as json.loads allows
-_MISFITS = (pa.ArrowException, OverflowError, RecursionError, TypeError, ValueError)
 _SURROGATE = " is not valid Unicode (half of a surrogate pair)"
 _KINDS = {"str": "string", "dict": "object", "list": "array", "NoneType": "null", "bool": "boolean", "float": "number"}
 
@@ -53,9 +53,9 @@ def json_converter(piece: ObjectSlice, plan: ReadPlan) -> Convert:
     corpus = plan.corpus
     paths: dict[str, Any] = dict(piece.partitions)
     for field in plan.keep:
-        if paths.get(field.name) is not None and refusal(pa.string(), field.type) is None:
-            with contextlib.suppress(pa.ArrowInvalid):  # a folder that does not fit: its rows are quarantined one by one
-                paths[field.name] = pa.scalar(paths[field.name]).cast(field.type).as_py()
+        if paths.get(field.name) is not None and family(field.type) in (Family.BOOLEAN, Family.INTEGER, Family.FLOAT):
+            with contextlib.suppress(*MISFITS):  # a folder that does not fit: its rows are quarantined one by one
+                paths[field.name] = from_text(paths[field.name], field.type)
 
     def convert(rows: SourceRows, cells: list[Any]) -> None:
         records = [{} if cell is None else cell for cell in cells]
@@ -82,7 +82,7 @@ def json_converter(piece: ObjectSlice, plan: ReadPlan) -> Convert:
 def _texts(values: list[Any], label: str) -> Column:
     try:
         return pa.array(values, pa.large_string()), {}
-    except _MISFITS:
+    except MISFITS:
         bad: dict[int, str] = {}
         for place, value in enumerate(values):
             if isinstance(value, str):
@@ -112,57 +112,11 @@ def _ids(values: list[Any], id_type: pa.DataType) -> Column:
 
 
 def _kept(values: list[Any], target: pa.DataType, name: str, what: str = "kept column ") -> Column:
-    """The whole column at once; value by value where pyarrow would lose something without a word, or when that fails."""
-    guarded = pt.is_nested(target) or (pt.is_integer(target) and float in set(map(type, values)))
-    with contextlib.suppress(*_MISFITS):
-        return _convert([_conform(value, target) for value in values] if guarded else values, target), {}
-    parts: list[pa.Array] = []
-    bad: dict[int, str] = {}
-    for place, value in enumerate(values):
-        try:
-            parts.append(_convert([_conform(value, target)], target))
-        except _MISFITS:
-            parts.append(pa.nulls(1, target))
-            broken = isinstance(value, str) and not _encodes(value)
-            misfit = _SURROGATE if broken else f": a value of type {_kind(value)} does not fit {target}"
-            bad[place] = f"{what}{name}{misfit}"
-    return pa.concat_arrays(parts), bad
+    def reason(value: Any) -> str:
+        broken = isinstance(value, str) and not _encodes(value)
+        return f"{what}{name}{_SURROGATE}" if broken else misfit(f"{what}{name}", _kind(value), target)
 
-
-def _convert(values: list[Any], target: pa.DataType) -> pa.Array:
-    if pt.is_temporal(target) or pt.is_decimal(target):  # JSON writes them as strings, which only Arrow's cast can read
-        kinds = set(map(type, values)) - {type(None)}
-        if kinds == {str}:
-            return pa.array(values, pa.string()).cast(target)
-    return pa.array(values, target)
-
-
-def _conform(value: Any, target: pa.DataType) -> Any:
-    """The value as pyarrow takes it, guarding what it would do without a word: cut 1.5 to 1, drop keys a struct lacks.
-
-    Raises:
-        TypeError: something would be lost.
-    """
-    if value is None:
-        return None
-    if pt.is_string(target) or pt.is_large_string(target):
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if pt.is_integer(target) and isinstance(value, float) and not value.is_integer():
-        raise TypeError
-    if pt.is_struct(target):
-        known = {field.name: field.type for field in target.fields}
-        if not isinstance(value, dict) or value.keys() - known.keys():
-            raise TypeError
-        return {key: _conform(item, known[key]) for key, item in value.items()}
-    if pt.is_map(target):
-        if not isinstance(value, dict):
-            raise TypeError
-        return {key: _conform(item, target.item_type) for key, item in value.items()}
-    if pt.is_nested(target):
-        if not isinstance(value, list):
-            raise TypeError
-        return [_conform(item, target.value_type) for item in value]
-    return value
+    return column_of(values, target, lambda value: from_json(value, target), reason)
 
 
 def _encodes(value: str) -> bool:

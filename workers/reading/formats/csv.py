@@ -24,7 +24,7 @@ import pyarrow.types as pt
 
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError
-from workers.reading.columns import id_column, kept_column
+from workers.reading.columns import id_column
 from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always, strip_compression
 from workers.reading.line_records import (
     Bad,
@@ -37,6 +37,7 @@ from workers.reading.line_records import (
     too_long,
 )
 from workers.reading.lines import BOM, LINE_OVERHEAD, QUOTE, Line, LongLine, read_lines, split_lines
+from workers.reading.notation import text_column_of
 from workers.reading.source_rows import SourceRows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
@@ -80,7 +81,7 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
         for field in plan.keep:
             is_string = pt.is_string(field.type) or pt.is_large_string(field.type)
             array = column(field.name) if is_string else nullable(field.name)
-            rows.keep.append(take(rows, kept_column(array, field.type, field.name)))
+            rows.keep.append(take(rows, text_column_of(array, field.type, f"kept column {field.name}")))
 
     yield from gather(records(), stream, piece, compression, convert)
 

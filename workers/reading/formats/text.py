@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError
-from workers.reading.columns import kept_column, text_column
+from workers.reading.columns import text_column
 from workers.reading.formats.traits import FormatTraits, Split
 from workers.reading.line_records import (
     Record,
@@ -25,6 +25,7 @@ from workers.reading.line_records import (
     too_long,
 )
 from workers.reading.lines import BLOCK_BYTES, BOM, LINE_OVERHEAD, LongLine, is_blank, open_bytes, read_lines
+from workers.reading.notation import text_column_of
 from workers.reading.source_rows import SourceRows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
@@ -51,7 +52,9 @@ def read_text(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compress
             return column if name == TEXT_COLUMN else partition_column(piece, name, count)
 
         rows.texts = [named(name).cast(pa.large_string()) for name in plan.corpus.text]
-        rows.keep = [take(rows, kept_column(named(field.name), field.type, field.name)) for field in plan.keep]
+        rows.keep = [
+            take(rows, text_column_of(named(field.name), field.type, f"kept column {field.name}")) for field in plan.keep
+        ]
 
     yield from gather(records, stream, piece, compression, convert)
 

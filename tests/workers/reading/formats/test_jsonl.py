@@ -104,7 +104,7 @@ def test_kept_values(tmp_path: Path) -> None:
     }
     path = put_jsonl(
         tmp_path / "a.jsonl",
-        {"text": "all", "n": 1, "s": "x", "tags": ["p", "q"], "meta": {"a": 1, "b": [0.5, 2]}, "day": "2024-05-01",
+        {"text": "all", "n": 1, "s": "x", "tags": ["p", "q"], "meta": {"a": 1, "b": [0.5, 2]}, "day": "2024-05-01T00:00:00",
          "map": {"k": 1}},
         {"text": "none"},
         {"text": "whole float", "n": 3.0, "s": {"any": ["value", 1]}, "tags": ["p", 7]},
@@ -115,6 +115,7 @@ def test_kept_values(tmp_path: Path) -> None:
         {"text": "no list", "tags": "p"},
         '{"text": "surrogate", "s": "\\ud800"}',
         {"text": "no date", "day": "yesterday"},
+        {"text": "no time of day", "day": "2024-05-01"},
     )  # fmt: skip
     found = read(path, plan_of(keep))
     assert found.texts == ["all", "none", "whole float"]
@@ -132,6 +133,7 @@ def test_kept_values(tmp_path: Path) -> None:
         7: "kept column tags: a value of type string does not fit list<item: string>",
         8: "kept column s is not valid Unicode (half of a surrogate pair)",
         9: "kept column day: a value of type string does not fit timestamp[s]",
+        10: "kept column day: a value of type string does not fit timestamp[s]",
     }
 
 
