@@ -19,7 +19,7 @@ from jobs.planning.request import Request
 from jobs.planning.run import Run
 from jobs.state.ledger import load_receipts
 from jobs.state.stored_shards import pending
-from workers.reading.type_names import type_name
+from workers.reading.typed.type_names import type_name
 from workers.records.shard import Receipt, Shard
 
 

@@ -42,7 +42,7 @@ log = logging.getLogger("reembed")
 class Corpus:
     """Everything known about the source. `drifted` are URIs whose schema is not usable: their rows end quarantined.
 
-    `columns[i]` is what is known of the columns of `objects[i]`; None: nothing.
+    `columns[i]` is what is known of the columns of `objects[i]`; None: nothing. `mixed`: see InferredSchema.
     """
 
     objects: tuple[SourceObject, ...]
@@ -50,6 +50,7 @@ class Corpus:
     warnings: tuple[str, ...] = ()
     drifted: tuple[str, ...] = ()
     columns: tuple[Columns | None, ...] = ()
+    mixed: bool = False
 
     @property
     def source_fingerprint(self) -> str:
@@ -108,7 +109,7 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = (), cache: Meta
     warnings += inferred.remarks
     if all(source.rows == 0 for source in objects):
         warnings.append(f"corpus.uri {', '.join(map(redact, config.uri))}: {len(objects)} objects without a single row")
-    corpus = Corpus(objects, inferred.plan, tuple(warnings), tuple(sorted(inferred.drift)), tuple(columns))
+    corpus = Corpus(objects, inferred.plan, tuple(warnings), tuple(sorted(inferred.drift)), tuple(columns), inferred.mixed)
     corpus = check_partitions(partition_by, corpus)
     _log(warnings)
     return corpus

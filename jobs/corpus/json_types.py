@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pt
 
-from workers.reading.json_values import encodes
-from workers.reading.type_names import JSON, MOST_LEVELS
+from workers.reading.typed.json_values import encodes
+from workers.reading.typed.type_names import JSON, MOST_LEVELS
 
 FEW_KEYS, MANY_KEYS, MOST_KEYS = 8, 64, 512
 _EXACT = 1 << 53  # integers up to here are floats without loss

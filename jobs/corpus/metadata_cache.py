@@ -36,8 +36,8 @@ _SCHEMA = pa.schema(
         "columns": pa.binary(),  # see _pack; null: the object was not among those sampled
     }
 )
-_NAMES, _EXACT, _WHOLE = b"reembed.names", b"reembed.exact", b"reembed.whole"
-_SAMPLING, _PRESENT = b"reembed.sampling", b"2"  # how samples were taken; those of an earlier way are taken again
+_NAMES, _EXACT, _WHOLE, _RULES = b"reembed.names", b"reembed.exact", b"reembed.whole", b"reembed.rules"
+RULES = b"2"  # by which types are learned of an object: 2: INT96 timestamps are microseconds, samples are not blind
 log = logging.getLogger("reembed")
 
 
@@ -118,14 +118,13 @@ def save_metadata(store: Store, path: str, objects: Sequence[SourceObject], colu
         )
     cells = zip(*rows, strict=True) if rows else [()] * len(_SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(cells, _SCHEMA, strict=True)]
-    store.put(path, encode_table(pa.Table.from_arrays(arrays, schema=_SCHEMA.with_metadata({_SAMPLING: _PRESENT}))))
+    store.put(path, encode_table(pa.Table.from_arrays(arrays, schema=_SCHEMA)))
 
 
 def load_metadata(store: Store, path: str) -> MetadataCache | None:
     """None when there is none, or it is not readable: all metadata is read then. Raises: UsageError, TransientError."""
     try:
-        stored = decode_table(store.read(path))
-        table = stored.cast(_SCHEMA)
+        table = decode_table(store.read(path)).cast(_SCHEMA)
         columns = [table.column(name).to_pylist() for name in _SCHEMA.names]
         unpacked = {packed: _unpack(packed) for packed in set(columns[-1]) if packed is not None}
     except FileNotFoundError:
@@ -133,12 +132,11 @@ def load_metadata(store: Store, path: str) -> MetadataCache | None:
     except (pa.ArrowException, ValueError, KeyError) as error:
         log.warning("%s: not readable (%s); objects are looked into again", store.uri_of(path), error)
         return None
-    present = (stored.schema.metadata or {}).get(_SAMPLING) == _PRESENT
-    outdated = set() if present else {traits.format for traits in FORMATS.values() if traits.sample}
+    if None in unpacked.values():
+        log.info("%s: made by an earlier version; objects are looked into again", store.uri_of(path))
+        return None
     known = []
     for uri, size, etag, kind, rows, text_bytes, packed in zip(*columns, strict=True):
-        if kind in outdated:
-            continue
         groups = None if rows is None else tuple(map(RowGroup, rows, text_bytes))
         known.append((ObjectInfo(uri, size, etag), ObjectMetadata(kind, groups, unpacked.get(packed))))
     return MetadataCache(known)
@@ -146,14 +144,17 @@ def load_metadata(store: Store, path: str) -> MetadataCache | None:
 
 def _pack(columns: Columns) -> bytes:
     """Types as an Arrow schema; names and exactness in its metadata."""
-    metadata = {_NAMES: json.dumps(columns.names).encode(), _EXACT: b"1" if columns.exact else b""}
+    metadata = {_NAMES: json.dumps(columns.names).encode(), _EXACT: b"1" if columns.exact else b"", _RULES: RULES}
     metadata |= {_WHOLE: b"1" if columns.whole else b""}
     return bytes(pa.schema(dict(columns.types), metadata=metadata).serialize().to_pybytes())
 
 
-def _unpack(packed: bytes) -> Columns:
+def _unpack(packed: bytes) -> Columns | None:
+    """None: learned by other rules."""
     schema = pa.ipc.read_schema(pa.py_buffer(packed))
     metadata = schema.metadata or {}
+    if metadata.get(_RULES) != RULES:
+        return None
     names = tuple(json.loads(metadata[_NAMES]))
     types = {column.name: column.type for column in schema}
     return Columns(types, names, exact=bool(metadata[_EXACT]), whole=bool(metadata.get(_WHOLE)))

@@ -29,7 +29,7 @@ from workers.errors import ObjectError
 from workers.reading.formats.registry import FORMATS
 from workers.reading.formats.traits import HeadSample
 from workers.reading.lines import LINE_OVERHEAD
-from workers.reading.type_names import JSON
+from workers.reading.typed.type_names import JSON
 from workers.storage.uris import redact
 
 SAMPLE_OBJECTS = 16

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from workers.config import CorpusConfig
 from workers.errors import UsageError
-from workers.reading.type_names import parse_type, shown_name
+from workers.reading.typed.type_names import parse_type, shown_name
 
 
 def stated_types(config: CorpusConfig) -> dict[str, pa.DataType]:

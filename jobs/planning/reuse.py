@@ -114,13 +114,15 @@ def find_reuse(
             usable = False
     else:
         log.info(_UNUSABLE, base.run_id, "other " + ", ".join(differing))
-    rows = row_key(config_snapshot(config), plan_to_json(corpus.read_plan))
+    plan = plan_to_json(corpus.read_plan)
+    rows = row_key(config_snapshot(config), plan)
+    same_values = not corpus.mixed or base.record.plan.get("rules") == plan["rules"]
     return match(
         base.run_id,
         base.shards,
         receipts,
         corpus.objects,
-        same_rows=rows == row_key(base.record.config, base.record.plan),
+        same_rows=same_values and rows == row_key(base.record.config, base.record.plan),
         same_vectors=usable,
         ids_from_column=config.corpus.id is not None,
     )

@@ -28,6 +28,7 @@ import pyarrow as pa
 from jobs.config import RunConfig
 from workers.config import CorpusConfig
 from workers.errors import RunAborted
+from workers.reading.widening import RULES
 from workers.records.documents import ID, ReadPlan
 from workers.storage.store import Store
 from workers.storage.uris import redact
@@ -117,10 +118,13 @@ def config_snapshot(config: RunConfig) -> dict[str, Any]:
 
 
 def plan_to_json(plan: ReadPlan) -> dict[str, Any]:
-    """The inferred types: an Arrow IPC schema of the id and the kept columns in base64, and the same in readable form."""
+    """The inferred types: an Arrow IPC schema of the id and the kept columns in base64, and the same in readable form.
+
+    `rules`: by which values were converted to them; runs of earlier versions have none.
+    """
     schema = plan.keep.insert(0, pa.field(ID, plan.id_type))
     arrow = base64.b64encode(schema.serialize().to_pybytes()).decode()
-    return {"arrow_schema": arrow, "columns": [[column.name, str(column.type)] for column in schema]}
+    return {"arrow_schema": arrow, "columns": [[column.name, str(column.type)] for column in schema], "rules": RULES}
 
 
 def plan_from_json(raw: Mapping[str, Any], corpus: CorpusConfig) -> ReadPlan:

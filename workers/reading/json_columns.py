@@ -3,8 +3,8 @@
     dicts -> the wanted keys, column by column -> Arrow
 
 A row is quarantined when text is missing, null or no string, or when a value holds half of a surrogate pair or does not fit
-its column (workers/reading/json_values.py); the reason says how corpus.schema keeps it. A wanted key that a row lacks is
-taken from the object's path (key=value); else it is null.
+its column (workers/reading/typed/json_values.py); the reason says how corpus.schema keeps it. A wanted key that a row lacks
+is taken from the object's path (key=value); else it is null.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from workers.reading.columns import Column
-from workers.reading.json_values import MISFITS, SURROGATE, encodes, json_column, kind_of
 from workers.reading.line_records import Bad, Convert, take
+from workers.reading.notation import MISFITS, from_text
 from workers.reading.source_rows import SourceRows
+from workers.reading.typed.json_values import SURROGATE, encodes, json_column, kind_of
+from workers.reading.widening import Family, family
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 
@@ -49,8 +51,9 @@ def json_converter(piece: ObjectSlice, plan: ReadPlan) -> Convert:
     corpus = plan.corpus
     paths: dict[str, Any] = dict(piece.partitions)
     for field in plan.keep:
-        if paths.get(field.name) is not None:
-            paths[field.name] = _of_path(paths[field.name], field.type)
+        if paths.get(field.name) is not None and family(field.type) in (Family.BOOLEAN, Family.INTEGER, Family.FLOAT):
+            with contextlib.suppress(*MISFITS):  # a folder that does not fit: its rows are quarantined one by one
+                paths[field.name] = from_text(paths[field.name], field.type)
 
     def convert(rows: SourceRows, cells: list[Any]) -> None:
         records = [{} if cell is None else cell for cell in cells]
@@ -122,11 +125,3 @@ def _reason(misfit: str, value: Any, field: pa.Field, stated: bool) -> str:
         return f"{reason}, its type in corpus.schema"
     wide = "double" if pt.is_integer(field.type) and isinstance(value, float) else "json"
     return f"{reason}; corpus.schema: {{{field.name}: {wide}}} keeps it"
-
-
-def _of_path(value: str, target: pa.DataType) -> Any:
-    """A folder's value as a JSON record would hold it; one that does not fit stays a string, which no row then fits."""
-    if pt.is_integer(target) or pt.is_floating(target) or pt.is_boolean(target):
-        with contextlib.suppress(pa.ArrowInvalid):
-            return pa.scalar(value).cast(target).as_py()
-    return value

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.source_rows import RowChunk, SourceRows, kept_bytes, text_bytes, validate_rows
-from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, DocumentWindow, QuarantinedRow, ReadPlan
+from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, DocumentWindow, QuarantinedRow, ReadPlan, empty_table
 from workers.records.shard import ObjectSlice, Shard
 from workers.storage.stream import SourceStream
 from workers.storage.uris import redact
@@ -101,7 +101,7 @@ class _WindowCutter:
 
     def _window(self) -> DocumentWindow:
         # One contiguous table: slices would keep the larger batches alive that they were cut from
-        table = pa.concat_tables(self._tables).combine_chunks() if self._tables else self._schema.empty_table()
+        table = pa.concat_tables(self._tables).combine_chunks() if self._tables else empty_table(self._schema)
         window = DocumentWindow(self._index, table, self._rows_read, self._quarantined, self._seen)
         self._index += 1
         self._start_window()

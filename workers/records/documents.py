@@ -74,6 +74,11 @@ class DocumentWindow:
     seen: frozenset[str] = frozenset()
 
 
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """No rows. pyarrow's own method cannot make columns of extension types inside others."""
+    return pa.Table.from_arrays([pa.nulls(0, column.type) for column in schema], schema=schema)
+
+
 def text_hash(text: str) -> bytes:
     """BLAKE2b-128 of the document's UTF-8 text, before prompt and truncation."""
     return hashlib.blake2b(text.encode(), digest_size=TEXT_HASH_BYTES).digest()

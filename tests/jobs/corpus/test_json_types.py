@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.corpus.json_types import NoOneType, agree, infer, is_dictionary, storable
-from tests.workers.reading.test_json_values import JSON_VALUES, same
-from workers.reading.json_values import json_column
-from workers.reading.type_names import MOST_LEVELS, parse_type, type_name
+from tests.workers.reading.typed.test_json_values import JSON_VALUES, same
+from workers.reading.typed.json_values import json_column
+from workers.reading.typed.type_names import MOST_LEVELS, parse_type, type_name
 
 
 @pytest.mark.parametrize(

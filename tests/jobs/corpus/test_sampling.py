@@ -160,7 +160,7 @@ def test_no_first_bytes_end_in_a_traceback(tmp_path: Path, name: str) -> None:
     if name == "no_header_long_text.csv":
         with pytest.raises(UsageError, match="no object has a column text; known columns: all work") as error:
             discover(config(tmp_path / "in", id="id"))
-        assert len(str(error.value)) < 200
+        assert len(str(error.value)) < 400
         return
     planned = read_corpus(tmp_path / "in", id="id", max_text_bytes=1 << 20)
     save_metadata(Store(str(tmp_path / "out"), {}), "o.parquet", planned.corpus.objects, planned.corpus.columns)
@@ -197,11 +197,9 @@ def test_samples_of_an_earlier_version_are_taken_again(tmp_path: Path) -> None:
     assert known is not None
     assert known.get(corpus.objects[0]) is not None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metadata_cache, "_PRESENT", b"1")
+        patch.setattr(metadata_cache, "RULES", b"1")
         save_metadata(store, "o.parquet", corpus.objects, corpus.columns)
-    earlier = load_metadata(store, "o.parquet")
-    assert earlier is not None
-    assert earlier.get(corpus.objects[0]) is None
+    assert load_metadata(store, "o.parquet") is None
 
 
 def test_compressed_records_are_whole_or_not(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ from workers.reading.line_records import (
     too_long,
 )
 from workers.reading.lines import LINE_OVERHEAD, QUOTE, Line, LongLine, read_lines, split_lines
-from workers.reading.parsed import kept_strings
 from workers.reading.source_rows import SourceRows
-from workers.reading.type_names import shown_names
+from workers.reading.typed.strings import kept_strings
+from workers.reading.typed.type_names import shown_names
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream

@@ -25,8 +25,8 @@ from workers.reading.line_records import (
     too_long,
 )
 from workers.reading.lines import BLOCK_BYTES, BOM, LINE_OVERHEAD, LongLine, is_blank, open_bytes, read_lines
-from workers.reading.parsed import kept_strings
 from workers.reading.source_rows import SourceRows
+from workers.reading.typed.strings import kept_strings
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream

@@ -108,7 +108,7 @@ def test_kept_values(tmp_path: Path) -> None:
     }
     path = put_jsonl(
         tmp_path / "a.jsonl",
-        {"text": "all", "n": 1, "s": "x", "tags": ["p", "q"], "meta": {"a": 1, "b": [0.5, 2]}, "day": "2024-05-01",
+        {"text": "all", "n": 1, "s": "x", "tags": ["p", "q"], "meta": {"a": 1, "b": [0.5, 2]}, "day": "2024-05-01T00:00:00",
          "map": {"k": 1}},
         {"text": "none"},
         {"text": "whole float", "n": 3.0, "s": "x", "tags": ["p"]},
@@ -122,6 +122,7 @@ def test_kept_values(tmp_path: Path) -> None:
         {"text": "epoch", "day": 1714521600},
         {"text": "no string", "s": {"any": ["value", 1]}},
         {"text": "no string inside", "tags": ["p", 7]},
+        {"text": "no time of day", "day": "2024-05-01"},
     )  # fmt: skip
     found = read(path, plan_of(keep))
     assert found.texts == ["all", "none", "whole float"]
@@ -135,13 +136,14 @@ def test_kept_values(tmp_path: Path) -> None:
         3: f"kept column n: a value of type number does not fit int64{mend('n', 'double')}",
         4: f"kept column n: a value of type string does not fit int64{mend('n')}",
         5: f"kept column meta: an object has the key 'z', which struct<a: int64, b: list<double>> has not{mend('meta')}",
-        6: f"kept column meta: a value of type number does not fit int64{mend('meta')}",
+        6: f"kept column meta: a value of type object does not fit struct<a: int64, b: list<double>>{mend('meta')}",
         7: f"kept column tags: a value of type string does not fit list<string>{mend('tags')}",
         8: "kept column s is not valid Unicode (half of a surrogate pair)",
         9: f"kept column day: a value of type string does not fit timestamp[s]{mend('day')}",
         10: f"kept column day: a value of type number does not fit timestamp[s]{mend('day')}",
         11: f"kept column s: a value of type object does not fit string{mend('s')}",
-        12: f"kept column tags: a value of type number does not fit string{mend('tags')}",
+        12: f"kept column tags: a value of type array does not fit list<string>{mend('tags')}",
+        13: f"kept column day: a value of type string does not fit timestamp[s]{mend('day')}",
     }
 
 

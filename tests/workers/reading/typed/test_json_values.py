@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.reading.json_values import json_column
-from workers.reading.type_names import parse_type
+from workers.reading.typed.json_values import json_column
+from workers.reading.typed.type_names import parse_type
 
 UTC = datetime.UTC
 GOOD: list[tuple[str, Any, Any]] = [
@@ -29,12 +29,12 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("timestamp[us, UTC]", "2024-02-29T01:00:00+02:00", datetime.datetime(2024, 2, 28, 23, tzinfo=UTC)),
     ("timestamp[s]", "2024-02-29 01:02:03", datetime.datetime(2024, 2, 29, 1, 2, 3)),
     ("time64[us]", "23:59:59.000001", datetime.time(23, 59, 59, 1)),
-    ("decimal(10, 2)", 12.34, decimal.Decimal("12.34")),
+    ("decimal(10, 2)", 12, decimal.Decimal("12.00")),
     ("decimal(10, 2)", "12.30", decimal.Decimal("12.30")),
     ("list<double>", [1, 0.5, None], [1.0, 0.5, None]),
     ("map<string, int64>", {"a": 1, "b": None}, [("a", 1), ("b", None)]),
     ("struct<a: int64, b: date32>", {"b": "2024-01-01"}, {"a": None, "b": datetime.date(2024, 1, 1)}),
-    ("list<struct<at: timestamp[s]>>", [{"at": "2024-01-01"}], [{"at": datetime.datetime(2024, 1, 1)}]),
+    ("list<struct<at: timestamp[s]>>", [{"at": "2024-01-01T00:00"}], [{"at": datetime.datetime(2024, 1, 1)}]),
     ("map<string, date32>", {"a": "2024-01-01"}, [("a", datetime.date(2024, 1, 1))]),
 ]
 GOOD += [
@@ -68,10 +68,11 @@ BAD: list[tuple[str, Any]] = [
     ("timestamp[us, UTC]", 1700000000),
     ("timestamp[us, UTC]", "2024-01-01T00:00:00"),
     ("timestamp[us]", "2024-01-01T00:00:00Z"),
+    ("timestamp[us]", "2024-01-01"),
     ("timestamp[us]", "2024-01-01T00:00:00.123456789"),
     ("time32[s]", "01:02:03.5"),
     ("time32[s]", "01:02:03Z"),
-    ("decimal(4, 2)", 1.239),
+    ("decimal(4, 2)", 1.25),  # a double before it came here
     ("decimal(4, 2)", True),
     ("decimal(4, 2)", "NaN"),
     ("list<int64>", [True]),
@@ -105,8 +106,8 @@ def test_values_that_do_not_fit_leave_their_neighbours_alone(name: str, value: A
 
 
 def test_a_key_that_the_type_lacks_is_named() -> None:
-    _, bad = json_column([{"source": "web", "x" * 90: 1}], parse_type("struct<source: string>"))
-    assert bad == {0: f": an object has the key '{'x' * 37}...', which struct<source: string> has not"}
+    _, bad = json_column([{"source": "web", "x" * 90: 1, "y": 1}], parse_type("struct<source: string>"))
+    assert bad == {0: f": an object has the key '{'x' * 57}...', which struct<source: string> has not"}
 
 
 JSON_VALUES = st.recursive(

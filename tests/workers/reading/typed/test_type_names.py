@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.reading.type_names import parse_type, shown_names, shown_type, type_name
+from workers.reading.typed.type_names import parse_type, shown_names, shown_type, type_name
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from workers.reading.parsed import kept_strings
-from workers.reading.type_names import parse_type
+from workers.reading.typed.strings import kept_strings
+from workers.reading.typed.type_names import parse_type
 
 
 @pytest.mark.parametrize(
