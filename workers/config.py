@@ -19,6 +19,7 @@ from pydantic import (
     TypeAdapter,
     field_validator,
     model_serializer,
+    model_validator,
 )
 
 StorageOptions = dict[str, Any]
@@ -102,7 +103,57 @@ class VectorType(StrEnum):
 Auto = Literal["auto"]
 
 
-_LATER_SETTINGS = ("schema",)  # of the corpus section, added after runs were stored without them
+Character = Annotated[str, Field(max_length=1)]
+
+
+class CsvConfig(Section):
+    """How CSV and TSV objects are written. The same for all of the corpus; other formats do not look at it."""
+
+    delimiter: Annotated[str, BeforeValidator(lambda value: "\t" if value == "\\t" else value)] = "auto"
+    """One character between fields. auto: a tab for .tsv; else a comma, or what a first line `sep=;` says."""
+    quote: Character | Auto = "auto"
+    """The character around fields that hold delimiters or line ends, doubled within them. "": none, every quote is text.
+    auto: `"`; none for .tsv."""
+    escape: Character = ""
+    """A character that makes the next one text, as MySQL writes `\\"`; a field `\\N` is null. "": none."""
+    header: bool = True
+    """Whether the first record names the columns. Otherwise `columns` does."""
+    columns: list[str] = Field(default_factory=list)
+    """Names of the columns, in order: where there is no header, or in place of it."""
+    encoding: str = "utf-8"
+    """Any of Python's in which ASCII is ASCII: utf-8, latin-1, cp1252, shift_jis, gb18030, ... not utf-16."""
+    skip_rows: int = Field(0, ge=0)
+    """Lines before the header (a title, a remark) that are no rows."""
+    skip_blanks: bool = False
+    """Blanks behind a delimiter are no part of the field."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one(cls, value: str) -> str:
+        if value != "auto" and (len(value) != 1 or value in "\r\n"):
+            raise ValueError("must be one character, or auto")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        ascii_bytes = bytes(range(128))
+        try:
+            same = ascii_bytes.decode(value).encode(value) == ascii_bytes == ascii_bytes.decode().encode(value)
+        except (LookupError, UnicodeError):
+            same = False
+        if not same:
+            raise ValueError("must be a text encoding of Python in which ASCII is ASCII; convert others (iconv) to utf-8")
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> CsvConfig:
+        if not self.header and not self.columns:
+            raise ValueError("header: false needs columns: the names, in order")
+        special = [name for name in (self.delimiter, self.quote, self.escape) if name not in ("", "auto")]
+        if len(set(special)) < len(special) or any(name in "\r\n" for name in special):
+            raise ValueError("delimiter, quote and escape must be different characters, and no line ends")
+        return self
 
 
 class CorpusConfig(Section):
@@ -129,13 +180,19 @@ class CorpusConfig(Section):
     """Plain text only: a document is a line, or the whole file."""
     max_text_bytes: ByteCount = Field(64 << 20, ge=1)
     """A longer document (or line) is quarantined, which bounds memory."""
+    csv: CsvConfig = Field(default_factory=CsvConfig)
+    """The dialect of CSV and TSV objects."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
     @model_serializer(mode="wrap")
-    def _without_later_settings(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Settings that earlier versions do not know are left out unless they are set: their runs stay the same runs."""
-        dumped: dict[str, Any] = handler(self)
-        return {name: value for name, value in dumped.items() if value or name not in _LATER_SETTINGS}
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that came later are written only where they are set: runs begun before are known by their settings."""
+        written: dict[str, Any] = serialize(self)
+        if self.csv == CsvConfig():
+            written.pop("csv", None)
+        if not self.types:
+            written.pop("schema", None)
+        return written
 
 
 class ModelConfig(Section):

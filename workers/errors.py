@@ -2,6 +2,7 @@
 
 ReembedError                 every error that is shown to the user: one line, says what is wrong and how to fix it
 ├── UsageError               configuration, credentials, model or schema; nothing was started    -> exit 2
+│   └── AccessDenied         the store knows who asks, and refuses this object, or all of them
 ├── RunAborted               the run stopped early and the same command resumes it               -> exit 4
 │   └── LockHeld             another driver works on this output; this one changed nothing       -> exit 4
 ├── TransientError           storage failure, timeout: tried again on any replica
@@ -22,6 +23,10 @@ class ReembedError(Exception):
 
 class UsageError(ReembedError):
     """The request itself cannot be carried out: configuration, credentials, model, schema."""
+
+
+class AccessDenied(UsageError):
+    """The store refuses an object to these credentials. Whether it refuses others as well only they can tell."""
 
 
 class RunAborted(ReembedError):

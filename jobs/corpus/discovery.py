@@ -1,7 +1,7 @@
 """The source as a run sees it: listed once, its metadata read once, one schema inferred.
 
 1. list       jobs/corpus/listing.py: every object with size and etag, sorted by URI
-2. resolve    which format an object is of, where its name leaves that open: by its first bytes
+2. look       the first bytes of objects without a footer (first_bytes.py): what they are, and what speaks against them
 3. describe   row groups and schemas of formats with a footer (footers.py); the first records of a few objects of the
               others (sampling.py); metadata_cache.py: what the last run learned of objects that have not changed
 4. infer      jobs/corpus/schema.py: id type, kept types; objects that cannot be used are named before any replica starts
@@ -14,18 +14,18 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from jobs.corpus.footers import FOOTER_THREADS, read_footers
+from jobs.corpus.first_bytes import explained, look
+from jobs.corpus.footers import read_footers
 from jobs.corpus.listing import SourceObject, list_sources
 from jobs.corpus.metadata_cache import MetadataCache
-from jobs.corpus.sampling import agreed_columns, look_further, read_head, sample_columns
+from jobs.corpus.sampling import agreed_columns, look_further, sample_columns
 from jobs.corpus.schema import Columns, check_names, infer_schema
 from jobs.corpus.stated_schema import check_stated, stated_types
-from workers.config import CorpusConfig, SourceFormat
+from workers.config import CorpusConfig
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.records.documents import ReadPlan
 from workers.storage.uris import redact
@@ -33,7 +33,6 @@ from workers.table.partitions import can_name_folder
 from workers.table.schema import OUTPUT_COLUMNS
 
 MAX_LOGGED = 20  # warnings logged one by one; all of them are in Corpus.warnings
-HEAD_BYTES, HEAD_GROWTH = 16 << 10, 16  # read to tell a format by content, and how many times more where that is not enough
 COMPRESSED_RATIO = 4  # text is estimated to be this many times its compressed size
 log = logging.getLogger("reembed")
 
@@ -96,8 +95,9 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = (), cache: Meta
     check_names(config)
     check_stated(config, partition_by)
     listed = list_sources(config)
+    known = {at for at, source in enumerate(listed) if cache and cache.get(source)}
     try:
-        objects, columns, problems = _describe(_resolve(listed, config), config, cache)
+        objects, columns, problems = _describe(look(listed, config, known), config, cache)
     except TransientError as error:
         raise RunAborted(f"corpus.uri: listed, but not readable: {error}; the same command tries again") from None
     inferred = infer_schema(config, objects, columns)
@@ -144,65 +144,51 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
     return replace(corpus, read_plan=replace(corpus.read_plan, keep=keep))
 
 
-def _resolve(listed: Sequence[SourceObject], config: CorpusConfig) -> list[SourceObject]:
-    """The objects, each in the format that its content says where the name leaves it open.
-
-    Raises: UsageError, TransientError.
-    """
-    objects = list(listed)
-    open_ones = [at for at, source in enumerate(objects) if source.traits.resolve and source.info.size]
-    if config.format is not SourceFormat.AUTO or not open_ones:
-        return objects
-    with ThreadPoolExecutor(max_workers=FOOTER_THREADS) as pool:
-        formats = pool.map(lambda at: _format_by_content(objects[at], config), open_ones)
-        for at, by_content in zip(open_ones, formats, strict=True):
-            objects[at] = replace(objects[at], format=by_content)
-    for by_content in sorted({objects[at].format for at in open_ones}):
-        count = sum(objects[at].format == by_content for at in open_ones)
-        log.info("%d objects are read as %s by their content; corpus.format: %s would say so", count, by_content, by_content)
-    return objects
-
-
-def _format_by_content(source: SourceObject, config: CorpusConfig) -> SourceFormat:
-    """As the reader decides it, from as few bytes as needed and no more than one record may have."""
-    resolve, size = source.traits.resolve, HEAD_BYTES
-    while resolve is not None and size < config.max_text_bytes * HEAD_GROWTH:
-        by_content = resolve(*read_head(source, config, size))
-        if by_content is not None:
-            return by_content
-        size *= HEAD_GROWTH
-    return source.format
-
-
 def _describe(
     listed: Sequence[SourceObject], config: CorpusConfig, cache: MetadataCache | None
 ) -> tuple[tuple[SourceObject, ...], list[Columns | None], list[str]]:
     """Footers of every object that has one, samples of the others: objects with row groups, their columns, warnings."""
     objects = list(listed)
     columns: list[Columns | None] = [None] * len(objects)
-    problems: list[str] = []
     cached = set()
     for at, source in enumerate(listed):
-        if cache and (known := cache.get(source)):
+        if cache and source.problem is None and (known := cache.get(source)):
             objects[at], columns[at] = known
             cached.add(at)
     fresh = [at for at in range(len(objects)) if at not in cached]
     with_footer = [at for at in fresh if objects[at].traits.footer]
     for at, footer in zip(with_footer, read_footers([objects[at] for at in with_footer], config), strict=True):
-        objects[at] = replace(objects[at], row_groups=footer.row_groups, problem=footer.problem)
+        objects[at] = replace(objects[at], row_groups=footer.row_groups, problem=footer.problem, denied=footer.denied)
         if footer.problem is None:
             columns[at] = Columns(footer.columns, footer.names, exact=True)
         else:
-            name = redact(objects[at].info.uri)
-            problems.append(f"{name}: {footer.problem}; it will be quarantined: write the object again, or take it out")
-    sampled, remarks = sample_columns([objects[at] for at in fresh], config)
+            objects[at] = explained(objects[at], config)
+    readable = [at for at in fresh if objects[at].problem is None]
+    sampled, unreadable, remarks = sample_columns([objects[at] for at in readable], config)
     for place, sample in sampled.items():
-        columns[fresh[place]] = sample
+        columns[readable[place]] = sample
+    for place, problem in unreadable.items():
+        objects[readable[place]] = replace(objects[readable[place]], problem=problem)
     if cache:
         cache.complete_samples(objects, columns, cached)
     remarks += look_further(objects, columns, config)
+    _refuse_unusable(objects)
     columns, unlike = agreed_columns(columns)
+    problems = [
+        f"{redact(source.info.uri)}: {source.problem}; it will be quarantined: mend it, write the object again or remove it"
+        for source in objects
+        if source.problem is not None
+    ]
     return tuple(objects), columns, problems + list(dict.fromkeys(remarks + unlike))
+
+
+def _refuse_unusable(objects: Sequence[SourceObject]) -> None:
+    """Raises: UsageError: the store refuses every object, or none is what its name and the settings say."""
+    full = [source for source in objects if source.info.size]
+    bad = [source for source in full if source.denied or (source.problem and source.traits.footer is None)]
+    if bad and len(bad) == len(full):
+        more = f" (and so the other {len(bad) - 1} objects, each for a reason of its kind)" if len(bad) > 1 else ""
+        raise UsageError(f"corpus.uri {redact(bad[0].info.uri)}: {bad[0].problem}{more}")
 
 
 def _log(warnings: Sequence[str]) -> None:

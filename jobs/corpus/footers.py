@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from jobs.corpus.listing import RowGroup, SourceObject
 from workers.config import CorpusConfig
+from workers.errors import AccessDenied, ObjectError
 from workers.host.isolated_process import IsolatedProcess, ProcessEnded
 from workers.reading.footers.facts import FooterBytes, FooterFacts, FooterReader
 from workers.storage.checksums import fetch_checked
@@ -38,10 +39,17 @@ class Footer:
     columns: dict[str, pa.DataType]
     names: tuple[str, ...] = ()
     problem: str | None = None
+    denied: bool = False
 
 
 _Names = dict[tuple[str, ...], tuple[str, ...]]  # one tuple of names for all objects that share it: wide schemas cost once
 _Batch = list[int]  # positions of objects of one format
+
+
+class _Denied(str):
+    """A problem: the store refuses the object."""
+
+    __slots__ = ()
 
 
 def read_footers(objects: Sequence[SourceObject], config: CorpusConfig) -> list[Footer]:
@@ -67,12 +75,13 @@ def read_range(uri: str, start: int, stop: int, options: Mapping[str, Any]) -> b
     """Bytes `start` to `stop` of an object in one request; on S3 compared with its checksum where they are all of it.
 
     Raises:
-        FileNotFoundError, UsageError, TransientError.
+        FileNotFoundError, AccessDenied, ObjectError (archived), UsageError, TransientError.
     """
     fs, path = filesystem(uri, options)
     if "s3" in fs.protocol:
         return patiently(lambda: fetch_checked(fs, path, redact(uri), (start, stop)).data, uri)
-    return bytes(patiently(lambda: fs.cat_file(path, start=start, end=stop), uri))
+    data = bytes(patiently(lambda: fs.cat_file(path, start=start, end=stop), uri))
+    return data if len(data) <= stop - start else data[start:stop]  # a web server may send all of it
 
 
 def _batches(objects: Sequence[SourceObject]) -> Iterator[_Batch]:
@@ -110,7 +119,7 @@ def _read_once(
     for data in fetched:
         facts = data if isinstance(data, str) else next(parsed)
         if isinstance(facts, str):
-            footers.append(Footer(None, {}, problem=facts))
+            footers.append(Footer(None, {}, problem=facts, denied=isinstance(facts, _Denied)))
         else:
             groups = None if facts.groups is None else tuple(RowGroup(rows, size) for rows, size in facts.groups)
             footers.append(Footer(groups, facts.types, names.setdefault(facts.names, facts.names)))
@@ -123,7 +132,11 @@ def _fetch(source: SourceObject, reader: FooterReader, config: CorpusConfig) -> 
     try:
         return reader.fetch(lambda start, stop: read_range(uri, start, stop, config.storage_options), source.info.size)
     except FileNotFoundError:
-        return f"{redact(uri)} was deleted while it was listed"
+        return "deleted while it was listed"
+    except AccessDenied as error:
+        return _Denied(str(error).removeprefix(f"{redact(uri)}: "))
+    except ObjectError as error:
+        return error.reason
 
 
 def _parse(

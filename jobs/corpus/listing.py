@@ -2,7 +2,8 @@
 
 1. reachable   the endpoints answer at all (jobs/driver/preflight.py)
 2. list        every URI in its own thread; an object named twice is taken once
-3. describe    format and compression by name; Hive key=value folders below the listed root
+3. refuse      folders that are tables, of which some files and rows are deleted ones
+4. describe    format and compression by name; columns of the key=value folders of its path (Hive)
 
 Nothing is opened here: no footer, no record, no text.
 """
@@ -10,10 +11,10 @@ Nothing is opened here: no footer, no record, no text.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jobs.driver.preflight import bucket_of, require_endpoint
 from workers.config import CorpusConfig, SourceFormat
@@ -21,13 +22,13 @@ from workers.errors import TransientError, UsageError
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.formats.traits import FormatTraits
 from workers.records.shard import ObjectSlice
-from workers.storage.client import filesystem
-from workers.storage.objects import ObjectInfo, list_objects
+from workers.storage.objects import ObjectInfo, explore
+from workers.storage.table_folders import ICEBERG, ICEBERG_FOLDER, LANCE
 from workers.storage.uris import redact
 from workers.table.partitions import Partitions, hive_partitions
 
 LISTING_THREADS = 16
-_GLOB = "*?["
+_DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _S3 = ("s3://", "s3a://")
 _CONTENT_HASH = re.compile(r"[0-9a-f]{32}(-\d+)?")  # MD5, or MD5 of the parts' MD5s
 
@@ -50,7 +51,8 @@ class SourceObject:
     compression: str | None
     partitions: Partitions = ()
     row_groups: tuple[RowGroup, ...] | None = None
-    problem: str | None = None  # why its footer cannot be read; the object ends quarantined
+    problem: str | None = None  # why it cannot be read; the object ends quarantined
+    denied: bool = False  # that is because the store refuses it
 
     @property
     def traits(self) -> FormatTraits:
@@ -81,37 +83,52 @@ def list_sources(config: CorpusConfig) -> list[SourceObject]:
         require_endpoint(uri, config.storage_options, "corpus.uri")
     with ThreadPoolExecutor(max_workers=min(LISTING_THREADS, len(config.uri))) as pool:
         listings = list(pool.map(lambda uri: _list_one(uri, config), config.uri))
-    by_uri: dict[str, SourceObject] = {}
-    for source in (source for listing in listings for source in listing):
-        known = by_uri.get(source.info.uri)
-        if known is None or len(source.partitions) > len(known.partitions):  # named twice: the wider root tells more
-            by_uri[source.info.uri] = source
+    by_uri = {source.info.uri: source for listing in listings for source in listing}
     return [by_uri[uri] for uri in sorted(by_uri)]
 
 
 def _list_one(uri: str, config: CorpusConfig) -> list[SourceObject]:
     name = f"corpus.uri {redact(uri)}"
     try:
-        infos = list_objects(uri, config.storage_options)
+        listing = explore(uri, config.storage_options)
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{name}: no objects there; correct the uri, or put the corpus there first") from None
     except UsageError as error:
-        raise UsageError(f"corpus.uri {error} (setting corpus.storage_options)") from None
+        hint = " (setting corpus.storage_options)" if "storage_options" in str(error) else ""
+        raise UsageError(f"corpus.uri {error}{hint}") from None
     except TransientError as error:
         raise UsageError(f"{name}: cannot be listed: {error}; check corpus.storage_options and the network") from None
-    root = _root_of(uri, config.storage_options)
-    return [_describe(info, root, config) for info in infos]
+    _refuse_tables(listing.tables, config)
+    metadata = tuple(f"{folder}/{ICEBERG_FOLDER}/" for folder, kind in listing.tables.items() if kind == ICEBERG)
+    infos = [info for info in listing.objects if not info.uri.startswith(metadata)]
+    kept = [info for info in infos if config.format is not SourceFormat.AUTO or not _describes_data(info.uri, infos)]
+    if not kept:
+        raise UsageError(f"{name}: no data there, only records about data; correct the uri")
+    return [_describe(info, config) for info in kept]
 
 
-def _root_of(uri: str, options: Mapping[str, Any]) -> str:
-    """The listed folder as a full URI: a glob's folders before its first wildcard; an object's own name."""
-    fs, path = filesystem(uri, options)
-    wild = next((at for at, char in enumerate(path) if char in _GLOB), None)
-    folder = path if wild is None else path[:wild].rpartition("/")[0]
-    return str(fs.unstrip_protocol(folder)).rstrip("/")
+def _refuse_tables(tables: Mapping[str, str], config: CorpusConfig) -> None:
+    """Raises: UsageError: a folder that is a table, unless corpus.format says that its files are meant."""
+    for folder, kind in tables.items():
+        if kind == LANCE:
+            raise UsageError(f"corpus.uri {redact(folder)}: is a Lance table, which is not read; export it to Parquet")
+        if config.format is SourceFormat.AUTO:
+            article = "an" if kind == ICEBERG else "a"
+            raise UsageError(
+                f"corpus.uri {redact(folder)}: is {article} {kind} table: its files also hold rows that were deleted or "
+                "replaced; export it, or set corpus.format: parquet to read all of its data files as they are"
+            )
 
 
-def _describe(info: ObjectInfo, root: str, config: CorpusConfig) -> SourceObject:
+def _describes_data(uri: str, infos: Sequence[ObjectInfo]) -> bool:
+    """Whether this is one of the files in which Hugging Face's `datasets` describes the data beside them."""
+    folder, _, name = uri.rpartition("/")
+    if name not in _DESCRIPTIONS or len(infos) == 1:
+        return False
+    return name != "state.json" or any(info.uri == f"{folder}/dataset_info.json" for info in infos)
+
+
+def _describe(info: ObjectInfo, config: CorpusConfig) -> SourceObject:
     source_format, compression = format_of(info.uri, config.format)
-    below = info.uri[len(root) :] if info.uri.startswith(root) else ""
-    return SourceObject(info, source_format, compression, hive_partitions(below.split("/")[:-1]))
+    folders = redact(info.uri).partition("://")[2].split("/")[1:-1]
+    return SourceObject(info, source_format, compression, hive_partitions(folders))

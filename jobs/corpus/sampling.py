@@ -11,7 +11,6 @@ which every record was seen.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +25,11 @@ from jobs.corpus.listing import SourceObject
 from jobs.corpus.schema import Columns
 from workers.config import CorpusConfig
 from workers.errors import ObjectError
+from workers.reading.first_look import decompressed_head
 from workers.reading.formats.registry import FORMATS
 from workers.reading.formats.traits import HeadSample
 from workers.reading.lines import LINE_OVERHEAD
 from workers.reading.typed.type_names import JSON
-from workers.storage.uris import redact
 
 SAMPLE_OBJECTS = 16
 MORE_OBJECTS = 256  # of each format, where a wanted column was not met in the first ones
@@ -40,7 +39,6 @@ ENOUGH_RECORDS, ENOUGH_BYTES = 8, 4 << 20  # the head grows up to one of them; a
 PLACES, PLACE_BYTES = 6, 128 << 10  # pieces of a large object, spread between its head and its end
 MOST_NAMES = 1000  # of columns that nobody asked for, to suggest one of them
 _LARGE = threading.Lock()  # one long head at a time: a record may have corpus.max_text_bytes
-log = logging.getLogger("reembed")
 
 
 @dataclass(slots=True)
@@ -65,8 +63,9 @@ class _Sampled:
 
 def sample_columns(
     objects: Sequence[SourceObject], config: CorpusConfig, most: int = SAMPLE_OBJECTS
-) -> tuple[dict[int, Columns], list[str]]:
-    """Columns of the sampled objects, by position in `objects`, and remarks. Objects of formats with a footer are left out.
+) -> tuple[dict[int, Columns], dict[int, str], list[str]]:
+    """Columns of the sampled objects, by position in `objects`; why none of an object's rows can be read; and remarks.
+    Objects of formats with a footer are left out.
 
     `most`: objects of each format.
 
@@ -87,21 +86,20 @@ def sample_columns(
             step = max(1, len(filled) / most)
             chosen += [filled[int(turn * step)] for turn in range(min(most, len(filled)))]
     if not chosen:
-        return columns, []
+        return columns, {}, []
     with ThreadPoolExecutor(max_workers=SAMPLE_OBJECTS) as pool:
         samples = dict(zip(chosen, pool.map(lambda at: _sample(objects[at], config), chosen), strict=True))
     types, remarks = _pooled_types([record for sample in samples.values() for record in sample.records], config)
     for at, sample in samples.items():
-        if sample.problem is not None:
-            remarks.append(f"{redact(objects[at].info.uri)}: {sample.problem}; its rows will be quarantined")
-        elif sample.names:
+        if sample.names and sample.problem is None:
             columns[at] = _columns(sample, config, {} if sample.exact else types)
-    return columns, remarks
+    problems = {at: sample.problem for at, sample in samples.items() if sample.problem is not None}
+    return columns, problems, remarks
 
 
-def look_further(objects: Sequence[SourceObject], columns: list[Columns | None], config: CorpusConfig) -> list[str]:
+def look_further(objects: list[SourceObject], columns: list[Columns | None], config: CorpusConfig) -> list[str]:
     """Where a wanted column was met nowhere, sample more objects and add to `columns`: either one has it, or it is known in
-    more cases that none has. Remarks.
+    more cases that none has. Problems are noted in `objects`; remarks are returned.
 
     Raises: UsageError, TransientError.
     """
@@ -110,9 +108,11 @@ def look_further(objects: Sequence[SourceObject], columns: list[Columns | None],
     if met.issuperset(_wanted(config)):
         return []
     rest = [at for at, source in enumerate(objects) if columns[at] is None and source.problem is None and source.rows != 0]
-    found, remarks = sample_columns([objects[at] for at in rest], config, MORE_OBJECTS)
+    found, problems, remarks = sample_columns([objects[at] for at in rest], config, MORE_OBJECTS)
     for place, known in found.items():
         columns[rest[place]] = known
+    for place, problem in problems.items():
+        objects[rest[place]] = replace(objects[rest[place]], problem=problem)
     return remarks
 
 
@@ -222,22 +222,6 @@ def read_head(source: SourceObject, config: CorpusConfig, limit: int) -> tuple[b
         return data, fetched == source.info.size
     head = decompressed_head(data, source.compression, limit)
     return head, fetched == source.info.size and len(head) < limit
-
-
-def decompressed_head(data: bytes, codec: Any, limit: int) -> bytes:
-    """At most `limit` bytes of what a compressed stream's beginning holds; the stream may be cut, or break, anywhere."""
-    head = bytearray()
-    with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
-        while len(head) < limit:
-            try:
-                piece = stream.read(min(limit - len(head), 16 << 10))
-            except OSError as error:  # the cut: what came before it is good
-                log.debug("sample ends after %d bytes: %s", len(head), error)
-                break
-            if not piece:
-                break
-            head += piece
-    return bytes(head)
 
 
 def _pooled_types(records: Sequence[dict[str, Any]], config: CorpusConfig) -> tuple[dict[str, pa.DataType], list[str]]:

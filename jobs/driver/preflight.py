@@ -26,18 +26,22 @@ CLUSTER_SECONDS = 10.0
 
 
 def require_endpoint(uri: str, options: Mapping[str, Any], setting: str) -> None:
-    """Make one request for the bucket of an S3 URI with short timeouts; other schemes are not checked.
+    """Make one request for the bucket of an S3 URI, or the host of a web address, with short timeouts; other schemes are
+    not checked.
 
     Raises:
         UsageError: nothing answers at the endpoint. Any answer counts, even a refusal, which the first real request reports.
     """
-    if not uri.startswith(("s3://", "s3a://")):
+    web = uri.startswith(("http://", "https://"))
+    if not web and not uri.startswith(("s3://", "s3a://")):
         return
     try:
         stat_object(bucket_of(uri), options, retry_seconds=ENDPOINT_SECONDS)
     except (FileNotFoundError, UsageError):
         return
     except TransientError as error:
+        if web:
+            raise UsageError(f"{setting} {error}; check the address and the network") from None
         raise UsageError(
             f"{setting}: the endpoint does not answer within {ENDPOINT_SECONDS:.0f} s ({error}); "
             f"check {setting.partition('.')[0]}.storage_options.endpoint_url or AWS_ENDPOINT_URL, and the network"

@@ -22,11 +22,12 @@ from jobs.corpus.discovery import Corpus
 from jobs.corpus.metadata_cache import MetadataCache, load_metadata
 from jobs.planning.matching import Reuse, match
 from jobs.state.current import read_current
-from jobs.state.records import config_snapshot, plan_to_json
+from jobs.state.records import PLAIN_TSV, config_snapshot, plan_to_json
 from jobs.state.stored_run import StoredRun
 from workers.config import LongText, Precision
 from workers.errors import RunAborted
 from workers.model.recipe import EmbeddingRecipe
+from workers.reading.formats.traits import strip_compression
 from workers.records.shard import Receipt
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
@@ -117,6 +118,7 @@ def find_reuse(
     plan = plan_to_json(corpus.read_plan)
     rows = row_key(config_snapshot(config), plan)
     same_values = not corpus.mixed or base.record.plan.get("rules") == plan["rules"]
+    same_values = same_values and not _reads_tsv_anew(base, corpus)
     return match(
         base.run_id,
         base.shards,
@@ -126,6 +128,13 @@ def find_reuse(
         same_vectors=usable,
         ids_from_column=config.corpus.id is not None,
     )
+
+
+def _reads_tsv_anew(base: StoredRun, corpus: Corpus) -> bool:
+    """Whether the corpus holds .tsv objects whose quotes the base took for a writer's, by the rules of its version."""
+    if base.record.plan.get(PLAIN_TSV) or corpus.read_plan.corpus.csv.quote != "auto":
+        return False
+    return any(strip_compression(source.info.uri)[0].endswith(".tsv") for source in corpus.objects)
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -136,6 +136,8 @@ def _slice(source: SourceObject, start: int, stop: int, *, first_row: int | None
 
 def _splits(source: SourceObject, target: int, config: CorpusConfig) -> bool:
     """Whether an object is split by byte ranges."""
+    if source.problem is not None:  # its reader says so at the start
+        return False
     match source.traits.split(config):
         case Split.RECORDS:
             return source.compression is None and source.info.size > target

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from workers.errors import ObjectError
+from workers.reading.signatures import BOM as BOM
+from workers.reading.signatures import empty_error, zstd_frame_error
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
 
 BLOCK_BYTES = 1 << 20
 LINE_OVERHEAD = 1 << 20  # a line may be this much longer than the longest text: keys, other columns, escapes
-BOM = b"\xef\xbb\xbf"
+CR_ALONE = "its lines end with CR alone; convert it, e.g. by `tr '\\r' '\\n'`"
 QUOTE = b'"'
 
 
@@ -30,11 +32,19 @@ class LongLine:
     """A line beyond the limit, of which only the measures are known."""
 
     size: int
-    quotes: int  # how many `"` it holds: what a CSV record needs to know whether it is still inside a quoted field
+    quotes: int  # how many quotes it holds: what a CSV record needs to know whether it is still inside a quoted field
 
 
 Line = tuple[int, bytes | LongLine]
 """Byte offset of the first byte (of the decompressed object), and the line with its line end."""
+
+
+Count = Callable[[bytes], int]
+
+
+def count_quotes(data: bytes) -> int:
+    """What a LongLine counts by default."""
+    return data.count(QUOTE)
 
 
 class Damaged(Exception):
@@ -44,6 +54,12 @@ class Damaged(Exception):
 def is_blank(line: bytes) -> bool:
     """Whether a line of JSONL or text is no row at all: nothing but ASCII white space."""
     return not line or line.isspace()
+
+
+def cr_alone(head: bytes, complete: bool) -> bool:
+    """Whether an object that begins so (`complete`: that is all of it) has lines that end with CR alone, as old Macs wrote
+    them. To all readers here it would be one line."""
+    return b"\n" not in head and head.rstrip(b"\r").count(b"\r") >= (1 if complete else 2)
 
 
 class _Borrowed:
@@ -67,13 +83,13 @@ def open_bytes(stream: SourceStream, compression: str | None) -> Callable[[int],
     Its reads raise Damaged, or the storage failure.
 
     Raises:
-        ObjectError: compressed and zero bytes long, which no compressor writes.
+        ObjectError: compressed and zero bytes long. Also by a read: a zstd frame that cannot be held in memory.
     """
     stream.seek(0)
     if compression is None:
         return stream.read
     if stream.size == 0:
-        raise ObjectError(stream.uri, f"empty where {compression} was expected; upload it again")
+        raise ObjectError(stream.uri, empty_error(compression))
     decoder = pa.CompressedInputStream(pa.PythonFile(_Borrowed(stream), mode="r"), compression)
 
     def read(count: int) -> bytes:
@@ -82,30 +98,34 @@ def open_bytes(stream: SourceStream, compression: str | None) -> Callable[[int],
         except (pa.ArrowException, OSError) as error:
             if stream.failure is not None:
                 raise stream.failure from None
+            if "too much memory" in str(error):  # of a later frame: the first one is looked at beforehand
+                raise ObjectError(stream.uri, zstd_frame_error()) from None
             raise Damaged(" ".join(str(error).split())[:200]) from None
 
     return read
 
 
-def read_lines(stream: SourceStream, piece: ObjectSlice, compression: str | None, limit: int) -> Iterator[Line]:
-    """The lines of a slice. Compressed objects are read whole: their slice is never a part.
+def read_lines(
+    stream: SourceStream, piece: ObjectSlice, compression: str | None, limit: int, count: Count = count_quotes
+) -> Iterator[Line]:
+    """The lines of a slice. Compressed objects are read whole: their slice is never a part. `count`: what LongLine counts.
 
     Raises:
         Damaged, ObjectError, TransientError.
     """
-    read = open_bytes(stream, compression)
-    if compression is not None:
-        yield from split_lines(read, 0, None, limit)
+    if piece.start == 0:
+        stop = None if compression else piece.stop
+        yield from split_lines(open_bytes(stream, compression), 0, stop, limit, count)
         return
-    if piece.start:
-        stream.seek(piece.start - 1)  # one byte earlier: a line that begins exactly at `start` is ours
-    lines = split_lines(read, max(0, piece.start - 1), piece.stop, limit)
-    if piece.start:
-        next(lines, None)
+    stream.seek(piece.start - 1)  # one byte earlier: a line that begins exactly at `start` is ours
+    lines = split_lines(stream.read, piece.start - 1, piece.stop, limit, count)
+    next(lines, None)
     yield from lines
 
 
-def split_lines(read: Callable[[int], bytes], offset: int, stop: int | None, limit: int) -> Iterator[Line]:
+def split_lines(
+    read: Callable[[int], bytes], offset: int, stop: int | None, limit: int, count: Count = count_quotes
+) -> Iterator[Line]:
     """Lines whose first byte lies before `stop` (None: all). `offset` is where `read` stands."""
     start = offset  # of the line being gathered
     pending: list[bytes] = []  # its bytes so far, from earlier blocks
@@ -122,7 +142,7 @@ def split_lines(read: Callable[[int], bytes], offset: int, stop: int | None, lim
             else:
                 length = size + end - begin
                 pending.append(block[begin:end])
-                line = b"".join(pending) if length <= limit else LongLine(length, quotes + _quotes(pending))
+                line = b"".join(pending) if length <= limit else LongLine(length, quotes + count(b"".join(pending)))
                 pending, size, quotes = [], 0, 0
             yield start, line if start or isinstance(line, LongLine) else line.removeprefix(BOM)
             start += length
@@ -133,12 +153,8 @@ def split_lines(read: Callable[[int], bytes], offset: int, stop: int | None, lim
             pending.append(block[begin:])
             size += len(block) - begin
             if size > limit:
-                quotes += _quotes(pending)
+                quotes += count(b"".join(pending))
                 pending = []
     if size:
-        last = b"".join(pending) if size <= limit else LongLine(size, quotes + _quotes(pending))
+        last = b"".join(pending) if size <= limit else LongLine(size, quotes + count(b"".join(pending)))
         yield start, last if start or isinstance(last, LongLine) else last.removeprefix(BOM)
-
-
-def _quotes(parts: list[bytes]) -> int:
-    return sum(part.count(QUOTE) for part in parts)

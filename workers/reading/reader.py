@@ -15,7 +15,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 
+from workers.errors import ObjectError
+from workers.reading.first_look import HEAD_BYTES, first_look, footer_problem
 from workers.reading.formats.registry import format_of, traits_of
+from workers.reading.signatures import SIGNATURE_BYTES
 from workers.reading.source_rows import RowChunk, SourceRows, kept_bytes, text_bytes, validate_rows
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, DocumentWindow, QuarantinedRow, ReadPlan, empty_table
 from workers.records.shard import ObjectSlice, Shard
@@ -52,7 +55,16 @@ def _source_rows(piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
     source_format, compression = format_of(piece.uri, plan.corpus.format)
     traits = traits_of(source_format)
     with SourceStream.open(piece, plan.corpus.storage_options, exact=traits.random_access) as stream:
-        yield from traits.read(stream, piece, plan, compression)
+        if traits.footer is None and piece.start == 0:
+            problem = first_look(stream.head(HEAD_BYTES), piece.size, compression, traits, piece.uri, plan.corpus)
+            if isinstance(problem, str):
+                raise ObjectError(stream.uri, problem)
+        try:
+            yield from traits.read(stream, piece, plan, compression)
+        except ObjectError as error:
+            if traits.footer is None or error.rows_read or stream.failure is not None:
+                raise
+            raise ObjectError(stream.uri, footer_problem(stream.head(SIGNATURE_BYTES), traits) or error.reason) from None
 
 
 class _WindowCutter:

@@ -36,6 +36,7 @@ class ReadPlan:
     id_type: pa.DataType
     keep: pa.Schema
     window_bytes: int = WINDOW_BYTES
+    plain_tsv: bool = True  # False in runs begun when quotes in .tsv were taken for a writer's
 
     @property
     def schema(self) -> pa.Schema:

@@ -57,6 +57,8 @@ def fetch_s3(fs: Any, path: str, span: tuple[int, int] | None = None) -> Fetched
         FileNotFoundError: no such object. What else s3fs and its clients raise is not translated here.
     """
     bucket, key, version = fs.split_path(path)
+    if not version:  # the client cuts `?versionId=` from a key all the same
+        key += "".join(path.partition("?versionId=")[1:])
     which = {"VersionId": version} if version else {}
     if span is not None:
         which["Range"] = f"bytes={span[0]}-{span[1] - 1}"

@@ -2,6 +2,8 @@
 
     FileNotFoundError    the object does not exist
     UsageError           waiting does not help: credentials, bucket, endpoint, region, clock, read-only folder
+    AccessDenied         a UsageError: the store knows who asks and refuses the object, perhaps this one alone
+    ObjectError          the object is archived
     TransientError       everything else: retried for a number of seconds, then raised
 
 Messages name the URI without credentials. This file does no I/O of its own.
@@ -15,13 +17,15 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
+import fsspec
 import tenacity
 from fsspec.core import url_to_fs
+from fsspec.implementations.chained import ChainedFileSystem
 
-from workers.errors import ObjectError, TransientError, UsageError
-from workers.storage.uris import hide_secrets, redact, refuse_secrets
+from workers.errors import AccessDenied, ObjectError, TransientError, UsageError
+from workers.storage.uris import hide_secrets, redact, refuse_secrets, scheme_of
 
 RETRY_SECONDS = 60.0  # a longer outage fails the attempt at the shard; the scheduler decides what follows
 READ_BLOCK_BYTES = 8 << 20  # one range request while streaming an object
@@ -30,11 +34,15 @@ _CREDENTIALS = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "
                 "NoCredentials", "Unable to locate credentials", "UserSuspended", "PartialCredentials",
                 "ProfileNotFound")  # fmt: skip
 _REQUEST = ("InvalidBucketName", "Invalid bucket name", "Invalid endpoint", "PermanentRedirect", "NoRegionError",
-            "AuthorizationHeaderMalformed", "CERTIFICATE_VERIFY_FAILED",
+            "AuthorizationHeaderMalformed", "CERTIFICATE_VERIFY_FAILED", "InvalidUrl",
             "Session.__init__() got an unexpected keyword")  # fmt: skip
 _CLOCK = "RequestTimeTooSkewed"
+_DENIED = ("AccessDenied", "Forbidden", "403")  # S3 error codes: these credentials are valid, and do not suffice
+_ARCHIVED = "InvalidObjectState"
+_WEB = ("http", "https")
+_NOT_THERE = (404, 410)  # HTTP statuses
 _FOLDER = (errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENAMETOOLONG)
-_CLIENTS = ("botocore", "aiohttp", "aiobotocore")
+_NOT_CLIENTS = ("builtins", "fsspec", "jobs", "pyarrow", "workers")  # whose exceptions are no storage client's own
 _T = TypeVar("_T")
 
 
@@ -62,6 +70,8 @@ def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETR
         UsageError: unknown scheme, options that the filesystem does not accept, or a URI with a password.
     """
     refuse_secrets(uri)
+    if "\0" in uri:
+        raise UsageError(f"{redact(uri)!r}: holds a NUL character, which no name can; correct the uri")
     settings = dict(options)
     s3 = uri.startswith(("s3://", "s3a://"))
     brief = retry_seconds < RETRY_SECONDS
@@ -80,14 +90,45 @@ def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETR
             config |= {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
         settings["config_kwargs"] = config | dict(settings.pop("config_kwargs", {}))
         settings |= {"use_listings_cache": False, "client_kwargs": client}
+    if scheme_of(uri) in _WEB:
+        settings["client_kwargs"] = {"timeout": _web_timeout(retry_seconds)} | dict(settings.pop("client_kwargs", {}))
     try:
-        fs, path = url_to_fs(uri, **settings)
-    except (ImportError, ValueError, TypeError) as error:
-        raise UsageError(f"{redact(uri)}: cannot be opened: {error}; check the scheme and storage_options") from None
+        fs, path = _open_filesystem(uri, settings)
+    except Exception as error:  # noqa: BLE001 - each scheme's own: no library, no host, no login; all are about the URI
+        raise UsageError(f"{redact(uri)}: cannot be opened: {_plain(error)}; check the scheme and storage_options") from None
     if s3:
         fs.retries = 1 if brief else 2
         _list_quickly(fs)
     return fs, path
+
+
+def _open_filesystem(uri: str, settings: Mapping[str, Any]) -> tuple[Any, str]:
+    """As fsspec's url_to_fs(), but `::` separates a chain only behind a scheme that is made for one (zip, simplecache, ...).
+    Elsewhere it is a part of the name: fsspec would split /docs/std::vector.jsonl as well."""
+    scheme = scheme_of(uri) or ("" if "/" in uri.partition("::")[0] else uri.partition("::")[0]) or "file"
+    if "::" not in uri or _chains(scheme):
+        fs, path = url_to_fs(uri, **settings)
+        return fs, str(path)
+    scheme = scheme_of(uri) or "file"
+    kind: Any = fsspec.get_filesystem_class(scheme)
+    return fsspec.filesystem(scheme, **(kind._get_kwargs_from_urls(uri) | settings)), str(kind._strip_protocol(uri))
+
+
+def _chains(scheme: str) -> bool:
+    """Whether filesystems of this scheme lie on top of another one."""
+    if scheme not in fsspec.available_protocols():
+        return False
+    kind = fsspec.get_filesystem_class(scheme)
+    return issubclass(kind, ChainedFileSystem) or scheme in ("zip", "tar", "libarchive", "reference")
+
+
+def _web_timeout(retry_seconds: float) -> Any:
+    import aiohttp  # fsspec's own client for the web: loaded only where it is needed
+
+    brief = retry_seconds < RETRY_SECONDS
+    return aiohttp.ClientTimeout(
+        total=None, sock_connect=retry_seconds / 4 if brief else 10, sock_read=retry_seconds / 2 if brief else 30
+    )
 
 
 def _list_quickly(fs: Any) -> None:
@@ -146,13 +187,31 @@ def translated(uri: str) -> Iterator[None]:
     except FileNotFoundError as error:
         if no_bucket(error):
             raise UsageError(f"{redact(uri)}: the bucket does not exist; create it or correct the uri") from None
-        raise
-    except Exception as error:
-        kind = _kind(error)
-        if kind is None:
-            raise  # a defect of this program, not of the storage
-        # `from None`: the client's own message may hold keys, and a cause would be logged
-        raise kind(f"{redact(uri)}: {_explain(error)}") from None
+        cause = _web_failure(error)
+        if cause is None:
+            raise
+        _raise_translated(cause, uri)
+    except Exception as error:  # noqa: BLE001 - raised again there: translated, or as it is
+        _raise_translated(error, uri)
+
+
+def _raise_translated(error: Exception, uri: str) -> NoReturn:
+    """`from None` throughout: the client's own message may hold keys, and a cause would be logged."""
+    if error_code(error) == _ARCHIVED:
+        raise ObjectError(
+            redact(uri), "archived (storage class Glacier or the like), so it cannot be read; restore it, or take it out"
+        ) from None
+    kind = _kind(error)
+    if kind is None:
+        raise error  # a defect of this program, not of the storage
+    raise kind(f"{redact(uri)}: {_explain(error)}") from None
+
+
+def _web_failure(error: FileNotFoundError) -> Exception | None:
+    """What happened on the web, where fsspec says "not found" for everything: nobody listens, 403, 500. None: not found."""
+    cause = error.__cause__
+    failed = isinstance(cause, TimeoutError) or type(cause).__module__.startswith("aiohttp")
+    return cause if failed and isinstance(cause, Exception) and getattr(cause, "status", 0) not in _NOT_THERE else None
 
 
 def error_code(error: BaseException) -> str:
@@ -172,15 +231,22 @@ def no_bucket(error: BaseException) -> bool:
 
 
 def _kind(error: Exception) -> type[UsageError] | type[TransientError] | None:
-    text = f"{error_code(error)} {type(error).__name__} {error}"
-    if isinstance(error, PermissionError) or any(
-        word in text for word in (*_CREDENTIALS, *_REQUEST, "RequestTimeTooSkewed")
+    code = error_code(error)
+    text = f"{code} {type(error).__name__} {error}"
+    if code in _DENIED or getattr(error, "status", 0) == 403 or (isinstance(error, PermissionError) and not code):
+        return AccessDenied
+    if (
+        getattr(error, "status", 0) == 401
+        or isinstance(error, PermissionError)
+        or any(word in text for word in (*_CREDENTIALS, *_REQUEST, "RequestTimeTooSkewed"))
     ):
         return UsageError
     if isinstance(error, OSError):
         return UsageError if error.errno in _FOLDER and not error_code(error) else TransientError
-    # for servers that answer with a code and no message, s3fs raises something other than OSError
-    return TransientError if error_code(error) or type(error).__module__.partition(".")[0] in _CLIENTS else None
+    if isinstance(error, NotImplementedError):
+        return UsageError
+    # for servers that answer with a code and no message, s3fs raises something other than OSError; so do other clients
+    return TransientError if error_code(error) or type(error).__module__.partition(".")[0] not in _NOT_CLIENTS else None
 
 
 def _explain(error: Exception) -> str:
@@ -189,11 +255,13 @@ def _explain(error: Exception) -> str:
     plain = _plain(error)
     if _CLOCK in f"{code} {plain}":
         return f"the server refuses this machine's clock ({_CLOCK}); set the clock (NTP) and run again"
+    if isinstance(error, NotImplementedError):
+        return f"its filesystem does not offer what is needed ({plain}); copy the objects to another store"
     if any(word in f"{code} {type(error).__name__} {plain}" for word in _REQUEST):
         return f"wrong address or option ({plain}); check the uri, endpoint_url, region and other storage_options"
     if _kind(error) is UsageError and isinstance(error, OSError) and error.errno in _FOLDER:
         return f"cannot be a folder of files ({plain}); choose another uri"
-    if _kind(error) is UsageError:
+    if _kind(error) in (UsageError, AccessDenied):
         return f"access denied ({plain}); check credentials, permissions and storage_options"
     return f"storage did not answer as it should: {plain}"
 

@@ -1,6 +1,7 @@
 """Source objects: listed, described and opened by full URI, on any fsspec scheme (S3 through s3fs, local folders).
 
-    list_objects   what a URI, prefix or glob names
+    explore        what a URI, prefix or glob names, and which folders among it are tables
+    list_objects   the objects alone
     stat_object    size and etag of one object
     open_object    a readable stream of an object that still has the size and etag that the manifest recorded
 
@@ -12,16 +13,20 @@ Knows nothing of documents, shards or Parquet.
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Any, cast
+from typing import IO, Any
 
-from workers.errors import ObjectChanged, ObjectMissing, UsageError
+from workers.errors import AccessDenied, ObjectChanged, ObjectError, ObjectMissing, UsageError
 from workers.storage.checksums import can_check, fetch_checked
-from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, no_bucket, patiently
+from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, patiently
+from workers.storage.find_objects import Found, find_entries, name_of, refuse_odd_names, tables_of
 from workers.storage.uris import redact
+
+_CHANGED = ("mtime", "LastModified", "updated", "created", "Last-Modified", "modify")  # when, as filesystems call it
+log = logging.getLogger("reembed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,14 @@ class ObjectInfo:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a URI names. `tables`: URI of a folder that is a table, and to which objects belong -> Delta, Hudi, ..."""
+
+    objects: list[ObjectInfo]
+    tables: Mapping[str, str]
+
+
 def object_key(uri: str) -> str:
     """The name of an object in the ids of documents that have none: its key within the bucket, or a local file's path."""
     scheme, separator, rest = uri.partition("://")
@@ -40,45 +53,38 @@ def object_key(uri: str) -> str:
 
 
 def list_objects(uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETRY_SECONDS) -> list[ObjectInfo]:
-    """Objects that a URI names: the object itself, all below a prefix, or those that match a glob.
+    """The objects of explore(). Raises: as explore()."""
+    return explore(uri, options, retry_seconds=retry_seconds).objects
 
-    Hidden names (beginning with . or _) are left out. Local symbolic links to files are followed, links to folders are not.
+
+def explore(uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETRY_SECONDS) -> Listing:
+    """What a URI names: the object itself, all below a prefix, or what matches a glob.
+
+    A name that exists as it is written is among them, although it holds `*`, `?` or `[`. A glob that matches folders
+    alone, or that ends with `/`, means what is in them. Hidden names (beginning with . or _) are left out. Local links are
+    followed, each folder once (local_listing.py).
 
     Raises:
         FileNotFoundError: there is none.
-        UsageError: credentials or bucket refused. TransientError: no answer within `retry_seconds`.
+        UsageError: credentials or bucket refused, a name that is not UTF-8, a scheme whose objects cannot be named one by
+            one. TransientError: no answer within `retry_seconds`.
     """
     fs, path = filesystem(uri, options, retry_seconds)
-    magic = next((at for at, char in enumerate(path) if char in "*?["), None)
 
-    def find() -> tuple[str, dict[str, Any]]:
+    def find() -> tuple[Found, dict[str, str]]:
         fs.invalidate_cache()
-        if magic is not None:
-            entries = cast("dict[str, Any]", fs.glob(path, detail=True))
-            if entries:  # names are hidden only below the last folder without a wildcard
-                return path[: path.rfind("/", 0, magic) + 1], entries
-        if "file" in fs.protocol:
-            return path.rstrip("/"), _find_local(fs, path)
-        try:
-            return path.rstrip("/"), fs.find(path, detail=True)
-        except FileNotFoundError as error:
-            if no_bucket(error):
-                raise
-            return path, {}
+        found = find_entries(fs, path, prefix=uri.endswith("/"))
+        return found, {} if list(found.entries) == [path] else tables_of(fs, found)
 
-    root, entries = patiently(find, uri, retry_seconds)
-    objects: list[ObjectInfo] = []
-    for name, details in sorted(entries.items()):
-        if _hidden(name.removeprefix(root)):
-            continue
-        if details.get("islink"):
-            details = patiently(lambda name=name: fs.info(name), uri, retry_seconds)  # type: ignore[misc]
-        marker = name.endswith("/")  # an empty object by which a web console represents a folder
-        if details.get("type", "file") == "file" and not marker:
-            objects.append(_object_info(fs, details))
-    if not objects:
+    found, tables = patiently(find, uri, retry_seconds)
+    for folder, earlier in found.repeated:
+        log.warning("%s: leads to a folder that is listed as %s; its files are taken once", folder, earlier)
+    files = found.files
+    refuse_odd_names([details["name"] for details in files])
+    if not files:
         raise FileNotFoundError(f"{redact(uri)}: no objects there")
-    return objects
+    naming = name_of(fs, files[0]["name"], uri, options, retry_seconds)
+    return Listing([_object_info(details, naming) for details in files], {naming(at): kind for at, kind in tables.items()})
 
 
 def stat_object(uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETRY_SECONDS) -> ObjectInfo:
@@ -87,7 +93,7 @@ def stat_object(uri: str, options: Mapping[str, Any], *, retry_seconds: float = 
 
     def stat() -> ObjectInfo:
         fs.invalidate_cache()
-        return _object_info(fs, fs.info(path))
+        return _object_info(fs.info(path), fs.unstrip_protocol)
 
     return patiently(stat, uri, retry_seconds)
 
@@ -102,7 +108,7 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
         block: bytes read ahead by one request.
 
     Raises:
-        ObjectMissing, ObjectChanged: with what to do about it.
+        ObjectMissing, ObjectChanged: with what to do about it. ObjectError: archived, or refused to these credentials.
         UsageError: credentials or bucket refused. TransientError: the store did not answer.
     """
     fs, path = filesystem(uri, options)
@@ -111,11 +117,15 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
         if "s3" in fs.protocol and can_check(size, etag):
             fetched = fetch_checked(fs, path, redact(uri))
             return io.BytesIO(fetched.data), ObjectInfo(uri, len(fetched.data), fetched.etag)
+        if "s3" in fs.protocol and "?versionId=" in path and not fs.version_aware:
+            raise ObjectError(redact(uri), "its key holds ?versionId=, which the client takes for a version; rename it")
         fs.invalidate_cache()
         stream = fs.open(path, "rb", block_size=block, cache_type="readahead")
         try:
             details = getattr(stream, "details", None)
-            return stream, _object_info(fs, details if isinstance(details, dict) else fs.info(path))
+            if not isinstance(details, dict) or details.get("size") is None or "http" in fs.protocol:  # without its date
+                details = fs.info(path)
+            return stream, _object_info(details, fs.unstrip_protocol)
         except BaseException:
             stream.close()
             raise
@@ -126,6 +136,8 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
         raise ObjectMissing(
             redact(uri), "deleted after the run was planned; restore it, or start a new run once this one has ended"
         ) from None
+    except AccessDenied as error:
+        raise ObjectError(redact(uri), str(error).removeprefix(f"{redact(uri)}: ")) from None
     if (now.size, now.etag) != (size, etag):
         stream.close()
         raise ObjectChanged(
@@ -136,45 +148,15 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
     return stream
 
 
-def _find_local(fs: Any, path: str) -> dict[str, Any]:
-    """Like fs.find(), but raises for a folder that may not be read, which fs.find() silently leaves out."""
-    if os.path.isfile(path):  # noqa: PTH113 - fsspec's paths are text
-        return {path: fs.info(path)}
-    if not os.path.isdir(path):  # noqa: PTH112 - as above
-        return {}
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    entries: dict[str, Any] = {}
-    for folder, below, names in os.walk(path, onerror=fail):
-        below[:] = [name for name in below if not _hidden(name)]
-        for name in names:
-            at = f"{folder.rstrip('/')}/{name}"
-            try:
-                entries |= {} if _hidden(name) else {at: fs.info(at)}
-            except OSError:
-                if os.path.islink(at):  # noqa: PTH114 - as above
-                    raise UsageError(f"{at}: a link that leads nowhere; remove it, or restore what it leads to") from None
-                if os.path.lexists(at):
-                    raise
-    return entries
-
-
-def _object_info(fs: Any, details: dict[str, Any]) -> ObjectInfo:
+def _object_info(details: dict[str, Any], naming: Callable[[str], str]) -> ObjectInfo:
     etag = details.get("ETag") or details.get("etag")
     if not etag:
-        changed = details.get("mtime") or details.get("LastModified") or details.get("updated") or details.get("created")
+        changed = next((details[name] for name in _CHANGED if details.get(name)), None)
         changed = (
             changed.timestamp() if isinstance(changed, datetime) else changed
         )  # some filesystems give a number in listings and a date in stat
         etag = f"{changed}-{details['size']}" + (f"-{details['ino']}" if "ino" in details else "")
-    uri = fs.unstrip_protocol(details["name"])
+    uri = naming(details["name"])
     if details["size"] is None:  # a web server that sends no Content-Length
         raise UsageError(f"{redact(uri)}: its store does not tell how large it is; copy it to one that does")
     return ObjectInfo(uri=uri, size=int(details["size"]), etag=str(etag).strip('"'))
-
-
-def _hidden(relative: str) -> bool:
-    """Whether Hadoop-style writers use such a name for markers. Key=value folders are never hidden."""
-    return any(part.startswith((".", "_")) and "=" not in part for part in relative.split("/") if part)

@@ -38,6 +38,7 @@ class SourceStream:
         self._position = 0
         self._least = least
         self._held: list[tuple[int, bytes]] = []
+        self._head = b""
 
     @classmethod
     def open(cls, piece: ObjectSlice, options: Mapping[str, Any], *, exact: bool) -> SourceStream:
@@ -57,15 +58,28 @@ class SourceStream:
         """`count` bytes, fewer only at the end of the object.
 
         Raises:
-            ObjectMissing, UsageError, TransientError.
+            ObjectMissing, ObjectError, UsageError, TransientError.
         """
         left = max(0, self.size - self._position)
         count = left if count < 0 else min(count, left)
         if count == 0:
             return b""
-        data = self._fetch(self._position, count) if count >= self._least else self._share(self._position, count)
-        self._position += len(data)
-        return data
+        held = self._head[self._position : self._position + count]
+        start, count = self._position + len(held), count - len(held)
+        if count:
+            data = self._fetch(start, count) if count >= self._least else self._share(start, count)
+            held = held + data if held else data
+        self._position += len(held)
+        return held
+
+    def head(self, count: int) -> bytes:
+        """The first `count` bytes, at most the object's size. They are kept: some stores cannot go back to the start.
+
+        Raises: as read().
+        """
+        if len(self._head) < min(count, self.size):
+            self._head = self._fetch(0, min(count, self.size))
+        return self._head[:count]
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self._position = offset + (0, self._position, self.size)[whence]
@@ -86,7 +100,7 @@ class SourceStream:
     def close(self) -> None:
         if not self.closed:
             self.closed = True
-            self._held = []
+            self._held, self._head = [], b""
             self._stream.close()
 
     def __enter__(self) -> SourceStream:
@@ -147,4 +161,12 @@ class SourceStream:
         except ReembedError as error:
             self.failure = error
             raise
+        except ValueError as error:  # fsspec's client for the web
+            if "range requests" not in str(error) and "Cannot seek" not in str(error):
+                raise
+            self.failure = ObjectError(
+                self.uri,
+                "its web server sends no parts of an object (byte ranges); copy it to one that does, or to a folder",
+            )
+            raise self.failure from None
         return parts[0] if len(parts) == 1 else b"".join(parts)

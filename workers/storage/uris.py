@@ -1,5 +1,6 @@
 """URIs and credentials: what may be logged or stored, and what is refused.
 
+scheme_of        what stands before `://`
 redact           a URI without user, password and query
 refuse_secrets   UsageError for a URI that holds a password or a signature
 hide_secrets     any text, such as a client's error message, with the credentials in it masked
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from workers.errors import UsageError
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
 _PLACES = ("file", "local", "memory")  # schemes whose URIs have no host, and so no user
 _LITERAL_KEYS = ("s3", "s3a", "gs", "gcs")  # their keys may contain `@` and `?`
 _HOST_AND_PORT = re.compile(r"(\[.*\]|[^:]*):\d*")
@@ -22,11 +24,17 @@ _USERINFO = re.compile(r"//[^/\s@]+@")
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
 
 
+def scheme_of(uri: str) -> str:
+    """The scheme of a URI, in lower case; "" for a local path, whatever colons its names hold."""
+    found = _SCHEME.match(uri)
+    return found.group().lower() if found else ""
+
+
 def redact(uri: str) -> str:
     """The URI without user, password and query, for logs and errors."""
     scheme, separator, rest = uri.partition("://")
     inner = scheme.rpartition("::")[2]
-    if not separator or inner in _PLACES:
+    if not separator or inner in _PLACES or "/" in scheme:
         return uri
     public = rest[len(_user(rest)) :]
     return f"{scheme}://{public if inner in _LITERAL_KEYS else public.partition('?')[0]}"
@@ -54,7 +62,7 @@ def refuse_secrets(uri: str) -> None:
     """
     scheme, separator, rest = uri.partition("://")
     inner = scheme.rpartition("::")[2]
-    if not separator or inner in _PLACES:
+    if not separator or inner in _PLACES or "/" in scheme:
         return
     user = _user(rest)
     names = [] if inner in _LITERAL_KEYS else [name for name, _ in parse_qsl(rest.partition("?")[2], keep_blank_values=True)]

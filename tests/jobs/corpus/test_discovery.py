@@ -29,17 +29,21 @@ def names(corpus: Corpus) -> list[str]:
     return [source.info.uri.rpartition("/")[2] for source in corpus.objects]
 
 
-def test_lists_every_uri_once_in_order_with_partitions_below_the_root(tmp_path: Path) -> None:
+def test_lists_every_uri_once_in_order_with_the_partitions_of_its_whole_path(tmp_path: Path) -> None:
     parquet(tmp_path / "c/lang=fr%2Fca/day=__HIVE_DEFAULT_PARTITION__/b.parquet", {"text": TEXTS})
     parquet(tmp_path / "c/lang=en/a.parquet", {"text": TEXTS})
-    jsonl(tmp_path / "d/part=ignored/z.jsonl.gz", [{"text": "x"}])
+    jsonl(tmp_path / "d/part=above=it/z.jsonl.gz", [{"text": "x"}])
     (tmp_path / "c/_SUCCESS").touch()
     here = str(tmp_path)
     corpus = discover(
-        config([f"{here}/d/part=ignored/*.gz", f"{here}/c/lang=en/a.parquet", f"{here}/c/", f"{here}/c/lang=*/*.parquet"])
+        config([f"{here}/d/part=above=it/*.gz", f"{here}/c/lang=en/a.parquet", f"{here}/c/", f"{here}/c/lang=*/*.parquet"])
     )
     assert names(corpus) == ["a.parquet", "b.parquet", "z.jsonl.gz"]
-    assert [source.partitions for source in corpus.objects] == [(("lang", "en"),), (("lang", "fr/ca"), ("day", None)), ()]
+    assert [source.partitions for source in corpus.objects] == [
+        (("lang", "en"),),
+        (("lang", "fr/ca"), ("day", None)),
+        (("part", "above=it"),),
+    ]
     assert [source.compression for source in corpus.objects] == [None, None, "gzip"]
     assert corpus.objects[2].format is SourceFormat.JSONL
     assert corpus.rows is None

@@ -16,6 +16,7 @@ from jobs.corpus.discovery import discover
 from jobs.planning.sharding import cut
 from tests.jobs.source_files import TEXTS, config, jsonl, parquet
 from workers.errors import ObjectError, UsageError
+from workers.reading.first_look import decompressed_head
 from workers.reading.reader import read_windows
 from workers.records.shard import Shard
 
@@ -149,9 +150,9 @@ def test_sample_survives_cut_and_broken_streams(tmp_path: Path) -> None:
         ("bz2", bz2.compress(lines)),
         ("zstd", pa.compress(lines, "zstd", asbytes=True)),
     ):
-        assert lines.startswith(sampling.decompressed_head(data, codec, 100_000)), codec
-        assert len(sampling.decompressed_head(data, codec, 100_000)) == 100_000, codec
-        cut_head = sampling.decompressed_head(data[: len(data) // 2], codec, 1 << 30)
+        assert lines.startswith(decompressed_head(data, codec, 100_000)), codec
+        assert len(decompressed_head(data, codec, 100_000)) == 100_000, codec
+        cut_head = decompressed_head(data[: len(data) // 2], codec, 1 << 30)
         assert lines.startswith(cut_head), codec
     (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip at all")
     jsonl(tmp_path / "b.jsonl", [{"text": "x"}])

@@ -15,7 +15,7 @@ import pytest
 
 from tests.workers.corpus_files import plan_of, put, put_jsonl, put_parquet, read, slice_of
 from workers.config import SourceFormat
-from workers.errors import ObjectChanged, ObjectMissing, ReembedError, TransientError, UsageError
+from workers.errors import AccessDenied, ObjectChanged, ObjectMissing, ReembedError, TransientError, UsageError
 from workers.reading.reader import KEPT_BYTES
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS
 from workers.records.shard import ObjectSlice
@@ -139,7 +139,7 @@ class FailingStore:
         (OSError(5, "connection reset"), TransientError),
         (None, TransientError),  # the store ends the object early: not the object's fault
         (FileNotFoundError("gone"), ObjectMissing),
-        (PermissionError("no more"), UsageError),
+        (PermissionError("no more"), AccessDenied),  # it was opened, so these credentials did suffice
     ],
     ids=["reset", "short", "deleted", "denied"],
 )

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from workers.reading.footers.facts import MAX_FOOTER_BYTES, TAIL_BYTES, FooterBytes, FooterFacts, ReadRange
 
-INT96_UNIT = "us"  # in which INT96 timestamps are read: workers/reading/formats/int96.py
+INT96_UNIT = "us"  # in which INT96 timestamps are read: workers/reading/typed/int96.py
 MOST_BYTES = 1 << 48  # of text in one row group: beyond it a size is damage, and sums would leave 64 bits
 _TRAILER = 8  # four bytes of length, then PAR1
 

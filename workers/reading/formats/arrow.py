@@ -161,5 +161,6 @@ TRAITS = FormatTraits(
     compresses="buffers",
     typed_ids=True,
     empty_has_no_rows=False,
+    signature=b"ARROW1",
     footer=FooterReader(fetch_footer, parse_footers),
 )

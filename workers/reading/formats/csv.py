@@ -2,7 +2,8 @@
 
     lines -> records (a quoted field may hold line ends) -> cells -> Arrow strings -> the types of the plan
 
-The header is the first record of the object, also for a slice that begins later. Empty lines are no rows. An empty cell is
+How an object is written is decided in csv_dialect.py. The header is its first record, also for a slice that begins later, or
+corpus.csv.columns. Empty lines are no rows. An empty cell is
 an empty text, a null id, a null kept value, or '' where the kept column is a string. A record is quarantined when it is not
 UTF-8, not CSV, or has another number of fields than the header.
 
@@ -25,7 +26,9 @@ import pyarrow.types as pt
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError
 from workers.reading.columns import id_column
-from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always, strip_compression
+from workers.reading.formats.csv_check import csv_error
+from workers.reading.formats.csv_dialect import Dialect, dialect_of, first_lines, mend_of_header
+from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always
 from workers.reading.line_records import (
     Bad,
     Record,
@@ -36,7 +39,7 @@ from workers.reading.line_records import (
     take,
     too_long,
 )
-from workers.reading.lines import LINE_OVERHEAD, QUOTE, Line, LongLine, read_lines, split_lines
+from workers.reading.lines import LINE_OVERHEAD, Line, LongLine, read_lines, split_lines
 from workers.reading.source_rows import SourceRows
 from workers.reading.typed.strings import kept_strings
 from workers.reading.typed.type_names import shown_names
@@ -45,7 +48,6 @@ from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
 
 UNCLOSED = "a quote is never closed"
-FIELD_LIMIT = (1 << 31) - 1  # csv's own limit is 128 KiB for the whole process; ours is the record's size
 
 
 def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compression: str | None) -> Iterator[SourceRows]:
@@ -55,16 +57,18 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
 
     def records() -> Iterator[Record]:
         limit = corpus.max_text_bytes + LINE_OVERHEAD
-        delimiter = delimiter_of(piece.uri)
-        header: list[str] | None = None
+        dialect = dialect_of(piece.uri, corpus.csv, plain_tsv=plan.plain_tsv)
         if piece.start:
             stream.seek(0)
-            header = _header(_parse(split_lines(stream.read, 0, None, limit), delimiter, None, plan), stream.uri)
-        rest = _parse(read_lines(stream, piece, compression, limit), delimiter, header, plan)
-        if header is None:
-            header = _header(rest, stream.uri)
-        places.update(_resolve(header, stream.uri, piece, plan))
-        yield from rest
+            begin = split_lines(stream.read, 0, None, limit, dialect.count_quotes)
+            dialect, header, _ = _begin(begin, dialect, stream.uri, plan)
+            lines = read_lines(stream, piece, compression, limit, dialect.count_quotes)
+        else:
+            begin = read_lines(stream, piece, compression, limit, dialect.count_quotes)
+            dialect, header, lines = _begin(begin, dialect, stream.uri, plan)
+        places.update(_resolve(header, dialect, stream.uri, piece, plan))
+        if header:
+            yield from _parse(lines, dialect, len(header), plan)
 
     def convert(rows: SourceRows, cells: list[Any]) -> None:
         def column(name: str) -> pa.Array:
@@ -90,24 +94,22 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
     yield from gather(records(), stream, piece, compression, convert)
 
 
-def delimiter_of(uri: str) -> str:
-    """Field delimiter of an object: a tab for .tsv, else a comma."""
-    return "\t" if strip_compression(uri)[0].endswith(".tsv") else ","
-
-
 def sample_header(head: bytes, complete: bool, uri: str, corpus: CorpusConfig) -> HeadSample | None:
     """Column names of the header, as the reader finds them; None: it does not end in these bytes.
 
     Raises:
         ObjectError: the header cannot be read.
     """
+    plan, dialect = ReadPlan(corpus, pa.string(), pa.schema([])), dialect_of(uri, corpus.csv)
     whole = head if complete else head[: head.rfind(b"\n") + 1]
-    lines = split_lines(io.BytesIO(whole).read, 0, None, corpus.max_text_bytes + LINE_OVERHEAD)
-    for _, _, cells in _parse(lines, delimiter_of(uri), None, ReadPlan(corpus, pa.string(), pa.schema([]))):
-        if isinstance(cells, Bad) and not complete and cells.reason.startswith(UNCLOSED):
-            return None
-        return HeadSample(tuple(_header(iter([(0, 0, cells)]), uri)), exact=True)
-    return None
+    limit = corpus.max_text_bytes + LINE_OVERHEAD
+    try:
+        _, names, _ = _begin(split_lines(io.BytesIO(whole).read, 0, None, limit, dialect.count_quotes), dialect, uri, plan)
+    except ObjectError as error:
+        if complete or UNCLOSED not in error.reason:
+            raise
+        return None
+    return HeadSample(tuple(names), exact=True) if names else None
 
 
 def record_starts(stream: SourceStream, piece: ObjectSlice, corpus: CorpusConfig) -> Iterator[int]:
@@ -117,16 +119,25 @@ def record_starts(stream: SourceStream, piece: ObjectSlice, corpus: CorpusConfig
         yield from rows.offsets or ()
 
 
-def _header(records: Iterator[Record], uri: str) -> list[str]:
-    """The first record; empty for an object without any."""
-    for _, _, cells in records:
-        if isinstance(cells, Bad):
-            raise ObjectError(uri, f"the header cannot be read: {cells.reason}; correct it and upload it again")
-        return list(cells)
-    return []
+def _begin(lines: Iterator[Line], dialect: Dialect, uri: str, plan: ReadPlan) -> tuple[Dialect, list[str], Iterator[Line]]:
+    """The object's dialect, its columns (none: it holds no record), and the lines below the header.
+
+    Raises: ObjectError: no usable header.
+    """
+    settings = plan.corpus.csv
+    dialect, lines = first_lines(lines, dialect, settings, uri)
+    if not settings.header:
+        return dialect, list(settings.columns), lines
+    _, _, cells = next(_parse(lines, dialect, None, plan), (0, 0, []))
+    if isinstance(cells, Bad):
+        raise ObjectError(
+            uri,
+            f"the header cannot be read: {cells.reason}; correct it and upload it again, or set corpus.csv as it is written",
+        )
+    return dialect, list(settings.columns if cells and settings.columns else cells), lines
 
 
-def _resolve(header: list[str], uri: str, piece: ObjectSlice, plan: ReadPlan) -> dict[str, int]:
+def _resolve(header: list[str], dialect: Dialect, uri: str, piece: ObjectSlice, plan: ReadPlan) -> dict[str, int]:
     """Column name -> its place in a record, for the columns wanted.
 
     Raises:
@@ -137,9 +148,8 @@ def _resolve(header: list[str], uri: str, piece: ObjectSlice, plan: ReadPlan) ->
     wanted = [("corpus.id", name) for name in [corpus.id] if name] + [("corpus.text", name) for name in corpus.text]
     for setting, name in wanted if header else ():
         if name not in header and name not in paths:
-            raise ObjectError(
-                uri, f"has no column {name!r} ({setting}), only {shown_names(header)}; correct the setting or the object"
-            )
+            mend = mend_of_header(header, dialect, name) or "correct the setting or the object"
+            raise ObjectError(uri, f"has no column {name!r} ({setting}), only {shown_names(header)}; {mend}")
     for field in plan.keep:
         if field.name not in corpus.types:
             require_castable(uri, field.name, field.type)
@@ -150,12 +160,10 @@ def _resolve(header: list[str], uri: str, piece: ObjectSlice, plan: ReadPlan) ->
     return places
 
 
-def _parse(lines: Iterator[Line], delimiter: str, header: list[str] | None, plan: ReadPlan) -> Iterator[Record]:
-    """Records; the first one sets the number of fields unless a header is given."""
-    csv.field_size_limit(FIELD_LIMIT)
-    width = len(header) if header is not None else None
-    feed = _Feed(lines, plan.corpus.max_text_bytes + LINE_OVERHEAD)
-    reader = csv.reader(feed, delimiter=delimiter, strict=True)
+def _parse(lines: Iterator[Line], dialect: Dialect, width: int | None, plan: ReadPlan) -> Iterator[Record]:
+    """Records; the first one sets the number of fields unless that is given."""
+    feed = _Feed(lines, dialect, plan.corpus.max_text_bytes + LINE_OVERHEAD)
+    reader = dialect.records(feed)
     while True:
         feed.begin()
         try:
@@ -175,9 +183,15 @@ def _parse(lines: Iterator[Line], delimiter: str, header: list[str] | None, plan
         if not isinstance(cells, Bad):
             width = len(cells) if width is None else width
             if feed.damage is not None:
-                cells = Bad(f"record is not valid UTF-8 (byte {feed.damage}), {feed.extent()}", feed.count)
+                name = dialect.encoding.upper()
+                cells = Bad(f"record is not valid {name} (byte {feed.damage}), {feed.extent()}", feed.count)
             elif len(cells) != width:
                 cells = Bad(f"record has {len(cells)} fields where the header has {width}, {feed.extent()}", feed.count)
+            elif dialect.wary and any(map(dialect.looks_quoted, cells)):
+                cells = Bad(
+                    "a field begins and ends with a quote and holds doubled ones: set corpus.csv.quote: '\"' if its writer "
+                    f"quoted it, or '' if these quotes are text, {feed.extent()}", feed.count,
+                )  # fmt: skip
         yield feed.start, feed.size, cells
 
 
@@ -189,8 +203,9 @@ class _Feed:
     """Gives csv.reader its lines and remembers what the record at hand has taken. csv.reader asks for one line a record;
     that it asks for another means that a quoted field is still open."""
 
-    def __init__(self, lines: Iterator[Line], limit: int) -> None:
+    def __init__(self, lines: Iterator[Line], dialect: Dialect, limit: int) -> None:
         self._lines = lines
+        self._dialect = dialect
         self._limit = limit
         self.ended = False
         self.begin()
@@ -215,10 +230,11 @@ class _Feed:
         if isinstance(line, LongLine):
             self._follow(still_open=(self.count > 1) != bool(line.quotes % 2))
         try:
-            return line.decode("utf-8")
+            text = line.decode(self._dialect.encoding)
         except UnicodeDecodeError as error:
             self.damage = self.start + self.size - len(line) + error.start if self.damage is None else self.damage
-            return line.decode("utf-8", "replace")
+            text = line.decode(self._dialect.encoding, "replace")
+        return self._dialect.without_nulls(text) if self.count == 1 else text
 
     def _take(self) -> bytes | LongLine:
         try:
@@ -240,7 +256,7 @@ class _Feed:
             except StopIteration:
                 self.closed = False
                 break
-            quotes = line.quotes if isinstance(line, LongLine) else line.count(QUOTE)
+            quotes = line.quotes if isinstance(line, LongLine) else self._dialect.count_quotes(line)
             still_open = quotes % 2 == 0
         raise _RecordTooLong
 
@@ -255,5 +271,6 @@ TRAITS = FormatTraits(
     record_starts=record_starts,
     empty_has_no_rows=True,
     sample=sample_header,
+    examine=csv_error,
     record_bytes=mean_line_bytes,
 )

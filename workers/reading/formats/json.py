@@ -6,7 +6,8 @@ An array is parsed incrementally: memory is one block and one element. An elemen
 its end and quarantined, and so is a document. An element that is not valid JSON, or no object, is quarantined as long as its
 brackets and quotes close; if they do not, nobody knows how many rows follow, and the object is damaged.
 
-Many writers name JSON lines .json. With corpus.format: auto the content decides (`resolve`), and lines are read as JSONL is.
+Many writers name JSON lines .json. With corpus.format: auto the content decides (json_shape.py), and lines are read as JSONL
+is.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError, UsageError
+from workers.reading.formats.json_shape import HOLDS_LINES, resolve, value_of, whole_error
 from workers.reading.formats.jsonl import read_jsonl
 from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always
 from workers.reading.json_columns import json_converter, object_or_bad, parse_object
@@ -36,8 +38,6 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _OUTSIDE, _INSIDE = re.compile(r'["\[\]{},]'), re.compile(r'["\\]')  # what matters outside of a string, and inside
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # bytes that could not be decoded, as surrogateescape leaves them
 _DECODER = json.JSONDecoder()
-_NONE = object()
-_LINES = "holds one JSON value a line, not one array or document; set corpus.format: jsonl"
 
 
 def read_json(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compression: str | None) -> Iterator[SourceRows]:
@@ -45,46 +45,11 @@ def read_json(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compress
     part = piece.start > 0 or piece.stop < stream.size  # only JSON lines are ever split
     if part or _holds_lines(stream, plan, compression):
         if plan.corpus.format is not SourceFormat.AUTO:
-            raise ObjectError(stream.uri, _LINES)
+            raise ObjectError(stream.uri, HOLDS_LINES)
         yield from read_jsonl(stream, piece, plan, compression)
         return
     records = _records(stream, plan, compression)
     yield from gather(records, stream, piece, compression, json_converter(piece, plan))
-
-
-def resolve(head: bytes, complete: bool) -> SourceFormat | None:
-    """JSON or JSONL, by an object's first bytes (`complete`: they are all); None: more are needed.
-
-    JSON lines are told by a first line that is a JSON value of its own with more behind it. Where the first line is
-    malformed, another line that is a JSON object by itself tells them.
-    """
-    body = head.removeprefix(BOM).lstrip()
-    undecided = SourceFormat.JSON if complete else None
-    line, _, rest = body.partition(b"\n")
-    if not body or not rest.strip():
-        return SourceFormat.JSON if body.startswith(b"[") else undecided
-    if body.startswith(b"["):
-        return SourceFormat.JSON
-    if _value(line) is not _NONE:
-        return SourceFormat.JSONL
-    text = body.decode("utf-8", "replace")
-    try:
-        _, known_to = _DECODER.raw_decode(text)
-    except json.JSONDecodeError as error:
-        known_to = error.pos
-    except (ValueError, RecursionError):
-        known_to = 0
-    if known_to > text.index("\n"):  # valid beyond its first line
-        return SourceFormat.JSON
-    return SourceFormat.JSONL if any(isinstance(_value(other), dict) for other in rest.split(b"\n")) else undecided
-
-
-def _value(line: bytes) -> Any:
-    """The JSON value that a line is; _NONE: it is none."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return _NONE
 
 
 def _holds_lines(stream: SourceStream, plan: ReadPlan, compression: str | None) -> bool:
@@ -251,10 +216,10 @@ def sample_values(head: bytes, complete: bool, uri: str, _corpus: CorpusConfig) 
         UsageError: the object holds JSON lines, and corpus.format says that it does not.
     """
     if resolve(head, complete) is SourceFormat.JSONL:
-        raise UsageError(f"{redact(uri)}: {_LINES}")
+        raise UsageError(f"{redact(uri)}: {HOLDS_LINES}")
     records = [cell for _, cell in _head_elements(head) if isinstance(cell, dict)]
     if not head.removeprefix(BOM).lstrip().startswith(b"[") and complete:
-        document = _value(head.removeprefix(BOM))
+        document = value_of(head.removeprefix(BOM))
         records = [document] if isinstance(document, dict) else []
     names = tuple(dict.fromkeys(name for record in records for name in record))
     return HeadSample(names, exact=False, records=records) if records else None
@@ -266,6 +231,10 @@ def _head_elements(head: bytes) -> list[tuple[int, dict[str, Any] | Bad]]:
         if text.peek() == "[":
             elements.extend(_elements(text, len(head)))
     return elements
+
+
+def _error(head: bytes, complete: bool, _uri: str, corpus: CorpusConfig) -> str | None:
+    return whole_error(head, complete, corpus.text)
 
 
 def _record_bytes(head: bytes, _corpus: CorpusConfig) -> float:
@@ -282,6 +251,7 @@ TRAITS = FormatTraits(
     split=always(Split.NONE),
     empty_has_no_rows=True,
     sample=sample_values,
+    examine=_error,
     resolve=resolve,
     record_bytes=_record_bytes,
 )

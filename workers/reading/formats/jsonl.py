@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from workers.config import CorpusConfig, SourceFormat
+from workers.reading.formats.json_shape import lines_error
 from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always
 from workers.reading.json_columns import json_converter, parse_object
 from workers.reading.line_records import Record, gather, line_starts, mean_line_bytes, too_long
-from workers.reading.lines import BOM, LINE_OVERHEAD, LongLine, is_blank, read_lines
+from workers.reading.lines import BOM, CR_ALONE, LINE_OVERHEAD, LongLine, cr_alone, is_blank, read_lines
 from workers.reading.source_rows import SourceRows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
@@ -44,6 +45,10 @@ def sample_lines(head: bytes, complete: bool, _uri: str, _corpus: CorpusConfig) 
     return HeadSample(names, exact=False, records=records) if records else None
 
 
+def _error(head: bytes, complete: bool, _uri: str, _corpus: CorpusConfig) -> str | None:
+    return CR_ALONE if cr_alone(head, complete) else lines_error(head)
+
+
 def _records(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compression: str | None) -> Iterator[Record]:
     for offset, line in read_lines(stream, piece, compression, plan.corpus.max_text_bytes + LINE_OVERHEAD):
         if isinstance(line, LongLine):
@@ -63,5 +68,6 @@ TRAITS = FormatTraits(
     enter_anywhere=True,
     empty_has_no_rows=True,
     sample=sample_lines,
+    examine=_error,
     record_bytes=mean_line_bytes,
 )

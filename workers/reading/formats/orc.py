@@ -67,5 +67,6 @@ TRAITS = FormatTraits(
     compresses="stripes",
     typed_ids=True,
     empty_has_no_rows=False,
+    signature=b"ORC",
     footer=FooterReader(fetch_footer, parse_footers),
 )

@@ -6,7 +6,7 @@
 Memory: one batch plus one read buffer per column, or one page where a page is larger. Text columns are read as dictionaries,
 so that a long text repeated a million times costs its length once; batches are halved until their decoded size is bounded.
 pyarrow cannot do that with texts in delta encodings (version 2 of several writers): from there on they are read plain.
-INT96 timestamps are read as microseconds and compared with what the file holds (workers/reading/formats/int96.py).
+INT96 timestamps are read as microseconds and compared with what the file holds (workers/reading/typed/int96.py).
 Page checksums are verified where the writer left them. What goes wrong with the whole object raises ObjectError; what is
 wrong with a row is named in SourceRows.reasons.
 """
@@ -24,9 +24,9 @@ from workers.errors import ObjectError
 from workers.reading.columnar import ColumnLayout, check_indices, halved
 from workers.reading.footers.facts import FooterReader
 from workers.reading.footers.parquet import INT96_UNIT, fetch_footer, parse_footers
-from workers.reading.formats.int96 import Int96Check
 from workers.reading.formats.traits import FormatTraits, Split, always
 from workers.reading.source_rows import SourceRows
+from workers.reading.typed.int96 import Int96Check
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
@@ -150,5 +150,6 @@ TRAITS = FormatTraits(
     compresses="pages",
     typed_ids=True,
     empty_has_no_rows=False,
+    signature=b"PAR1",
     footer=FooterReader(fetch_footer, parse_footers),
 )

@@ -24,7 +24,17 @@ from workers.reading.line_records import (
     take,
     too_long,
 )
-from workers.reading.lines import BLOCK_BYTES, BOM, LINE_OVERHEAD, LongLine, is_blank, open_bytes, read_lines
+from workers.reading.lines import (
+    BLOCK_BYTES,
+    BOM,
+    CR_ALONE,
+    LINE_OVERHEAD,
+    LongLine,
+    cr_alone,
+    is_blank,
+    open_bytes,
+    read_lines,
+)
 from workers.reading.source_rows import SourceRows
 from workers.reading.typed.strings import kept_strings
 from workers.records.documents import ReadPlan
@@ -87,6 +97,10 @@ def _file_record(stream: SourceStream, plan: ReadPlan, compression: str | None) 
         yield 0, size, b"".join(parts).removeprefix(BOM)
 
 
+def _error(head: bytes, complete: bool, _uri: str, corpus: CorpusConfig) -> str | None:
+    return f"{CR_ALONE}, or set corpus.text_unit: file" if corpus.text_unit == "line" and cr_alone(head, complete) else None
+
+
 def _split(corpus: CorpusConfig) -> Split:
     return Split.RECORDS if corpus.text_unit == "line" else Split.NONE
 
@@ -107,5 +121,6 @@ TRAITS = FormatTraits(
     has_id_column=False,
     empty_has_no_rows=True,
     columns=(TEXT_COLUMN,),
+    examine=_error,
     record_bytes=_record_bytes,
 )

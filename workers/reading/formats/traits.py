@@ -79,6 +79,8 @@ class FormatTraits:
     """Its schema has types, so that a corpus of integer ids keeps them as int64; otherwise ids are strings."""
     empty_has_no_rows: bool
     """An object of zero bytes is valid and has no rows; otherwise it is damaged."""
+    signature: bytes = b""
+    """By which its objects begin, where they do. Only of formats with a footer."""
     footer: FooterReader | None = None
     """How schema and row groups are learned. Exactly one of footer, sample and columns is set."""
     sample: Callable[[bytes, bool, str, CorpusConfig], HeadSample | None] | None = None
@@ -88,6 +90,8 @@ class FormatTraits:
     """
     columns: tuple[str, ...] | None = None
     """The same columns in every object, all of strings: nothing needs to be opened."""
+    examine: Callable[[bytes, bool, str, CorpusConfig], str | None] | None = None
+    """(as for `sample`) -> why an object that begins so is refused as a whole, and the mend; None: it is not."""
     resolve: Callable[[bytes, bool], SourceFormat | None] | None = None
     """For a name that does not tell the format: (first decompressed bytes, whether they are all) -> the format by content;
     None: more bytes are needed. What it says of a beginning it must say of every longer one."""

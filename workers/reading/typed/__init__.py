@@ -1,1 +1,1 @@
-"""Values without a type of their own (JSON, CSV cells, folder names) under a type that was inferred or stated."""
+"""Values under a settled type: those that have none of their own (JSON, CSV cells, folder names), and INT96."""

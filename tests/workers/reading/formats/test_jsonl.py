@@ -196,7 +196,7 @@ def test_compressed(tmp_path: Path, suffix: str) -> None:
         if (suffix, name) == (".zst", "flip"):
             continue  # pyarrow writes zstd frames without a checksum
         path.write_bytes(data)
-        with pytest.raises(ObjectError, match="upload it again") as error:
+        with pytest.raises(ObjectError, match=r"upload it again|is not compressed, although") as error:
             read(path, plan_of())
         assert error.value.object_uri == path.as_uri()
 

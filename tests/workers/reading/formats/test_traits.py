@@ -12,7 +12,7 @@ import pytest
 import jobs
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import UsageError
-from workers.reading.formats.csv import delimiter_of
+from workers.reading.formats.csv_dialect import delimiter_of
 from workers.reading.formats.registry import FORMATS, format_of, traits_of
 from workers.reading.formats.traits import Split
 
