@@ -10,9 +10,8 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +23,7 @@ import jobs.corpus.footers
 from jobs.corpus.discovery import discover
 from jobs.planning.sharding import cut
 from tests.jobs.source_files import config
-from tests.workers.reading.any_arrow import arrays, meaning, pairs
+from tests.workers.reading.any_arrow import ThisProcess, arrays, meaning, pairs
 from workers.errors import ObjectError
 from workers.reading.reader import read_windows
 from workers.records.shard import Shard
@@ -32,18 +31,6 @@ from workers.records.shard import Shard
 EXAMPLES = int(os.environ.get("REEMBED_EXAMPLES", "200"))
 ROWS = 4
 met: Counter[str] = Counter()
-
-
-class ThisProcess:
-    """In place of the isolated process that parses footers: these are whole."""
-
-    def __enter__(self) -> ThisProcess:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(*arguments)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from workers.errors import ObjectError, UsageError
 from workers.reading.reader import read_windows
 from workers.table.schema import OUTPUT_COLUMNS
 
-ROWS = 3000
+ROWS = 500
 
 DUCKDB = """
 SELECT i::TINYINT AS tiny, i::USMALLINT AS usmall, i::BIGINT * 1234567890123 AS big, (i * 7)::UBIGINT AS ubig, i / 7 AS f,
@@ -87,6 +87,25 @@ def by_pandas(path: Path, engine: Any = "pyarrow", **options: Any) -> None:
     frame.to_parquet(path, engine=engine, **options)
 
 
+def by_fastparquet(path: Path, **options: Any) -> None:
+    fastparquet = pytest.importorskip("fastparquet")
+    rows = range(ROWS)
+    frame = pd.DataFrame(
+        {
+            "i": np.arange(ROWS), "f": np.arange(ROWS) / 3, "f32": np.arange(ROWS, dtype=np.float32),
+            "flag": np.arange(ROWS) % 2 == 0,
+            "s": pd.Series([None if row % 7 == 0 else f"s{row}" for row in rows], dtype=object),
+            "b": pd.Series([b"\xff" * (row % 4) for row in rows], dtype=object),
+            "at": pd.date_range("2000-01-01", periods=ROWS, freq="h").astype("datetime64[ns]"),
+            "cat": pd.Categorical([f"c{row % 3}" for row in rows]),
+            "json": pd.Series([{"a": row} for row in rows], dtype=object),
+            "nullable": pd.array([None, *range(1, ROWS)], "Int32"), "u8": np.arange(ROWS).astype(np.uint8),
+        }
+    )  # fmt: skip
+    encodings = dict.fromkeys(frame.columns, "infer") | {"json": "json", "b": "bytes", "s": "utf8"}
+    fastparquet.write(str(path), frame, object_encoding=encodings, **options)
+
+
 def by_pyarrow(path: Path, **options: Any) -> None:
     rows = range(ROWS)
     table = pa.table(
@@ -117,6 +136,9 @@ for codec, pages in itertools.product(("uncompressed", "snappy", "gzip", "brotli
     WRITERS[f"polars {chosen_of}"] = lambda path, chosen=chosen_of: by_polars(path, **chosen)  # type: ignore[misc]
 WRITERS["pandas"] = by_pandas
 WRITERS["pandas gzip, index"] = lambda path: by_pandas(path, compression="gzip", index=True)
+for codec, times, groups in itertools.product((None, "GZIP", "SNAPPY", "ZSTD"), ("int64", "int96"), ([0], [0, 100, 107])):
+    chosen_of = {"compression": codec, "times": times, "row_group_offsets": groups}
+    WRITERS[f"fastparquet {chosen_of}"] = lambda path, chosen=chosen_of: by_fastparquet(path, **chosen)  # type: ignore[misc]
 OPTIONS: list[dict[str, Any]] = [
     *({"compression": codec} for codec in ("none", "snappy", "gzip", "brotli", "lz4", "zstd")),
     *({"version": version} for version in ("1.0", "2.4", "2.6")),
