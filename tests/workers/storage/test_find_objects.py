@@ -63,6 +63,18 @@ def test_a_glob_of_folders_means_what_is_in_them(tmp_path: Path) -> None:
         list_objects(f"{tmp_path}/*.parquet", {})
 
 
+def test_what_is_there_instead_is_said(tmp_path: Path) -> None:
+    for name in ("only/_SUCCESS", "only/.git/a.txt", "corpus/part-1.txt", "corpus/part-2.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=r"nothing there but names that are passed over as markers \(/\.git, 2 in all\)"):
+        list_objects(f"{tmp_path}/only/", {})
+    with pytest.raises(UsageError, match=r"no object or folder of that name, but 2 whose names begin so; write .*/part-\*"):
+        list_objects(f"{tmp_path}/corpus/part-", {})
+    with pytest.raises(FileNotFoundError, match="no objects there"):
+        list_objects(f"{tmp_path}/nothing", {})
+
+
 def test_names_that_are_not_utf8_are_refused_in_one_line(tmp_path: Path) -> None:
     for name in (b"caf\xe9.txt", b"na\xefve.txt"):
         (tmp_path / os.fsdecode(name)).touch()

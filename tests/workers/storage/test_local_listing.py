@@ -72,7 +72,7 @@ def test_markers_are_hidden_and_key_value_folders_are_not(tmp_path: Path) -> Non
         (tmp_path / name).touch()
     found = find_files(str(tmp_path))
     assert names(found.files, tmp_path) == ["_k=v/a.txt", "y=1/b.txt"]
-    assert names(found.hidden, tmp_path) == ["_delta_log"]
+    assert names(found.hidden, tmp_path) == [".x.crc", "_SUCCESS", "_delta_log", "y=1_$folder$"]
 
 
 def test_a_link_to_itself_is_left_to_whoever_asks_for_its_size(tmp_path: Path) -> None:
