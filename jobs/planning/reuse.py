@@ -22,7 +22,7 @@ from jobs.corpus.discovery import Corpus
 from jobs.corpus.metadata_cache import MetadataCache, load_metadata
 from jobs.planning.matching import Reuse, match
 from jobs.state.current import read_current
-from jobs.state.records import PLAIN_TSV, config_snapshot, plan_to_json
+from jobs.state.records import ROW_RULES, config_snapshot, plan_to_json
 from jobs.state.stored_run import StoredRun
 from workers.config import LongText, Precision
 from workers.errors import RunAborted
@@ -131,8 +131,8 @@ def find_reuse(
 
 
 def _reads_tsv_anew(base: StoredRun, corpus: Corpus) -> bool:
-    """Whether the corpus holds .tsv objects whose quotes the base took for a writer's, by the rules of its version."""
-    if base.record.plan.get(PLAIN_TSV) or corpus.read_plan.corpus.csv.quote != "auto":
+    """Whether the corpus holds .tsv objects whose quotes the base took for a writer's, by the first rules (ReadPlan)."""
+    if base.record.plan.get(ROW_RULES) or corpus.read_plan.corpus.csv.quote != "auto":
         return False
     return any(strip_compression(source.info.uri)[0].endswith(".tsv") for source in corpus.objects)
 

@@ -34,7 +34,7 @@ from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RUNS, RunPaths, is_run_id
 
-PLAIN_TSV = "plain_tsv"  # in the stored plan: see ReadPlan
+ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
 
 
@@ -129,14 +129,14 @@ def plan_to_json(plan: ReadPlan) -> dict[str, Any]:
         "arrow_schema": arrow,
         "columns": [[column.name, str(column.type)] for column in schema],
         "rules": RULES,
-        PLAIN_TSV: plan.plain_tsv,
+        ROW_RULES: plan.row_rules,
     }
 
 
 def plan_from_json(raw: Mapping[str, Any], corpus: CorpusConfig) -> ReadPlan:
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(raw["arrow_schema"])))
-    plain_tsv = bool(raw.get(PLAIN_TSV, False))  # a run ends by the rules by which it began
-    return ReadPlan(corpus=corpus, id_type=schema.field(0).type, keep=schema.remove(0), plain_tsv=plain_tsv)
+    rules = int(raw.get(ROW_RULES, 1))
+    return ReadPlan(corpus=corpus, id_type=schema.field(0).type, keep=schema.remove(0), row_rules=rules)
 
 
 def create_run(store: Store, record: RunRecord) -> None:

@@ -55,7 +55,7 @@ def _source_rows(piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
     source_format, compression = format_of(piece.uri, plan.corpus.format)
     traits = traits_of(source_format)
     with SourceStream.open(piece, plan.corpus.storage_options, exact=traits.random_access) as stream:
-        if traits.footer is None and piece.start == 0:
+        if traits.footer is None and piece.start == 0 and plan.row_rules > 1:
             problem = first_look(stream.head(HEAD_BYTES), piece.size, compression, traits, piece.uri, plan.corpus)
             if isinstance(problem, str):
                 raise ObjectError(stream.uri, problem)

@@ -27,7 +27,7 @@ from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError
 from workers.reading.columns import id_column
 from workers.reading.formats.csv_check import csv_error
-from workers.reading.formats.csv_dialect import Dialect, dialect_of, first_lines, mend_of_header
+from workers.reading.formats.csv_dialect import QUOTE, QUOTED_TSV, Dialect, dialect_of, first_lines, mend_of_header
 from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always
 from workers.reading.line_records import (
     Bad,
@@ -57,7 +57,7 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
 
     def records() -> Iterator[Record]:
         limit = corpus.max_text_bytes + LINE_OVERHEAD
-        dialect = dialect_of(piece.uri, corpus.csv, plain_tsv=plan.plain_tsv)
+        dialect = dialect_of(piece.uri, corpus.csv, plain_tsv=plan.row_rules > 1)
         if piece.start:
             stream.seek(0)
             begin = split_lines(stream.read, 0, None, limit, dialect.count_quotes)
@@ -68,7 +68,8 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
             dialect, header, lines = _begin(begin, dialect, stream.uri, plan)
         places.update(_resolve(header, dialect, stream.uri, piece, plan))
         if header:
-            yield from _parse(lines, dialect, len(header), plan)
+            rows = _parse(lines, dialect, len(header), plan)
+            yield from _without_halves(rows) if dialect.wary else rows
 
     def convert(rows: SourceRows, cells: list[Any]) -> None:
         def column(name: str) -> pa.Array:
@@ -189,10 +190,24 @@ def _parse(lines: Iterator[Line], dialect: Dialect, width: int | None, plan: Rea
                 cells = Bad(f"record has {len(cells)} fields where the header has {width}, {feed.extent()}", feed.count)
             elif dialect.wary and any(map(dialect.looks_quoted, cells)):
                 cells = Bad(
-                    "a field begins and ends with a quote and holds doubled ones: set corpus.csv.quote: '\"' if its writer "
-                    f"quoted it, or '' if these quotes are text, {feed.extent()}", feed.count,
-                )  # fmt: skip
+                    f"a field begins and ends with a quote and holds doubled ones: {QUOTED_TSV}, {feed.extent()}", feed.count
+                )
         yield feed.start, feed.size, cells
+
+
+def _without_halves(records: Iterator[Record]) -> Iterator[Record]:
+    """The records, but not the first line of a field that was quoted after all: one that opens a quote, before a bad one."""
+    held: Record | None = None
+    for record in records:
+        if held is not None:
+            offset, size, cells = held
+            opens = not isinstance(cells, Bad) and cells[-1][:1] == QUOTE and cells[-1].count(QUOTE) % 2
+            if opens and isinstance(record[2], Bad):
+                held = offset, size, Bad(f"its last field opens a quote, and the next line is no record: {QUOTED_TSV}")
+            yield held
+        held = record
+    if held is not None:
+        yield held
 
 
 class _RecordTooLong(Exception):
