@@ -266,7 +266,7 @@ def _fields_at(path: list[str]) -> list[str]:
         if field is None or not hasattr(field.annotation, "model_fields"):
             return []
         model = field.annotation
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _shorten(value: object) -> str:

@@ -159,6 +159,8 @@ class CsvConfig(Section):
 class CorpusConfig(Section):
     """The corpus: its objects, their format and columns."""
 
+    model_config = ConfigDict(serialize_by_alias=True)
+
     uri: Names = Field(min_length=1)
     """Object, prefix (ends with /), glob, or a list of them; any fsspec scheme or local path."""
     format: SourceFormat = Field(SourceFormat.AUTO, strict=False)
@@ -171,6 +173,9 @@ class CorpusConfig(Section):
     separator: str = "\n"
     keep: list[str] = Field(default_factory=list)
     """Columns carried to the output as they are, nested ones included."""
+    types: dict[str, str] = Field(default_factory=dict, alias="schema")
+    """`schema` in the file: column -> its type, where objects have none of their own (JSON, CSV, folders): int64, double,
+    bool, string, date32, timestamp[us, UTC], list<string>, map<string, int64>, struct<a: int64, b: string>, json."""
     text_unit: Literal["line", "file"] = "line"
     """Plain text only: a document is a line, or the whole file."""
     max_text_bytes: ByteCount = Field(64 << 20, ge=1)
@@ -185,6 +190,8 @@ class CorpusConfig(Section):
         written: dict[str, Any] = serialize(self)
         if self.csv == CsvConfig():
             written.pop("csv", None)
+        if not self.types:
+            written.pop("schema", None)
         return written
 
 

@@ -19,6 +19,7 @@ from jobs.planning.request import Request
 from jobs.planning.run import Run
 from jobs.state.ledger import load_receipts
 from jobs.state.stored_shards import pending
+from workers.reading.typed.type_names import type_name
 from workers.records.shard import Receipt, Shard
 
 
@@ -58,7 +59,7 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
         "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
         "output_bytes": round(rows * (row_bytes or plain_row_bytes(run, sample))),
         "id_type": str(run.plan.id_type),
-        "keep": {column.name: str(column.type) for column in run.plan.keep},
+        "keep": {column.name: type_name(column.type) for column in run.plan.keep},
         "model": {"name": request.model.name, "dim": request.recipe.dim, "pooling": request.recipe.pooling_name,
                   "max_tokens": request.recipe.max_tokens, "normalize": request.recipe.normalize},
     }  # fmt: skip

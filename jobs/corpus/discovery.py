@@ -22,8 +22,9 @@ from jobs.corpus.first_bytes import explained, look
 from jobs.corpus.footers import read_footers
 from jobs.corpus.listing import SourceObject, list_sources
 from jobs.corpus.metadata_cache import MetadataCache
-from jobs.corpus.sampling import sample_columns
+from jobs.corpus.sampling import agreed_columns, look_further, sample_columns
 from jobs.corpus.schema import Columns, check_names, infer_schema
+from jobs.corpus.stated_schema import check_stated, stated_types
 from workers.config import CorpusConfig
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.records.documents import ReadPlan
@@ -40,7 +41,7 @@ log = logging.getLogger("reembed")
 class Corpus:
     """Everything known about the source. `drifted` are URIs whose schema is not usable: their rows end quarantined.
 
-    `columns[i]` is what is known of the columns of `objects[i]`; None: nothing.
+    `columns[i]` is what is known of the columns of `objects[i]`; None: nothing. `mixed`: see InferredSchema.
     """
 
     objects: tuple[SourceObject, ...]
@@ -48,6 +49,7 @@ class Corpus:
     warnings: tuple[str, ...] = ()
     drifted: tuple[str, ...] = ()
     columns: tuple[Columns | None, ...] = ()
+    mixed: bool = False
 
     @property
     def source_fingerprint(self) -> str:
@@ -91,6 +93,7 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = (), cache: Meta
         UsageError: names the uri or column, the setting and the mend. RunAborted: the store failed midway.
     """
     check_names(config)
+    check_stated(config, partition_by)
     listed = list_sources(config)
     known = {at for at, source in enumerate(listed) if cache and cache.get(source)}
     try:
@@ -106,7 +109,7 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = (), cache: Meta
     warnings += inferred.remarks
     if all(source.rows == 0 for source in objects):
         warnings.append(f"corpus.uri {', '.join(map(redact, config.uri))}: {len(objects)} objects without a single row")
-    corpus = Corpus(objects, inferred.plan, tuple(warnings), tuple(sorted(inferred.drift)), tuple(columns))
+    corpus = Corpus(objects, inferred.plan, tuple(warnings), tuple(sorted(inferred.drift)), tuple(columns), inferred.mixed)
     corpus = check_partitions(partition_by, corpus)
     _log(warnings)
     return corpus
@@ -132,7 +135,7 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
                 )
             if name in OUTPUT_COLUMNS:
                 raise UsageError(f"output.partition_by: {name} is a column of the output itself; rename the source folders")
-            keep = keep.append(pa.field(name, pa.string()))
+            keep = keep.append(pa.field(name, stated_types(corpus.read_plan.corpus).get(name, pa.string())))
         kind = keep.field(name).type
         if not can_name_folder(kind):
             raise UsageError(
@@ -160,19 +163,23 @@ def _describe(
             columns[at] = Columns(footer.columns, footer.names, exact=True)
         else:
             objects[at] = explained(objects[at], config)
-    _refuse_unusable(objects)
     readable = [at for at in fresh if objects[at].problem is None]
-    sampled, remarks = sample_columns([objects[at] for at in readable], config)
+    sampled, unreadable, remarks = sample_columns([objects[at] for at in readable], config)
     for place, sample in sampled.items():
         columns[readable[place]] = sample
+    for place, problem in unreadable.items():
+        objects[readable[place]] = replace(objects[readable[place]], problem=problem)
     if cache:
         cache.complete_samples(objects, columns, cached)
+    remarks += look_further(objects, columns, config)
+    _refuse_unusable(objects)
+    columns, unlike = agreed_columns(columns)
     problems = [
         f"{redact(source.info.uri)}: {source.problem}; it will be quarantined: mend it, write the object again or remove it"
         for source in objects
         if source.problem is not None
     ]
-    return tuple(objects), columns, problems + remarks
+    return tuple(objects), columns, problems + list(dict.fromkeys(remarks + unlike))
 
 
 def _refuse_unusable(objects: Sequence[SourceObject]) -> None:

@@ -36,7 +36,8 @@ _SCHEMA = pa.schema(
         "columns": pa.binary(),  # see _pack; null: the object was not among those sampled
     }
 )
-_NAMES, _EXACT = b"reembed.names", b"reembed.exact"
+_NAMES, _EXACT, _WHOLE, _RULES = b"reembed.names", b"reembed.exact", b"reembed.whole", b"reembed.rules"
+RULES = b"2"  # by which types are learned of an object: 2: INT96 timestamps are microseconds, samples are not blind
 log = logging.getLogger("reembed")
 
 
@@ -131,6 +132,9 @@ def load_metadata(store: Store, path: str) -> MetadataCache | None:
     except (pa.ArrowException, ValueError, KeyError) as error:
         log.warning("%s: not readable (%s); objects are looked into again", store.uri_of(path), error)
         return None
+    if None in unpacked.values():
+        log.info("%s: made by an earlier version; objects are looked into again", store.uri_of(path))
+        return None
     known = []
     for uri, size, etag, kind, rows, text_bytes, packed in zip(*columns, strict=True):
         groups = None if rows is None else tuple(map(RowGroup, rows, text_bytes))
@@ -140,12 +144,17 @@ def load_metadata(store: Store, path: str) -> MetadataCache | None:
 
 def _pack(columns: Columns) -> bytes:
     """Types as an Arrow schema; names and exactness in its metadata."""
-    metadata = {_NAMES: json.dumps(columns.names).encode(), _EXACT: b"1" if columns.exact else b""}
+    metadata = {_NAMES: json.dumps(columns.names).encode(), _EXACT: b"1" if columns.exact else b"", _RULES: RULES}
+    metadata |= {_WHOLE: b"1" if columns.whole else b""}
     return bytes(pa.schema(dict(columns.types), metadata=metadata).serialize().to_pybytes())
 
 
-def _unpack(packed: bytes) -> Columns:
+def _unpack(packed: bytes) -> Columns | None:
+    """None: learned by other rules."""
     schema = pa.ipc.read_schema(pa.py_buffer(packed))
     metadata = schema.metadata or {}
+    if metadata.get(_RULES) != RULES:
+        return None
     names = tuple(json.loads(metadata[_NAMES]))
-    return Columns({column.name: column.type for column in schema}, names, exact=bool(metadata[_EXACT]))
+    types = {column.name: column.type for column in schema}
+    return Columns(types, names, exact=bool(metadata[_EXACT]), whole=bool(metadata.get(_WHOLE)))

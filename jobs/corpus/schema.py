@@ -15,10 +15,15 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from jobs.corpus.json_types import storable
 from jobs.corpus.listing import SourceObject
+from jobs.corpus.stated_schema import stated_types
 from workers.config import CorpusConfig
 from workers.errors import UsageError
-from workers.reading.columns import is_text, plain_type, refusal
+from workers.reading.columns import is_text, plain_type
+from workers.reading.notation import text_refusal
+from workers.reading.typed.type_names import shown_name, shown_names, shown_type
+from workers.reading.widening import join, output_type, refusal, unify
 from workers.records.documents import ReadPlan
 from workers.storage.uris import redact
 from workers.table.schema import OUTPUT_COLUMNS
@@ -27,11 +32,12 @@ from workers.table.schema import OUTPUT_COLUMNS
 @dataclass(frozen=True, slots=True)
 class Columns:
     """What is known of an object's columns. `exact`: a column that is not named does not exist (a footer or a header says
-    so; a sample cannot)."""
+    so; a sample cannot). `whole`: of a sample, that it saw every record."""
 
     types: Mapping[str, pa.DataType]
     names: tuple[str, ...]
     exact: bool
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -41,6 +47,9 @@ class InferredSchema:
     plan: ReadPlan
     drift: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    all_seen: bool = True  # of every object it is known which columns it has; otherwise one that was not met may exist
+    mixed: bool = False
+    """Values of a kept column are converted, or left out, because objects have it in different types."""
 
 
 def check_names(config: CorpusConfig) -> None:
@@ -68,7 +77,7 @@ def infer_schema(config: CorpusConfig, objects: Sequence[SourceObject], columns:
     """
     check_names(config)
     known = [(source, found) for source, found in zip(objects, columns, strict=True) if found is not None]
-    inferred = InferredSchema(ReadPlan(config, pa.string(), pa.schema([])))
+    inferred = InferredSchema(ReadPlan(config, pa.string(), pa.schema([])), all_seen=_all_seen(objects, columns))
     _refuse_doubles(config, known, inferred)
     for name in config.text:
         _require(
@@ -77,8 +86,18 @@ def infer_schema(config: CorpusConfig, objects: Sequence[SourceObject], columns:
     if config.id is not None:
         _require(config.id, "corpus.id", known, inferred, _is_scalar, "a scalar type")
     partition_keys = {key for source in objects for key, _ in source.partitions}
-    kept = [pa.field(name, _kept_type(name, known, partition_keys, inferred)) for name in config.keep]
+    stated = stated_types(config)
+    kept = [
+        pa.field(name, _stated_type(name, stated[name], known, inferred))
+        if name in stated
+        else pa.field(name, _kept_type(name, known, partition_keys, inferred))
+        for name in config.keep
+    ]
+    if any(not found.exact for _, found in known):
+        kept = [column.with_type(storable(column.type)) for column in kept]
     inferred.plan = ReadPlan(config, _id_type(config, objects, known, inferred), pa.schema(kept))
+    if config.id is not None:
+        _remark_on_ids(config.id, known, inferred)
     return inferred
 
 
@@ -99,7 +118,8 @@ def _require(
     types = [(source, found, _type_of(name, source, found)) for source, found in known]
     having = [(source, kind) for source, _, kind in types if kind is not None]
     if known and not having:
-        raise UsageError(f"{setting}: no object has a column {name}; {_suggest(name, known)}")
+        who = "no object" if inferred.all_seen else "no sampled record"
+        raise UsageError(f"{setting}: {who} has a column {name}; {_suggest(name, known)}")
     if having and not any(usable(kind) for _, kind in having):
         raise UsageError(
             f"{setting}: column {name} is {having[0][1]} in {redact(having[0][0].info.uri)}; it must be {wanted}"
@@ -112,24 +132,24 @@ def _require(
 
 
 def _kept_type(name: str, known: _Known, partition_keys: set[str], inferred: InferredSchema) -> pa.DataType:
-    """The output type of a kept column: what most objects agree on, widened by those that can be widened to."""
+    """The output type of a kept column: what most objects agree on, widened by the others where that loses nothing."""
     found = [(source, columns, _type_of(name, source, columns)) for source, columns in known]
-    types = [(source, kind) for source, _, kind in found if kind is not None]
+    types = [(source, columns, kind) for source, columns, kind in found if kind is not None]
     if not types:
         if name in partition_keys or not known:
             return pa.string()
-        raise UsageError(f"corpus.keep: no object has a column {name}; {_suggest(name, known, partition_keys)}")
-    agreed, misfits = unify(output_type(kind) for _, kind in types)
-    for source, kind in types:
-        if output_type(kind) not in misfits:
-            continue
-        if refusal(kind, agreed):
-            _drift(inferred, source, f"column {name} (corpus.keep) is {kind}, elsewhere {agreed}")
-        else:
+        if not inferred.all_seen:
             inferred.remarks.append(
-                f"{redact(source.info.uri)}: column {name} (corpus.keep) is {kind}, elsewhere {agreed}: values are "
-                "converted, rows whose value does not convert will be quarantined; write the column with one type"
+                f"corpus.keep: no sampled record has {name}; {_suggest(name, known, partition_keys)}; it is read all the "
+                f"same, as strings: corpus.schema: {{{name}: ...}} states another type"
             )
+            return pa.string()
+        raise UsageError(f"corpus.keep: no object has a column {name}; {_suggest(name, known, partition_keys)}")
+    agreed, _ = unify(
+        (output_type(kind) for source, columns, kind in types if _stated(name, source, columns)),
+        (output_type(kind) for source, columns, kind in types if not _stated(name, source, columns)),
+    )
+    _name_differences(name, agreed, types, inferred)
     without = [redact(source.info.uri) for source, columns, kind in found if kind is None and columns.exact]
     if without:
         where = without[0] + (f" and {len(without) - 1} more objects are" if len(without) > 1 else " is")
@@ -137,40 +157,59 @@ def _kept_type(name: str, known: _Known, partition_keys: set[str], inferred: Inf
     return agreed
 
 
-def unify(types: Iterable[pa.DataType]) -> tuple[pa.DataType, set[pa.DataType]]:
-    """One type for all, and those that do not fit. The most frequent type leads (the first of equals); others widen it."""
-    agreed: pa.DataType = pa.null()
-    misfits: set[pa.DataType] = set()
-    for kind, _ in Counter(types).most_common():
-        try:
-            both = pa.unify_schemas([pa.schema([("it", agreed)]), pa.schema([("it", kind)])], promote_options="permissive")
-        except pa.ArrowException:
-            misfits.add(kind)
-            continue
-        widened = both.field(0).type
-        if pa.types.is_binary(widened) and pa.types.is_string(agreed):
-            misfits.add(kind)  # one column of bytes must not turn all text into bytes
-        else:
-            agreed = widened
-    return (pa.string() if pa.types.is_null(agreed) else agreed), misfits
+def _stated_type(name: str, stated: pa.DataType, known: _Known, inferred: InferredSchema) -> pa.DataType:
+    """The type that corpus.schema states; objects that have a type of their own must fit it."""
+    typed = [(source, found.types[name]) for source, found in known if _stated(name, source, found)]
+    misfits = [(source, kind) for source, kind in typed if refusal(kind, stated)]
+    if misfits and len(misfits) == len(typed):
+        source, kind = misfits[0]
+        raise UsageError(
+            f"corpus.schema: {name} is {kind} in {redact(source.info.uri)}, which cannot become {shown_type(stated)}; "
+            "leave it out"
+        )
+    for source, kind in misfits:
+        _drift(inferred, source, f"column {name} (corpus.keep) is {kind}, {shown_type(stated)} in corpus.schema")
+    if inferred.all_seen and not any(_type_of(name, source, found) is not None for source, found in known):
+        inferred.remarks.append(f"corpus.keep: no object has a column {name}, which corpus.schema states: null in every row")
+    return stated
 
 
-def output_type(kind: pa.DataType) -> pa.DataType:
-    """The type without its encoding: dictionaries decoded, large and view variants as their plain kind, at any depth."""
-    kind = plain_type(kind)
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return pa.string()
-    if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
-        return pa.binary()
-    if isinstance(kind, pa.StructType):
-        return pa.struct([item.with_type(output_type(item.type)) for item in kind.fields])
-    if isinstance(kind, pa.MapType):
-        return pa.map_(output_type(kind.key_type), output_type(kind.item_type))
-    if isinstance(kind, pa.FixedSizeListType):
-        return pa.list_(output_type(kind.value_type), kind.list_size)
-    if isinstance(kind, pa.ListType | pa.LargeListType | pa.ListViewType | pa.LargeListViewType):
-        return pa.list_(output_type(kind.value_type))
-    return kind
+def _all_seen(objects: Sequence[SourceObject], columns: Sequence[Columns | None]) -> bool:
+    return all(
+        source.rows == 0 or (source.problem is not None if found is None else found.exact or found.whole)
+        for source, found in zip(objects, columns, strict=True)
+    )
+
+
+def _stated(name: str, source: SourceObject, columns: Columns) -> bool:
+    """Whether the object itself states the column's type. A sample only suggests one, a CSV cell or a folder has none."""
+    return name in columns.types and source.traits.footer is not None
+
+
+def _name_differences(
+    name: str, agreed: pa.DataType, types: Sequence[tuple[SourceObject, Columns, pa.DataType]], inferred: InferredSchema
+) -> None:
+    """Objects whose column cannot be the agreed one are left out; a remark names what is widened or read from texts."""
+    widened: dict[str, list[str]] = {}
+    before = len(inferred.drift)
+    for source, columns, kind in types:
+        if _stated(name, source, columns):
+            if refusal(kind, agreed):
+                _drift(inferred, source, f"column {name} (corpus.keep) is {kind}, elsewhere {agreed}")
+            elif output_type(kind) != agreed and not pa.types.is_null(output_type(kind)):
+                widened.setdefault(f"is {output_type(kind)}", []).append(redact(source.info.uri))
+        elif (columns.exact or name not in columns.types) and text_refusal(agreed):
+            _drift(inferred, source, f"column {name} (corpus.keep) is text, elsewhere {agreed}")
+        elif join(agreed, output_type(kind)) != agreed:
+            what = "is text" if columns.exact or name not in columns.types else f"is {output_type(kind)} by a sample"
+            widened.setdefault(what, []).append(redact(source.info.uri))
+    inferred.mixed |= bool(widened) or before < len(inferred.drift)
+    for what, uris in widened.items():
+        more = f" and {len(uris) - 1} more objects" if len(uris) > 1 else ""
+        inferred.remarks.append(
+            f"{uris[0]}{more}: column {name} (corpus.keep) {what}, published as {agreed}: "
+            "each value as it is, rows whose value that type does not hold exactly will be quarantined"
+        )
 
 
 def _id_type(config: CorpusConfig, objects: Sequence[SourceObject], known: _Known, inferred: InferredSchema) -> pa.DataType:
@@ -183,6 +222,23 @@ def _id_type(config: CorpusConfig, objects: Sequence[SourceObject], known: _Know
         kind and pa.types.is_integer(plain_type(kind)) and plain_type(kind) != pa.uint64() for kind in kinds
     )
     return pa.int64() if whole else pa.string()
+
+
+def _remark_on_ids(name: str, known: _Known, inferred: InferredSchema) -> None:
+    """Types whose text form may not be what the user expects, once for each."""
+    told: set[pa.DataType] = set()
+    for source, found in known:
+        kind = found.types.get(name)
+        if kind is None or kind in told or source.info.uri in inferred.drift:
+            continue
+        told.add(kind)
+        where = f"{redact(source.info.uri)}: column {name} (corpus.id) is {kind}"
+        if pa.types.is_floating(plain_type(kind)):
+            inferred.remarks.append(f"{where}: ids are written as 1.0; write it as an integer or as text")
+        elif pa.types.is_fixed_size_binary(kind):
+            inferred.remarks.append(
+                f"{where}: ids that are not UTF-8 will be quarantined; write it as text, or with the logical type UUID"
+            )
 
 
 def _refuse_doubles(config: CorpusConfig, known: _Known, inferred: InferredSchema) -> None:
@@ -205,6 +261,5 @@ def _drift(inferred: InferredSchema, source: SourceObject, reason: str) -> None:
 def _suggest(name: str, known: _Known, more: Iterable[str] = ()) -> str:
     names = list(dict.fromkeys([*(name for _, found in known for name in found.names), *more]))
     near = difflib.get_close_matches(name, names, n=1)
-    if near:
-        return f"did you mean {near[0]}?"
-    return f"known columns: {', '.join(names[:40])}" + (", ..." if len(names) > 40 else "")
+    where = f" (of {redact(known[0][0].info.uri)}" + (f" and {len(known) - 1} more objects)" if len(known) > 1 else ")")
+    return (f"did you mean {shown_name(near[0])}?" if near else f"known columns: {shown_names(names)}") + where

@@ -2,6 +2,7 @@
 
     accounting     rows in = rows out + rows quarantined, shard by shard
     quarantined    run.max_quarantined_rows
+    kept           every kept column was in some row
     row_change     documents, against the last snapshot
     truncated      share of truncated documents, by itself and against the last snapshot
     empty          share of rows without text
@@ -65,6 +66,7 @@ class GateFacts:
     golden: Comparison
     probes: Comparison
     joined: Comparison
+    absent: tuple[str, ...] = ()  # kept columns that no row had, and whose type corpus.schema does not state
 
 
 def check_run(facts: GateFacts, gate: GateConfig, max_quarantined_rows: int) -> list[GateCheck]:
@@ -72,6 +74,7 @@ def check_run(facts: GateFacts, gate: GateConfig, max_quarantined_rows: int) -> 
     return [
         _accounting(facts),
         _quarantined(facts, max_quarantined_rows),
+        _kept(facts),
         _row_change(facts, gate),
         _truncated(facts, gate),
         _empty(facts, gate),
@@ -118,6 +121,18 @@ def _quarantined(facts: GateFacts, limit: int) -> GateCheck:
     )
     ok = limit < 0 or (lost is not None and lost <= limit)
     return _check("quarantined", ok, known, limit, note, f"run.max_quarantined_rows={limit}", mend)
+
+
+def _kept(facts: GateFacts) -> GateCheck:
+    absent = facts.absent
+    if not absent:
+        return GateCheck("kept", True, 0, 0, "every kept column was in some row")
+    note = "no row had " + ", ".join(f"`{name}`" for name in absent)
+    mend = (
+        f"correct corpus.keep; a column that will come says so in corpus.schema: {{{absent[0]}: string}}, or whatever type "
+        "it has"
+    )
+    return GateCheck("kept", False, len(absent), 0, note, setting="corpus.keep", mend=mend)
 
 
 def _row_change(facts: GateFacts, gate: GateConfig) -> GateCheck:

@@ -69,6 +69,7 @@ def judge(
         golden=_compare_golden(run.record, golden, last),
         probes=_probes(run.receipts, run.stored.vector),
         joined=_compare_texts(run, last.run) if last is not None and same else Comparison(),
+        absent=_absent(run),
     )
     return check_run(facts, gate, max_quarantined_rows)
 
@@ -131,6 +132,18 @@ def _probes(receipts: Mapping[int, Receipt], vector: VectorType) -> Comparison:
             probed += receipt.probed
             each.append(of_angle(receipt.probe_cosine, vector))
     return Comparison(probed, Comparison.of(each, "").least)
+
+
+def _absent(run: StoredRun) -> tuple[str, ...]:
+    """Kept columns that no row of the run had; those that corpus.schema states may be absent."""
+    rows, absent = 0, set(run.record.config.get("corpus", {}).get("keep", ()))
+    absent -= set(run.record.config.get("corpus", {}).get("schema", ()))
+    for receipt in run.receipts.values():
+        absent &= set(receipt.absent or ())  # None: of an earlier version, which did not look
+        rows += receipt.rows_read
+        if not absent:
+            break
+    return tuple(sorted(absent)) if rows else ()
 
 
 def _compare_texts(run: StoredRun, last: StoredRun | None) -> Comparison:

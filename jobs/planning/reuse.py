@@ -22,7 +22,7 @@ from jobs.corpus.discovery import Corpus
 from jobs.corpus.metadata_cache import MetadataCache, load_metadata
 from jobs.planning.matching import Reuse, match
 from jobs.state.current import read_current
-from jobs.state.records import PLAIN_TSV, config_snapshot, plan_to_json
+from jobs.state.records import ROW_RULES, config_snapshot, plan_to_json
 from jobs.state.stored_run import StoredRun
 from workers.config import LongText, Precision
 from workers.errors import RunAborted
@@ -115,21 +115,24 @@ def find_reuse(
             usable = False
     else:
         log.info(_UNUSABLE, base.run_id, "other " + ", ".join(differing))
-    rows = row_key(config_snapshot(config), plan_to_json(corpus.read_plan))
+    plan = plan_to_json(corpus.read_plan)
+    rows = row_key(config_snapshot(config), plan)
+    same_values = not corpus.mixed or base.record.plan.get("rules") == plan["rules"]
+    same_values = same_values and not _reads_tsv_anew(base, corpus)
     return match(
         base.run_id,
         base.shards,
         receipts,
         corpus.objects,
-        same_rows=rows == row_key(base.record.config, base.record.plan) and not _reads_tsv_anew(base, corpus),
+        same_rows=same_values and rows == row_key(base.record.config, base.record.plan),
         same_vectors=usable,
         ids_from_column=config.corpus.id is not None,
     )
 
 
 def _reads_tsv_anew(base: StoredRun, corpus: Corpus) -> bool:
-    """Whether the corpus holds .tsv objects whose quotes the base took for a writer's, by the rules of its version."""
-    if base.record.plan.get(PLAIN_TSV) or corpus.read_plan.corpus.csv.quote != "auto":
+    """Whether the corpus holds .tsv objects whose quotes the base took for a writer's, by the first rules (ReadPlan)."""
+    if base.record.plan.get(ROW_RULES) or corpus.read_plan.corpus.csv.quote != "auto":
         return False
     return any(strip_compression(source.info.uri)[0].endswith(".tsv") for source in corpus.objects)
 

@@ -28,12 +28,13 @@ import pyarrow as pa
 from jobs.config import RunConfig
 from workers.config import CorpusConfig
 from workers.errors import RunAborted
+from workers.reading.widening import RULES
 from workers.records.documents import ID, ReadPlan
 from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RUNS, RunPaths, is_run_id
 
-PLAIN_TSV = "plain_tsv"  # in the stored plan: see ReadPlan
+ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
 
 
@@ -118,20 +119,24 @@ def config_snapshot(config: RunConfig) -> dict[str, Any]:
 
 
 def plan_to_json(plan: ReadPlan) -> dict[str, Any]:
-    """The inferred types: an Arrow IPC schema of the id and the kept columns in base64, and the same in readable form."""
+    """The inferred types: an Arrow IPC schema of the id and the kept columns in base64, and the same in readable form.
+
+    `rules`: by which values were converted to them; runs of earlier versions have none.
+    """
     schema = plan.keep.insert(0, pa.field(ID, plan.id_type))
     arrow = base64.b64encode(schema.serialize().to_pybytes()).decode()
     return {
         "arrow_schema": arrow,
         "columns": [[column.name, str(column.type)] for column in schema],
-        PLAIN_TSV: plan.plain_tsv,
+        "rules": RULES,
+        ROW_RULES: plan.row_rules,
     }
 
 
 def plan_from_json(raw: Mapping[str, Any], corpus: CorpusConfig) -> ReadPlan:
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(raw["arrow_schema"])))
-    plain_tsv = bool(raw.get(PLAIN_TSV, False))  # a run ends by the rules by which it began
-    return ReadPlan(corpus=corpus, id_type=schema.field(0).type, keep=schema.remove(0), plain_tsv=plain_tsv)
+    rules = int(raw.get(ROW_RULES, 1))
+    return ReadPlan(corpus=corpus, id_type=schema.field(0).type, keep=schema.remove(0), row_rules=rules)
 
 
 def create_run(store: Store, record: RunRecord) -> None:

@@ -29,6 +29,7 @@ class SourceServer(ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Requests)
         self.folder = folder
+        self.refused: dict[str, str] = {}  # key -> error code of the 403 that it answers with
 
     @property
     def options(self) -> dict[str, str]:
@@ -76,6 +77,8 @@ class _Requests(BaseHTTPRequestHandler):
             self._send(200, self._listing(parse_qs(address.query)))
         elif (data := self.server.objects().get(key)) is None:
             self._send(404, b"<Error><Code>NoSuchKey</Code></Error>")
+        elif key in self.server.refused:
+            self._send(403, f"<Error><Code>{self.server.refused[key]}</Code></Error>".encode())
         else:
             self._send_object(data)
 

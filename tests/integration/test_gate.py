@@ -57,7 +57,7 @@ def failed(ended: Ended) -> list[str]:
     """Names of the checks; the summary, the log and the exit status must agree that they failed."""
     summary = ended.summary
     names = [check["name"] for check in summary["gate"] if not check["ok"]]
-    assert len(summary["gate"]) == 10
+    assert len(summary["gate"]) == 11
     assert (ended.rc, summary["state"], summary["published"]) == ((3, "refused", False) if names else (0, "complete", True))
     assert [reason.partition(":")[0] for reason in summary["reasons"]] == names
     assert all(f"not published: {reason}" in ended.log for reason in summary["reasons"])
@@ -97,6 +97,18 @@ def test_a_device_that_fails_at_work(
     assert night.current() == night.made.ended.summary["run_id"]
     snapshot = Snapshot.read(str(night.output / "data" / night.current()))
     assert snapshot.same_bits(night.made.snapshot)
+
+
+def test_a_kept_column_that_no_row_had(night: Night) -> None:
+    """Objects beyond what a sample reads whole: only reading tells that the column is nowhere."""
+    night.change(lambda document: document | {"filler": "x" * 100_000})
+    refused = night.embed("corpus.keep=[kind, knid]")
+    assert failed(refused) == ["kept"], refused.log
+    assert "no sampled record has knid; did you mean kind?" in refused.log
+    assert refused.summary["reasons"][0].startswith("kept: no row had `knid` (corpus.keep)")
+    assert failed(night.embed("corpus.keep=[kind, knid]", "corpus.schema={knid: string}")) == []
+    carried = night.embed("corpus.keep=[kind, knid]", "corpus.schema={knid: string}", "run.reuse=auto")
+    assert failed(carried) == [], carried.log
 
 
 def test_half_of_the_corpus_is_missing(night: Night) -> None:

@@ -6,15 +6,19 @@ halved          a batch in pieces, so that its dictionary columns decode in boun
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from workers.errors import ObjectError
-from workers.reading.columns import Column, id_column, is_text, kept_column, plain_type, refusal, text_column
+from workers.reading.columns import Column, id_column, id_refusal, is_text, kept_column, text_column
+from workers.reading.notation import text_refusal
 from workers.reading.source_rows import SourceRows
+from workers.reading.typed.strings import kept_strings
+from workers.reading.typed.type_names import shown_names
+from workers.reading.widening import refusal
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, ReadPlan
 from workers.storage.stream import SourceStream
 
@@ -31,7 +35,7 @@ class ColumnLayout:
         wanted = list(dict.fromkeys([*([corpus.id] if corpus.id else []), *corpus.text, *kept]))
         self.fetched = [name for name in wanted if name in schema.names]
         self.texts_in_file = [name for name in corpus.text if name in schema.names]
-        columns = ", ".join(schema.names)
+        columns = shown_names(schema.names)
         for name in self.fetched:
             if schema.names.count(name) > 1:
                 raise ObjectError(stream.uri, f"has more than one column {name!r}; rename one and upload it again")
@@ -49,31 +53,42 @@ class ColumnLayout:
                     "correct corpus.text, or write the column as string",
                 )
         source = schema.field(corpus.id).type if corpus.id in schema.names else pa.string()
-        reason = None if is_text(source) or pt.is_nested(plain_type(source)) else refusal(source, plan.id_type)
+        reason = id_refusal(source, plan.id_type)
         if reason:
             raise ObjectError(
                 stream.uri, f"id column {corpus.id!r}: {reason}, the type of ids in this run; correct corpus.id"
             )
         for column in plan.keep:
-            source = schema.field(column.name).type if column.name in schema.names else pa.string()
-            reason = refusal(source, column.type)
-            if reason and (column.name in schema.names or column.name in partitions):
+            if column.name in schema.names:
+                reason = refusal(schema.field(column.name).type, column.type)
+            else:  # a folder's value, which is read as the stated type
+                in_path = column.name in partitions and column.name not in corpus.types
+                reason = text_refusal(column.type) if in_path else None
+            if reason:
                 raise ObjectError(
                     stream.uri,
                     f"kept column {column.name!r}: {reason}, its type in the rest of the corpus; "
                     "write it with that type, or leave it out of corpus.keep",
                 )
 
-    def rows(self, batch: pa.RecordBatch, first_row: int) -> SourceRows:
+    def rows(self, batch: pa.RecordBatch, first_row: int, unfit: Mapping[int, str] | None = None) -> SourceRows:
+        """`unfit`: {place: why} of rows that the format's reader could not read exactly."""
         plan = self._plan
-        found = SourceRows(first_row, None, [], [])
+        found = SourceRows(first_row, None, [], [], dict(unfit or {}))
         if plan.corpus.id is not None:
             found.ids = self._take(found, id_column(self._column(batch, plan.corpus.id), plan.id_type))
         for name in plan.corpus.text:
             found.texts.append(self._take(found, text_column(self._column(batch, name), self._label[name])))
         for column in plan.keep:
-            kept = kept_column(self._column(batch, column.name), column.type, column.name)
+            array = self._column(batch, column.name)
+            in_path = column.name not in self.fetched and column.name in self._partitions
+            if in_path:
+                kept = kept_strings(array, column, column.name in plan.corpus.types)
+            else:
+                kept = kept_column(array, column.type, column.name)
             found.keep.append(self._take(found, kept))
+            if column.name in self.fetched or in_path:
+                found.seen.add(column.name)
         return found
 
     def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:

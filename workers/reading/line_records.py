@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from workers.config import CorpusConfig
 from workers.errors import ObjectError
-from workers.reading.columns import Column, refusal
+from workers.reading.columns import Column
 from workers.reading.lines import LINE_OVERHEAD, Damaged, LongLine, is_blank, split_lines
+from workers.reading.notation import text_refusal
 from workers.reading.source_rows import SourceRows
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
@@ -97,7 +98,7 @@ def partition_column(piece: ObjectSlice, name: str, count: int) -> pa.Array:
 
 def require_castable(uri: str, name: str, target: pa.DataType) -> None:
     """Raises: ObjectError: the format has strings only, and the kept column's type cannot be made from them."""
-    reason = refusal(pa.string(), target)
+    reason = text_refusal(target)
     if reason:
         raise ObjectError(
             uri, f"kept column {name!r}: {reason}, its type in the rest of the corpus; leave it out of corpus.keep"

@@ -20,7 +20,7 @@ from workers.reading.first_look import HEAD_BYTES, first_look, footer_problem
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.signatures import SIGNATURE_BYTES
 from workers.reading.source_rows import RowChunk, SourceRows, kept_bytes, text_bytes, validate_rows
-from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, DocumentWindow, QuarantinedRow, ReadPlan
+from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, DocumentWindow, QuarantinedRow, ReadPlan, empty_table
 from workers.records.shard import ObjectSlice, Shard
 from workers.storage.stream import SourceStream
 from workers.storage.uris import redact
@@ -55,7 +55,7 @@ def _source_rows(piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
     source_format, compression = format_of(piece.uri, plan.corpus.format)
     traits = traits_of(source_format)
     with SourceStream.open(piece, plan.corpus.storage_options, exact=traits.random_access) as stream:
-        if traits.footer is None and piece.start == 0:
+        if traits.footer is None and piece.start == 0 and plan.row_rules > 1:
             problem = first_look(stream.head(HEAD_BYTES), piece.size, compression, traits, piece.uri, plan.corpus)
             if isinstance(problem, str):
                 raise ObjectError(stream.uri, problem)
@@ -79,6 +79,7 @@ class _WindowCutter:
         self._tables: list[pa.Table] = []
         self._rows_read = 0
         self._quarantined: list[QuarantinedRow] = []
+        self._seen: frozenset[str] = frozenset()
         # The rest of the window's limits: documents, text bytes, kept bytes, quarantined rows
         self._room = np.array([WINDOW_ROWS, self._window_bytes, KEPT_BYTES, WINDOW_ROWS], dtype=np.int64)
 
@@ -90,6 +91,7 @@ class _WindowCutter:
     def add(self, chunk: RowChunk) -> Iterator[DocumentWindow]:
         used = _running_totals(chunk)  # [4, size + 1]: what the rows before each place cost
         bad_places = np.array([place for place, _ in chunk.quarantined], dtype=np.int64)
+        self._seen |= chunk.seen
         begin = 0
         while begin < chunk.size:
             ends = [np.searchsorted(row, row[begin] + room) for row, room in zip(used, self._room, strict=True)]
@@ -111,8 +113,8 @@ class _WindowCutter:
 
     def _window(self) -> DocumentWindow:
         # One contiguous table: slices would keep the larger batches alive that they were cut from
-        table = pa.concat_tables(self._tables).combine_chunks() if self._tables else self._schema.empty_table()
-        window = DocumentWindow(self._index, table, self._rows_read, self._quarantined)
+        table = pa.concat_tables(self._tables).combine_chunks() if self._tables else empty_table(self._schema)
+        window = DocumentWindow(self._index, table, self._rows_read, self._quarantined, self._seen)
         self._index += 1
         self._start_window()
         return window

@@ -55,6 +55,7 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _ENCODINGS = ((codecs.BOM_UTF32_LE, "UTF-32"), (codecs.BOM_UTF32_BE, "UTF-32"), (codecs.BOM_UTF16_LE, "UTF-16"),
               (codecs.BOM_UTF16_BE, "UTF-16"))  # fmt: skip
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # bytes 2 to 4 of a frame without data; the first is 0x50 to 0x5f
+_LONGEST_MAGIC = 4  # bytes, of the codecs that are read
 _SUFFIX_OF = {"gzip": ".gz", "zstd": ".zst", "bz2": ".bz2"}
 
 
@@ -86,8 +87,8 @@ def compression_error(head: bytes, codec: str) -> str | None:
         return None
     if known is not None:
         return f"is {known.name}, although its name ends with {suffix}; {known.mend}"
-    if _is_binary(head):
-        return None  # damaged, or a variant: the decoder will tell
+    if len(head) < _LONGEST_MAGIC or _is_binary(head):
+        return None  # cut off, damaged, or a variant: the decoder will tell
     return f"is not compressed, although its name ends with {suffix}; take {suffix} off its name"
 
 

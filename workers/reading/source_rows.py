@@ -38,6 +38,7 @@ class SourceRows:
     reasons: dict[int, str] = field(default_factory=dict)  # place -> why the row cannot be a document
     spans: dict[int, int] = field(default_factory=dict)  # place -> source rows lost there, where it is not 1
     offsets: list[int] | None = None  # byte offset of each row, to name rows that have no number
+    seen: set[str] = field(default_factory=set)  # kept columns that at least one row has, be it null there
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class RowChunk:
     places: NDArray[np.int64]
     size: int
     quarantined: list[tuple[int, QuarantinedRow]]  # by place, ascending
+    seen: frozenset[str] = frozenset()  # kept columns that at least one row has
 
     @property
     def rows_read(self) -> int:
@@ -75,7 +77,7 @@ def validate_rows(rows: SourceRows, uri: str, plan: ReadPlan) -> RowChunk:
     numbers = pa.nulls(size, pa.int64()) if rows.first_row is None else pa.array(rows.first_row + np.arange(size))
     table = pa.Table.from_arrays([ids, text, origin, numbers, *rows.keep], schema=plan.schema)
     quarantined = [(place, _quarantine(rows, ids, place, reasons[place], uri)) for place in sorted(reasons)]
-    return RowChunk(table.filter(pa.array(good)) if reasons else table, places, size, quarantined)
+    return RowChunk(table.filter(pa.array(good)) if reasons else table, places, size, quarantined, frozenset(rows.seen))
 
 
 def join_texts(texts: list[pa.Array], separator: str) -> pa.Array:

@@ -20,6 +20,7 @@ TOKENS_WINDOW_BYTES = 256 << 10  # for pooling=tokens: some 60,000 vectors, 100 
 TEXT_HASH_BYTES = 16  # BLAKE2b-128: by the birthday bound a collision among 2^48 documents has probability 2^-33
 
 ID, TEXT = "id", "text"  # column names inside a window, whatever the source's columns are called
+ROW_RULES = 2  # how bytes become rows. 1: quotes in .tsv are a writer's, and first bytes are not compared with names
 OBJECT, ROW = "object", "row"  # where a document came from, to quarantine it if its vector is unusable
 KEEP = "keep."  # prefix of kept columns inside a window, which avoids name collisions
 
@@ -30,13 +31,14 @@ class ReadPlan:
 
     `id_type`: int64 if the id column is an integer in every Parquet object, else string. `keep`: output types of the kept
     columns and of partition columns from the source's key=value folders. `window_bytes`: limit of a window's text.
+    `row_rules`: those of the version that began the run, by which it also ends.
     """
 
     corpus: CorpusConfig
     id_type: pa.DataType
     keep: pa.Schema
     window_bytes: int = WINDOW_BYTES
-    plain_tsv: bool = True  # False in runs begun when quotes in .tsv were taken for a writer's
+    row_rules: int = ROW_RULES
 
     @property
     def schema(self) -> pa.Schema:
@@ -63,12 +65,21 @@ class QuarantinedRow:
 
 @dataclass(slots=True)
 class DocumentWindow:
-    """Consecutive documents of a shard. `table` has ReadPlan.schema; `rows_read` counts documents and quarantined rows."""
+    """Consecutive documents of a shard. `table` has ReadPlan.schema; `rows_read` counts documents and quarantined rows.
+
+    `seen`: kept columns that at least one of the rows has, be it null there.
+    """
 
     index: int
     table: pa.Table
     rows_read: int
     quarantined: list[QuarantinedRow] = field(default_factory=list)
+    seen: frozenset[str] = frozenset()
+
+
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """No rows. pyarrow's own method cannot make columns of extension types inside others."""
+    return pa.Table.from_arrays([pa.nulls(0, column.type) for column in schema], schema=schema)
 
 
 def text_hash(text: str) -> bytes:

@@ -116,6 +116,7 @@ class Receipt:
     ended: float = 0.0  # Unix seconds, UTC
     probed: int = 0  # reused texts that were embedded again, to compare the vectors
     probe_cosine: float | None = None  # the smallest cosine among them
+    absent: tuple[str, ...] | None = None  # kept columns that no source row of the shard has; None: of an earlier version
 
     def to_json(self) -> bytes:
         raw = _plain(self)  # not asdict(), which makes deep copies: the driver does this once per shard
@@ -131,6 +132,7 @@ class Receipt:
         raw["lost_objects"] = tuple(raw["lost_objects"])
         raw["excluded"] = tuple(raw.get("excluded", ()))
         raw["token_histogram"] = tuple(raw.get("token_histogram", ()))
+        raw["absent"] = None if raw.get("absent") is None else tuple(raw["absent"])
         return cls(**raw)
 
 

@@ -60,6 +60,7 @@ class ShardJob:
         self._began = time.monotonic()
         self._counts: Counter[str] = Counter()
         self._lost: list[str] = []
+        self._seen: frozenset[str] = frozenset()  # kept columns
         self._digest = RowsDigest()
         self._bad: dict[int, str] = {}  # first cache row of a text without a usable vector -> reason
         self._probe_cosine: float | None = None
@@ -86,6 +87,7 @@ class ShardJob:
         self._writer.append(rows.table, texts.table)
         self._writer.quarantine(rows.quarantined)
         self._lost += [entry.object for entry in rows.quarantined if entry.rows is None]
+        self._seen |= deduped.window.seen
         self._counts.update(
             rows_read=deduped.window.rows_read,
             documents=rows.table.num_rows,
@@ -149,6 +151,7 @@ class ShardJob:
                 ended=round(time.time(), 3),
                 probed=counts["probed"],
                 probe_cosine=self._probe_cosine,
+                absent=tuple(name for name in self._plan.keep.names if name not in self._seen),
             )
 
         return self._writer.finish(draft)

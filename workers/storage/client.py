@@ -41,7 +41,7 @@ _REQUEST = ("InvalidBucketName", "Invalid bucket name", "Invalid endpoint", "Per
 _CLOCK = "RequestTimeTooSkewed"
 _DENIED = ("AccessDenied", "Forbidden", "403")  # S3 error codes: these credentials are valid, and do not suffice
 _ARCHIVED = "InvalidObjectState"
-_WEB = ("http", "https")
+_S3, _WEB = ("s3", "s3a"), ("http", "https")
 _NOT_THERE = (404, 410)  # HTTP statuses
 _FULL = ("QuotaExceeded", "InsufficientStorage", "StorageFull", "507")
 _BAD_REQUEST = 400
@@ -90,7 +90,7 @@ def filesystem(uri: str, options: Mapping[str, Any], retry_seconds: float = RETR
     refuse_secrets(uri)
     _refuse_odd(uri, options)
     settings = dict(options)
-    s3 = uri.startswith(("s3://", "s3a://"))
+    s3 = scheme_of(uri) in _S3
     brief = retry_seconds < RETRY_SECONDS
     if s3:
         client = dict(settings.pop("client_kwargs", {}))
@@ -140,15 +140,21 @@ def _encodable(uri: str) -> bool:
 
 
 def _open_filesystem(uri: str, settings: Mapping[str, Any]) -> tuple[Any, str]:
-    """As fsspec's url_to_fs(), but `::` separates a chain only behind a scheme that is made for one (zip, simplecache, ...).
-    Elsewhere it is a part of the name: fsspec would split /docs/std::vector.jsonl as well."""
+    """As fsspec's url_to_fs(), but names mean what they say.
+
+    `::` separates a chain only behind a scheme that is made for one (zip, simplecache, ...): fsspec would split
+    /docs/std::vector.jsonl as well. `?versionId=` in a key of S3 is a part of it.
+    """
     scheme = scheme_of(uri) or ("" if "/" in uri.partition("::")[0] else uri.partition("::")[0]) or "file"
-    if "::" not in uri or _chains(scheme):
+    if _chains(scheme) if "::" in uri else scheme not in _S3:
         fs, path = url_to_fs(uri, **settings)
         return fs, str(path)
     scheme = scheme_of(uri) or "file"
     kind: Any = fsspec.get_filesystem_class(scheme)
-    return fsspec.filesystem(scheme, **(kind._get_kwargs_from_urls(uri) | settings)), str(kind._strip_protocol(uri))
+    of_uri = kind._get_kwargs_from_urls(uri) | ({"version_aware": False} if scheme in _S3 else {})
+    of_scheme = settings.get(scheme, {})
+    given = {name: value for name, value in settings.items() if name != scheme}
+    return fsspec.filesystem(scheme, **(of_uri | of_scheme | given)), str(kind._strip_protocol(uri))
 
 
 def _chains(scheme: str) -> bool:

@@ -14,13 +14,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from workers.errors import UsageError
 from workers.storage.client import filesystem, no_object
 from workers.storage.local_listing import LocalFiles, find_files, is_hidden
 from workers.storage.table_folders import ICEBERG_FOLDER, folders_above, is_iceberg, table_markers, tables_in
-from workers.storage.uris import hide_users
+from workers.storage.uris import hide_users, redact
 
 _INFO_THREADS = 16  # requests in flight for objects whose listing tells no size
 _Details = dict[str, Any]
@@ -28,7 +28,7 @@ _Details = dict[str, Any]
 
 @dataclass(slots=True)
 class Found:
-    """Path -> details, of files and of folders. Names are hidden only below `root`. `hidden`: folders not looked into.
+    """Path -> details, of files and of folders. Names are hidden only below `root`. `hidden`: names passed over beside them.
     `repeated`: folders not entered again, each with the name under which they were."""
 
     root: str
@@ -50,6 +50,11 @@ class Found:
             for name, details in sorted(self.entries.items())
             if details.get("type", "file") == "file" and not name.endswith("/") and not self._hides(name)
         ]
+
+    @property
+    def passed_over(self) -> list[str]:
+        """Names that are hidden."""
+        return sorted({*self.hidden, *filter(self._hides, self.entries)})
 
     def _hides(self, name: str) -> bool:
         return any(is_hidden(part) for part in name.removeprefix(self.root).split("/") if part)
@@ -132,6 +137,28 @@ def _complete(fs: Any, entries: Mapping[str, _Details]) -> dict[str, _Details]:
         return dict(entries)
     with ThreadPoolExecutor(_INFO_THREADS) as pool:
         return dict(entries) | dict(zip(unknown, pool.map(fs.info, unknown), strict=True))
+
+
+def refuse_nothing(fs: Any, found: Found, path: str, uri: str) -> NoReturn:
+    """Say what is there where no object was found.
+
+    Raises: UsageError: hidden names, or names that begin so. FileNotFoundError: nothing.
+    """
+    shown, hidden = redact(uri), found.passed_over
+    glob = any(mark in path for mark in "*?[")
+    if hidden and not glob:
+        raise UsageError(
+            f"{shown}: nothing there but names that are passed over as markers ({hidden[0].removeprefix(found.root)}, "
+            f"{len(hidden)} in all); rename them, or name one by itself"
+        )
+    if (
+        not glob
+        and not uri.endswith("/")
+        and not _is_web(fs)
+        and (count := len(find_entries(fs, f"{path}*", prefix=False).files))
+    ):
+        raise UsageError(f"{shown}: no object or folder of that name, but {count} whose names begin so; write {shown}*")
+    raise FileNotFoundError(f"{shown}: no objects there")
 
 
 def refuse_odd_names(names: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ _Folder = tuple[int, int, int]  # device, inode, which part of the pattern appli
 
 @dataclass(slots=True)
 class LocalFiles:
-    """`hidden`: folders whose names begin with . or _, which are not entered. `repeated`: folders not entered again, each
+    """`hidden`: files that are passed over, and folders that are not entered. `repeated`: folders not entered again, each
     with the name under which it was."""
 
     files: list[str] = field(default_factory=list)
@@ -59,11 +59,11 @@ def find_files(top: str, pattern: str | None = None) -> LocalFiles:
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = f"{folder.rstrip('/')}/{entry.name}"
-                if not _is_folder(entry):
-                    if not is_hidden(entry.name) and (wanted is None or wanted.match(path)):
-                        found.files.append(path)
-                elif is_hidden(entry.name):
+                if is_hidden(entry.name):
                     found.hidden.append(path)
+                elif not _is_folder(entry):
+                    if wanted is None or wanted.match(path):
+                        found.files.append(path)
                 elif level == any_depth < len(parts) or (level + 1 < len(parts) and levels[level].match(entry.name)):
                     (linked if entry.is_symlink() else real).append((path, depth + 1))
     found.files.sort()

@@ -22,7 +22,7 @@ from typing import IO, Any
 from workers.errors import AccessDenied, ObjectChanged, ObjectError, ObjectMissing, UsageError
 from workers.storage.checksums import can_check, fetch_checked
 from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, filesystem, patiently
-from workers.storage.find_objects import Found, find_entries, name_of, refuse_odd_names, tables_of
+from workers.storage.find_objects import Found, find_entries, name_of, refuse_nothing, refuse_odd_names, tables_of
 from workers.storage.uris import redact
 
 _CHANGED = ("mtime", "LastModified", "updated", "created", "Last-Modified", "modify")  # when, as filesystems call it
@@ -66,8 +66,8 @@ def explore(uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETR
 
     Raises:
         FileNotFoundError: there is none.
-        UsageError: credentials or bucket refused, a name that is not UTF-8, a scheme whose objects cannot be named one by
-            one. TransientError: no answer within `retry_seconds`.
+        UsageError: credentials or bucket refused, nothing there but hidden names, a name that is not UTF-8, a scheme whose
+            objects cannot be named one by one. TransientError: no answer within `retry_seconds`.
     """
     fs, path = filesystem(uri, options, retry_seconds)
 
@@ -82,7 +82,7 @@ def explore(uri: str, options: Mapping[str, Any], *, retry_seconds: float = RETR
     files = found.files
     refuse_odd_names([details["name"] for details in files])
     if not files:
-        raise FileNotFoundError(f"{redact(uri)}: no objects there")
+        patiently(lambda: refuse_nothing(fs, found, path, uri), uri, retry_seconds)
     naming = name_of(fs, files[0]["name"], uri, options, retry_seconds)
     return Listing([_object_info(details, naming) for details in files], {naming(at): kind for at, kind in tables.items()})
 

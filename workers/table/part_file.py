@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 
 from workers.config import VectorType
 from workers.errors import ObjectError
+from workers.records.documents import empty_table
 from workers.records.shard import shard_name
 from workers.storage.store import Store
 from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
@@ -271,6 +272,6 @@ def _entries(metadata: pq.FileMetaData) -> dict[str, str]:
 def _leaves(schema: pa.Schema) -> tuple[str, ...]:
     """Paths of the physical columns, as Parquet names them."""
     sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
+    pq.write_table(empty_table(schema), sink)
     parquet = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
     return tuple(parquet.column(number).path for number in range(len(parquet.names)))

@@ -46,9 +46,10 @@ def partition_folder(columns: Sequence[str], values: Sequence[str | None]) -> st
 
 
 def can_name_folder(kind: pa.DataType) -> bool:
-    """Whether values of this type have one exact, short text form: not nested, not binary, not floating point."""
+    """Whether values of this type have one exact, short text form: not nested, binary, floating point or an extension."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return not (pa.types.is_nested(kind) or pa.types.is_floating(kind) or "binary" in str(kind))
+    marked = isinstance(kind, pa.BaseExtensionType)
+    return not (marked or pa.types.is_nested(kind) or pa.types.is_floating(kind) or "binary" in str(kind))
 
 
 def hive_partitions(folders: Sequence[str]) -> Partitions:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from workers import __version__
 from workers.config import LongText, Pooling, VectorType
 from workers.errors import UsageError
-from workers.records.documents import TEXT_HASH_BYTES, ReadPlan
+from workers.records.documents import TEXT_HASH_BYTES, ReadPlan, empty_table
 from workers.table.partitions import can_name_folder
 from workers.table.small_table import encode_table
 from workers.table.vector_identity import FOOTER_FACTS
@@ -171,7 +171,7 @@ def _check_kept(keep: pa.Schema, taken: Sequence[str]) -> None:
                 "rename it in the source, or leave it out of keep"
             )
         try:
-            encode_table(pa.schema([column]).empty_table())
+            encode_table(empty_table(pa.schema([column])))
         except pa.ArrowException as error:
             raise UsageError(
                 f"corpus.keep: column {column.name!r} of type {column.type} cannot be written: {error}"

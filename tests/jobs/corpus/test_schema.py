@@ -13,7 +13,6 @@ import pytest
 
 from jobs.corpus import footers, sampling
 from jobs.corpus.discovery import discover
-from jobs.corpus.schema import output_type, unify
 from jobs.planning.sharding import cut
 from tests.jobs.source_files import TEXTS, config, jsonl, parquet
 from workers.errors import ObjectError, UsageError
@@ -139,8 +138,8 @@ def test_jsonl_types_come_from_a_sample_spread_over_the_objects(tmp_path: Path, 
     assert kinds["tags"] == pa.list_(pa.string())
     assert kinds["who"] == pa.struct([("name", pa.string()), ("none", pa.list_(pa.string()))])
     assert kinds["late"] == pa.float64()
-    assert kinds["mixed"] == pa.int64()
-    assert "mixed are of several kinds (int, str)" in corpus.warnings[0]
+    assert kinds["mixed"] == pa.json_()
+    assert "JSON values of mixed are of several kinds (int, str); taken as JSON text" in corpus.warnings[0]
     assert discover(config(tmp_path, keep=["void"])).read_plan.keep.field("void").type == pa.string()
 
 
@@ -160,19 +159,11 @@ def test_sample_survives_cut_and_broken_streams(tmp_path: Path) -> None:
     assert not discover(config(tmp_path)).drifted
 
 
-def test_unify_and_output_type() -> None:
-    nested = pa.list_(pa.field("item", pa.dictionary(pa.int8(), pa.large_string())))
-    assert output_type(pa.map_(pa.string_view(), nested)) == pa.map_(pa.string(), pa.list_(pa.string()))
-    assert unify([pa.string(), pa.binary(), pa.string()]) == (pa.string(), {pa.binary()})
-    assert unify([pa.int64(), pa.string(), pa.string()]) == (pa.string(), {pa.int64()})
-    assert unify([pa.null()]) == (pa.string(), set())
-
-
 def test_drift_is_what_the_readers_refuse(tmp_path: Path) -> None:
     good = {"id": [1, 2, 3], "text": TEXTS, "n": [1, 2, 3]}
     parquet(tmp_path / "a.parquet", good)
     parquet(tmp_path / "b.parquet", good | {"n": [{"x": 1}] * 3})
-    parquet(tmp_path / "c.parquet", good | {"n": ["1", "2", "x"]})  # converts, all but the last
+    parquet(tmp_path / "c.parquet", good | {"n": ["1", "2", "x"]})  # a text is no number
     parquet(tmp_path / "d.parquet", {"id": [1], "n": [1]})
     parquet(tmp_path / "e.parquet", {"text": TEXTS})
     parquet(tmp_path / "f.parquet", good | {"text": [1.5] * 3})
@@ -186,8 +177,51 @@ def test_drift_is_what_the_readers_refuse(tmp_path: Path) -> None:
             except ObjectError:
                 refused.append(piece.uri)
     assert refused == list(corpus.drifted)
-    assert [uri[-9] for uri in refused] == ["b", "d", "e", "f"]
-    assert any("c.parquet: column n (corpus.keep) is string, elsewhere int64" in remark for remark in corpus.warnings)
+    assert [uri[-9] for uri in refused] == ["b", "c", "d", "e", "f"]
+    assert any("c.parquet: column n (corpus.keep) is string, elsewhere int64" in warning for warning in corpus.warnings)
+
+
+def test_a_widened_column_is_named_with_both_types(tmp_path: Path) -> None:
+    for name, kind in (("a", pa.int64()), ("b", pa.int32()), ("c", pa.int32()), ("d", pa.float64()), ("e", pa.null())):
+        values = pa.nulls(3) if pa.types.is_null(kind) else pa.array([1, 2, 3]).cast(kind)
+        parquet(tmp_path / f"{name}.parquet", {"text": TEXTS, "n": values})
+    corpus = discover(config(tmp_path, keep=["n"]))
+    assert corpus.read_plan.keep.field("n").type == pa.float64()
+    wide, narrow = corpus.warnings
+    assert "b.parquet and 1 more objects: column n (corpus.keep) is int32, published as double: " in narrow + wide
+    assert "a.parquet: column n (corpus.keep) is int64, published as double: " in narrow + wide
+    assert "rows whose value that type does not hold exactly will be quarantined" in wide
+
+
+def test_a_footer_decides_and_a_sample_widens(tmp_path: Path) -> None:
+    stamps = pa.array([1, 2, 3], pa.timestamp("us"))
+    parquet(tmp_path / "z.parquet", {"text": TEXTS, "n": [1, 2, 3], "at": stamps, "flag": [True, False, None]})
+    for name in "abc":
+        jsonl(tmp_path / f"{name}.jsonl", [{"text": "x", "n": 1.5, "at": 1700000000, "flag": "yes"}])
+    (tmp_path / "d.csv").write_text("text,n,at,flag\nx,1,2024-01-01T00:00:00,true\n")
+    corpus = discover(config(tmp_path, keep=["n", "at", "flag"]))
+    kinds = {field.name: field.type for field in corpus.read_plan.keep}
+    assert kinds == {"n": pa.float64(), "at": pa.timestamp("us"), "flag": pa.bool_()}
+    assert not corpus.drifted
+    remarks = "\n".join(corpus.warnings)
+    assert "column at (corpus.keep) is int64 by a sample, published as timestamp[us]" in remarks
+    assert "d.csv: column flag (corpus.keep) is text, published as bool" in remarks
+
+
+def test_text_that_can_be_no_list_is_drift(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", {"text": TEXTS, "tags": [["x"], [], None]})
+    (tmp_path / "b.csv").write_text("text,tags\nx,y\n")
+    corpus = discover(config(tmp_path, keep=["tags"]))
+    assert [uri[-5:] for uri in corpus.drifted] == ["b.csv"]
+    assert "column tags (corpus.keep) is text, elsewhere list<" in corpus.warnings[0]
+
+
+def test_ids_whose_text_form_may_surprise_are_named(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", {"id": [1.0, None, 3.0], "text": TEXTS})
+    parquet(tmp_path / "b.parquet", {"id": pa.array([b"x" * 16] * 3, pa.binary(16)), "text": TEXTS})
+    doubles, raw = discover(config(tmp_path, id="id")).warnings
+    assert "a.parquet: column id (corpus.id) is double: ids are written as 1.0" in doubles
+    assert "b.parquet: column id (corpus.id) is fixed_size_binary[16]: ids that are not UTF-8" in raw
 
 
 @pytest.mark.parametrize("levels", [40, 480, 900, 990])  # of the last Python's own parser says that it is too deep
@@ -199,13 +233,13 @@ def test_values_nested_without_end_are_kept_as_text(tmp_path: Path, levels: int)
     corpus = discover(config(tmp_path, keep=["tags"]))
     kind = corpus.read_plan.keep.field("tags").type
     if levels < 950:
-        assert kind == pa.string()
-        assert "JSON values of tags are of no one type" in corpus.warnings[0]
+        assert kind == pa.json_()
+        assert "taken as JSON text" in corpus.warnings[0]
     windows = [
         window for shard in cut(corpus, 1 << 20, id_given=False) for window in read_windows(shard, corpus.read_plan, {})
     ]
     kept = [value for window in windows for value in window.table.column("keep.tags").to_pylist()]
-    assert kept[-1] == ('{"a": 1}' if kind == pa.string() else {"a": 1})
+    assert kept[-1] == ('{"a": 1}' if kind == pa.json_() else {"a": 1})
     lost = [row.reason for window in windows for row in window.quarantined]
     assert len(kept) + len(lost) == 2
     assert kept[0].replace(" ", "") == deep if not lost else re.search("kept column tags|nested too deeply", lost[0])

@@ -15,7 +15,7 @@ from jobs.gate.figures import Comparison, Figures, Golden, VectorFigures
 from jobs.state.accounting import Accounting
 
 NAMES = (
-    "accounting", "quarantined", "row_change", "truncated", "empty", "golden", "sample", "norms", "mean_vector",
+    "accounting", "quarantined", "kept", "row_change", "truncated", "empty", "golden", "sample", "norms", "mean_vector",
     "model_change",
 )  # fmt: skip
 MODEL = {
@@ -94,6 +94,13 @@ def test_accounting() -> None:
     assert found.reason.startswith("accounting: shard 0 (s3://c/x): 10 rows read, 11 embedded or quarantined; shard 1 ")
     assert "and 2 more" in found.note
     assert "altered: delete the receipt below s3://out/runs/r/receipts" in found.reason
+
+
+def test_kept_columns_that_no_row_had() -> None:
+    found = check("kept", facts(absent=("licence", "yaer")))
+    assert (found.ok, found.measured, found.allowed) == (False, 2, 0)
+    assert found.reason.startswith("kept: no row had `licence`, `yaer` (corpus.keep); correct corpus.keep")
+    assert "corpus.schema: {licence: string}" in found.reason
 
 
 @pytest.mark.parametrize(

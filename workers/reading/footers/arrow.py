@@ -121,14 +121,14 @@ def _parse(parts: FooterBytes, size: int, text: Sequence[str], others: Sequence[
             with pa.ipc.open_file(pa.PythonFile(TailFile(footer, size), mode="r")) as file:
                 schema, count = file.schema, file.num_record_batches
         names = tuple(schema.names)  # raises where one is not UTF-8
-    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
         return f"its footer cannot be parsed: {' '.join(str(error).split())[:200]}"
     types = {field.name: field.type for field in schema if field.name in {*text, *others}}
     if is_stream:
         return FooterFacts(None, types, names)
     try:
         groups = _groups(footer, messages, size, schema, set(text))
-    except (ValueError, struct.error) as error:
+    except (ValueError, LookupError, struct.error) as error:
         return f"its footer is corrupt: {error}"
     if len(groups) != count:
         return f"its footer is corrupt: it lists {len(groups)} record batches, and {count} for pyarrow"

@@ -72,13 +72,13 @@ def _parse(footer: bytes, size: int, text: Sequence[str], others: Sequence[str])
         file = orc.ORCFile(TailFile(footer, size))
         schema = file.schema
         names = tuple(schema.names)  # raises where one is not UTF-8
-    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
         return f"its footer cannot be parsed: {' '.join(str(error).split())[:200]}"
     try:
         rows = stripe_rows(file)
         _check_places(_footer(file), size - len(footer))
         text_bytes = _text_bytes(file, names, text)
-    except (ValueError, IndexError) as error:
+    except (ValueError, LookupError) as error:
         return f"its footer is corrupt: {error}"
     groups = tuple((count, text_bytes * count // max(1, file.nrows)) for count in rows)
     return FooterFacts(groups, {field.name: field.type for field in schema if field.name in {*text, *others}}, names)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from workers.reading.footers.facts import MAX_FOOTER_BYTES, TAIL_BYTES, FooterBytes, FooterFacts, ReadRange
 
+INT96_UNIT = "us"  # in which INT96 timestamps are read: workers/reading/typed/int96.py
 MOST_BYTES = 1 << 48  # of text in one row group: beyond it a size is damage, and sums would leave 64 bits
 _TRAILER = 8  # four bytes of length, then PAR1
 
@@ -52,11 +53,11 @@ def parse_footers(
 
 def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequence[str]) -> FooterFacts | str:
     try:
-        metadata = pq.read_metadata(pa.BufferReader(footer))
-        schema = metadata.schema.to_arrow_schema()
+        file = pq.ParquetFile(pa.BufferReader(footer), coerce_int96_timestamp_unit=INT96_UNIT)
+        metadata, schema = file.metadata, file.schema_arrow
         names = tuple(schema.names)  # raises where one is not UTF-8
         groups = _groups(metadata, object_bytes - len(footer), set(text), {*text, *others})
-    except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
         return f"its footer cannot be parsed: {' '.join(str(error).split())[:200]}"
     if isinstance(groups, str):
         return f"its footer is corrupt: {groups}"
@@ -72,6 +73,8 @@ def _groups(metadata: Any, data_bytes: int, text: set[str], wanted: set[str]) ->
     spans: list[tuple[int, int]] = []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
+        if group.num_columns != metadata.num_columns:
+            return f"row group {number} lists {group.num_columns} columns where the schema has {metadata.num_columns}"
         rows, size = group.num_rows, 0
         for at, root, repeated in read:
             chunk = group.column(at)

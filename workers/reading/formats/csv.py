@@ -25,9 +25,9 @@ import pyarrow.types as pt
 
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError
-from workers.reading.columns import id_column, kept_column
+from workers.reading.columns import id_column
 from workers.reading.formats.csv_check import csv_error
-from workers.reading.formats.csv_dialect import Dialect, dialect_of, first_lines, mend_of_header
+from workers.reading.formats.csv_dialect import QUOTE, QUOTED_TSV, Dialect, dialect_of, first_lines, mend_of_header
 from workers.reading.formats.traits import FormatTraits, HeadSample, Split, always
 from workers.reading.line_records import (
     Bad,
@@ -41,9 +41,13 @@ from workers.reading.line_records import (
 )
 from workers.reading.lines import LINE_OVERHEAD, Line, LongLine, read_lines, split_lines
 from workers.reading.source_rows import SourceRows
+from workers.reading.typed.strings import kept_strings
+from workers.reading.typed.type_names import shown_names
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
+
+UNCLOSED = "a quote is never closed"
 
 
 def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compression: str | None) -> Iterator[SourceRows]:
@@ -53,7 +57,7 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
 
     def records() -> Iterator[Record]:
         limit = corpus.max_text_bytes + LINE_OVERHEAD
-        dialect = dialect_of(piece.uri, corpus.csv, plain_tsv=plan.plain_tsv)
+        dialect = dialect_of(piece.uri, corpus.csv, plain_tsv=plan.row_rules > 1)
         if piece.start:
             stream.seek(0)
             begin = split_lines(stream.read, 0, None, limit, dialect.count_quotes)
@@ -64,7 +68,8 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
             dialect, header, lines = _begin(begin, dialect, stream.uri, plan)
         places.update(_resolve(header, dialect, stream.uri, piece, plan))
         if header:
-            yield from _parse(lines, dialect, len(header), plan)
+            rows = _parse(lines, dialect, len(header), plan)
+            yield from _without_halves(rows) if dialect.wary else rows
 
     def convert(rows: SourceRows, cells: list[Any]) -> None:
         def column(name: str) -> pa.Array:
@@ -83,18 +88,27 @@ def read_csv(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compressi
         for field in plan.keep:
             is_string = pt.is_string(field.type) or pt.is_large_string(field.type)
             array = column(field.name) if is_string else nullable(field.name)
-            rows.keep.append(take(rows, kept_column(array, field.type, field.name)))
+            rows.keep.append(take(rows, kept_strings(array, field, field.name in corpus.types)))
+            if field.name in places or field.name in dict(piece.partitions):
+                rows.seen.add(field.name)
 
     yield from gather(records(), stream, piece, compression, convert)
 
 
-def sample_header(head: bytes, _complete: bool, uri: str, corpus: CorpusConfig) -> HeadSample | None:
-    """Column names of the header."""
-    plan = ReadPlan(corpus, pa.string(), pa.schema([]))
-    lines = split_lines(io.BytesIO(head).read, 0, None, len(head))
+def sample_header(head: bytes, complete: bool, uri: str, corpus: CorpusConfig) -> HeadSample | None:
+    """Column names of the header, as the reader finds them; None: it does not end in these bytes.
+
+    Raises:
+        ObjectError: the header cannot be read.
+    """
+    plan, dialect = ReadPlan(corpus, pa.string(), pa.schema([])), dialect_of(uri, corpus.csv)
+    whole = head if complete else head[: head.rfind(b"\n") + 1]
+    limit = corpus.max_text_bytes + LINE_OVERHEAD
     try:
-        _, names, _ = _begin(lines, dialect_of(uri, corpus.csv), uri, plan)
-    except ObjectError:  # its replica will say so
+        _, names, _ = _begin(split_lines(io.BytesIO(whole).read, 0, None, limit, dialect.count_quotes), dialect, uri, plan)
+    except ObjectError as error:
+        if complete or UNCLOSED not in error.reason:
+            raise
         return None
     return HeadSample(tuple(names), exact=True) if names else None
 
@@ -136,9 +150,10 @@ def _resolve(header: list[str], dialect: Dialect, uri: str, piece: ObjectSlice, 
     for setting, name in wanted if header else ():
         if name not in header and name not in paths:
             mend = mend_of_header(header, dialect, name) or "correct the setting or the object"
-            raise ObjectError(uri, f"has no column {name!r} ({setting}), only {', '.join(header)}; {mend}")
+            raise ObjectError(uri, f"has no column {name!r} ({setting}), only {shown_names(header)}; {mend}")
     for field in plan.keep:
-        require_castable(uri, field.name, field.type)
+        if field.name not in corpus.types:
+            require_castable(uri, field.name, field.type)
     places = {name: header.index(name) for name in [*(name for _, name in wanted), *plan.keep.names] if name in header}
     for name in places:
         if header.count(name) > 1:
@@ -158,10 +173,10 @@ def _parse(lines: Iterator[Line], dialect: Dialect, width: int | None, plan: Rea
             return
         except _RecordTooLong:
             bad = too_long(feed.size, plan, "record")
-            cells = bad if feed.closed else Bad(f"{bad.reason}: a quote is never closed, {feed.extent()}", feed.count)
+            cells = bad if feed.closed else Bad(f"{bad.reason}: {UNCLOSED}, {feed.extent()}", feed.count)
         except csv.Error as error:
             if feed.ended:
-                cells = Bad(f"a quote is never closed, {feed.extent()}", feed.count)
+                cells = Bad(f"{UNCLOSED}, {feed.extent()}", feed.count)
             else:
                 cells = Bad(f"record is not valid CSV ({error}), {feed.extent()}", feed.count)
         if not cells and isinstance(cells, list):
@@ -175,10 +190,24 @@ def _parse(lines: Iterator[Line], dialect: Dialect, width: int | None, plan: Rea
                 cells = Bad(f"record has {len(cells)} fields where the header has {width}, {feed.extent()}", feed.count)
             elif dialect.wary and any(map(dialect.looks_quoted, cells)):
                 cells = Bad(
-                    "a field begins and ends with a quote and holds doubled ones: set corpus.csv.quote: '\"' if its writer "
-                    f"quoted it, or '' if these quotes are text, {feed.extent()}", feed.count,
-                )  # fmt: skip
+                    f"a field begins and ends with a quote and holds doubled ones: {QUOTED_TSV}, {feed.extent()}", feed.count
+                )
         yield feed.start, feed.size, cells
+
+
+def _without_halves(records: Iterator[Record]) -> Iterator[Record]:
+    """The records, but not the first line of a field that was quoted after all: one that opens a quote, before a bad one."""
+    held: Record | None = None
+    for record in records:
+        if held is not None:
+            offset, size, cells = held
+            opens = not isinstance(cells, Bad) and cells[-1][:1] == QUOTE and cells[-1].count(QUOTE) % 2
+            if opens and isinstance(record[2], Bad):
+                held = offset, size, Bad(f"its last field opens a quote, and the next line is no record: {QUOTED_TSV}")
+            yield held
+        held = record
+    if held is not None:
+        yield held
 
 
 class _RecordTooLong(Exception):

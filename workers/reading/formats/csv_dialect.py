@@ -28,6 +28,8 @@ from workers.reading.lines import BOM, Line, LongLine
 FIELD_LIMIT = (1 << 31) - 1  # csv's own limit is 128 KiB for the whole process; ours is the record's size
 _DELIMITERS, _QUOTES = ";\t|,", "\"'"  # tried where a header lacks a column
 _NAMES = {"\t": "a tab"}
+QUOTE = '"'
+QUOTED_TSV = "set corpus.csv.quote: '\"' if its writer quoted it, or '' if these quotes are text"
 _SEP = re.compile(rb"sep=([^\r\n])\r?\n?")
 
 
@@ -36,7 +38,7 @@ class Dialect:
     """`quote`, `escape`: "" for none. `wary`: nobody said that quotes are text, so a field that looks quoted is refused."""
 
     delimiter: str
-    quote: str = '"'
+    quote: str = QUOTE
     escape: str = ""
     skip_blanks: bool = False
     encoding: str = "utf-8"
@@ -60,7 +62,7 @@ class Dialect:
     def looks_quoted(self, cell: str) -> bool:
         """Whether a writer may have quoted a cell whose quotes are taken as text: doubled ones within a pair of them."""
         inside = cell[1:-1]
-        return self.wary and cell[:1] == '"' == cell[-1:] and '""' in inside and '"' not in inside.replace('""', "")
+        return self.wary and cell[:1] == QUOTE == cell[-1:] and '""' in inside and '"' not in inside.replace('""', "")
 
     def count_quotes(self, data: bytes) -> int:
         """Quotes that begin or end something: those behind an escape are text."""
@@ -90,7 +92,7 @@ def delimiter_of(uri: str) -> str:
 
 
 def dialect_of(uri: str, config: CsvConfig, *, plain_tsv: bool = True) -> Dialect:
-    """`plain_tsv` False: the object is read for a run that began when .tsv was read as quoted."""
+    """`plain_tsv` False: for a run that began when .tsv was read as quoted."""
     delimiter = delimiter_of(uri) if config.delimiter == "auto" else config.delimiter
     plain = config.quote == "auto" and plain_tsv and strip_compression(uri)[0].endswith(".tsv")
     quote = ("" if plain else '"') if config.quote == "auto" else config.quote

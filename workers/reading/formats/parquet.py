@@ -6,6 +6,7 @@
 Memory: one batch plus one read buffer per column, or one page where a page is larger. Text columns are read as dictionaries,
 so that a long text repeated a million times costs its length once; batches are halved until their decoded size is bounded.
 pyarrow cannot do that with texts in delta encodings (version 2 of several writers): from there on they are read plain.
+INT96 timestamps are read as microseconds and compared with what the file holds (workers/reading/typed/int96.py).
 Page checksums are verified where the writer left them. What goes wrong with the whole object raises ObjectError; what is
 wrong with a row is named in SourceRows.reasons.
 """
@@ -22,9 +23,10 @@ from workers.config import SourceFormat
 from workers.errors import ObjectError
 from workers.reading.columnar import ColumnLayout, check_indices, halved
 from workers.reading.footers.facts import FooterReader
-from workers.reading.footers.parquet import fetch_footer, parse_footers
+from workers.reading.footers.parquet import INT96_UNIT, fetch_footer, parse_footers
 from workers.reading.formats.traits import FormatTraits, Split, always
 from workers.reading.source_rows import SourceRows
+from workers.reading.typed.int96 import Int96Check
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
@@ -41,20 +43,21 @@ def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _comp
         TransientError, ObjectMissing: the store failed.
     """
     with stream.decoding("Parquet", 0):
-        probe = pq.ParquetFile(stream, pre_buffer=False)
+        probe = pq.ParquetFile(stream, pre_buffer=False, coerce_int96_timestamp_unit=INT96_UNIT)
         schema = probe.schema_arrow
     layout = ColumnLayout(stream, schema, dict(piece.partitions), plan)
     groups = probe.metadata.num_row_groups
     if piece.stop > groups:
         raise ObjectError(stream.uri, f"has {groups} row groups where {piece.stop} were planned; start a new run")
 
-    def opened(dictionaries: list[str]) -> Any:
+    def opened(dictionaries: list[str], unit: str = INT96_UNIT) -> Any:
         return pq.ParquetFile(
             stream,
             metadata=probe.metadata,
             pre_buffer=False,
             buffer_size=BUFFER_BYTES,
             read_dictionary=dictionaries,
+            coerce_int96_timestamp_unit=unit,
             page_checksum_verification=True,
         )
 
@@ -66,12 +69,24 @@ def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _comp
             first = sum(group_of(number).num_rows for number in range(piece.start))
         numbers = list(range(piece.start, piece.stop))
         sizes = [(group_of(number).total_byte_size, group_of(number).num_rows) for number in numbers]
+        int96 = _int96_columns(probe.metadata.schema, [name for name in layout.fetched if name not in layout.texts_in_file])
     row_bytes = max((size // max(1, rows) for size, rows in sizes), default=0)
+
+    def in_unit(unit: str) -> Iterator[pa.RecordBatch]:
+        file = opened([], unit)
+        return iter(file.iter_batches(_batch_rows(row_bytes), row_groups=numbers, columns=int96, use_threads=False))
+
+    with stream.decoding("Parquet", 0):
+        check = Int96Check(int96, in_unit)
     done = 0
     for batch in _batches(stream, opened, layout, numbers, row_bytes):
+        with stream.decoding("Parquet", done):
+            unfit = check.unfit(batch)
+        at = 0
         for part in halved(batch):
-            yield layout.rows(part, first + done)
-            done += part.num_rows
+            end = at + part.num_rows
+            yield layout.rows(part, first + done, {place - at: why for place, why in unfit.items() if at <= place < end})
+            done, at = done + part.num_rows, end
     if piece.rows is not None and done != piece.rows:
         raise ObjectError(stream.uri, f"holds {done} rows where its footer promised {piece.rows}; upload it again", done)
 
@@ -80,7 +95,7 @@ def _batches(
     stream: SourceStream, opened: Callable[[list[str]], Any], layout: ColumnLayout, groups: list[int], row_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     """Batches of about one window."""
-    count = max(1, min(WINDOW_ROWS, WINDOW_BYTES // max(1, row_bytes)))
+    count = _batch_rows(row_bytes)
 
     def begin(dictionaries: list[str]) -> Iterator[pa.RecordBatch]:
         file = opened(dictionaries)
@@ -104,6 +119,17 @@ def _batches(
             return
         yield batch
         done += batch.num_rows
+
+
+def _batch_rows(row_bytes: int) -> int:
+    return max(1, min(WINDOW_ROWS, WINDOW_BYTES // max(1, row_bytes)))
+
+
+def _int96_columns(schema: Any, names: list[str]) -> list[str]:
+    """Those of the top-level columns that hold INT96, at any depth."""
+    leaves = [schema.column(number) for number in range(len(schema.names))]
+    paths = [leaf.path for leaf in leaves if leaf.physical_type == "INT96"]
+    return [name for name in names if any(path == name or path.startswith(f"{name}.") for path in paths)]
 
 
 def _after(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

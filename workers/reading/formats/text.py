@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from workers.config import CorpusConfig, SourceFormat
 from workers.errors import ObjectError
-from workers.reading.columns import kept_column, text_column
+from workers.reading.columns import text_column
 from workers.reading.formats.traits import FormatTraits, Split
 from workers.reading.line_records import (
     Record,
@@ -36,6 +36,7 @@ from workers.reading.lines import (
     read_lines,
 )
 from workers.reading.source_rows import SourceRows
+from workers.reading.typed.strings import kept_strings
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
@@ -49,7 +50,8 @@ def read_text(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compress
         if name != TEXT_COLUMN and name not in dict(piece.partitions):
             raise ObjectError(stream.uri, f"plain text has no column {name!r}, only 'text'; correct corpus.text")
     for column in plan.keep:
-        require_castable(stream.uri, column.name, column.type)
+        if column.name not in plan.corpus.types:
+            require_castable(stream.uri, column.name, column.type)
     whole_file = plan.corpus.text_unit == "file"
     records = _file_record(stream, plan, compression) if whole_file else _line_records(stream, piece, plan, compression)
 
@@ -61,7 +63,10 @@ def read_text(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, compress
             return column if name == TEXT_COLUMN else partition_column(piece, name, count)
 
         rows.texts = [named(name).cast(pa.large_string()) for name in plan.corpus.text]
-        rows.keep = [take(rows, kept_column(named(field.name), field.type, field.name)) for field in plan.keep]
+        for field in plan.keep:
+            rows.keep.append(take(rows, kept_strings(named(field.name), field, field.name in plan.corpus.types)))
+            if field.name == TEXT_COLUMN or field.name in dict(piece.partitions):
+                rows.seen.add(field.name)
 
     yield from gather(records, stream, piece, compression, convert)
 

@@ -84,7 +84,10 @@ class FormatTraits:
     footer: FooterReader | None = None
     """How schema and row groups are learned. Exactly one of footer, sample and columns is set."""
     sample: Callable[[bytes, bool, str, CorpusConfig], HeadSample | None] | None = None
-    """(first decompressed bytes, whether they are all, URI, corpus) -> columns; None where the bytes tell nothing."""
+    """(first decompressed bytes, whether they are all, URI, corpus) -> columns; None where the bytes tell nothing.
+
+    Raises: ObjectError: no row of the object can be read. UsageError: a setting contradicts the object.
+    """
     columns: tuple[str, ...] | None = None
     """The same columns in every object, all of strings: nothing needs to be opened."""
     examine: Callable[[bytes, bool, str, CorpusConfig], str | None] | None = None

@@ -101,9 +101,10 @@ def test_ids_that_cannot_be(tmp_path: Path) -> None:
     path = put_parquet(tmp_path / "c.parquet", {"id": pa.array([2**63, 5], pa.uint64()), "text": ["a", "b"]})
     found = read(path, plan_of(id="id", id_type=pa.int64()))
     assert (found.ids, found.reasons) == ([5], {0: "id: a value of type uint64 does not fit int64"})
-    path = put_parquet(tmp_path / "d.parquet", {"id": [DAY], "text": ["a"]})
-    with pytest.raises(ObjectError, match=r"id column 'id': date32\[day\] cannot become int64"):
-        read(path, plan_of(id="id", id_type=pa.int64()))
+    for column, kind in (([DAY], r"date32\[day\]"), (["007"], "string"), ([True], "bool")):
+        path = put_parquet(tmp_path / "d.parquet", {"id": column, "text": ["a"]})
+        with pytest.raises(ObjectError, match=f"id column 'id': {kind} cannot become int64"):
+            read(path, plan_of(id="id", id_type=pa.int64()))
 
 
 def test_kept_columns(tmp_path: Path) -> None:
@@ -128,8 +129,9 @@ def test_kept_columns(tmp_path: Path) -> None:
     assert found.kept("when")[0] == datetime.datetime(1970, 1, 1, 0, 0, 0, 1000)
     assert found.kept("gone") == [None] * 3
     assert found.kept("lang") == ["de"] * 3
-    found = read(put_parquet(tmp_path / "b.parquet", {"text": ["a", "b"], "n": ["7", "x"]}), plan_of({"n": pa.int64()}))
-    assert (found.kept("n"), found.reasons) == ([7], {1: "kept column n: a value of type string does not fit int64"})
+    path = put_parquet(tmp_path / "b.parquet", {"text": ["a", "b"], "n": pa.array([7, 2**64 - 1], pa.uint64())})
+    found = read(path, plan_of({"n": pa.int64()}))
+    assert (found.kept("n"), found.reasons) == ([7], {1: "kept column n: a value of type uint64 does not fit int64"})
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,8 @@ def test_kept_columns(tmp_path: Path) -> None:
         ({"text": [1]}, {}, "text column 'text' is of type int64, not string; correct corpus.text"),
         ({"text": [["a"]]}, {}, "text column 'text' is of type list"),
         ({"text": ["a"], "k": [[1]]}, {}, "kept column 'k': list<element: int64> cannot become string"),
-        ({"text": ["a"], "s": [{"a": 1, "b": 2}]}, {}, "kept column 's': .* has fields that struct<a: int64> lacks"),
+        ({"text": ["a"], "s": [{"a": 1, "b": 2}]}, {}, r"kept column 's': .* has fields that struct<a: int64> lacks \(b\)"),
+        ({"text": ["a"], "s": [{"a": "1"}]}, {}, r"kept column 's': struct<a: string> cannot become struct<a: int64>"),
     ],
 )
 def test_columns_that_do_not_serve(tmp_path: Path, table: dict[str, Any], settings: dict[str, Any], message: str) -> None:

@@ -1,0 +1,81 @@
+"""JSON values (as Python's json parses them) -> one Arrow column, or a reason for each value that does not fit.
+
+Which value fits which type, and in which notation, is workers/reading/notation.py's. Here columns of one kind are converted
+at once, as most are, and the others value by value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from workers.reading.columns import Column
+from workers.reading.notation import MISFITS, UnknownKey, array_of, from_json
+from workers.reading.typed.type_names import shown_type
+
+SURROGATE = " is not valid Unicode (half of a surrogate pair)"
+_KINDS = {"str": "string", "dict": "object", "list": "array", "NoneType": "null", "bool": "boolean", "float": "number"}
+_NULL = type(None)
+
+
+def kind_of(value: Any) -> str:
+    """The JSON kind of a parsed value: string, number, boolean, null, array or object."""
+    name = type(value).__name__
+    return _KINDS.get(name, "number" if name == "int" else name)
+
+
+def encodes(value: str) -> bool:
+    """Whether a string is valid Unicode: JSON can hold half of a surrogate pair, UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def json_column(values: list[Any], target: pa.DataType) -> Column:
+    """The values as a column of type `target`, null where one does not fit; and the reasons by place, each as what follows
+    the column's name."""
+    if set(map(type, values)) <= _flat_kinds(target):
+        with contextlib.suppress(*MISFITS):  # the whole column at once
+            return pa.array(values, target), {}
+    fitted: list[Any] = []
+    bad: dict[int, str] = {}
+    for place, value in enumerate(values):
+        try:
+            fitted.append(from_json(value, target))
+        except MISFITS as error:
+            fitted.append(None)
+            bad[place] = f": {error}" if isinstance(error, UnknownKey) else _misfit(value, target)
+    with contextlib.suppress(*MISFITS):
+        return array_of(fitted, target), bad
+    parts: list[pa.Array] = []
+    for place, value in enumerate(fitted):
+        try:
+            parts.append(array_of([value], target))
+        except MISFITS:
+            parts.append(pa.nulls(1, target))
+            bad[place] = _misfit(values[place], target)
+    return pa.concat_arrays(parts), bad
+
+
+def _flat_kinds(target: pa.DataType) -> set[type]:
+    """The kinds of values of which pa.array makes a column of this type as they are, or refuses them."""
+    if pt.is_string(target) or pt.is_large_string(target):
+        return {str, _NULL}
+    if pt.is_integer(target):
+        return {int, _NULL}
+    if pt.is_float64(target):
+        return {int, float, _NULL}
+    return {bool, _NULL} if pt.is_boolean(target) else set()
+
+
+def _misfit(value: Any, target: pa.DataType) -> str:
+    with contextlib.suppress(RecursionError):
+        if not encodes(json.dumps(value, ensure_ascii=False)):
+            return SURROGATE
+    return f": a value of type {kind_of(value)} does not fit {shown_type(target)}"
