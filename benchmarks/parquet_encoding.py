@@ -26,7 +26,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from workers.config import LongText, Pooling, VectorType
-from workers.table.part_file import row_group_rows, write_part
+from workers.table.part_file import ColumnEncoding, row_group_rows, write_part
 from workers.table.schema import OutputSchema, SnapshotStamp
 from workers.table.vectors import Floats, as_float32, calibrate_scale, to_arrow
 
@@ -65,7 +65,7 @@ def bench(vectors_ND: Floats, repeat: int) -> list[dict[str, object]]:
                 started = time.perf_counter()
                 size_of_group = row_group_rows(schema, len(table), len(table))
                 groups = (table.slice(start, size_of_group) for start in range(0, len(table), size_of_group))
-                write_part(path, groups, schema, dict, encoding=(encoding, level))
+                write_part(path, groups, schema, dict, ColumnEncoding(encoding, level))
                 write_s[case].append(time.perf_counter() - started)
                 started = time.perf_counter()
                 back = pq.read_table(path)

@@ -4,6 +4,7 @@ objects, shards, rows    as the run itself would plan them, including shards car
 rows to embed, tokens    of the other shards, from a sample of their documents             (jobs/planning/estimate.py)
 GPU-hours, cost          tokens / the rate of the newest run on this output; unknown before the first
 output bytes             rows x bytes of a row, from the newest run on this output, else from the vector's size
+warnings                 what in the cut leaves replicas idle                              (jobs/planning/parallelism.py)
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from jobs.config import RunConfig
 from jobs.planning.choose_run import find_resumable, plan_or_reopen
 from jobs.planning.estimate import measured, plain_row_bytes, rows_of, sample_shards, to_embed
+from jobs.planning.parallelism import WORTH_CUTTING, idle_replicas
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.request import Request
 from jobs.planning.run import Run
@@ -57,6 +59,7 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
         "tokens_per_second_per_replica": round(rate, 1) if rate else None,
         "replica_hours": round(hours, 4) if hours is not None else None,
         "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
+        "warnings": _warnings(config, left),
         "output_bytes": round(rows * (row_bytes or plain_row_bytes(run, sample))),
         "id_type": str(run.plan.id_type),
         "keep": {column.name: type_name(column.type) for column in run.plan.keep},
@@ -84,7 +87,18 @@ def plan_text(report: dict[str, Any]) -> str:
         f"  cost        {f'{cost} USD' if cost is not None else 'unknown: needs the time, and cost.gpu_hour_usd'}",
         f"  output      about {report['output_bytes']:,} bytes",
         f"  model       {report['model']['name']} {report['model']['pooling']} {report['model']['dim']}",
+        *(f"  warning     {warning}" for warning in report["warnings"]),
     ])  # fmt: skip
+
+
+def _warnings(config: RunConfig, left: Sequence[Shard]) -> list[str]:
+    """What leaves replicas idle. `auto` depends on the cluster, which is not asked: then whether two can share the work."""
+    replicas = config.cluster.replicas
+    if replicas == "auto":
+        idle = idle_replicas(left, 2, config.corpus, least_bytes=WORTH_CUTTING)
+        return [f"only one replica will have work, however many there are: {idle.cause}; {idle.mend}"] if idle else []
+    idle = idle_replicas(left, replicas, config.corpus)
+    return [f"{replicas - idle.busy} of {replicas} replicas will be idle: {idle.cause}; {idle.mend}"] if idle else []
 
 
 def _action(run: Run | PlannedRun) -> str:

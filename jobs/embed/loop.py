@@ -81,10 +81,11 @@ def _handle(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progre
         case Finished(replica, Receipt() as receipt):
             if scheduler.on_receipt(replica, receipt, now):
                 ledger.record_async(receipt)
-                progress.receipt(receipt)
+                progress.receipt(receipt, replica)
                 metrics.on_event(event)
         case Finished(replica, Failure() as failure):
             named = f"{failure.object_uri}: {failure.reason}" if failure.object_uri else failure.reason
             log.warning("shard %d failed on replica %d (%s): %s", failure.shard, replica, failure.blame.value, named)
+            progress.attempt_failed(replica)
             if scheduler.on_failure(replica, failure, now):
                 metrics.on_event(event)

@@ -23,6 +23,7 @@ from jobs.embed.loop import dispatch
 from jobs.gate.figures import Golden, save_golden
 from jobs.monitoring.metrics import Stage
 from jobs.monitoring.progress import Progress
+from jobs.planning.parallelism import WORTH_CUTTING, idle_replicas
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.run import Run
 from jobs.pool.connection import cluster_resources, connected, recorder
@@ -86,7 +87,8 @@ class Session:
         try:
             if run.took_precision and all(receipt.carried_from is not None for receipt in receipts.values()):
                 try_precision(run, self._pool, self._shape, self._driver.stop)
-            self._pool.configure(ResolvedSettings(run.stamp, run.record.batch_tokens or LEAST_BATCH_TOKENS))
+            batch_tokens = run.record.batch_tokens or LEAST_BATCH_TOKENS
+            self._pool.configure(ResolvedSettings(run.stamp, batch_tokens, run.record.nullable_elements))
             embedding = _Embedding(self._driver, run, receipts, work, self._shape, self._pool)
             embedding.run()
         finally:
@@ -128,7 +130,8 @@ class _Embedding:
         policy = Policy.of(config.run, ready_seconds=config.cluster.replica_ready_seconds)
         first_epoch = driver.lock.generation * EPOCHS_PER_DRIVER
         self.scheduler = Scheduler(todo, policy, replicas=shape.replicas, first_epoch=first_epoch)
-        self.progress = Progress(run.shards, receipts, self._store_status, self._began, first_epoch)
+        predicted = run.record.extra.get("predicted", {}).get("tokens")
+        self.progress = Progress(run.shards, receipts, self._store_status, self._began, first_epoch, predicted)
         log.info(
             "run %s: %d shards to embed, %d replicas of %g GPU and %d CPU",
             run.run_id,
@@ -137,6 +140,11 @@ class _Embedding:
             shape.gpus,
             shape.cpus,
         )
+        if len(todo) < shape.replicas:  # else no pass over a million shards: `plan` has told
+            idle = idle_replicas(todo, shape.replicas, config.corpus, least_bytes=WORTH_CUTTING)
+            if idle is not None:
+                shown = shape.replicas - idle.busy, shape.replicas, idle.cause, idle.mend
+                log.warning("%d of %d replicas will be idle: %s; %s", *shown)
 
     def run(self) -> None:
         """Raises: RunAborted (also Stopped); the status on storage then holds the state and the reason."""

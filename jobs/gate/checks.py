@@ -9,6 +9,7 @@
     golden         golden texts, against their vectors in the last snapshot
     sample         unchanged texts embedded again, against their vectors in the last snapshot
     norms          vectors are finite, and their norms are as expected
+    spread         vectors differ from each other
     mean_vector    against the last snapshot's
     model_change   the model and its use are the same as the last snapshot's, or the change is allowed
 
@@ -29,6 +30,7 @@ from workers.table.paths import RunPaths
 
 AGAIN = "and run the same command again: nothing is embedded twice"
 _SHOWN_BREACHES = 3
+LEAST_VECTORS = 16  # of fewer, the same text in every row may be a trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ def check_run(facts: GateFacts, gate: GateConfig, max_quarantined_rows: int) -> 
         _golden(facts, gate),
         _sample(facts, gate),
         _norms(facts, gate),
+        _spread(facts, gate),
         _mean_vector(facts, gate),
         _model_change(facts, gate),
     ]
@@ -219,6 +222,25 @@ def _norms(facts: GateFacts, gate: GateConfig) -> GateCheck:
     return _check("norms", change <= limit, _round(change), limit, note, f"gate.max_norm_change={limit:g}", mend)
 
 
+def _spread(facts: GateFacts, gate: GateConfig) -> GateCheck:
+    """Needs no last snapshot: vectors that are all the same are wrong on the first night too."""
+    now, limit = facts.now.vectors, gate.min_spread
+    if now is None or now.pair_distance is None or now.count < LEAST_VECTORS:
+        return _skipped("spread", f"fewer than {LEAST_VECTORS} vectors to compare with each other")
+    if now.not_finite:
+        return _skipped("spread", "vectors have NaN or Inf")
+    texts = "" if now.texts is None else f", of {now.texts:,} different texts,"
+    note = f"{now.count:,} vectors looked at{texts} have a mean cosine of {1 - now.pair_distance:.7f} to each other"
+    why = (
+        "all rows have the same text: look at the column that corpus.text names"
+        if now.texts == 1
+        else "the model gives nearly the same vector for every text: look at its weights, model.pooling and model.precision"
+    )
+    mend = f"{why}; or lower the setting {AGAIN}"
+    ok = now.pair_distance >= limit
+    return _check("spread", ok, _round(now.pair_distance, 9), limit, note, f"gate.min_spread={limit:g}", mend)
+
+
 def _mean_vector(facts: GateFacts, gate: GateConfig) -> GateCheck:
     if why := _apart(facts):
         return _skipped("mean_vector", why)
@@ -271,5 +293,5 @@ def _skipped(name: str, why: str) -> GateCheck:
     return GateCheck(name, True, None, None, why, skipped=True)
 
 
-def _round(figure: float) -> float:
-    return round(figure, 6)
+def _round(figure: float, digits: int = 6) -> float:
+    return round(figure, digits)

@@ -30,7 +30,7 @@ log = logging.getLogger("reembed")
 _SHOWN_CHARACTERS = 24  # of a digest or a prompt, in messages
 _WORDS = "words"
 _BESIDE_COUNTS = ("run_id", "parts", "breaches")
-_OF_VECTORS = ("count", "not_finite", "mean_length", "spread")
+_OF_VECTORS = ("count", "not_finite", "mean_length", "spread", "pair_distance", "texts")
 _T = TypeVar("_T")
 
 
@@ -43,9 +43,11 @@ class VectorFigures:
     mean_length: float
     spread: float  # mean squared distance from the mean vector
     mean_D: npt.NDArray[np.float64]
+    pair_distance: float | None = None  # mean cosine distance (1 - cosine) of pairs of rows; None: fewer than two rows
+    texts: int | None = None  # different texts that the rows were made from; None: not known, as in earlier versions
 
     @classmethod
-    def of(cls, vectors_ND: Floats) -> VectorFigures | None:
+    def of(cls, vectors_ND: Floats, texts: int | None = None) -> VectorFigures | None:
         """None for no vectors."""
         if not len(vectors_ND):
             return None
@@ -53,7 +55,8 @@ class VectorFigures:
         mean_D = usable.mean(axis=0) if len(usable) else np.zeros(vectors_ND.shape[1])
         length = float(np.linalg.norm(usable, axis=1).mean()) if len(usable) else 0.0
         spread = float(((usable - mean_D) ** 2).sum(axis=1).mean()) if len(usable) else 0.0
-        return cls(len(vectors_ND), len(vectors_ND) - len(usable), length, spread, mean_D)
+        bad = len(vectors_ND) - len(usable)
+        return cls(len(vectors_ND), bad, length, spread, mean_D, _pair_distance(usable), texts)
 
     def mean_cosine(self, last: VectorFigures) -> float | None:
         """Cosine between the mean vectors, corrected for the length that sampling noise adds to them.
@@ -151,6 +154,20 @@ class Golden:
         known = np.isfinite(expected_SD).all(axis=1)  # an empty sequence has no vector in either
         each = [cosines(found_SD[known], expected_SD[known]) for found_SD in self.vectors_RSD]
         return Comparison.of([float(cosine) for found in each for cosine in found], "golden texts have no vectors")
+
+
+def _pair_distance(vectors_ND: npt.NDArray[np.float64]) -> float | None:
+    """Mean of 1 - cosine over all pairs of different rows; None: fewer than two rows that are not zero.
+
+    Between unit vectors 1 - cosine is half the squared distance, and the mean squared distance of n points from each other
+    is 2n / (n - 1) times that from their mean. So no pair is computed, and nearly equal vectors lose no digits.
+    """
+    lengths_N = np.linalg.norm(vectors_ND, axis=1)
+    unit_ND = vectors_ND[lengths_N > 0] / lengths_N[lengths_N > 0, None]
+    count = len(unit_ND)
+    if count < 2:
+        return None
+    return float(((unit_ND - unit_ND.mean(axis=0)) ** 2).sum(axis=1).mean() * count / (count - 1))
 
 
 def _shown(value: object) -> str:

@@ -1,6 +1,6 @@
 """Judging a run: collects the facts of a finished run and of the last snapshot from storage, then checks them.
 
-1. own figures       counts from the receipts; norm and mean of a sample of vectors, read once, then stored with the run
+1. own figures       counts from the receipts; figures of a sample of vectors, read once, then stored with the run
 2. the baseline      the same figures of the snapshot that CURRENT.json names, as stored, or else made from its parts
 3. comparisons       golden texts; probes of the replicas, or the same texts in both snapshots if nothing was reused
 4. checks            checks.py
@@ -89,12 +89,17 @@ def _figures(run: StoredRun, sums: Totals) -> Figures:
         digest.update(f"{file.path} {file.rows} {file.bytes} {file.sha256}\n".encode())
     kept = load_figures(run.store, run.run_id)
     figures = Figures(run.run_id, identity(run.record), sums.counts, parts=digest.hexdigest())
-    if kept is not None and kept.parts == figures.parts and not kept.breaches:
+    if kept is not None and kept.parts == figures.parts and not kept.breaches and not _of_earlier_version(kept):
         return dataclasses.replace(figures, vectors=kept.vectors)
     vectors, breaches = measure_vectors(run)
     figures = dataclasses.replace(figures, vectors=vectors, breaches=breaches)
     save_figures(run.store, figures)
     return figures
+
+
+def _of_earlier_version(figures: Figures) -> bool:
+    """Whether they lack what today's checks compare."""
+    return figures.vectors is not None and figures.vectors.texts is None
 
 
 def _baseline(store: Store, run_id: str) -> tuple[_Baseline | None, str]:

@@ -1,6 +1,6 @@
 """The samples that the gate reads: some vectors of a snapshot, and vectors of the same texts in two snapshots.
 
-    measure_vectors    some rows of parts spread evenly over the snapshot -> norm, mean, number that are not finite
+    measure_vectors    some rows of parts spread evenly over the snapshot -> norm, mean, distance of pairs, not finite ones
     compare_texts      parts of this run's embedded shards and the last snapshot's parts of the same objects (or of the same
                        position, in a corpus that has moved), joined by text hash -> cosines
 
@@ -10,6 +10,7 @@ reads them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,11 @@ def measure_vectors(run: StoredRun) -> tuple[VectorFigures | None, tuple[str, ..
     met = _in_threads(look, chosen)
     samples = [item for item in met if isinstance(item, PartSample)]
     vectors = [vectors_VD for sample in samples for vectors_VD in sample.vectors]
-    figures = VectorFigures.of(np.concatenate(vectors)) if vectors else None
+    texts = len({key for sample in samples for key in sample.keys})
+    figures = VectorFigures.of(np.concatenate(vectors), texts) if vectors else None
+    if figures is not None and figures.pair_distance is not None:
+        distance = 1 - of_angle(1 - figures.pair_distance, stored.vector)
+        figures = dataclasses.replace(figures, pair_distance=distance)
     return figures, tuple(item for item in met if isinstance(item, str))
 
 

@@ -98,7 +98,7 @@ METRICS = (
            {"state": ("planned", "done", "running", "waiting", "quarantined")}),
     Metric("reembed_documents", _G, "Source rows of the run that are committed"),
     Metric("reembed_quarantined_rows", _G, "Source rows of the run that are quarantined, in committed shards"),
-    Metric("reembed_done_share", _G, "Share of the source's bytes that is committed, 0 to 1"),
+    Metric("reembed_done_share", _G, "Share of the source's text that is embedded, 0 to 1"),
     Metric("reembed_eta_seconds", _G, "Seconds left, by what this driver has done so far"),
     Metric("reembed_replicas", _G, "Replicas", {"state": ("wanted", "ready", "starting")}),
     Metric("reembed_replica_busy_share", _G, "Share of a replica's time in which its encoder computed; its first 64 slots",

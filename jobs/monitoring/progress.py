@@ -34,12 +34,18 @@ DRAW_SECONDS = 0.5
 RATE_WINDOW_SECONDS = 60.0
 SHOWN_REPLICAS = 64  # in the status, the oldest first: listing 1,000 would dominate the driver's CPU time
 DRAWN_REPLICAS = 16
+MOST_IN_FLIGHT = 0.99  # of a shard's text counts as embedded before its receipt is there: tokens of a text are an estimate
 
 
 @dataclass(slots=True)
 class _ReplicaView:
     facts: Mapping[str, Any] = field(default_factory=dict)
     stats: ReplicaStats = field(default_factory=ReplicaStats)
+    settled: int = 0  # of its tokens: those of attempts that have ended
+
+    @property
+    def tokens_in_flight(self) -> int:
+        return max(0, self.stats.tokens - self.settled)
 
     @property
     def busy(self) -> float:
@@ -53,6 +59,10 @@ class Progress:
         shards: all shards of the run; `done` of them were committed by an earlier driver.
         store_status: writes a snapshot to storage; called every STORE_SECONDS.
         first_epoch: attempts of this driver have this epoch or a later one.
+        predicted_tokens: of all shards that are not carried over, as estimated when the run was planned; None: not known.
+
+    Shards in flight count by the tokens that replicas have embedded of them: so many bytes of text as a token stands for in
+    the shards that are done, or, before the first is, in the prediction.
     """
 
     def __init__(
@@ -62,6 +72,7 @@ class Progress:
         store_status: Callable[[dict[str, Any]], None],
         now: float,
         first_epoch: int = 0,
+        predicted_tokens: int | None = None,
     ) -> None:
         self._bytes = text_bytes_of(shards)
         self._total_bytes = total_text_bytes(shards)
@@ -69,15 +80,22 @@ class Progress:
         self._done = self._done_bytes = self._documents = self._quarantined_rows = 0
         self.documents_before = 0  # embedded by earlier drivers, as far as receipts tell
         self._first_epoch = first_epoch
+        self._measured_tokens = self._measured_bytes = 0  # of the embedded shards that are done
+        carried = 0
         for receipt in done.values():
             self.receipt(receipt, before=True)
+            carried += self._bytes(receipt.shard) if receipt.carried_from is not None else 0
         self._resumed_bytes = self._done_bytes
+        to_embed = self._total_bytes - carried
+        self._predicted_bytes_per_token = to_embed / predicted_tokens if predicted_tokens else 0.0
+        self._done_share = 0.0
+        self._working_since: float | None = None  # about when the first replica was ready
         self.quarantined_shards = 0
         self._replicas: dict[int, _ReplicaView] = {}  # live replicas
         self._lost = ReplicaStats()  # lost replicas together: sums, and the largest peak
         self._samples: deque[tuple[float, int]] = deque()
         self._store_status = store_status
-        self._began = self._logged = self._drawn = self._stored = now
+        self._began = self._logged = self._drawn = self._stored = self._looked = now
         self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True) if sys.stderr.isatty() else None
         if self._live:
             self._live.start()
@@ -91,13 +109,26 @@ class Progress:
             self._lost = _merged(self._lost, view.stats)
 
     def replica_stats(self, replica: int, stats: ReplicaStats) -> None:
-        if replica in self._replicas:
-            self._replicas[replica].stats = stats
+        if view := self._replicas.get(replica):
+            view.stats = stats
+            if not stats.shards:
+                view.settled = stats.tokens
 
-    def receipt(self, receipt: Receipt, *, before: bool = False) -> None:
-        """A shard is done; `before`: an earlier driver did it."""
+    def attempt_failed(self, replica: int) -> None:
+        """What the replica has embedded of the shard is lost."""
+        if view := self._replicas.get(replica):
+            view.settled = view.stats.tokens
+
+    def receipt(self, receipt: Receipt, replica: int | None = None, *, before: bool = False) -> None:
+        """A shard is done, by that replica; `before`: by an earlier driver."""
         self._done += 1
         self._done_bytes += self._bytes(receipt.shard)
+        if receipt.carried_from is None:
+            self._measured_tokens += receipt.tokens
+            self._measured_bytes += self._bytes(receipt.shard)
+        view = self._replicas.get(replica) if replica is not None else None
+        if view is not None and not receipt.adopted:
+            view.settled += receipt.tokens
         self._documents += receipt.documents
         self.documents_before += _embedded(receipt) if before or receipt.epoch < self._first_epoch else 0
         self._quarantined_rows += receipt.quarantined_rows
@@ -136,8 +167,14 @@ class Progress:
             self._samples.popleft()
         seconds = now - self._samples[0][0]
         rate = (tokens - self._samples[0][1]) / seconds if seconds > 0 else 0.0
-        embedded = self._done_bytes - self._resumed_bytes
-        remaining = self._total_bytes - self._done_bytes
+        if self._working_since is None and self._replicas:
+            self._working_since = self._looked  # a replica became ready since then
+        self._looked = now
+        done = self._done_bytes + self._bytes_in_flight()
+        embedded, remaining = done - self._resumed_bytes, self._total_bytes - done
+        working = now - (self._began if self._working_since is None else self._working_since)
+        share = done / self._total_bytes if self._total_bytes else 1.0
+        self._done_share = max(self._done_share, share)  # a lost replica's shard begins anew; the bar does not go back
         return {
             "shards": {"planned": self._shards, "done": self._done, "quarantined": self.quarantined_shards},
             "documents": self._documents,
@@ -145,8 +182,8 @@ class Progress:
             "tokens": tokens,
             "tokens_per_second": round(rate, 1),
             "seconds": round(now - self._began, 1),
-            "eta_seconds": round((now - self._began) * remaining / embedded) if embedded else None,
-            "done_share": round(self._done_bytes / self._total_bytes, 4) if self._total_bytes else 1.0,
+            "eta_seconds": round(working * remaining / embedded) if embedded else None,
+            "done_share": round(self._done_share, 4),
             "replicas_alive": len(self._replicas),
             "replicas_busy": round(self._busy(), 4),
             "replicas": [
@@ -161,6 +198,15 @@ class Progress:
                 for number, view in islice(self._replicas.items(), SHOWN_REPLICAS)
             ],
         }
+
+    def _bytes_in_flight(self) -> float:
+        """Text of the shards in flight that is embedded already: at most MOST_IN_FLIGHT of each replica's."""
+        tokens, per_token = self._measured_tokens, self._predicted_bytes_per_token
+        per_token = self._measured_bytes / tokens if tokens else per_token
+        return sum(
+            min(view.tokens_in_flight * per_token, MOST_IN_FLIGHT * sum(map(self._bytes, view.stats.shards)))
+            for view in self._replicas.values()
+        )
 
     def _busy(self) -> float:
         return sum(view.busy for view in self._replicas.values()) / len(self._replicas) if self._replicas else 0.0

@@ -18,7 +18,7 @@ from jobs.planning.matching import KINDS, NEW, Reuse
 from jobs.planning.reuse import RECIPE, recipe_facts
 from jobs.planning.run import Run, RunOutline
 from jobs.state.manifest import save_manifest
-from jobs.state.records import RunRecord, config_snapshot, create_run, plan_to_json
+from jobs.state.records import NULLABLE_ELEMENTS, RunRecord, config_snapshot, create_run, plan_to_json
 from jobs.state.stored_run import StoredRun
 from workers import __version__
 from workers.config import Auto, Precision
@@ -82,7 +82,12 @@ class PlannedRun(RunOutline):
         save_metadata(self.store, self.paths.objects, self.corpus.objects, self.corpus.columns)
         rows = [shard.rows for shard in shards]
         facts = {name: stamp[name] for name in VECTOR_FACTS} | {"name": stamp["model"], "revision": stamp["revision"]}
-        extra: dict[str, Any] = {RECIPE: recipe_facts(self.request.recipe), "objects": self.objects}
+        earlier = self.base.record if self.base is not None and self.reuse else None  # whose parts stand beside this run's
+        extra: dict[str, Any] = {
+            RECIPE: recipe_facts(self.request.recipe),
+            "objects": self.objects,
+            NULLABLE_ELEMENTS: earlier is not None and earlier.nullable_elements,
+        }
         record = RunRecord(
             run_id=self.run_id,
             fingerprint=self.request.settings,

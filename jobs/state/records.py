@@ -36,6 +36,7 @@ from workers.table.paths import RUNS, RunPaths, is_run_id
 
 ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
+NULLABLE_ELEMENTS = "nullable_elements"  # in RunRecord.extra
 
 
 class RunState(StrEnum):
@@ -69,6 +70,11 @@ class RunRecord:
     batch_tokens: int | None = None  # token budget; None: of a run begun by an earlier version
     base: str | None = None  # run id of the snapshot whose parts and vectors are reused
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def nullable_elements(self) -> bool:
+        """Whether its parts declare the elements of their lists as nullable. Runs begun by version 0.1.0 do not tell."""
+        return bool(self.extra.get(NULLABLE_ELEMENTS, True))
 
     def facts(self) -> dict[str, Any]:
         """The facts that identify the run's snapshot, for summary.json and CURRENT.json."""

@@ -103,7 +103,8 @@ class StoredRun:
 
     @property
     def schema(self) -> OutputSchema:
-        return output_schema(self.plan, self.stamp, self.config.output.partition_by)
+        nullable = self.record.nullable_elements
+        return output_schema(self.plan, self.stamp, self.config.output.partition_by, nullable_elements=nullable)
 
     @property
     def stored(self) -> VectorFormat:

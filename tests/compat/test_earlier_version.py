@@ -9,8 +9,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +23,7 @@ import transformers
 from tests.compat.conftest import FIXTURE, NIGHTS, Copied, Copy
 from tests.drivers import Ended, committed
 from tests.local_replicas import local_embed, local_run
+from tests.readers.samples import encodings
 
 Vectors = npt.NDArray[np.float32]
 
@@ -157,6 +161,20 @@ def test_resumed_rows_are_those_of_an_undisturbed_run_of_that_version(resumed: t
     assert (vectors * wanted).sum(axis=1).min() >= 0.99999
 
 
+def assert_readers_open_it(folder: Path, ids: list[str], vectors: Vectors) -> None:
+    """Carried parts are byte-stream-split, today's are plain, all under one schema; a reader sees one table."""
+    parts = list(folder.rglob("*.parquet"))
+    assert {tuple(encodings(part)) for part in parts} == {("BYTE_STREAM_SPLIT",), ("PLAIN",)}
+    assert all(pq.read_schema(part).equals(pq.read_schema(parts[0])) for part in parts)
+    found = duckdb.sql(f"SELECT id, embedding FROM '{folder}/**/*.parquet' ORDER BY id").fetchnumpy()
+    assert found["id"].tolist() == ids
+    assert np.array_equal(np.stack(found["embedding"]), vectors)
+    assert np.array_equal(pl.read_parquet(folder).sort("id")["embedding"].to_numpy(), vectors)
+    assert np.array_equal(np.stack(pd.read_parquet(folder).sort_values("id")["embedding"].to_list()), vectors)
+    whole = pq.read_table(folder).sort_by("id")["embedding"].combine_chunks()
+    assert np.array_equal(whole.flatten().to_numpy().reshape(vectors.shape), vectors)
+
+
 def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied) -> None:
     """Night 3: a.jsonl is gone; in d.parquet one text changed, one row is gone, one is new, one repeats another's text."""
     copy = copied("finished", 3)
@@ -178,3 +196,5 @@ def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied) -> None:
     kept = [key for key, row in now.items() if before.get(key, {}).get("text") == row["text"]]
     assert len(kept) == len(carried) + 12
     assert np.array_equal(vectors[[at[key] for key in kept]], old[[at_base[key] for key in kept]]), "the same bits"
+    assert answer("verify", str(copy.config), "--sample", "40")["findings"] == []
+    assert_readers_open_it(copy.output / "data" / summary["run_id"], rows.column("id").to_pylist(), vectors)

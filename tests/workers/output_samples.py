@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from workers.config import CorpusConfig, LongText, Pooling, VectorType
+from workers.config import CorpusConfig, LongText, Pooling, VectorEncoding, VectorType
 from workers.records.documents import ReadPlan, text_hash
 from workers.records.shard import Assignment, OutputFile, Receipt, Shard
 from workers.storage.store import Store
@@ -20,6 +20,11 @@ from workers.writing.writer import PART_BYTES, Draft, ShardWriter
 RUN = "run-1"
 DIM = 16
 INT8_SCALE = 0.01
+
+
+def list_of(kind: pa.DataType, size: int = -1) -> pa.DataType:
+    """A list whose elements are never null, and say so."""
+    return pa.list_(pa.field("element", kind, nullable=False), size)
 
 
 def stamp(**changes: Any) -> SnapshotStamp:
@@ -131,10 +136,11 @@ def write(
     epoch: int = 1,
     shard: int = 3,
     part_bytes: int = PART_BYTES,
+    encoding: VectorEncoding = VectorEncoding.AUTO,
 ) -> Receipt:
     """One attempt at a shard, from the first window to the receipt."""
     task = assignment(epoch, shard)
-    writer = ShardWriter(store, task, shape, spool, part_bytes=part_bytes)
+    writer = ShardWriter(store, task, shape, spool, part_bytes=part_bytes, vector_encoding=encoding)
     for table in tables:
         append(writer, shape, table)
     return writer.finish(draft_for(task, sum(table.num_rows for table in tables)))

@@ -27,8 +27,8 @@ from workers.host.spill_file import Positions
 from workers.records.documents import WINDOW_ROWS
 from workers.records.tokens import ranges
 from workers.storage.store import Store
-from workers.table.part_file import PartDamaged, PartName, PartReader, open_part
-from workers.table.schema import CHUNK, EMBEDDING, OF_THE_VECTORS, TEXT_HASH, OutputSchema
+from workers.table.part_file import PartDamaged, PartName, PartReader, decoding, open_part
+from workers.table.schema import CHUNK, EMBEDDING, OF_THE_VECTORS, TEXT_HASH, OutputSchema, same_columns
 from workers.table.vectors import as_float32, bad_rows, vectors_per_row
 
 BATCH_BYTES = 8 << 20  # of all columns, before compression
@@ -89,26 +89,29 @@ def _batches(store: Store, path: str, schema: OutputSchema) -> Iterator[pa.Table
         ObjectError: damaged, or made in another way. FileNotFoundError, TransientError, UsageError: the store.
     """
     columns = [TEXT_HASH, *schema.of_text]
+    expected = pa.schema([schema.part.field(name) for name in columns])
     with open_part(store, path, buffer_bytes=BUFFER_BYTES) as part:
-        _check_origin(part, columns, schema)
+        _check_origin(part, expected, schema)
         for batch in part.batches(max(1, min(WINDOW_ROWS, BATCH_BYTES // max(1, part.row_bytes()))), columns):
             if any(column.null_count for column in batch.columns):
                 raise PartDamaged(part.uri, "null where the writer leaves none")
-            yield pa.Table.from_batches([batch])
+            with decoding(part.uri):
+                rows = pa.Table.from_batches([batch]).cast(expected)
+            yield rows
 
 
-def _check_origin(part: PartReader, columns: Sequence[str], schema: OutputSchema) -> None:
+def _check_origin(part: PartReader, columns: pa.Schema, schema: OutputSchema) -> None:
     """Raises: ObjectError: the part's vectors are not what this run would make of the same texts."""
     ours = schema.stamp.footer()
     for key in OF_THE_VECTORS:
         theirs = part.footer.get(key, "")
         if theirs != ours[key]:
             raise ObjectError(part.uri, f"made with {key}={theirs[:80]!r} where this run has {ours[key][:80]!r}")
-    for name in columns:
-        expected, times = schema.part.field(name).type, part.schema.names.count(name)
+    for field in columns:
+        name, times = field.name, part.schema.names.count(field.name)
         there = part.schema.field(name).type if times == 1 else "there twice" if times else "missing"
-        if there != expected:
-            raise ObjectError(part.uri, f"column {name} is {there} where this run has {expected}")
+        if times != 1 or not same_columns(pa.schema([field.with_type(there)]), pa.schema([field])):
+            raise ObjectError(part.uri, f"column {name} is {there} where this run has {field.type}")
 
 
 class _Whole(NamedTuple):

@@ -116,9 +116,18 @@ class Replica:
         if precision is not self._encoder.precision:
             self._encoder = self._load(precision)
         self._encoder.batch_tokens = resolved.batch_tokens
-        schema = output_schema(self._settings.plan, resolved.stamp, self._settings.output.partition_by)
+        output = self._settings.output
+        schema = output_schema(
+            self._settings.plan, resolved.stamp, output.partition_by, nullable_elements=resolved.nullable_elements
+        )
         self._context = ShardContext(
-            self._settings.plan, schema, self._store, self._spill_folder, self.name, self._tokenizer.strings
+            plan=self._settings.plan,
+            schema=schema,
+            store=self._store,
+            spill_folder=self._spill_folder,
+            replica=self.name,
+            token_strings=self._tokenizer.strings,
+            vector_encoding=output.parquet.vector_encoding,
         )
 
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:

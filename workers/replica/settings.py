@@ -33,3 +33,4 @@ class ResolvedSettings:
 
     stamp: SnapshotStamp
     batch_tokens: int
+    nullable_elements: bool = False  # of the output's lists; see output_schema

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.config import VectorEncoding
 from workers.dedup.deduplicator import DedupedWindow, Deduplicator
 from workers.dedup.prefill import prefill_cache
 from workers.dedup.vector_cache import probe_cosine
@@ -47,6 +48,7 @@ class ShardContext:
     spill_folder: Path  # on the local disk
     replica: str  # its name, for receipts
     token_strings: Callable[[Sequence[int]], list[str]]  # ids -> strings, for pooling=tokens
+    vector_encoding: VectorEncoding = VectorEncoding.AUTO
 
 
 class ShardJob:
@@ -55,7 +57,9 @@ class ShardJob:
     def __init__(self, assignment: Assignment, context: ShardContext) -> None:
         self._assignment, self._replica, self._token_strings = assignment, context.replica, context.token_strings
         self._plan, self._schema, self._store = context.plan, context.schema, context.store
-        self._writer = ShardWriter(context.store, assignment, context.schema, context.spill_folder)
+        self._writer = ShardWriter(
+            context.store, assignment, context.schema, context.spill_folder, vector_encoding=context.vector_encoding
+        )
         self._deduplicator = Deduplicator()
         self._began = time.monotonic()
         self._counts: Counter[str] = Counter()

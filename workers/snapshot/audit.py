@@ -24,7 +24,7 @@ from workers.records.shard import OutputFile, Receipt, Shard
 from workers.storage.store import Store
 from workers.table.part_file import part_in_memory
 from workers.table.quarantine_file import read_quarantine
-from workers.table.schema import CHUNK, EMBEDDING, ID, OF_THE_VECTORS, PREFIX, TEXT_HASH, OutputSchema
+from workers.table.schema import CHUNK, EMBEDDING, ID, OF_THE_VECTORS, PREFIX, TEXT_HASH, OutputSchema, same_columns
 from workers.table.vectors import Floats, as_float32, bad_rows, cosines_to_stored
 
 NORM_TOLERANCE = {VectorType.FLOAT32: 1e-3, VectorType.FLOAT16: 5e-3, VectorType.INT8: 0.1}
@@ -91,7 +91,7 @@ def _audit_part(
         )
         return
     part = part_in_memory(data, uri)
-    if not part.schema.remove_metadata().equals(schema.part.remove_metadata()):
+    if not same_columns(part.schema, schema.part):
         audit.findings.append(f"{uri}: schema is {part.schema.names}, the run's is {schema.part.names}")
         return
     stamped = part.footer.get(PREFIX + "run_id", "")

@@ -6,13 +6,12 @@
     open_part        a part on the store -> PartReader: footer, row groups, batches of chosen columns
     read_footer      the footer entries of a file in memory, whatever it is
 
-A part of another format is one more file beside this one, with the same names. Encodings rest on
-benchmarks/results/parquet_encoding_*.json:
+A part of another format is one more file beside this one, with the same names. Encodings of vectors rest on
+benchmarks/results/parquet_encoding_*.json and on who reads them (docs/readers.md, docs/decisions/0007):
 
-    float32   byte-stream-split, zstd 1 (higher levels: slower by half and more, and no smaller)
-    float16   plain, zstd 3 (split would save 8% more, but DuckDB cannot read it)
-    int8      dictionary, zstd 3
-    binary    byte-stream-split, zstd 3
+    auto                 float32, float16 plain; int8, binary dictionary: every reader opens them
+    plain                as it says; int8 and binary become larger than their raw size
+    byte_stream_split    float32 9% smaller than plain; Spark before 4.3 cannot read it. Parts of version 0.1.0 have it
 
 Pages carry a CRC, which is checked when a part is read: zstd decodes many a flipped byte without an error. Ids and hashes
 hardly repeat, so a dictionary would only cost time; kept columns keep theirs. Statistics are written for columns that
@@ -28,12 +27,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, assert_never
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workers.config import VectorType
+from workers.config import VectorEncoding, VectorType
 from workers.errors import ObjectError
 from workers.records.documents import empty_table
 from workers.records.shard import shard_name
@@ -45,14 +44,38 @@ from workers.table.schema import EMBEDDING, ID, TEXT_HASH, OutputSchema
 ROW_GROUP_BYTES = 32 << 20  # of vectors: one row group is one unit of a parallel scan and fits a worker's memory easily
 ROW_GROUP_ROWS = 65_536
 ZSTD_LEVEL = 3  # of all other columns
-ENCODINGS = {
-    VectorType.FLOAT32: ("BYTE_STREAM_SPLIT", 1),
-    VectorType.FLOAT16: ("PLAIN", 3),
-    VectorType.INT8: ("DICTIONARY", 3),
-    VectorType.BINARY: ("BYTE_STREAM_SPLIT", 3),
-}
 _NAME = re.compile(r"part-(\d{7,})(?:-(\d+))?\.parquet")
 _FOREIGN = (pa.ArrowException, OSError, ValueError, KeyError)  # what pyarrow raises for bytes that make no sense
+
+
+class ColumnEncoding(NamedTuple):
+    """An encoding by Parquet's name of it (DICTIONARY: of the values, else PLAIN), and the level of zstd after it."""
+
+    name: str
+    zstd_level: int
+
+
+_SPLIT = ColumnEncoding("BYTE_STREAM_SPLIT", 1)  # higher levels: slower by half and more, and no smaller
+_PLAIN, _DICTIONARY = ColumnEncoding("PLAIN", ZSTD_LEVEL), ColumnEncoding("DICTIONARY", ZSTD_LEVEL)
+_AUTO = {
+    VectorType.FLOAT32: _PLAIN,
+    VectorType.FLOAT16: _PLAIN,
+    VectorType.INT8: _DICTIONARY,
+    VectorType.BINARY: _DICTIONARY,
+}
+
+
+def column_encoding(vector: VectorType, choice: VectorEncoding) -> ColumnEncoding:
+    """How vectors of that type are encoded under output.parquet.vector_encoding."""
+    match choice:
+        case VectorEncoding.AUTO:
+            return _AUTO[vector]
+        case VectorEncoding.PLAIN:
+            return _PLAIN
+        case VectorEncoding.BYTE_STREAM_SPLIT:
+            return _SPLIT if vector is VectorType.FLOAT32 else _SPLIT._replace(zstd_level=ZSTD_LEVEL)
+        case other:
+            assert_never(other)
 
 
 class PartDamaged(ObjectError):
@@ -115,18 +138,17 @@ def write_part(
     groups: Iterable[pa.Table],
     schema: OutputSchema,
     footer: Callable[[], Mapping[str, str]],
-    *,
-    encoding: tuple[str, int] | None = None,
+    encoding: ColumnEncoding | None = None,
 ) -> None:
     """Write each of `groups` (columns of schema.part) as a row group, then the footer entries, asked for at the end.
 
-    One group is in memory at a time. `encoding` and zstd level of the vectors are as measured; a benchmark sets others.
+    One group is in memory at a time. `encoding`: of the vectors; None: as `auto` chooses it.
 
     Raises:
         OSError: disk full or not writable.
     """
     leaf = EMBEDDING + ".list.element" * (2 if schema.lists else 1)  # the vectors' components
-    kind, level = encoding or ENCODINGS[schema.stamp.vector]
+    kind, level = encoding or _AUTO[schema.stamp.vector]
     leaves = _leaves(schema.part)
     names = [name for name in leaves if name not in (leaf, ID, TEXT_HASH)]
     with pq.ParquetWriter(

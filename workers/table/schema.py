@@ -23,7 +23,7 @@ from workers.records.documents import TEXT_HASH_BYTES, ReadPlan, empty_table
 from workers.table.partitions import can_name_folder
 from workers.table.small_table import encode_table
 from workers.table.vector_identity import FOOTER_FACTS
-from workers.table.vectors import VectorFormat, column_type
+from workers.table.vectors import VectorFormat, column_type, list_of
 
 PREFIX = "reembed."
 PARTITION_VALUES = PREFIX + "partition_values"
@@ -119,8 +119,13 @@ class OutputSchema:
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
 
 
-def output_schema(plan: ReadPlan, stamp: SnapshotStamp, partition_by: Sequence[str]) -> OutputSchema:
+def output_schema(
+    plan: ReadPlan, stamp: SnapshotStamp, partition_by: Sequence[str], *, nullable_elements: bool = False
+) -> OutputSchema:
     """The columns a run writes.
+
+    `nullable_elements`: the lists `embedding` and `tokens` declare their elements as nullable, which they never are. So did
+    version 0.1.0; a run goes on with it beside such parts, so that all parts of a snapshot have one Arrow schema.
 
     Raises:
         UsageError: a partition column that is not kept or has no text form, a kept column that collides with an output
@@ -133,11 +138,12 @@ def output_schema(plan: ReadPlan, stamp: SnapshotStamp, partition_by: Sequence[s
             pa.field(CHUNK_START, pa.int64(), nullable=False),
             pa.field(CHUNK_END, pa.int64(), nullable=False),
         ]
-    vector = column_type(stamp.dim, stamp.vector)
+    vector = column_type(stamp.dim, stamp.vector, nullable=nullable_elements)
     tokens = stamp.pooling == Pooling.TOKENS
-    fields.append(pa.field(EMBEDDING, pa.list_(vector) if tokens else vector, nullable=False))
+    embedding = list_of(vector, nullable=nullable_elements) if tokens else vector
+    fields.append(pa.field(EMBEDDING, embedding, nullable=False))
     if tokens:
-        fields.append(pa.field(TOKENS, pa.list_(pa.string()), nullable=False))
+        fields.append(pa.field(TOKENS, list_of(pa.string(), nullable=nullable_elements), nullable=False))
     fields += [
         pa.field(NUM_TOKENS, pa.int32(), nullable=False),
         pa.field(TRUNCATED, pa.bool_(), nullable=False),
@@ -149,6 +155,22 @@ def output_schema(plan: ReadPlan, stamp: SnapshotStamp, partition_by: Sequence[s
     kept = list(plan.keep)
     files = [field for field in kept if field.name not in partition_by]
     return OutputSchema(stamp, pa.schema(fields + kept), pa.schema(fields + files), tuple(partition_by))
+
+
+def same_columns(one: pa.Schema, other: pa.Schema) -> bool:
+    """Whether two schemas of parts are the same, but for what output_schema's `nullable_elements` changes."""
+    return bool(_nullable_elements(one.remove_metadata()).equals(_nullable_elements(other.remove_metadata())))
+
+
+def _nullable_elements(schema: pa.Schema) -> pa.Schema:
+    fields = [field.with_type(_nullable(field.type)) if field.name in (EMBEDDING, TOKENS) else field for field in schema]
+    return pa.schema(fields)
+
+
+def _nullable(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_nullable(kind.value_type), kind.list_size)
+    return pa.list_(_nullable(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def part_footer(

@@ -1,7 +1,7 @@
 """Vectors between the encoder and Parquet: float32 rows in, the stored type out, and back again for search.
 
     bad_rows       rows that must be quarantined, with the reason
-    to_arrow       [N, D] float32 -> fixed_size_list<float32|float16|int8|uint8>
+    to_arrow       [N, D] float32 -> fixed_size_list<float32|float16|int8|uint8 not null>
     to_arrow_lists the same for `pooling: tokens`, one list of vectors a document
     as_float32     a stored column -> [N, D] float32
     cosines        row by row; cosines_to_stored the same where one side comes from a part
@@ -27,6 +27,7 @@ from workers.errors import UsageError
 INT8_LEVELS = 127  # symmetric: -128 is never used, so that negating a vector negates its code
 CALIBRATION_MARGIN = 1.05  # the corpus reaches a little further than the sample; costs 5% of resolution
 FLOAT16_MAX = float(np.finfo(np.float16).max)
+LIST_ELEMENT = "element"  # Parquet's name of it. Not nullable: ClickHouse has no distances of arrays of nullable numbers
 
 _ELEMENT = {
     VectorType.FLOAT32: pa.float32(),
@@ -46,8 +47,8 @@ class VectorFormat:
     int8_scale: float | None = None
 
 
-def column_type(dim: int, vector_type: VectorType) -> pa.DataType:
-    """Arrow type of one stored vector of `dim` components.
+def column_type(dim: int, vector_type: VectorType, *, nullable: bool = False) -> pa.DataType:
+    """Arrow type of one stored vector of `dim` components; `nullable`: as version 0.1.0 declared them.
 
     Raises:
         UsageError: binary, and dim is no multiple of 8.
@@ -58,7 +59,12 @@ def column_type(dim: int, vector_type: VectorType) -> pa.DataType:
             "choose a truncate_dim that is a multiple of 8, or vector: int8"
         )
     width = dim // 8 if vector_type == VectorType.BINARY else dim
-    return pa.list_(_ELEMENT[vector_type], width)
+    return list_of(_ELEMENT[vector_type], width, nullable=nullable)
+
+
+def list_of(element: pa.DataType, size: int = -1, *, nullable: bool = False) -> pa.DataType:
+    """A list type whose elements are never null; `nullable`: it does not say so."""
+    return pa.list_(element if nullable else pa.field(LIST_ELEMENT, element, nullable=False), size)
 
 
 def bad_rows(vectors_ND: Floats, vector_type: VectorType = VectorType.FLOAT32) -> dict[int, str]:
@@ -111,7 +117,7 @@ def to_arrow_lists(
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     if int(offsets[-1]) != len(flat):
         raise ValueError(f"{len(flat)} vectors for documents of {int(offsets[-1])} tokens")
-    return pa.ListArray.from_arrays(pa.array(offsets), flat), clipped
+    return pa.ListArray.from_arrays(pa.array(offsets), flat, type=list_of(flat.type)), clipped
 
 
 def as_float32(column: pa.ChunkedArray | pa.Array, vector_type: VectorType, scale: float | None = None) -> Floats:

@@ -91,7 +91,8 @@ def text_rows(
         columns[CLIPPED] = pa.array(clipped_R.astype(np.int32))
     if schema.chunked:
         columns |= _chunk_columns(tokens, text_R)
-    return TextRows(pa.Table.from_arrays([columns[name] for name in schema.cache.names], schema=schema.cache), bad)
+    cells = [columns[field.name].cast(field.type) for field in schema.cache]
+    return TextRows(pa.Table.from_arrays(cells, schema=schema.cache), bad)
 
 
 def document_rows(deduped: DedupedWindow, bad: Mapping[int, str], schema: OutputSchema) -> DocumentRows:

@@ -21,12 +21,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from workers.config import VectorEncoding
 from workers.dedup.vector_cache import CachedRows, VectorCache
 from workers.host.spill_file import SpillFile, local_disk
 from workers.records.documents import QuarantinedRow, RowsDigest
 from workers.records.shard import Assignment, OutputFile, Receipt
 from workers.storage.store import Store
-from workers.table.part_file import PartName, row_group_rows, vector_bytes, write_part
+from workers.table.part_file import PartName, column_encoding, row_group_rows, vector_bytes, write_part
 from workers.table.paths import RunPaths
 from workers.table.quarantine_file import QUARANTINE_SCHEMA, write_quarantine
 from workers.table.schema import CHUNK, ID, PREFIX, TEXT_HASH, OutputSchema, part_footer
@@ -43,11 +44,19 @@ class ShardWriter:
     """One attempt's output. Not thread-safe; `finish` or `abandon` ends it and removes its temporary files."""
 
     def __init__(
-        self, store: Store, assignment: Assignment, schema: OutputSchema, spill_dir: Path, *, part_bytes: int = PART_BYTES
+        self,
+        store: Store,
+        assignment: Assignment,
+        schema: OutputSchema,
+        spill_dir: Path,
+        *,
+        vector_encoding: VectorEncoding = VectorEncoding.AUTO,
+        part_bytes: int = PART_BYTES,
     ) -> None:
         self._store = store
         self._assignment = assignment
         self._schema = schema
+        self._encoding = column_encoding(schema.stamp.vector, vector_encoding)
         self._vectors_per_part = max(1, part_bytes // vector_bytes(schema))
         with local_disk(spill_dir / "x"):
             spill_dir.mkdir(parents=True, exist_ok=True)
@@ -162,7 +171,7 @@ class ShardWriter:
             return part_footer(schema.stamp, self._assignment.shard.number, self._assignment.epoch, str(digest), values)
 
         with local_disk(local):
-            write_part(local, counted(), schema, footer)
+            write_part(local, counted(), schema, footer, self._encoding)
         return _local_file(local, path, rows, str(digest), footer())
 
     def _encode_quarantine(self) -> list[LocalFile]:

@@ -15,8 +15,8 @@ from jobs.gate.figures import Comparison, Figures, Golden, VectorFigures
 from jobs.state.accounting import Accounting
 
 NAMES = (
-    "accounting", "quarantined", "kept", "row_change", "truncated", "empty", "golden", "sample", "norms", "mean_vector",
-    "model_change",
+    "accounting", "quarantined", "kept", "row_change", "truncated", "empty", "golden", "sample", "norms", "spread",
+    "mean_vector", "model_change",
 )  # fmt: skip
 MODEL = {
     "weights_digest": "a" * 64,
@@ -282,3 +282,51 @@ def test_the_same_model_elsewhere_is_the_same() -> None:
     prompted = figures(model=MODEL | {"prompt": "query: "})
     assert prompted.changes(figures(model=MODEL | {"prompt": ""})) == ["prompt: '' -> query: "]
     assert prompted.changes(figures()) == figures().changes(prompted) == [], "a fact that only one of them tells"
+
+
+def unit(vectors_ND: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
+
+
+def first_night(now: Figures) -> GateFacts:
+    return facts(now=now, last=None, alone="nothing is published yet")
+
+
+def nearly_equal(count: int, noise: float, dim: int = 8) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return unit(np.ones(dim) + noise * np.random.default_rng(3).standard_normal((count, dim)))
+
+
+@pytest.mark.parametrize(
+    "given", [nearly_equal(50, 1e-3), nearly_equal(50, 3.0), unit(np.eye(8)[:3]), unit([[1.0, 0], [-1, 0]])]
+)
+def test_the_distance_of_pairs_is_that_of_all_pairs(given: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+    made = VectorFigures.of(np.concatenate([5 * given, np.full((2, given.shape[1]), np.nan, np.float32)]))
+    assert made is not None
+    assert made.pair_distance is not None
+    exact = given / np.linalg.norm(given.astype(np.float64), axis=1, keepdims=True)
+    cosines = exact @ exact.T
+    pairs = cosines[np.triu_indices(len(given), 1)]
+    assert made.pair_distance == pytest.approx(1 - pairs.mean(), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize(("noise", "ok"), [(0.0, False), (1e-4, False), (5e-3, False), (0.03, True), (1.0, True)])
+def test_vectors_that_are_nearly_the_same_fail_on_the_first_night(noise: float, ok: bool) -> None:
+    now = figures(vectors=VectorFigures.of(nearly_equal(200, noise), texts=200))
+    found = check("spread", first_night(now))
+    assert (found.ok, found.skipped, found.allowed) == (ok, False, 0.0001)
+    if not ok:
+        assert found.reason.startswith("spread: 200 vectors looked at, of 200 different texts, have a mean cosine of ")
+        assert "(gate.min_spread=0.0001); the model gives nearly the same vector for every text" in found.reason
+    assert check("spread", first_night(now), min_spread=0).ok
+
+
+def test_one_text_in_all_rows_is_told_as_such() -> None:
+    now = figures(vectors=VectorFigures.of(nearly_equal(200, 0.0), texts=1))
+    assert "all rows have the same text: look at the column that corpus.text names" in check("spread", first_night(now)).mend
+
+
+@pytest.mark.parametrize(
+    "given", [None, VectorFigures.of(nearly_equal(15, 0.0), texts=15), VectorFigures.of(nearly_equal(1, 0.0))]
+)
+def test_a_trial_of_a_few_rows_has_no_spread(given: VectorFigures | None) -> None:
+    assert check("spread", first_night(figures(vectors=given))).skipped

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from jobs.gate.checks import GateCheck
-from jobs.gate.figures import Golden, load_figures, load_golden, save_golden
+from jobs.gate.figures import Golden, load_figures, load_golden, save_figures, save_golden
 from jobs.state.ledger import Ledger
 from tests.jobs.gate_runs import LAST, NOW, MadeRun, made_run, noise, of_texts, rewritten
+from workers.config import VectorType
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
 
@@ -57,6 +58,34 @@ def test_noise(tmp_path: Path, last: MadeRun) -> None:
     checks = made_run(tmp_path, NOW, noise()).judge()
     assert failing(checks) == ["sample", "mean_vector"]
     assert checks["norms"].ok, "noise of unit length"
+
+
+@pytest.mark.parametrize("vector", list(VectorType))
+def test_a_collapsed_snapshot_on_the_first_night(tmp_path: Path, vector: VectorType) -> None:
+    """Vectors that differ by the rounding of bfloat16, whatever they are stored as."""
+    once = np.random.default_rng(5).standard_normal(16)
+
+    def collapsed(start: int, count: int) -> Any:
+        noise = np.random.default_rng(start).standard_normal((count, 16)) * 2**-9
+        vectors_ND = once + once * noise
+        return (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
+
+    checks = made_run(tmp_path, NOW, collapsed, vector=vector).judge()
+    assert failing(checks) == ["spread"]
+    assert "160 vectors looked at, of 160 different texts" in checks["spread"].note
+    (tmp_path / "good").mkdir()
+    assert failing(made_run(tmp_path / "good", NOW, of_texts(), vector=vector).judge()) == []
+
+
+def test_figures_of_an_earlier_version_are_made_again(tmp_path: Path) -> None:
+    """They lack the distance of pairs; a judgement of the same run must not pass for want of it."""
+    run = made_run(tmp_path, NOW, lambda start, count: np.tile(np.eye(16, dtype=np.float32)[0], (count, 1)))
+    assert failing(run.judge()) == ["spread"]
+    stored = load_figures(run.store, NOW)
+    assert stored is not None
+    assert stored.vectors is not None
+    save_figures(run.store, replace(stored, vectors=replace(stored.vectors, pair_distance=None, texts=None)))
+    assert failing(run.judge()) == ["spread"]
 
 
 def test_half_of_the_corpus(tmp_path: Path, last: MadeRun) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,16 +28,21 @@ SHARDS = [Shard(number, (), 1000) for number in range(10)]
 class Watched:
     """A Progress on a clock of its own, and what it stored."""
 
-    def __init__(self, done: int = 0) -> None:
+    def __init__(self, done: int = 0, shards: Sequence[Shard] = SHARDS, predicted: int | None = None) -> None:
         self.stored: list[dict[str, Any]] = []
         receipts = {number: receipt(number, documents=50) for number in range(done)}
-        self.progress = Progress(SHARDS, receipts, self.stored.append, 100.0)
+        self.progress = Progress(shards, receipts, self.stored.append, 100.0, predicted_tokens=predicted)
         self.progress.replica_ready(0, {"node": "n1", "device": "cpu"})
 
-    def embed(self, tokens: int, uptime: float, busy: float) -> None:
+    def embed(self, tokens: int, uptime: float, busy: float, shards: tuple[int, ...] = ()) -> None:
         self.progress.replica_stats(
-            0, ReplicaStats(documents=tokens // 10, tokens=tokens, busy_seconds=busy, uptime_seconds=uptime)
+            0, ReplicaStats(documents=tokens // 10, tokens=tokens, busy_seconds=busy, uptime_seconds=uptime, shards=shards)
         )
+
+    def shown(self, now: float) -> tuple[float, int | None]:
+        """The bar's share, and the seconds left."""
+        seen = self.progress.snapshot(now)
+        return seen["done_share"], seen["eta_seconds"]
 
 
 def test_a_line_every_ten_seconds_and_a_status_at_its_own_pace(caplog: pytest.LogCaptureFixture) -> None:
@@ -61,6 +67,64 @@ def test_rate_share_and_time_left() -> None:
     assert seen["shards"]["done"] == 4
     assert seen["eta_seconds"] == 60  # two of eight shards in 20 s; what was done before does not count as speed
     assert seen["replicas"][0]["busy"] == pytest.approx(0.9)
+
+
+def test_the_only_shard_moves_by_tokens() -> None:
+    """Of a run of one shard the prediction tells how many tokens there will be; its receipt ends it."""
+    watched = Watched(shards=[Shard(0, (), 8000)], predicted=2000)
+    watched.progress.snapshot(100.0)
+    assert watched.shown(110.0) == (0.0, None)
+    watched.embed(500, 10.0, 9.0, shards=(0,))
+    assert watched.shown(120.0) == (0.25, 60)
+    watched.embed(1000, 20.0, 19.0, shards=(0,))
+    assert watched.shown(140.0) == (0.5, 40)
+    watched.embed(2500, 30.0, 29.0, shards=(0,))  # more than predicted
+    assert watched.shown(150.0)[0] == 0.99
+    watched.progress.receipt(replace(receipt(0), tokens=2500), 0)
+    assert watched.shown(160.0) == (1.0, 0)
+
+
+def test_the_time_before_the_first_replica_is_not_its_pace() -> None:
+    """A model that loads for a minute: work of ten seconds is a tenth of the text."""
+    progress = Progress([Shard(0, (), 1000)], {}, lambda status: None, 100.0, predicted_tokens=1000)
+    progress.snapshot(159.0)
+    progress.replica_ready(0, {})
+    progress.snapshot(160.0)
+    progress.replica_stats(0, ReplicaStats(tokens=100, uptime_seconds=10.0, shards=(0,)))
+    seen = progress.snapshot(170.0)
+    assert (seen["done_share"], seen["eta_seconds"]) == (0.1, 99)  # 11 s for a tenth
+
+
+def test_shards_that_are_done_tell_the_tokens_of_the_others() -> None:
+    """350 tokens each in fact, whatever was predicted; two shards of 1,000 bytes are in flight."""
+    watched = Watched(done=2, predicted=100_000)
+    watched.embed(175, 10.0, 9.0, shards=(2, 3))
+    assert watched.shown(110.0)[0] == pytest.approx(0.25)
+    watched.progress.receipt(receipt(2, documents=50), 0)  # the next totals are not there yet
+    assert watched.shown(111.0)[0] == pytest.approx(0.3)
+    watched.embed(525, 20.0, 19.0, shards=(3,))
+    assert watched.shown(120.0)[0] == pytest.approx(0.35)
+    watched.embed(5000, 30.0, 29.0, shards=(3,))  # another kind of text
+    assert watched.shown(130.0)[0] == pytest.approx(0.399)
+
+
+def test_what_an_attempt_embedded_in_vain_does_not_count() -> None:
+    watched = Watched(shards=[Shard(number, (), 1000) for number in range(4)], predicted=4000)
+    watched.embed(500, 10.0, 9.0, shards=(0,))
+    assert watched.shown(110.0)[0] == pytest.approx(0.125)
+    watched.progress.attempt_failed(0)
+    watched.embed(1000, 20.0, 19.0, shards=(0,))
+    assert watched.shown(120.0)[0] == pytest.approx(0.125)
+    watched.progress.replica_lost(0)
+    assert watched.shown(130.0) == (0.125, None), "the bar does not go back; the pace has nothing to go by"
+
+
+def test_carried_shards_are_no_part_of_the_prediction() -> None:
+    carried = {0: replace(receipt(0, documents=50), carried_from="earlier", tokens=0)}
+    progress = Progress([Shard(0, (), 3000), Shard(1, (), 1000)], carried, lambda status: None, 100.0, predicted_tokens=200)
+    progress.replica_ready(0, {})
+    progress.replica_stats(0, ReplicaStats(tokens=100, shards=(1,)))
+    assert progress.snapshot(110.0)["done_share"] == pytest.approx(0.875)
 
 
 def test_the_rate_is_that_of_the_last_minute() -> None:

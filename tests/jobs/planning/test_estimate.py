@@ -80,3 +80,15 @@ def test_hours_and_bytes_are_those_of_the_runs_that_measured_them(tmp_path: Path
     assert planned["replica_hours"] == pytest.approx(planned["estimated_tokens"] / summary["tokens"] / 2, rel=0.01)
     assert planned["cost_usd"] == pytest.approx(2 * planned["replica_hours"], abs=1e-3)
     assert planned["output_bytes"] == round(120 * summary["output_bytes"] / 60)
+
+
+@pytest.mark.slow
+def test_replicas_without_work_are_a_warning(tmp_path: Path, minilm: Path) -> None:
+    """One row group for eight replicas; of a corpus so small, nothing is said where the number is left open."""
+    corpus_of(tmp_path / "corpus", {"a": rows("a", 60)})
+    planned = plan_run(settings(tmp_path, minilm, cluster={"replicas": 8}))
+    (warning,) = planned["warnings"]
+    assert warning.startswith("7 of 8 replicas will be idle: ")
+    assert "a.parquet: row group 0 has 60 rows, and a row group is not split (100% of the text to embed)" in warning
+    assert f"  warning     {warning}" in plan_text(planned)
+    assert plan_run(settings(tmp_path, minilm))["warnings"] == []

@@ -135,6 +135,36 @@ def rewritten(line: Line, path: str, change: Callable[[pa.Table], pa.Table]) -> 
     line.store.put(path, sink.getvalue())
 
 
+@pytest.mark.parametrize("setting", list(SETTINGS))
+def test_parts_whose_lists_declare_nullable_elements(setting: str, tmp_path: Path) -> None:
+    """As version 0.1.0 wrote them: the same vectors, reused, under today's type."""
+    line = Line(tmp_path, SETTINGS[setting])
+    path = line.run("base", documents(TEXTS)).files[0].path
+    before = line.rows(line.run("full", documents(TEXTS)))
+    wanted = pq.read_schema(line.store.uri_of(path))
+
+    def as_earlier(table: pa.Table) -> pa.Table:
+        for name in {"embedding", "tokens"} & set(table.column_names):
+            place = table.schema.get_field_index(name)
+            field = table.schema.field(place)
+            table = table.cast(table.schema.set(place, field.with_type(nullable(field.type))))
+        return table
+
+    rewritten(line, path, as_earlier)
+    assert pq.read_schema(line.store.uri_of(path)).field("embedding").type != wanted.field("embedding").type
+    receipt = line.run("next", documents(TEXTS), [path])
+    assert receipt.reused_rows == receipt.rows == len(before)
+    same(line.rows(receipt), before)
+    assert pq.read_schema(line.store.uri_of(receipt.files[0].path)) == wanted
+
+
+def nullable(kind: pa.DataType) -> pa.DataType:
+    """The list type with nullable elements, inner lists too."""
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_type, kind.list_size)
+    return pa.list_(nullable(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
 def test_a_missing_column_or_another_type(line: Line, caplog: pytest.LogCaptureFixture) -> None:
     earlier = two_parts(line)
     rewritten(line, earlier[1], lambda table: table.drop_columns(["truncated"]))

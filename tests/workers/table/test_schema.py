@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tests.workers.output_samples import plan, schema, stamp
+from tests.workers.output_samples import list_of, plan, schema, stamp
 from workers.config import LongText, Pooling, VectorType
 from workers.errors import UsageError
-from workers.table.schema import output_schema, part_footer
+from workers.table.schema import output_schema, part_footer, same_columns
 
 KEEP = {"lang": pa.string(), "tags": pa.list_(pa.string()), "year": pa.int32()}
 
@@ -20,7 +20,7 @@ def test_columns_of_the_contract_in_order_partitions_only_in_the_folder() -> Non
     assert shape.part.names == ["id", "embedding", "num_tokens", "truncated", "text_hash", "tags", "year"]
     assert shape.rows.names == ["id", "embedding", "num_tokens", "truncated", "text_hash", "lang", "tags", "year"]
     types = dict(zip(shape.part.names, shape.part.types, strict=True))
-    assert types["embedding"] == pa.list_(pa.float32(), 16)
+    assert types["embedding"] == list_of(pa.float32(), 16) != pa.list_(pa.float32(), 16)
     assert (types["id"], types["num_tokens"], types["truncated"]) == (pa.string(), pa.int32(), pa.bool_())
     assert (types["text_hash"], types["tags"]) == (pa.binary(16), pa.list_(pa.string()))
 
@@ -28,9 +28,9 @@ def test_columns_of_the_contract_in_order_partitions_only_in_the_folder() -> Non
 @pytest.mark.parametrize(
     ("vector", "stored"),
     [
-        (VectorType.FLOAT16, pa.list_(pa.float16(), 16)),
-        (VectorType.INT8, pa.list_(pa.int8(), 16)),
-        (VectorType.BINARY, pa.list_(pa.uint8(), 2)),
+        (VectorType.FLOAT16, list_of(pa.float16(), 16)),
+        (VectorType.INT8, list_of(pa.int8(), 16)),
+        (VectorType.BINARY, list_of(pa.uint8(), 2)),
     ],
 )
 def test_vector_types(vector: VectorType, stored: pa.DataType) -> None:
@@ -43,9 +43,32 @@ def test_chunks_and_tokens_bring_their_columns() -> None:
     assert [chunks.part.field(name).type for name in chunks.part.names[1:4]] == [pa.int32(), pa.int64(), pa.int64()]
     tokens = schema(pooling=Pooling.TOKENS)
     assert tokens.lists
-    assert tokens.part.field("embedding").type == pa.list_(pa.list_(pa.float32(), 16))
-    assert tokens.vector_type == pa.list_(pa.float32(), 16)
-    assert tokens.part.field("tokens").type == pa.list_(pa.string())
+    assert tokens.part.field("embedding").type == list_of(list_of(pa.float32(), 16))
+    assert tokens.vector_type == list_of(pa.float32(), 16)
+    assert tokens.part.field("tokens").type == list_of(pa.string())
+
+
+def test_columns_of_an_earlier_version_are_the_same() -> None:
+    """It declared the elements of its own lists as nullable; nothing else may differ."""
+    for changes in ({}, {"vector": VectorType.INT8}, {"pooling": Pooling.TOKENS}):
+        now = schema({"tags": pa.list_(pa.string())}, **changes).part
+        vector = now.field("embedding").type
+        width = (vector.value_type if changes.get("pooling") else vector).list_size
+        number = pa.int8() if "vector" in changes else pa.float32()
+        before = pa.list_(number, width)
+        then = now.set(1, pa.field("embedding", pa.list_(before) if changes.get("pooling") else before, nullable=False))
+        if changes.get("pooling"):
+            then = then.set(2, pa.field("tokens", pa.list_(pa.string()), nullable=False))
+        assert then != now
+        assert same_columns(then, now)
+        for other in (
+            then.remove(1),
+            then.set(1, pa.field("embedding", pa.list_(number, width + 1), nullable=False)),
+            then.set(1, pa.field("embedding", pa.list_(pa.float64(), width), nullable=False)),
+            then.set(1, then.field(1).with_nullable(True)),
+            then.set(len(then) - 1, pa.field("tags", list_of(pa.string()))),
+        ):
+            assert not same_columns(other, now)
 
 
 def test_integer_ids_stay_integers() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.workers.output_samples import unit_vectors
+from tests.workers.output_samples import list_of, unit_vectors
 from workers.config import VectorType
 from workers.errors import UsageError
 from workers.table.vectors import as_float32, bad_rows, calibrate_scale, column_type, cosines, to_arrow, to_arrow_lists
@@ -17,7 +17,7 @@ from workers.table.vectors import as_float32, bad_rows, calibrate_scale, column_
 def test_float32_comes_back_bit_for_bit_also_from_slices_and_chunks() -> None:
     vectors = unit_vectors(10, 24)
     column, clipped = to_arrow(vectors, VectorType.FLOAT32)
-    assert (column.type, clipped) == (pa.list_(pa.float32(), 24), 0)
+    assert (column.type, clipped) == (list_of(pa.float32(), 24), 0)
     chunked = pa.chunked_array([column.slice(2, 3), column.slice(7)])
     np.testing.assert_array_equal(as_float32(chunked, VectorType.FLOAT32), vectors[[2, 3, 4, 7, 8, 9]])
     assert as_float32(pa.chunked_array([], column.type), VectorType.FLOAT32).shape == (0, 24)
@@ -65,7 +65,7 @@ def test_calibration_leaves_margin_ignores_bad_rows_and_refuses_nothing() -> Non
 def test_binary_keeps_signs_eight_to_a_byte() -> None:
     vectors = np.array([[1, -1, 0, 2, -3, 4, -5, 6]], dtype=np.float32)
     column, _ = to_arrow(vectors, VectorType.BINARY)
-    assert column.type == pa.list_(pa.uint8(), 1)
+    assert column.type == list_of(pa.uint8(), 1)
     assert column.to_pylist() == [[0b10010101]]
     assert as_float32(column, VectorType.BINARY).tolist() == [[1, -1, -1, 1, -1, 1, -1, 1]]
     with pytest.raises(UsageError, match="multiple of 8"):
@@ -83,7 +83,7 @@ def test_bad_rows_are_named_with_the_reason() -> None:
 def test_lists_of_vectors_hold_each_documents_own() -> None:
     vectors = unit_vectors(6)
     column, _ = to_arrow_lists(vectors, np.array([2, 0, 4]), VectorType.FLOAT32)
-    assert column.type == pa.list_(pa.list_(pa.float32(), 16))
+    assert column.type == list_of(list_of(pa.float32(), 16))
     assert [len(cell) for cell in column.to_pylist()] == [2, 0, 4]
     np.testing.assert_array_equal(as_float32(column.slice(2), VectorType.FLOAT32), vectors[2:])
     with pytest.raises(ValueError, match="6 vectors"):

@@ -1,0 +1,1 @@
+"""Programs that read a snapshot: docs/readers.md, tried with real packages."""
