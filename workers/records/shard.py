@@ -145,6 +145,7 @@ class Blame(StrEnum):
     SHARD = "shard"  # the attempt failed: counts against the shard
     NOBODY = "nobody"  # storage failure: retried, counted separately, up to a limit
     REPLICA = "replica"  # the process must be replaced; its shards become suspects
+    REQUEST = "request"  # the request itself cannot be carried out: the run ends at once
 
 
 @dataclass(frozen=True, slots=True)

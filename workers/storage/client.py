@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 import tenacity
 from fsspec.core import url_to_fs
 
-from workers.errors import ObjectError, TransientError, UsageError
+from workers.errors import ObjectError, StoreRefused, TransientError, UsageError
 from workers.storage.uris import hide_secrets, redact, refuse_secrets
 
 RETRY_SECONDS = 60.0  # a longer outage fails the attempt at the shard; the scheduler decides what follows
@@ -145,14 +145,15 @@ def translated(uri: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         if no_bucket(error):
-            raise UsageError(f"{redact(uri)}: the bucket does not exist; create it or correct the uri") from None
+            raise StoreRefused(f"{redact(uri)}: the bucket does not exist; create it or correct the uri") from None
         raise
     except Exception as error:
         kind = _kind(error)
         if kind is None:
             raise  # a defect of this program, not of the storage
         # `from None`: the client's own message may hold keys, and a cause would be logged
-        raise kind(f"{redact(uri)}: {_explain(error)}") from None
+        refused = StoreRefused if kind is UsageError else kind
+        raise refused(f"{redact(uri)}: {_explain(error)}") from None
 
 
 def error_code(error: BaseException) -> str:
