@@ -98,7 +98,7 @@ class Stages:
             return value
 
         def plan(tokens: TokenizedTexts) -> None:
-            plan_batches(tokens.lengths, encoder.batch_tokens, packed=encoder._forward.packed)
+            plan_batches(tokens.lengths, encoder.batch_tokens, encoder._forward.layout)
 
         schema = output_schema(self.run.plan, self._stamp, [])
         place = self._folder / f"alone-{next(self._turns)}"

@@ -1,8 +1,10 @@
 """All exceptions of the project. The class says what is at fault, and so what happens next.
 
 ReembedError                 every error that is shown to the user: one line, says what is wrong and how to fix it
-├── UsageError               configuration, credentials, model or schema; nothing was started    -> exit 2
-│   └── AccessDenied         the store knows who asks, and refuses this object, or all of them
+├── UsageError               configuration, credentials, model or schema                         -> exit 2
+│   ├── StoreRefused         credentials, bucket, endpoint: within a run tried again, they may be mended meanwhile
+│   │   └── AccessDenied     the store knows who asks, and refuses this object, or all of them
+│   └── ReplicaRefused       a replica says it, of a run that has begun: every other replica would, so the run ends
 ├── RunAborted               the run stopped early and the same command resumes it               -> exit 4
 │   └── LockHeld             another driver works on this output; this one changed nothing       -> exit 4
 ├── TransientError           storage failure, timeout: tried again on any replica
@@ -26,8 +28,16 @@ class UsageError(ReembedError):
     """The request itself cannot be carried out: configuration, credentials, model, schema."""
 
 
-class AccessDenied(UsageError):
+class StoreRefused(UsageError):
+    """A store refuses access: credentials, permissions, bucket, endpoint."""
+
+
+class AccessDenied(StoreRefused):
     """The store refuses an object to these credentials. Whether it refuses others as well only they can tell."""
+
+
+class ReplicaRefused(UsageError):
+    """A replica says that the request itself cannot be carried out; the run had begun, and what is committed stays."""
 
 
 class RunAborted(ReembedError):

@@ -46,7 +46,7 @@ from jobs.state.quarantine import finish_quarantine
 from jobs.state.receipts import Files, Receipts
 from jobs.state.records import RunState
 from jobs.state.stored_shards import pending
-from workers.errors import ReembedError, RunAborted, UsageError
+from workers.errors import ReembedError, ReplicaRefused, RunAborted, UsageError
 from workers.records.shard import Receipt
 from workers.replica.golden_reference import golden_reference_file
 from workers.storage.atomicity import probe_atomic_create
@@ -130,8 +130,10 @@ def _resumable(driver: DriverContext, run: Run) -> Iterator[None]:
         if not driver.lock.lost.is_set():
             if isinstance(error, Stopped):
                 _mark_stopped(run, error)
-            elif isinstance(error, RunAborted):
+            elif isinstance(error, RunAborted | ReplicaRefused):
                 report_abort(run, error)
+        if isinstance(error, ReplicaRefused):  # the same command would meet it again
+            raise
         if isinstance(error, UsageError):
             raise RunAborted(f"{error} (run {run.run_id} can be resumed by the same command)") from error
         raise

@@ -20,8 +20,8 @@ from jobs.monitoring.progress import Progress
 from jobs.scheduling.messages import Command, Event, Finished, Lost, Ready, Stats, StopReplica
 from jobs.scheduling.scheduler import Scheduler
 from jobs.state.ledger import Ledger
-from workers.errors import RunAborted
-from workers.records.shard import Failure, Receipt
+from workers.errors import ReplicaRefused, RunAborted
+from workers.records.shard import Blame, Failure, Receipt
 from workers.storage.client import retries
 
 log = logging.getLogger("reembed")
@@ -42,7 +42,8 @@ def dispatch(
     """Run the loop until every shard is done or quarantined; `check` raises if the driver must stop.
 
     Raises:
-        RunAborted: the scheduler aborted (its reason says what to check), or a replica refuses the request itself.
+        RunAborted: the scheduler aborted (its reason says what to check).
+        ReplicaRefused: a replica says that the request itself cannot be carried out.
     """
     while not scheduler.finished:
         check()
@@ -76,7 +77,7 @@ def _handle(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progre
             log.warning("replica %d lost%s: %s", replica, " while starting" if starting else "", reason)
             progress.replica_lost(replica)
             if error is not None:
-                raise RunAborted(f"a replica refuses to start: {error}")
+                raise ReplicaRefused(str(error))
             scheduler.on_lost(replica, reason, now, charged=charged, during_start=starting)
         case Finished(replica, Receipt() as receipt):
             if scheduler.on_receipt(replica, receipt, now):
@@ -87,5 +88,7 @@ def _handle(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progre
             named = f"{failure.object_uri}: {failure.reason}" if failure.object_uri else failure.reason
             log.warning("shard %d failed on replica %d (%s): %s", failure.shard, replica, failure.blame.value, named)
             progress.attempt_failed(replica)
+            if failure.blame is Blame.REQUEST:
+                raise ReplicaRefused(failure.reason)
             if scheduler.on_failure(replica, failure, now):
                 metrics.on_event(event)

@@ -17,7 +17,7 @@ from jobs.driver.preflight import require_endpoint, require_output
 from jobs.state.records import settings_fingerprint
 from workers.errors import UsageError
 from workers.model.files import ModelFiles, resolve_model
-from workers.model.recipe import EmbeddingRecipe, read_recipe
+from workers.model.recipe import EmbeddingRecipe, check_inputs, read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.storage.store import Store
 
@@ -54,6 +54,7 @@ class Request:
         recipe = read_recipe(model, config.model)
         if recipe.dim is None:
             raise UsageError(f"model.name={model.name}: its config.json does not tell the hidden size; use another model")
-        TextTokenizer(model.folder, recipe)  # refuses settings that leave no room for text
+        tokenizer = TextTokenizer(model.folder, recipe)  # refuses settings that leave no room for text
+        check_inputs(model, recipe, tokenizer.largest_id)
         settings = settings_fingerprint(config, model.weights_digest, model.tokenizer_digest, dataclasses.asdict(recipe))
         return cls(config, store, model, recipe, settings)

@@ -7,6 +7,8 @@ import re
 from workers.errors import UsageError
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_REFUSALS: list[type[UsageError]] = [UsageError, *UsageError.__subclasses__()]
+_USAGE = re.compile(rf"\b({'|'.join(kind.__name__ for kind in _REFUSALS)}):(?P<message>.*)")
 _INTERNAL = re.compile(r"^The actor died unexpectedly.*$|^\s*(class_name|actor_id|namespace): .*$", re.MULTILINE)
 
 
@@ -17,8 +19,8 @@ def plain(error: BaseException) -> str:
 
 def refusal(text: str) -> UsageError | None:
     """The UsageError in a replica's traceback: the request itself is wrong, on every replica. None: there is none."""
-    usage = next((line for line in text.splitlines() if "UsageError:" in line), None)
-    return UsageError(usage.partition("UsageError:")[2].strip()) if usage else None
+    found = next(filter(None, map(_USAGE.search, text.splitlines())), None)
+    return UsageError(found["message"].strip()) if found else None
 
 
 def death(text: str) -> str:

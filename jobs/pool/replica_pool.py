@@ -85,12 +85,13 @@ class ReplicaPool:
         """The largest absolute vector component in a sample of these shards, measured by a ready replica.
 
         Raises:
+            UsageError: it says that the request cannot be carried out.
             RunAborted: it failed or did not answer within `timeout` seconds.
         """
         try:
             return float(ray.get(self._actors[replica].calibrate.remote(list(shards)), timeout=timeout))
         except RayError as error:
-            raise RunAborted(
+            raise refusal(plain(error)) or RunAborted(
                 f"calibration of output.vector=int8 failed: {first_line(error)}; run the command again"
             ) from None
 

@@ -16,7 +16,7 @@ from jobs.report.summary import Ending, RunFacts, build_summary
 from jobs.state.accounting import Totals, Work, totals
 from jobs.state.ledger import load_receipts
 from jobs.state.records import RunState
-from workers.errors import RunAborted
+from workers.errors import ReembedError
 from workers.records.shard import Receipt
 from workers.storage.store import Store
 
@@ -57,7 +57,7 @@ def add_report(run: Run, receipts: Mapping[int, Receipt], summary: dict[str, Any
         log.warning("no report of run %s: %s: %s", run.run_id, type(error).__name__, error)
 
 
-def report_abort(run: Run, abort: RunAborted) -> None:
+def report_abort(run: Run, abort: ReembedError) -> None:
     """Store a report of the shards committed before the abort. summary.json is not written: only finished runs have one."""
     if len(run.shards) > ABORTED_SHARDS:
         return

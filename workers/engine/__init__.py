@@ -1,8 +1,10 @@
 """The engine: token ids in, vectors out. The only package that imports torch.
 
 encoder                      the entry: precision, batches, what happens when the device runs out of memory
+attempts                     one batch: vectors, or whose fault it is that there are none
 batching, budget             lengths -> batches; how many tokens a batch may have
 checkpoint                   the weights, loaded once
+inputs                       what a model is given beside token ids
 forward                      the three ways to run a model: fused, packed, padded
 pooling, heads               hidden states -> vectors; modules of sentence-transformers around pooling
 precision, self_check        number formats and their tolerances; the comparison with golden vectors at start

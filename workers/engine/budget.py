@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from workers.engine.batching import plan_batches
+from workers.engine.batching import Layout, plan_batches
 from workers.engine.forward import Forward
 from workers.engine.kernels.packing import PackedBatch, pack
 from workers.records.tokens import TokenizedTexts
@@ -37,7 +37,7 @@ def sweep(forward: Forward, golden: TokenizedTexts, device: torch.device, budget
     rates: dict[int, float] = {}
     for budget in budgets:
         try:
-            batch = _of_size(golden, budget, device)
+            batch = _of_size(golden, budget, device, forward.layout)
             seconds = [_timed(forward, batch, device) for _ in range(_ROUNDS + 1)][1:]  # the first warms up
         except torch.OutOfMemoryError:
             break
@@ -56,8 +56,9 @@ def _timed(forward: Forward, batch: PackedBatch, device: torch.device) -> float:
     return time.perf_counter() - began
 
 
-def _of_size(golden: TokenizedTexts, budget: int, device: torch.device) -> PackedBatch:
+def _of_size(golden: TokenizedTexts, budget: int, device: torch.device, layout: Layout) -> PackedBatch:
     """A batch of up to `budget` tokens: the golden sequences, repeated as often as needed, longest first."""
     rows = np.flatnonzero(golden.lengths)
     rows = np.tile(rows, -(-budget // int(golden.lengths[rows].sum())))
-    return pack(golden, rows[plan_batches(golden.lengths[rows], budget, packed=True)[0]], device)
+    together = layout if layout in (Layout.EQUAL, Layout.SINGLE) else Layout.PACKED
+    return pack(golden, rows[plan_batches(golden.lengths[rows], budget, together)[0]], device)

@@ -3,22 +3,28 @@
     bert()          BERT-like models: read from safetensors, without importing transformers      (bert/weights.py)
     transformer()   any model, and the reference of the self-check: loaded once, float32, on the CPU
 
-Only safetensors are read, no remote code is run, and a weight that the checkpoint lacks is an error: transformers would fill
-it with random numbers. Checkpoints that are unusual in any way are read by transformers.
+Only safetensors are read, and no remote code is run. A weight that the checkpoint lacks is an error: transformers would
+fill it with random numbers; so is one that the encoder leaves unused, unless it is known to be harmless, and one with NaN.
+Checkpoints that are unusual in any way are read by transformers.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from workers.engine.bert.weights import BertWeights, State, facts_of, read_weights
+from workers.engine.inputs import TokenTypes, read_token_types
 from workers.errors import UsageError
+from workers.model.architecture import ENCODER_HALVES, common_names, harmless, refuse_unused
 
 _log = logging.getLogger(__name__)
 _ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -28,7 +34,7 @@ class Checkpoint:
     """The transformer in `folder`; `name` is the model's name for messages."""
 
     def __init__(self, folder: Path, name: str, *, with_pooler: bool) -> None:
-        self._folder, self._name, self.with_pooler = folder, name, with_pooler
+        self._folder, self.name, self.with_pooler = folder, name, with_pooler
         self._model: Any = None
         self._bert: BertWeights | None = None
         self._bert_read = False
@@ -37,13 +43,13 @@ class Checkpoint:
     def of(cls, model: Any) -> Checkpoint:
         """The checkpoint of a module that is already loaded."""
         checkpoint = cls(Path(), type(model).__name__, with_pooler=False)
-        checkpoint._model = model
+        checkpoint._model, checkpoint.token_types = model, None
         return checkpoint
 
     def transformer(self) -> Any:
         """transformers' module in evaluation mode. It is shared: modify a copy only. Raises: UsageError."""
         if self._model is None:
-            self._model = load_transformer(self._folder, self._name, dtype="float32", with_pooler=self.with_pooler)
+            self._model = load_transformer(self._folder, self.name, dtype="float32", with_pooler=self.with_pooler)
         return self._model
 
     def bert(self) -> BertWeights | None:
@@ -52,6 +58,11 @@ class Checkpoint:
             self._bert = self._read_files() if self._model is None else self._from_module()
             self._bert_read = True
         return self._bert
+
+    @functools.cached_property
+    def token_types(self) -> TokenTypes | None:
+        """The token types that the model's tokenizer gives. Raises: UsageError."""
+        return read_token_types(self._folder, self.name)
 
     @property
     def family(self) -> str:
@@ -62,33 +73,69 @@ class Checkpoint:
     def hidden(self) -> int:
         """Components of a hidden state."""
         bert = self.bert()
-        return bert.hidden if bert else int(self.transformer().config.hidden_size)
+        return bert.hidden if bert else int(self._setting("hidden_size"))
 
     @property
     def layers(self) -> int | None:
         """Number of encoder layers; None if the configuration does not tell."""
         bert = self.bert()
-        return len(bert.layers) if bert else getattr(self.transformer().config, "num_hidden_layers", None)
+        return len(bert.layers) if bert else self._setting("num_hidden_layers", optional=True)
 
     @property
     def vocabulary(self) -> int:
         """Number of token ids that the model knows."""
         bert = self.bert()
-        return len(bert.embeddings.words) if bert else int(self.transformer().get_input_embeddings().num_embeddings)
+        return len(bert.embeddings.words) if bert else int(self.transformer().get_input_embeddings().weight.shape[0])
+
+    def _setting(self, name: str, *, optional: bool = False) -> Any:
+        config = self.transformer().config
+        found = common_names(config.to_dict() | {"model_type": config.model_type}).get(name, getattr(config, name, None))
+        if found is None and not optional:
+            raise UsageError(f"model.name={self.name}: {self.family} does not tell its {name}; name a text encoder")
+        return found
 
     def _read_files(self) -> BertWeights | None:
         """From the files, without transformers; if that fails, through transformers, which also reports what is wrong."""
         try:
             facts = facts_of(json.loads((self._folder / "config.json").read_text()))
-            return read_weights(_read(self._folder), facts) if facts else self._from_module()
+            if facts is None:
+                return self._from_module()
+            state = _Recorded(_read(self._folder))
+            weights = read_weights(state, facts)
+            spoilt = next(_not_finite(state.read.items()), None)
+            unused = [name for name in state if name not in state.read and not harmless(name)]
+            if spoilt is None and not unused:
+                return weights
+            _log.info("%s: read by transformers (%s)", self.name, spoilt or unused[0])
+            return self._from_module()
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            _log.info("%s: read by transformers (%s: %s)", self._name, type(error).__name__, error)
+            _log.info("%s: read by transformers (%s: %s)", self.name, type(error).__name__, error)
             return self._from_module()
 
     def _from_module(self) -> BertWeights | None:
         model = self.transformer()
         facts = facts_of(model.config.to_dict() | {"model_type": model.config.model_type})
         return read_weights(model.state_dict(), facts) if facts else None
+
+
+class _Recorded(dict[str, Tensor]):
+    """A checkpoint's tensors by name, and in `read` those that were taken."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.read: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read[name] = tensor = super().__getitem__(name)
+        return tensor
+
+
+def _not_finite(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
+    """Names of the tensors that hold NaN or Inf. One pass over the weights: a sum is not finite if a summand is not."""
+    for name, tensor in tensors:
+        suspect = tensor.is_floating_point() and not torch.isfinite(tensor.sum(dtype=torch.float32))
+        if suspect and not torch.isfinite(tensor).all():  # the sum itself may overflow
+            yield name
 
 
 def _read(folder: Path) -> State:
@@ -106,7 +153,7 @@ def load_transformer(folder: Path, name: str, *, dtype: str, with_pooler: bool) 
     """The transformer in evaluation mode, on the CPU. `dtype`: torch's name of it. `name`: for messages.
 
     Raises:
-        UsageError: transformers does not have the model, or weights are missing or have another shape.
+        UsageError: transformers does not have the model, or weights are missing, unused, not finite or of another shape.
     """
     from transformers.utils import logging
 
@@ -131,12 +178,21 @@ def load_transformer(folder: Path, name: str, *, dtype: str, with_pooler: bool) 
             f"{shown}: the checkpoint lacks {len(missing)} weights of the model ({', '.join(missing[:3])}), "
             "which would be random; name a complete checkpoint"
         )
+    refuse_unused(report["unexpected_keys"], shown)
+    spoilt = list(_not_finite(model.named_parameters()))
+    if spoilt:
+        raise UsageError(
+            f"{shown}: {len(spoilt)} weights hold NaN or Inf ({', '.join(spoilt[:3])}), so its vectors would too; "
+            "fetch the model again, or name a checkpoint without them"
+        )
     return model.eval()
 
 
 def _load(folder: Path, dtype: str) -> tuple[Any, Any]:
-    from transformers import AutoModel
+    import transformers
 
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    model = getattr(transformers, ENCODER_HALVES.get(kind, "AutoModel"))
     settings: dict[str, Any] = {
         "use_safetensors": True,
         "trust_remote_code": False,
@@ -145,8 +201,8 @@ def _load(folder: Path, dtype: str) -> tuple[Any, Any]:
     }
     settings["output_loading_info"] = True
     try:
-        return AutoModel.from_pretrained(str(folder), attn_implementation="sdpa", **settings)  # type: ignore[no-any-return]
+        return model.from_pretrained(str(folder), attn_implementation="sdpa", **settings)  # type: ignore[no-any-return]
     except (ValueError, ImportError) as error:
         if "scaled_dot_product_attention" not in str(error) and "sdpa" not in str(error):
             raise
-        return AutoModel.from_pretrained(str(folder), attn_implementation="eager", **settings)  # type: ignore[no-any-return]
+        return model.from_pretrained(str(folder), attn_implementation="eager", **settings)  # type: ignore[no-any-return]

@@ -5,8 +5,9 @@
 
 At start, self_check.py chooses how the model is run and in which precision. Batches depend on the call's sequences alone,
 so the same call gives the same bits on the same kind of device. If the device runs out of memory, the batch is halved and
-`batch_tokens` lowered permanently; a sequence that does not fit alone becomes NaN, which the caller quarantines. `encode`
-may be called from one thread only. Knows nothing of texts, files or shards.
+`batch_tokens` lowered permanently. A sequence that does not fit alone, or that the model refuses, becomes NaN with a reason,
+and the caller quarantines it. `encode` may be called from one thread only. Knows nothing of texts, files or
+shards.
 
 Shapes: N sequences, B sequences of a batch, T tokens of a batch, H hidden size, D components of an output vector, D' of a
 vector before truncate_dim.
@@ -26,7 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.config import Auto, LongText, Pooling, Precision
-from workers.engine.batching import plan_batches, positions
+from workers.engine.attempts import Failed, attempt, first_line, halves, unknown_ids
+from workers.engine.batching import Layout, mixed_batches, plan_batches, positions
 from workers.engine.budget import choose_batch_tokens
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.forward import Forward
@@ -42,6 +44,7 @@ from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges
 # Batches computed concurrently on a CPU, each by its own share of the threads. A thread that the system has suspended then
 # delays one batch only, and the Python code of one batch overlaps with the matrix products of others.
 MOST_AT_ONCE = 4
+MIXED = 4  # golden sequences in a padded batch: a short one beside one that is several times as long
 _log = logging.getLogger(__name__)
 
 
@@ -76,7 +79,7 @@ class Encoder:
             limit = options.batch_tokens
             self.batch_tokens = choose_batch_tokens(self._forward, golden, self.device) if limit == "auto" else limit
         except RuntimeError as error:
-            raise ReplicaError(f"{self.device}: the model could not be run there: {_first_line(error)}") from error
+            raise ReplicaError(f"{self.device}: the model could not be run there: {first_line(error)}") from error
         del self._checkpoint  # self._forward has copies of its own
         _log.info("%s: %s, %d tokens a batch", self.device, self._forward.name, self.batch_tokens)
 
@@ -116,7 +119,9 @@ class Encoder:
                 f"model.pooling={recipe.pooling_name}: the model has {checkpoint.layers} layers, four are needed; use mean"
             )
         self.dim, self._vocabulary = output_dim(recipe, checkpoint.hidden), checkpoint.vocabulary
-        self._check_ids(golden)
+        self._golden = golden
+        if unknown := unknown_ids(golden, self._vocabulary):
+            raise UsageError(next(iter(unknown.values())))
         self._token_heads = Heads(files.folder, recipe.token_modules, torch.device("cpu"))
         self._vector_heads = Heads(files.folder, recipe.vector_modules, torch.device("cpu"))
 
@@ -130,103 +135,126 @@ class Encoder:
         """Vectors of the documents; of the sequences with long_text=chunks; of the tokens with pooling=tokens.
 
         Raises:
-            UsageError: token ids that the model does not know. ReplicaError: the device failed.
+            ReplicaError: the device failed.
         """
-        self._check_ids(tokens)
-        lengths_N, packed = tokens.lengths, self._forward.packed
+        refused = unknown_ids(tokens, self._vocabulary)
+        usable_N = tokens.lengths > 0  # without special tokens a sequence may be empty
+        usable_N[list(refused)] = False
+        rows = np.flatnonzero(usable_N)
+        planned = plan_batches(tokens.lengths[rows], self.batch_tokens, self._forward.layout)
+        try:
+            return self._encode(tokens, [rows[batch] for batch in planned], refused)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # CUDA reports an error at a later call than the one that caused it
+            if self.device.type == "cuda":
+                raise ReplicaError(f"{self.device}: {first_line(error)}") from error
+            raise
+
+    def _encode(
+        self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]], refused: dict[int, str], *, strict: bool = False
+    ) -> EncodedTexts:
+        """`refused`: sequences that are in no batch; others are added. `strict`: every error is raised."""
+        lengths_N, layout = tokens.lengths, self._forward.layout
         by_token = self._recipe.pooling == (Pooling.TOKENS,)
         out = np.full((len(tokens.input_ids) if by_token else 0, self.dim), np.nan, np.float32)
         done: list[tuple[NDArray[np.int64], Tensor]] = []
-        computed = 0
-        rows = np.flatnonzero(lengths_N)  # without special tokens a sequence may be empty
-        batches = [rows[batch] for batch in plan_batches(lengths_N[rows], self.batch_tokens, packed=packed)]
-        for batch, vectors in self._embedded(tokens, batches):
-            computed += positions(lengths_N[batch], packed=packed)
+        computed, sequences = 0, sum(map(len, batches))
+        for batch, vectors in self._embedded(tokens, batches, refused, strict=strict):
+            computed += positions(lengths_N[batch], layout)
             self.tokens_done += int(lengths_N[batch].sum())
             self.batches_done += 1
-            self.documents_done += len(batch) * len(tokens.num_tokens) / len(rows)
+            self.documents_done += len(batch) * len(tokens.num_tokens) / sequences
             if by_token:
                 out[ranges(tokens.offsets[batch], lengths_N[batch])] = self._finish(vectors).cpu().numpy()
             else:
                 done.append((batch, vectors))
         if by_token:
-            return EncodedTexts(out, tokens.offsets, computed)
+            return EncodedTexts(out, tokens.offsets, computed, refused)
         vectors_ND = self._scatter(done, len(lengths_N))
         if self._recipe.long_text is LongText.MEAN_OF_CHUNKS:
             vectors_ND = mean_of_chunks(vectors_ND.cpu(), tokens)
-        return EncodedTexts(self._finish(vectors_ND).cpu().numpy(), None, computed)
+        return EncodedTexts(self._finish(vectors_ND).cpu().numpy(), None, computed, refused)
 
     def _embedded(
-        self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]]
+        self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]], refused: dict[int, str], *, strict: bool
     ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
         """Each batch with its vectors, concurrently if there are several threads.
 
-        On CUDA one after the other: a batch that does not fit is halved, a sequence that does not fit alone is left out.
+        A batch that fails is halved, one after the other; a sequence that fails alone is left out, and `refused` says why.
         """
-        if self._workers is not None:
-            yield from zip(
-                batches, self._workers.map(functools.partial(self._embed_in_thread, tokens), batches), strict=True
-            )
-            return
         todo = batches[::-1]
+        if self._workers is not None:
+            todo = []
+            attempts = self._workers.map(functools.partial(self._attempt_in_thread, tokens, strict=strict), batches)
+            for batch, found in zip(batches, attempts, strict=True):
+                if isinstance(found, Tensor):
+                    yield batch, found
+                else:
+                    todo.append(batch)
         while todo:
             batch = todo.pop()
-            size = positions(tokens.lengths[batch], packed=self._forward.packed)
-            vectors = self._attempt(tokens, batch) if size <= self.batch_tokens or len(batch) == 1 else None
-            if vectors is None:
-                todo += self._split(batch, size)
+            size = positions(tokens.lengths[batch], self._forward.layout)
+            if size > self.batch_tokens and len(batch) > 1:  # planned before the budget was lowered
+                todo += halves(batch)
+                continue
+            found = self._attempt(tokens, batch, strict=strict)
+            if isinstance(found, Tensor):
+                yield batch, found
+                continue
+            if found.memory:
+                self._lower(size, halve=len(batch) > 1)
+            if len(batch) > 1:
+                todo += halves(batch)
             else:
-                yield batch, vectors
+                refused[int(batch[0])] = self._blame(found)
 
     @torch.inference_mode()  # which is set per thread
-    def _embed_in_thread(self, tokens: TokenizedTexts, batch: NDArray[np.int64]) -> Tensor:
-        return self._embed(tokens, batch)
+    def _attempt_in_thread(self, tokens: TokenizedTexts, batch: NDArray[np.int64], *, strict: bool) -> Tensor | Failed:
+        return self._attempt(tokens, batch, strict=strict)
 
     def _golden_vectors(self, forward: Forward, golden: TokenizedTexts, device: torch.device) -> NDArray[np.float32]:
-        """Vectors of all golden sequences (or tokens), computed as those of documents are."""
+        """Vectors of all golden sequences (or tokens), computed as those of documents are, and in the most mixed batches.
+
+        Packed, all are one batch, to detect sequences that influence each other; padded, long ones are beside short ones, to
+        detect padding that does.
+        """
         self._forward = forward
-        # packed: one batch, to detect sequences that influence each other; padded: small batches with little padding
-        self.batch_tokens = len(golden.input_ids) if forward.packed else 2 * int(golden.lengths.max(initial=1))
+        rows = np.flatnonzero(golden.lengths)
+        lengths, layout = golden.lengths[rows], forward.layout
+        self.batch_tokens = max(len(golden.input_ids), MIXED * int(lengths.max(initial=1)))
+        mixed = layout is Layout.PADDED
+        batches = mixed_batches(lengths, MIXED) if mixed else plan_batches(lengths, self.batch_tokens, layout)
         own_device, self.device = self.device, device
         for heads in (self._token_heads, self._vector_heads):
             heads.to(device)
         try:
-            return self.encode(golden).vectors
+            with torch.inference_mode():
+                return self._encode(golden, [rows[batch] for batch in batches], {}, strict=True).vectors
         finally:
             self.device, self.tokens_done, self.documents_done, self.batches_done = own_device, 0, 0.0, 0
 
-    def _check_ids(self, tokens: TokenizedTexts) -> None:
-        if len(tokens.input_ids) and int(tokens.input_ids.max()) >= self._vocabulary:
-            raise UsageError(
-                f"the tokenizer gives id {int(tokens.input_ids.max())}, the model knows {self._vocabulary} tokens; "
-                "model.name mixes the tokenizer of one model with the weights of another"
-            )
-
-    def _split(self, batch: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-        """The batches to compute instead of one that is too large, last one first."""
-        if size <= self.batch_tokens or len(batch) == 1:  # it was tried, so the device is out of memory
-            if not self._lowered:
-                _log.warning("%s: out of memory on %d positions; lowering the token budget", self.device, size)
-                self._lowered = True
-            if len(batch) == 1:
-                return []  # its row stays NaN
+    def _lower(self, size: int, *, halve: bool) -> None:
+        """The device has no memory for a batch of `size` positions."""
+        if not self._lowered:
+            _log.warning("%s: out of memory on %d positions; lowering the token budget", self.device, size)
+            self._lowered = True
+        if halve:
             self.batch_tokens = max(size // 2, 1)
-        middle = (len(batch) + 1) // 2
-        return [batch[middle:], batch[:middle]]
 
-    def _attempt(self, tokens: TokenizedTexts, batch: NDArray[np.int64]) -> Tensor | None:
-        """Vectors of a batch; None if the device has too little memory."""
-        try:
-            return self._embed(tokens, batch)
-        except torch.OutOfMemoryError:
-            pass  # memory of the failed pass is released only after the exception
-        except RuntimeError as error:
-            if self.device.type == "cuda":
-                raise ReplicaError(f"{self.device}: {_first_line(error)}") from error
-            raise
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        return None
+    def _blame(self, failed: Failed) -> str:
+        """Why a sequence that failed alone has no vector. Raises: ReplicaError: a golden text fails as well."""
+        if failed.memory:
+            return failed.reason
+        golden = self._golden
+        rows = np.flatnonzero(golden.lengths)
+        again = self._attempt(golden, rows[[int(np.argmin(golden.lengths[rows]))]])
+        if not isinstance(again, Tensor):
+            raise ReplicaError(f"{self.device}: {again.reason}; texts that it embedded before fail as well")
+        return f"the model refuses it: {failed.reason}"
+
+    def _attempt(self, tokens: TokenizedTexts, batch: NDArray[np.int64], *, strict: bool = False) -> Tensor | Failed:
+        return attempt(lambda: self._embed(tokens, batch), self.device, strict=strict)
 
     def _embed(self, tokens: TokenizedTexts, rows: NDArray[np.int64]) -> Tensor:
         """Pooled float32 vectors [B, D'], before mean of chunks and truncate_dim; with pooling=tokens [T, D']."""
@@ -261,7 +289,3 @@ class Encoder:
         """[..., D'] -> [..., D]: truncate_dim, then unit length."""
         vectors = vectors[..., : self.dim]
         return torch.nn.functional.normalize(vectors, dim=-1) if self._recipe.normalize else vectors
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

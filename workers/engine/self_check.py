@@ -1,12 +1,14 @@
 """The self-check at start: chooses how and in which precision the model is run, by comparison with golden vectors.
 
-    1. reference   vectors of the golden texts by transformers' own model: float32, padded, on the CPU
-    2. way         a way to run without padding must give the same vectors in float32; else the next way, at last the padded
+    1. reference   vectors of the golden texts by transformers' own model, one text at a time: float32, no padding, on the
+                   CPU, token types only if the tokenizer gives them
+    2. way         the first way that gives the same vectors in float32: without padding; padded; batches of one length, for
+                   families in which padding changes the other tokens; one sequence at a time
     3. device      on its device and in its precision the model must stay within the precision's tolerance; else the next
                    precision if `auto` leaves a choice, else the replica refuses to work
 
-This detects families that ignore packed positions, kernels that mix sequences, and GPUs that compute wrongly, before
-anything is written.
+This detects families that ignore packed positions or let padding leak, kernels that mix sequences, and GPUs that compute
+wrongly, before anything is written.
 """
 
 from __future__ import annotations
@@ -14,15 +16,17 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from workers.config import Precision
+from workers.engine.batching import Layout
 from workers.engine.checkpoint import Checkpoint
-from workers.engine.forward import Forward, Fused, Packed, Padded, unpadded_ways
+from workers.engine.forward import TOKEN_TYPES, Forward, Fused, Packed, Padded, takes, unpadded_ways
+from workers.engine.inputs import TokenTypes
 from workers.engine.kernels.packing import pack
 from workers.engine.precision import candidates, out_of_tolerance
 from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError
@@ -30,8 +34,16 @@ from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
 
 SAME = 1e-4  # largest accepted difference of float32 vectors, relative to the largest component
+# The same with padding beside a text: only the order of sums differs, so what is larger is padding that leaks. A model whose
+# rounding errors are larger gets batches of one length, which are slower and not wrong.
+LEAK = 2e-5
+NO_INT8 = (
+    "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA and DistilBERT models have 8-bit products, on x86 "
+    "processors with AVX512, without pooling=pooler; use bfloat16"
+)
 _log = logging.getLogger(__name__)
 Embed = Callable[[Forward, TokenizedTexts, torch.device], NDArray[np.float32]]
+Way = type[Fused] | type[Packed] | Layout  # a layout: transformers' model unchanged, in such batches
 _CPU = torch.device("cpu")
 
 
@@ -41,7 +53,7 @@ class SelfCheck:
     Args:
         golden: the golden texts, tokenised.
         wanted: the precision, or auto.
-        embed: (way, texts, device) -> their vectors.
+        embed: (way, texts, device) -> their vectors, from batches as mixed as the way's layout allows.
         reference: waits for `reference_vectors` that another process computes and returns them, or None. Called as late as
             possible.
     """
@@ -52,6 +64,7 @@ class SelfCheck:
     ) -> None:  # fmt: skip
         self._checkpoint, self._golden, self._wanted, self._device = checkpoint, golden, wanted, device
         self._embed, self._await_reference = embed, reference
+        self._measured: dict[Way, bool] = {}
 
     def choose_precision(self) -> tuple[Precision, Forward]:
         """The first precision that is within its tolerance, and the way to run the model in it.
@@ -61,8 +74,10 @@ class SelfCheck:
 
         Raises:
             ReplicaError: no precision is within its tolerance (PrecisionRefused: the configured one is not).
-            UsageError: int8, and the model cannot be quantised here.
+            UsageError: the model does not embed texts in float32; or int8, and the model cannot be quantised here.
         """
+        if self._wanted is Precision.INT8 and self._device.type != "cuda" and Fused not in self._unpadded(self._wanted):
+            raise UsageError(NO_INT8)
         try:
             return self._choose()
         except (ReplicaError, UsageError) as error:
@@ -70,21 +85,20 @@ class SelfCheck:
                 raise
             _log.warning("%s; the reference was made elsewhere, so once more with one made here", error)
             self._await_reference = None
+            self._measured.clear()
             del self.__dict__["_reference"]
             return self._choose()
 
     def _choose(self) -> tuple[Precision, Forward]:
         reasons: list[str] = []
+        reference = (
+            self._reference
+        )  # first: it may be computed here, on the CPU, and take the modules around the model along
         cuda = self._device.type == "cuda"
         for precision in candidates(self._wanted, cuda=cuda, bfloat16_cpu=_multiplies_bfloat16()):
             way = self._fitting_way(precision)
-            if way is None and precision is Precision.INT8:
-                raise UsageError(
-                    "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA and DistilBERT models have 8-bit "
-                    "products, on x86 processors with AVX512, without pooling=pooler; use bfloat16"
-                )
             forward = self._build(way, precision)
-            reason = out_of_tolerance(precision, cosines(self._embed(forward, self._golden, self._device), self._reference))
+            reason = self._flaw(forward, precision, reference)
             if reason is None:
                 for earlier in reasons:
                     _log.warning("%s; working in %s", earlier, precision.value)
@@ -98,43 +112,104 @@ class SelfCheck:
         received = self._await_reference() if self._await_reference else None
         return received if received is not None else reference_vectors(self._checkpoint, self._golden, self._embed)
 
-    def _fitting_way(self, precision: Precision) -> type[Fused] | type[Packed] | None:
-        """The fastest way without padding that reproduces the reference in float32 on the CPU; None: none does."""
-        if self._checkpoint.with_pooler:  # the model's own head would read the first token of the batch only
-            return None
-        for way in unpadded_ways(self._checkpoint, cuda=self._device.type == "cuda", precision=precision):
-            what = f"{self._checkpoint.family} run {way.__name__.lower()}"
-            try:
-                vectors = self._embed(self._forward(way, Precision.FLOAT32, _CPU), self._golden, _CPU)
-            except ReembedError:
-                raise
-            except Exception as error:  # noqa: BLE001 - a family's code may raise anything on packed input
-                _log.info("%s fails: %s", what, error)
-                continue
-            usable = np.isfinite(self._reference)  # an empty sequence has no vector in either
-            reach = max(np.abs(self._reference[usable]).max(initial=0.0), 1e-9)
-            difference = np.abs(vectors - self._reference)[usable].max(initial=0.0) / reach
-            if difference <= SAME:
-                return way
-            _log.info("%s differs by %.1e", what, difference)
-        return None
+    def _fitting_way(self, precision: Precision) -> Way:
+        """The fastest way that reproduces the reference in float32 on the CPU.
 
-    def _build(self, way: type[Fused] | type[Packed] | None, precision: Precision) -> Forward:
+        Raises:
+            UsageError: none does.
+        """
+        for way in self._unpadded(precision):
+            if self._reproduces(way):
+                return way
+        if precision is Precision.INT8:
+            raise UsageError(NO_INT8)
+        for layout in (Layout.PADDED, Layout.EQUAL, Layout.SINGLE):
+            if self._reproduces(layout):
+                return layout
+        raise UsageError(
+            f"model.name={self._checkpoint.name}: transformers' {self._checkpoint.family} gives the same text another "
+            "vector when it is asked again; name a model that is deterministic"
+        )
+
+    def _unpadded(self, precision: Precision) -> Iterator[type[Fused] | type[Packed]]:
+        if not self._checkpoint.with_pooler:  # the model's own head would read the first token of the batch only
+            yield from unpadded_ways(self._checkpoint, cuda=self._device.type == "cuda", precision=precision)
+
+    def _reproduces(self, way: Way) -> bool:
+        """Whether a way gives the reference in float32 on the CPU; measured once."""
+        if way not in self._measured:
+            self._measured[way] = self._measure(way)
+        return self._measured[way]
+
+    def _measure(self, way: Way) -> bool:
+        what = f"{self._checkpoint.family} run {way.value if isinstance(way, Layout) else way.__name__.lower()}"
+        try:
+            vectors = self._embed(self._forward(way, Precision.FLOAT32, _CPU), self._golden, _CPU)
+        except ReembedError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a family's code may raise anything on input that it does not expect
+            _log.info("%s fails: %s", what, error)
+            return False
+        usable = np.isfinite(self._reference)  # an empty sequence has no vector in either
+        reach = max(np.abs(self._reference[usable]).max(initial=0.0), 1e-9)
+        difference = np.nan_to_num(np.abs(vectors - self._reference)[usable], nan=np.inf).max(initial=0.0) / reach
+        if difference <= (LEAK if way is Layout.PADDED else SAME):
+            return True
+        _log.info("%s differs by %.1e", what, difference)
+        return False
+
+    def _flaw(self, forward: Forward, precision: Precision, reference: NDArray[np.float32]) -> str | None:
+        """What is wrong with the golden vectors on the device; None: they are within the precision's tolerance."""
+        try:
+            vectors = self._embed(forward, self._golden, self._device)
+        except RuntimeError as error:  # an operation that the device does not have in this precision
+            if self._device.type == "cuda" and "CUDA error" in str(error):
+                raise
+            return f"cannot be computed in {precision.value}: {' '.join(str(error).split())[:200]}"
+        return out_of_tolerance(precision, cosines(vectors, reference))
+
+    def _build(self, way: Way, precision: Precision) -> Forward:
         return self._forward(way, precision, self._device)
 
-    def _forward(self, way: type[Fused] | type[Packed] | None, precision: Precision, device: torch.device) -> Forward:
+    def _forward(self, way: Way, precision: Precision, device: torch.device) -> Forward:
         weights = self._checkpoint.bert() if way is Fused else None
         if weights is not None:
             batch = pack(self._golden, np.flatnonzero(self._golden.lengths), _CPU)
             with torch.inference_mode():
                 return Fused(weights, precision, [batch])
         model = copy.deepcopy(self._checkpoint.transformer()).to(device, getattr(torch, precision.value))
-        return Packed(model) if way is Packed else Padded(model)
+        types = _token_types(self._checkpoint)
+        return Padded(model, types, way) if isinstance(way, Layout) else Packed(model, types)
 
 
 def reference_vectors(checkpoint: Checkpoint, golden: TokenizedTexts, embed: Embed) -> NDArray[np.float32]:
-    """Vectors [sequences, dim] of the golden texts by transformers' own model: float32, padded, on the CPU."""
-    return embed(Padded(checkpoint.transformer()), golden, _CPU)
+    """Vectors [sequences, dim] of the golden texts by transformers' own model, as it is loaded: float32, one text at a time.
+
+    Raises:
+        UsageError: the model does not run on text alone, or gives vectors that are not finite.
+    """
+    shown = f"model.name={checkpoint.name}: transformers' {type(checkpoint.transformer()).__name__}"
+    try:
+        vectors = embed(Padded(checkpoint.transformer(), _token_types(checkpoint), Layout.SINGLE), golden, _CPU)
+    except ReembedError:
+        raise
+    except Exception as error:  # a family's code may raise anything when it is not given what it needs
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{shown} does not embed a text by itself ({type(error).__name__}: {reason}); name a text encoder"
+        ) from error
+    spoilt = int((~np.isfinite(vectors).all(axis=1)).sum())
+    if spoilt > int((golden.lengths == 0).sum()):
+        raise UsageError(
+            f"{shown} gives {spoilt} of {len(vectors)} golden texts a vector with NaN or Inf, in float32 on the CPU; "
+            "fetch the model again, or name another"
+        )
+    return vectors
+
+
+def _token_types(checkpoint: Checkpoint) -> TokenTypes | None:
+    """Asked of the tokenizer only for a model that takes them: loading it takes time."""
+    return checkpoint.token_types if takes(checkpoint.transformer(), TOKEN_TYPES) else None
 
 
 def _multiplies_bfloat16() -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from workers.config import ModelConfig
 from workers.errors import UsageError
+from workers.model.architecture import check_config, check_weights
 from workers.model.fetch import fetch_hub, fetch_store
 from workers.storage.uris import redact
 
@@ -127,14 +128,34 @@ def check_model(folder: Path, name: str) -> None:
             f"{shown}: needs remote code (auto_map in config.json), which is never run; "
             "choose a model that transformers has built in"
         )
-    if model.get("is_encoder_decoder"):
-        raise UsageError(f"{shown}: an encoder-decoder ({model.get('model_type')}); only encoders are supported")
+    check_config(model, shown)
     _check_weights(transformer, shown)
+    check_weights(model, weight_names(transformer), shown)
     for module in read_modules(folder):
         if module.kind in WEIGHTED_MODULES:
             _check_weights(folder / module.path, f"{shown}: module {module.path}")
     if not ((transformer / "tokenizer.json").is_file() or _matching(transformer, ("vocab.txt", "merges.txt", "*.model"))):
         raise UsageError(f"{shown}: no tokenizer files (tokenizer.json, vocab.txt, *.model) in {transformer}; add them")
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Names of the tensors in a checkpoint, from its index or the file's header. Reads no tensor.
+
+    Raises:
+        UsageError: the file is not safetensors, or incomplete.
+    """
+    index = folder / "model.safetensors.index.json"
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return list(read_json(index).get("weight_map", {}))
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if size > path.stat().st_size:
+            raise UsageError(f"{path}: not a safetensors file (cut off?); fetch the model again")
+        try:
+            return [name for name in json.loads(stream.read(size)) if name != "__metadata__"]
+        except ValueError:
+            raise UsageError(f"{path}: not a safetensors file; fetch the model again") from None
 
 
 def _locate(config: ModelConfig) -> tuple[Path, str | None]:

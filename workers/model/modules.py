@@ -7,7 +7,6 @@ here; recipe.py applies the user's settings, engine/heads.py loads the weights. 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,23 +126,3 @@ def _dense_or_normalize(path: Path, module: ModuleEntry) -> tuple[ModuleSpec, bo
     return ModuleSpec(
         "Dense", module.path, config.get("in_features"), config.get("out_features")
     ), source == "token_embeddings"
-
-
-def weight_names(folder: Path) -> list[str]:
-    """Names of the tensors in a checkpoint, from its index or the file's header. Reads no tensor.
-
-    Raises:
-        UsageError: the file is not safetensors, or incomplete.
-    """
-    index = folder / "model.safetensors.index.json"
-    path = folder / "model.safetensors"
-    if not path.is_file():
-        return list(read_json(index).get("weight_map", {}))
-    with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        if size > path.stat().st_size:
-            raise UsageError(f"{path}: not a safetensors file (cut off?); fetch the model again")
-        try:
-            return [name for name in json.loads(stream.read(size)) if name != "__metadata__"]
-        except ValueError:
-            raise UsageError(f"{path}: not a safetensors file; fetch the model again") from None

@@ -18,8 +18,9 @@ from typing import Any
 
 from workers.config import LongText, ModelConfig, Pooling
 from workers.errors import UsageError
-from workers.model.files import TRANSFORMER_CONFIGS, ModelFiles, read_json, read_modules, transformer_folder
-from workers.model.modules import ModuleSpec, read_module_specs, weight_names
+from workers.model.architecture import check_longest, common_names, has_pooler
+from workers.model.files import TRANSFORMER_CONFIGS, ModelFiles, read_json, read_modules, transformer_folder, weight_names
+from workers.model.modules import ModuleSpec, read_module_specs
 
 _LAYER_POOLINGS = (Pooling.POOLER, Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT)  # of the transformer's own layers or head
 OFFSET_POSITIONS = frozenset({
@@ -63,7 +64,7 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
     folder, shown = files.folder, f"model.name={files.name}"
     modules = read_modules(folder)
     transformer = transformer_folder(folder)
-    model = read_json(transformer / "config.json")
+    model = common_names(read_json(transformer / "config.json"))
     settings = _transformer_settings(transformer, shown)
     head = read_module_specs(folder)
     modes, before, after = head.pooling, head.token_modules, head.vector_modules
@@ -95,8 +96,24 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         vector_modules=vector_modules,
         dim=None,
     )
-    hidden = next((model[key] for key in ("hidden_size", "dim", "d_model") if isinstance(model.get(key), int)), None)
+    hidden = next((model[key] for key in ("hidden_size", "d_model") if isinstance(model.get(key), int)), None)
     return recipe if hidden is None else replace(recipe, dim=output_dim(recipe, hidden))
+
+
+def check_inputs(files: ModelFiles, recipe: EmbeddingRecipe, largest_id: int) -> None:
+    """Refuse a model that cannot take what its tokenizer gives. `largest_id`: of the tokenizer's vocabulary.
+
+    Raises:
+        UsageError: ids that the model does not know, or inputs of a length for which its vectors depend on other texts.
+    """
+    model, shown = common_names(read_json(files.folder / recipe.transformer / "config.json")), f"model.name={files.name}"
+    known = model.get("vocab_size")
+    if isinstance(known, int) and largest_id >= known:
+        raise UsageError(
+            f"{shown}: its tokenizer gives ids up to {largest_id}, the model knows {known} (vocab_size in config.json); "
+            "resize the model (resize_token_embeddings) and save both, or remove the tokens that were added to the tokenizer"
+        )
+    check_longest(model, recipe.max_tokens, shown)
 
 
 def output_dim(recipe: EmbeddingRecipe, hidden_size: int) -> int:
@@ -121,6 +138,11 @@ def first_position(model: Mapping[str, Any]) -> int:
         return 0
     padding = model.get("pad_token_id")
     return (padding if isinstance(padding, int) else 1) + 1
+
+
+def uncounted(model: Mapping[str, Any]) -> int | None:
+    """The id of the padding token where positions are numbered without it, wherever it stands; None: all tokens count."""
+    return first_position(model) - 1 if model.get("model_type") in OFFSET_POSITIONS else None
 
 
 def _through(modules: tuple[ModuleSpec, ...], dim: int, recipe: EmbeddingRecipe) -> int:
@@ -149,10 +171,10 @@ def _check_pooling(
             f"model.pooling={pooling}: reads the transformer's own layers, "
             f"but {shown} has a {before[0].kind} on its tokens; use auto"
         )
-    if pooling is Pooling.POOLER and not any(".pooler." in f".{name}" for name in weight_names(transformer)):
+    if pooling is Pooling.POOLER and not has_pooler(model, weight_names(transformer)):
         raise UsageError(f"model.pooling=pooler: {shown} has no pooler weights (they would be random); use cls or mean")
-    layers = next((model[key] for key in ("num_hidden_layers", "n_layers") if isinstance(model.get(key), int)), None)
-    if pooling in (Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT) and layers is not None and layers < 4:
+    layers = model.get("num_hidden_layers")
+    if pooling in (Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT) and isinstance(layers, int) and layers < 4:
         raise UsageError(f"model.pooling={pooling}: {shown} has {layers} layers, four are needed; use mean")
     if pooling is Pooling.TOKENS and config.long_text is LongText.MEAN_OF_CHUNKS:
         raise UsageError(

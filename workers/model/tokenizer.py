@@ -77,6 +77,11 @@ class TextTokenizer:
                 f"(max_tokens={recipe.max_tokens} less special tokens and prompt); lower it"
             )
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id of the vocabulary, added tokens included."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokenise documents. Raises for no text: one without tokens becomes its special tokens."""
         prompt = self._recipe.prompt

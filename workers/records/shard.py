@@ -148,6 +148,7 @@ class Blame(StrEnum):
     NOBODY = "nobody"  # storage failure: retried, counted separately, up to a limit
     OUTPUT = "output"  # no room is left where the output is: the run ends
     REPLICA = "replica"  # the process must be replaced; its shards become suspects
+    REQUEST = "request"  # the request itself cannot be carried out: the run ends at once
 
 
 @dataclass(frozen=True, slots=True)

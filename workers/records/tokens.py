@@ -6,7 +6,8 @@ Imports neither torch nor tokenizers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class EncodedTexts:
     vectors: NDArray[np.float32]  # [rows, dim]; pooling=tokens: [T, dim], aligned with TokenizedTexts.input_ids
     offsets: NDArray[np.int64] | None  # pooling=tokens: [rows + 1], row r has vectors[offsets[r]:offsets[r + 1]]; else None
     padded_tokens: int  # positions the device computed, including padding
+    refused: Mapping[int, str] = field(default_factory=dict)  # sequence -> why it has no vector; its row is NaN
 
 
 def text_of_rows(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.integer]:

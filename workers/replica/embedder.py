@@ -51,9 +51,15 @@ class Embedder:
         self._encoder = Encoder(files, recipe, golden, options)
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """Vectors [n, dim] of each text: one, or one per chunk, or one per token."""
+        """Vectors [n, dim] of each text: one, or one per chunk, or one per token.
+
+        Raises:
+            UsageError: the model refuses a text. ReplicaError: the device failed.
+        """
         tokens = self._tokenizer.tokenize(texts)
         encoded = self._encoder.encode(tokens)
+        for sequence, reason in encoded.refused.items():
+            raise UsageError(f"text {int(tokens.document[sequence]) + 1} of {len(texts)} cannot be embedded: {reason}")
         owner: npt.NDArray[np.integer[Any]]
         if encoded.offsets is not None:
             owner = np.repeat(tokens.document, np.diff(encoded.offsets))

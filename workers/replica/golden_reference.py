@@ -7,7 +7,7 @@ is another machine), or cannot reproduce them (workers/engine/self_check.py), co
 only.
 
 The cache is in the user's cache folder. Its key is everything that decides the vectors: weights, tokenizer, recipe, texts,
-library versions.
+library versions, and how they are computed.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import EmbeddingRecipe
 
 PATIENCE_SECONDS = 60.0  # after which a replica computes the reference itself
+MANNER = "one text at a time, token types as the tokenizer gives them"  # another one: the cached vectors do not count
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers")
 NICENESS = 19  # lower priority than the start of Ray; replicas, which wait for the file, start later
 _POLL_SECONDS = 0.02
@@ -84,7 +85,7 @@ def golden_reference_file(model: ModelConfig, files: ModelFiles, recipe: Embeddi
 def cache_path(files: ModelFiles, recipe: EmbeddingRecipe) -> Path:
     """The cached reference of a model under one recipe, whether it exists or not."""
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
-    facts = [files.weights_digest, files.tokenizer_digest, dataclasses.asdict(recipe), GOLDEN_TEXTS, versions]
+    facts = [files.weights_digest, files.tokenizer_digest, dataclasses.asdict(recipe), GOLDEN_TEXTS, versions, MANNER]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return caches / "reembed" / "golden" / f"{key}.npy"

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from workers.config import Precision
 from workers.dedup.deduplicator import DedupedWindow
 from workers.engine.encoder import Encoder, EncoderOptions
-from workers.errors import ObjectError, ReplicaError, StorageFull, TransientError, UsageError
+from workers.errors import ObjectError, ReplicaError, StorageFull, StoreRefused, TransientError, UsageError
 from workers.host.memory import Trimmer
 from workers.host.spill_file import own_spill_folder
 from workers.model.files import resolve_model
@@ -79,8 +79,9 @@ class Replica:
         self._tokenizer = TextTokenizer(files.folder, self._recipe)
         self._encoder = self._load(settings.precision)
         if self._encoder.dim != settings.dim:
-            raise ReplicaError(
-                f"model {files.name} gives {self._encoder.dim} components here, the run was planned with {settings.dim}"
+            raise UsageError(
+                f"model.name={files.name}: gives vectors of {self._encoder.dim} components, and its config.json says "
+                f"{settings.dim}; name another model"
             )
         self._pipeline: Pipeline[Receipt] = Pipeline(
             [("tokenize", self._tokenize), ("encode", self._encode)], waiting="encode"
@@ -228,8 +229,10 @@ def _failure(assignment: Assignment, error: Exception) -> Failure:
             blame = Blame.REPLICA
         case StorageFull():
             blame = Blame.OUTPUT
-        case TransientError() | UsageError():  # storage away, credentials expired: not the shard's fault
+        case TransientError() | StoreRefused():  # storage away, credentials expired: not the shard's fault
             blame = Blame.NOBODY
+        case UsageError():  # every shard would meet it, on every replica
+            blame = Blame.REQUEST
         case OSError():
             blame, reason = Blame.NOBODY, f"{error}" + (f"; {ENOSPC_HINT}" if error.errno == 28 else "")
         case _:

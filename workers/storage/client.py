@@ -1,8 +1,8 @@
 """Storage clients: one fsspec filesystem per URI, its errors translated into three kinds, calls retried with back-off.
 
     FileNotFoundError    the object does not exist
-    UsageError           waiting does not help: credentials, bucket, endpoint, region, clock, read-only folder, a 400
-    AccessDenied         a UsageError: the store knows who asks and refuses the object, perhaps this one alone
+    StoreRefused         waiting does not help: credentials, bucket, endpoint, region, clock, read-only folder, a 400
+    AccessDenied         a StoreRefused: the store knows who asks and refuses the object, perhaps this one alone
     ObjectError          the object is archived
     TransientError       everything else: retried for a number of seconds, then raised (StorageFull: no room is left)
 
@@ -24,7 +24,7 @@ import tenacity
 from fsspec.core import url_to_fs
 from fsspec.implementations.chained import ChainedFileSystem
 
-from workers.errors import AccessDenied, ObjectError, StorageFull, TransientError, UsageError
+from workers.errors import AccessDenied, ObjectError, StorageFull, StoreRefused, TransientError, UsageError
 from workers.storage.origin import causes, credentials_error, explain_credentials, may_pass, misconfigured, unusable
 from workers.storage.uris import hide_secrets, redact, refuse_secrets, scheme_of
 
@@ -229,9 +229,9 @@ def translated(uri: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         if no_bucket(error):
-            raise UsageError(f"{redact(uri)}: the bucket does not exist; create it or correct the uri") from None
+            raise StoreRefused(f"{redact(uri)}: the bucket does not exist; create it or correct the uri") from None
         if credentials_error(error) is not None:
-            raise UsageError(f"{redact(uri)}: {_explain(error)}") from None
+            raise StoreRefused(f"{redact(uri)}: {_explain(error)}") from None
         cause = _web_failure(error)
         if cause is None:
             raise
@@ -249,7 +249,7 @@ def _raise_translated(error: Exception, uri: str) -> NoReturn:
     kind = _kind(error)
     if kind is None and unusable(error):
         why = f"{type(error).__name__}: {_plain(error)}"
-        raise UsageError(f"{redact(uri)}: cannot be used ({why}); check the uri and storage_options") from None
+        raise StoreRefused(f"{redact(uri)}: cannot be used ({why}); check the uri and storage_options") from None
     if kind is None:
         raise error  # a defect of this program, not of the storage
     raise kind(f"{redact(uri)}: {_explain(error)}") from None
@@ -283,10 +283,10 @@ def no_object(error: FileNotFoundError) -> bool:
     return not no_bucket(error) and credentials_error(error) is None
 
 
-def _kind(error: Exception) -> type[UsageError] | type[TransientError] | None:
+def _kind(error: Exception) -> type[StoreRefused] | type[TransientError] | None:
     asked = credentials_error(error)
     if asked is not None:
-        return TransientError if may_pass(asked) else UsageError
+        return TransientError if may_pass(asked) else StoreRefused
     if _full(error):
         return StorageFull
     code = error_code(error)
@@ -298,13 +298,13 @@ def _kind(error: Exception) -> type[UsageError] | type[TransientError] | None:
         or isinstance(error, PermissionError)
         or any(word in text for word in (*_CREDENTIALS, *_REQUEST, "RequestTimeTooSkewed"))
     ):
-        return UsageError
+        return StoreRefused
     if _bad_request(error) or misconfigured(error):
-        return UsageError
+        return StoreRefused
     if isinstance(error, OSError):
-        return UsageError if error.errno in _FOLDER and not error_code(error) else TransientError
+        return StoreRefused if error.errno in _FOLDER and not error_code(error) else TransientError
     if isinstance(error, NotImplementedError):
-        return UsageError
+        return StoreRefused
     # for servers that answer with a code and no message, s3fs raises something other than OSError; so do other clients
     return TransientError if error_code(error) or type(error).__module__.partition(".")[0] not in _NOT_CLIENTS else None
 
@@ -341,16 +341,16 @@ def _explain(error: Exception) -> str:
         return (
             f"the client refuses its configuration ({plain}); correct ~/.aws/config, the AWS_ variables or storage_options"
         )
-    if _kind(error) is UsageError and isinstance(error, OSError) and error.errno in _FOLDER:
+    if _kind(error) is StoreRefused and isinstance(error, OSError) and error.errno in _FOLDER:
         return f"cannot be a folder of files ({plain}); choose another uri"
     if any(word in f"{code} {plain}" for word in _EXPIRED):
         return f"the AWS credentials have expired ({plain}); renew them (SSO: `aws sso login`) and run again"
-    if _kind(error) is UsageError and _bad_request(error):
+    if _kind(error) is StoreRefused and _bad_request(error):
         return (
             f"the server refuses the request ({plain}); expired credentials, a wrong region, or a feature that it lacks: "
             "check them and storage_options"
         )
-    if _kind(error) in (UsageError, AccessDenied):
+    if _kind(error) in (StoreRefused, AccessDenied):
         return f"access denied ({plain}); check credentials, permissions and storage_options"
     return f"storage did not answer as it should: {plain}"
 

@@ -3,7 +3,8 @@
     TokenizedTexts + EncodedTexts -> TextRows        cache rows of the texts embedded now, and which of them are bad
     DedupedWindow + bad texts     -> DocumentRows    one row a document: id, hash, kept columns, range of its cache rows
 
-A text is bad when its vector, or the vector of any of its chunks or tokens, is not finite or all zeros. Every document that
+A text is bad when the model refused it, or when its vector, or that of any of its chunks or tokens, is not finite or all
+zeros. Every document that
 has such a text is quarantined whole and never written; the text's cache rows are zeros, and nothing reads them. Pure; knows
 neither models nor files.
 D documents, N texts embedded now (then P that are only probed), R cache rows (N, or their chunks), V vectors (R, or tokens).
@@ -73,7 +74,9 @@ def text_rows(
     text_R, text_V = text_of_rows(tokens, schema.chunked), text_of_vectors(tokens, encoded, schema.chunked)
     rows, vectors = (int(np.searchsorted(owner, texts)) for owner in (text_R, text_V))
     text_R, text_V = text_R[:rows], text_V[:vectors]
+    refused = {int(tokens.document[sequence]): reason for sequence, reason in encoded.refused.items()}
     vectors_VD, bad = _without_bad(encoded.vectors[:vectors], text_V, schema)
+    bad |= {text: refused[text] for text in bad.keys() & refused.keys()}  # rather than that its vector is not finite
     columns: dict[str, pa.Array] = {
         NUM_TOKENS: pa.array(tokens.lengths[:rows] if schema.chunked else tokens.num_tokens[:rows], pa.int32()),
         TRUNCATED: pa.array(tokens.truncated[text_R]),

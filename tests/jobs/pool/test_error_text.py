@@ -13,7 +13,7 @@ from jobs.pool import replica_pool
 from jobs.pool.error_text import death, first_line, last_line, refusal
 from jobs.pool.replica_shape import ReplicaShape
 from jobs.scheduling.messages import Lost
-from workers.errors import ReplicaError, UsageError
+from workers.errors import ReplicaError, StoreRefused, UsageError
 
 TRACEBACK = (
     "\x1b[36mray::Replica.ready()\x1b[39m\nTraceback (most recent call last):\n  File x, line 1\nworkers.errors.{}: {}"
@@ -33,12 +33,13 @@ def heard(error: Exception, *, ready: bool) -> Lost:
     return event
 
 
-def test_a_request_that_a_replica_refuses_is_told_as_such() -> None:
-    event = heard(UsageError("model.name=x: no such folder; correct it"), ready=False)
+@pytest.mark.parametrize("kind", [UsageError, StoreRefused])
+def test_a_request_that_a_replica_refuses_is_told_as_such(kind: type[UsageError]) -> None:
+    event = heard(kind("model.name=x: no such folder; correct it"), ready=False)
     assert (event.starting, event.charged) == (True, True)
     assert isinstance(event.error, UsageError)
     assert str(event.error) == "model.name=x: no such folder; correct it"
-    assert event.reason.endswith("UsageError: model.name=x: no such folder; correct it")
+    assert event.reason.endswith(f"{kind.__name__}: model.name=x: no such folder; correct it")
 
 
 def test_a_replica_that_cannot_load_is_lost_with_its_reason() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from tests.workers.families import of_lengths
 from workers.engine import budget
+from workers.engine.batching import Layout
 from workers.engine.budget import CPU_TOKENS, choose_batch_tokens, sweep
 from workers.engine.forward import States
 from workers.engine.kernels.packing import PackedBatch
@@ -19,7 +20,7 @@ GOLDEN = of_lengths(np.array([3, 60, 0, 25, 12]))
 class Clock:
     """A device whose speed is given: tokens/s for batches of up to so many tokens; memory for `fits` tokens."""
 
-    name, packed = "clock", True
+    name, layout = "clock", Layout.PACKED
 
     def __init__(self, rates: dict[int, float], fits: int = 1 << 30, cold_seconds: float = 0.0) -> None:
         self.rates, self.fits, self.cold_seconds = rates, fits, cold_seconds
@@ -75,12 +76,14 @@ def test_no_further_than_memory_goes(monkeypatch: pytest.MonkeyPatch, fits: int,
     assert swept(monkeypatch, clock) == expected
 
 
-def test_other_errors_are_not_taken_for_a_full_device() -> None:
-    def broken(_: PackedBatch, *, layers: bool) -> States:
+class Broken(Clock):
+    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
+
+def test_other_errors_are_not_taken_for_a_full_device() -> None:
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        sweep(broken, GOLDEN, CPU, (1000,))  # type: ignore[arg-type]
+        sweep(Broken({}), GOLDEN, CPU, (1000,))
 
 
 def test_a_budget_below_the_longest_golden_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,3 +128,35 @@ def test_transformers_is_not_even_imported(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == ["32", "4", "30522", "False"]
+
+
+@pytest.mark.parametrize("family", ["Bert", "MPNet"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, family: str, value: float) -> None:
+    folder, _ = saved(tmp_path, family)
+    spoilt = next(name for name in load_file(folder / "model.safetensors") if "layer.1.output.dense.weight" in name)
+
+    def spoil(state: Any) -> Any:
+        state[spoilt][3, 5] = value
+        return state
+
+    rewrite(folder, spoil)
+    with pytest.raises(UsageError, match=r"m: 1 weights hold NaN or Inf \(encoder\.layer\.1\.output\.dense\.weight\)"):
+        Checkpoint(folder, "m", with_pooler=False).bert() or Checkpoint(folder, "m", with_pooler=False).transformer()
+
+
+@pytest.mark.parametrize("family", ["Bert", "Albert", "ModernBert"])
+def test_a_weight_that_nobody_uses_is_named(tmp_path: Path, family: str) -> None:
+    folder, _ = saved(tmp_path, family)
+    rewrite(folder, lambda state: state | {"linear.weight": torch.ones(2, 2)})
+    with pytest.raises(UsageError, match=r"weights that the encoder does not use \(linear\.weight\)"):
+        Checkpoint(folder, "m", with_pooler=False).vocabulary  # noqa: B018 - reads the weights
+
+
+def test_heads_for_pretraining_are_passed_over(tmp_path: Path) -> None:
+    folder, model = saved(tmp_path, "Bert")
+    unused = {"cls.predictions.bias": torch.ones(2), "embeddings.position_ids": torch.ones(1, 2)}
+    rewrite(folder, lambda state: state | unused)
+    weights, asked = from_files(folder)
+    assert not asked
+    assert (states(weights) - expected(model)).abs().max() <= 1e-5

@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from tests.workers.families import FAMILIES, TINY, save_family, sequences
 from tests.workers.models import TEXTS, build, copy_model, edit_json, layout
 from workers.config import Pooling, Precision
-from workers.engine.encoder import Encoder
+from workers.engine.encoder import Encoder, EncoderOptions
 from workers.errors import ReplicaError, UsageError
+from workers.model.golden import GOLDEN_TEXTS
+from workers.model.tokenizer import TextTokenizer
 from workers.records.tokens import TokenizedTexts
 
 BERT_LIKE = dict.fromkeys(("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra"), "fused float32")
@@ -157,6 +159,79 @@ def test_other_device_errors_condemn_the_replica(tiny: Path, monkeypatch: pytest
     monkeypatch.setattr(encoder, "device", torch.device("cuda"))
     with pytest.raises(ReplicaError, match=r"^cuda: CUDA error: an illegal memory access was encountered$"):
         encoder.encode(sequences(3, 10))
+
+
+def test_an_error_that_cuda_tells_later_condemns_the_replica_as_well(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA is asynchronous: the error of a kernel surfaces at the next copy, which is behind the batch that caused it."""
+    _, encoder = build(tiny)
+
+    def late(*_: object) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(encoder, "_scatter", late)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        encoder.encode(sequences(3, 10))
+    monkeypatch.setattr(encoder, "device", torch.device("cuda"))
+    monkeypatch.setattr(encoder, "_embed", lambda tokens, rows: torch.zeros(len(rows), 32))
+    with pytest.raises(ReplicaError, match=r"^cuda: CUDA error: device-side assert triggered$"):
+        encoder.encode(sequences(3, 10))
+
+
+class Refuses:
+    """A model that raises on every batch with one of these sequences of `tokens`."""
+
+    def __init__(self, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, tokens: TokenizedTexts, rows: set[int]) -> None:
+        self._embed, self._tokens, self._rows = encoder._embed, tokens, rows
+        monkeypatch.setattr(encoder, "_embed", self)
+
+    def __call__(self, tokens: TokenizedTexts, batch: np.ndarray) -> torch.Tensor:
+        if tokens is self._tokens and self._rows & set(batch.tolist()):
+            raise IndexError("index out of range in self")
+        return self._embed(tokens, batch)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("pooling", ["mean", "tokens"])
+def test_a_sequence_that_the_model_refuses_is_nan_and_named(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, pooling: str, threads: int
+) -> None:
+    files, recipe = layout(tiny, pooling=pooling)
+    options = EncoderOptions(Precision.FLOAT32, 200, threads=threads)
+    encoder = Encoder(files, recipe, TextTokenizer(files.folder, recipe).tokenize(GOLDEN_TEXTS), options)
+    tokens = sequences(40, 50)
+    expected = encoder.encode(tokens).vectors
+    Refuses(encoder, monkeypatch, tokens, {7, 23})
+    encoded = encoder.encode(tokens)
+    assert dict(encoded.refused) == dict.fromkeys((7, 23), "the model refuses it: IndexError: index out of range in self")
+    refused = np.isin(np.arange(40), (7, 23))
+    lost = np.repeat(refused, tokens.lengths) if pooling == "tokens" else refused
+    assert np.isnan(encoded.vectors[lost]).all()
+    assert np.abs(encoded.vectors[~lost] - expected[~lost]).max() <= 1e-6
+
+
+def test_a_model_that_refuses_everything_condemns_the_replica(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, encoder = build(tiny)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(encoder, "_embed", broken)
+    with pytest.raises(ReplicaError, match=r"^cpu: RuntimeError: could not create a primitive; texts .* fail as well$"):
+        encoder.encode(sequences(3, 10))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "tokens"])
+def test_an_id_that_the_model_does_not_know(tiny: Path, pooling: str) -> None:
+    _, encoder = build(tiny, pooling=pooling)
+    tokens = sequences(6, 20)
+    expected = encoder.encode(tokens).vectors
+    tokens.input_ids[tokens.offsets[2] + 1] = 30522
+    encoded = encoder.encode(tokens)
+    assert list(encoded.refused) == [2]
+    assert encoded.refused[2].startswith("the tokenizer gives id 30522, the model knows 30522 tokens")
+    lost = np.repeat(np.arange(6) == 2, tokens.lengths) if pooling == "tokens" else np.arange(6) == 2
+    assert np.isnan(encoded.vectors[lost]).all()
+    assert np.abs(encoded.vectors[~lost] - expected[~lost]).max() <= 1e-6
 
 
 def test_a_sequence_without_tokens_is_nan(tiny: Path) -> None:

@@ -16,6 +16,7 @@ from tests.workers.families import FAMILIES, random_model, save_family, sequence
 from tests.workers.models import TEXTS, build
 from workers.config import Precision
 from workers.engine import self_check
+from workers.engine.batching import Layout, plan_batches
 from workers.engine.bert import layers
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.encoder import Encoder
@@ -36,9 +37,15 @@ GOLDEN = sequences(16, 40)
 
 @torch.inference_mode()
 def mean_vectors(forward: Forward, golden: TokenizedTexts, device: torch.device) -> np.ndarray:
-    batch = pack(golden, np.argsort(-golden.lengths, kind="stable"), device)
-    states_TH = forward(batch, layers=False).last_TH.float()
-    return torch.segment_reduce(states_TH, "mean", lengths=torch.from_numpy(batch.lengths_B), axis=0).numpy()
+    """All in one batch where the way's layout allows it."""
+    vectors = np.empty((len(golden.lengths), 32), np.float32)
+    together = forward.layout if forward.layout in (Layout.EQUAL, Layout.SINGLE) else Layout.PACKED
+    for rows in plan_batches(golden.lengths, len(golden.input_ids), together):
+        batch = pack(golden, rows, device)
+        states_TH = forward(batch, layers=False).last_TH.float()
+        pooled = torch.segment_reduce(states_TH, "mean", lengths=torch.from_numpy(batch.lengths_B), axis=0)
+        vectors[rows] = pooled.numpy()
+    return vectors
 
 
 def choose(model: Any, wanted: Precision, *, with_pooler: bool = False) -> tuple[Precision, Forward]:
@@ -52,7 +59,7 @@ class Wrong:
 
     def __init__(self, forward: Forward, harm: Callable[[Tensor], Tensor]) -> None:
         self._forward, self._harm = forward, harm
-        self.name, self.packed = forward.name, forward.packed
+        self.name, self.layout = forward.name, forward.layout
 
     def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
         return States(self._harm(self._forward(batch, layers=layers).last_TH))
@@ -123,6 +130,53 @@ def test_a_way_that_raises_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(layers, "fused_attention", broken)
     assert choose(random_model("Bert"), Precision.FLOAT32)[1].name == "packed"
+
+
+class Leaks(torch.nn.Module):
+    """A model in which the tokens of a row see its padding: the mean over all positions is added to each."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **settings: Any) -> Any:
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **settings)
+        output.last_hidden_state = output.last_hidden_state + output.last_hidden_state.mean(dim=1, keepdim=True)
+        return output
+
+    def get_input_embeddings(self) -> Any:
+        return self.model.get_input_embeddings()
+
+
+def test_padding_that_leaks_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "workers.engine.self_check"):
+        _, forward = choose(Leaks(random_model("MPNet")), Precision.FLOAT32)
+    assert (forward.name, forward.layout) == ("equal lengths", Layout.EQUAL)
+    assert "Leaks run padded differs by" in caplog.text
+
+
+class Random(Leaks):
+    """A model that gives the same text another vector every time."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **settings: Any) -> Any:
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **settings)
+        output.last_hidden_state = output.last_hidden_state * torch.rand(output.last_hidden_state.shape[-1])
+        return output
+
+
+def test_a_model_that_is_not_deterministic_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"Random gives the same text another vector when it is asked again"):
+        choose(Random(random_model("MPNet")), Precision.FLOAT32)
+
+
+class NeedsMore(Leaks):
+    def forward(self, input_ids: Tensor, bbox: Tensor | None = None, **settings: Any) -> Any:
+        raise ValueError("You have to specify bbox")
+
+
+def test_a_model_that_needs_more_than_text_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"NeedsMore does not embed a text by itself \(ValueError: You have to"):
+        choose(NeedsMore(random_model("MPNet")), Precision.AUTO)
 
 
 def test_the_models_own_head_needs_padding() -> None:

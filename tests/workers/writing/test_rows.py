@@ -126,6 +126,16 @@ def test_a_bad_vector_is_quarantined_with_its_place(value: float, reason: str, v
     assert (done.documents.rows, done.documents.repeated_rows) == (2, 0)
 
 
+def test_a_text_that_the_model_refused_is_quarantined_with_the_models_reason() -> None:
+    vectors = unit_vectors(4)
+    vectors[2] = np.nan
+    encoded = EncodedTexts(vectors, None, 16, {2: "the model refuses it: IndexError: index out of range"})
+    shape = schema(LANG, long_text=LongText.CHUNKS)
+    done = finished(window(), tokens([1, 2, 1]), encoded, shape)
+    assert done.table.column("id").to_pylist() == ["doc-0", "doc-2"]
+    assert [row.reason for row in done.documents.quarantined] == ["the model refuses it: IndexError: index out of range"]
+
+
 def test_a_component_beyond_float16_is_a_bad_vector() -> None:
     vectors = unit_vectors(3)
     vectors[2, 5] = 1e6

@@ -118,10 +118,12 @@ class Embeddings:
 
     def __init__(self, weights: EmbeddingWeights, dtype: torch.dtype) -> None:
         self._words, self._positions = weights.words.to(dtype), weights.positions.to(dtype)
+        self._uncounted = weights.uncounted
         self._norm = weights.norm.to(dtype)
         self._project = Linear(*weights.project, dtype) if weights.project else None
 
     def __call__(self, batch: PackedBatch) -> Tensor:
-        x_TE = self._words.index_select(0, batch.ids_T).add_(self._positions.index_select(0, batch.positions_T))
+        places_T = batch.positions_T if self._uncounted is None else batch.positions_without(self._uncounted) + 1
+        x_TE = self._words.index_select(0, batch.ids_T).add_(self._positions.index_select(0, places_T))
         x_TE = torch.nn.functional.pad(self._norm(x_TE), (0, 0, 0, -len(x_TE) % TOKENS_MULTIPLE))
         return self._project(x_TE) if self._project else x_TE

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.kernels.attention import SCORE_UNIT
-from workers.model.recipe import OFFSET_POSITIONS, first_position
+from workers.model.recipe import OFFSET_POSITIONS, first_position, uncounted
 
 _BERT = {
     "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
@@ -61,11 +61,13 @@ class Norm:
 class EmbeddingWeights:
     """Embeddings, and the LayerNorm over them.
 
-    `positions` includes the embedding of the first token type. Its first row is that of a sequence's first position.
+    `positions` includes the embedding of the first token type. Its first row is that of a sequence's first position; or, if
+    a token is `uncounted`, that of this token, which has no position of its own, and the next row is the first position's.
     """
 
     words: Tensor  # [V, E]
     positions: Tensor  # [P, E]
+    uncounted: int | None  # id of the padding token, in families that number positions without it
     norm: Norm
     project: tuple[Tensor, Tensor] | None  # [I, E], [I]: only ELECTRA's small models
 
@@ -107,6 +109,7 @@ class BertFacts:
     activation: str
     eps: float
     first_position: int
+    uncounted: int | None
 
 
 def facts_of(config: Mapping[str, Any]) -> BertFacts | None:
@@ -122,7 +125,8 @@ def facts_of(config: Mapping[str, Any]) -> BertFacts | None:
     if family in OFFSET_POSITIONS and not isinstance(config.get("pad_token_id"), int):
         return None
     activation, first = _ACTIVATIONS[str(values[2])], first_position(config)
-    return BertFacts(family, int(str(values[0])), int(str(values[1])), activation, float(str(eps)), first)
+    padding = uncounted(config)
+    return BertFacts(family, int(str(values[0])), int(str(values[1])), activation, float(str(eps)), first, padding)
 
 
 def read_weights(state: State, facts: BertFacts) -> BertWeights:
@@ -141,7 +145,8 @@ def read_weights(state: State, facts: BertFacts) -> BertWeights:
     project = None
     if facts.family == "electra" and words.shape[1] != len(layers[0].output_norm.weight):
         project = tensors.pair("embeddings_project")
-    return BertWeights(EmbeddingWeights(words, table[facts.first_position :], norm, project), layers)
+    table = table[facts.first_position if facts.uncounted is None else facts.first_position - 1 :]
+    return BertWeights(EmbeddingWeights(words, table, facts.uncounted, norm, project), layers)
 
 
 class _Tensors:

@@ -71,6 +71,17 @@ class PackedBatch:
         """Tokens of the batch."""
         return int(self.offsets_B1[-1])
 
+    def positions_without(self, uncounted: int) -> Tensor:
+        """[T] positions counted over the tokens with another id than `uncounted`; -1 for those with it."""
+        counted_T = self.ids_T != uncounted
+        if self.ids_T.device.type == "cpu" and bool(counted_T.all()):  # on CUDA the question would wait for the device
+            return self.positions_T
+        before_T = counted_T.cumsum(0) - counted_T.to(torch.int64)
+        starts_B = self.cumulative_B1[:-1].to(torch.int64)
+        lengths_B = self.cumulative_B1.diff().to(torch.int64)
+        first_T = torch.repeat_interleave(before_T[starts_B], lengths_B, output_size=self.tokens)
+        return torch.where(counted_T, before_T - first_T, -1)
+
     @cached_property
     def blocks(self) -> tuple[DenseBlock, ...]:
         """The batch as blocks, cut where scores would exceed the caches or padding one eighth of a block."""

@@ -95,3 +95,16 @@ def test_blocks_stay_small_and_full(lengths: list[int], order: str) -> None:
 @pytest.mark.parametrize(("lengths", "counts"), [([64] * 10, [10]), ([64] * 65, [64, 1]), ([80, 79, 40], [2, 1])])
 def test_blocks_gather_what_fits(lengths: list[int], counts: list[int]) -> None:
     assert [block.count for block in packed_in(lengths).blocks] == counts
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=8), st.integers(0, 3))
+def test_positions_without_the_padding_token(sequences: list[list[int]], padding: int) -> None:
+    """As RoBERTa numbers each sequence alone: from padding + 1 on, and the padding token itself is at `padding`."""
+    tokens = of_lengths(np.array([len(sequence) for sequence in sequences]))
+    tokens.input_ids[:] = [token for sequence in sequences for token in sequence]
+    batch = pack(tokens, np.arange(len(sequences)), CPU)
+    expected = []
+    for sequence in sequences:
+        counted = torch.tensor(sequence).ne(padding).int()
+        expected += (torch.cumsum(counted, 0) * counted + padding).tolist()
+    assert (batch.positions_without(padding) + padding + 1).tolist() == expected

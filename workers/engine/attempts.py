@@ -1,0 +1,81 @@
+"""One attempt at a batch: vectors, or whose fault it is that there are none.
+
+    unknown_ids   sequences that the model cannot take, known before
+    attempt       vectors of a batch | Failed: the batch may be halved, until one sequence is left
+    halves        the batches to compute instead
+
+A device that fails is the replica's fault and raised as ReplicaError. Everything else may be one sequence's fault, which
+only halving shows. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.errors import ReembedError, ReplicaError
+from workers.records.tokens import TokenizedTexts
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A batch without vectors."""
+
+    reason: str
+    memory: bool  # the device has too little
+
+
+def attempt(embed: Callable[[], Tensor], device: torch.device, *, strict: bool) -> Tensor | Failed:
+    """What `embed` returns, or why it failed.
+
+    Args:
+        strict: raise what `embed` raises, but for too little memory on CUDA: nothing has shown yet that it can succeed.
+
+    Raises:
+        ReplicaError: the device failed.
+    """
+    try:
+        return embed()
+    except torch.OutOfMemoryError:
+        failed = Failed("the device has too little memory for it", memory=True)
+    except ReembedError:
+        raise
+    except Exception as error:  # a family's code may raise anything
+        if strict:
+            raise
+        if device.type == "cuda" and isinstance(error, RuntimeError):
+            raise ReplicaError(f"{device}: {first_line(error)}") from error
+        failed = Failed(f"{type(error).__name__}: {first_line(error)}", memory=False)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # memory of the failed pass is released only after the exception
+    return failed
+
+
+def halves(batch: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Two batches instead of one, the last one first."""
+    middle = (len(batch) + 1) // 2
+    return [batch[middle:], batch[:middle]]
+
+
+def unknown_ids(tokens: TokenizedTexts, vocabulary: int) -> dict[int, str]:
+    """Sequence -> reason, of those with a token id beyond the `vocabulary` ids that the model knows."""
+    if not len(tokens.input_ids) or int(tokens.input_ids.max()) < vocabulary:
+        return {}
+    places = np.flatnonzero(tokens.input_ids >= vocabulary)
+    owners = np.searchsorted(tokens.offsets, places, side="right") - 1
+    owners, first = np.unique(owners, return_index=True)
+    return {
+        owner: f"the tokenizer gives id {tokens.input_ids[place]}, the model knows {vocabulary} tokens; "
+        "model.name mixes the tokenizer of one model with the weights of another"
+        for owner, place in zip(owners.tolist(), places[first].tolist(), strict=True)
+    }
+
+
+def first_line(error: BaseException) -> str:
+    """The message's first line, or the error's class when it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
