@@ -220,8 +220,10 @@ class ModelConfig(Section):
     """truncate | chunks (one row a chunk) | mean_of_chunks (one row a document, chunks weighted by tokens)."""
     chunk_overlap: int = Field(64, ge=0)
     """Tokens shared by neighbouring chunks."""
-    prompt: str = ""
-    """Put before every document."""
+    prompt: str | None = None
+    """Put before every document. null: the model's own for documents, by its config_sentence_transformers.json. "": none."""
+    query_prompt: str | None = None
+    """Put before a search query. null: the model's own for queries, else that of documents. "": none."""
     truncate_dim: int | None = Field(None, ge=1)
     """Keep the first components only (Matryoshka models), before normalising."""
     precision: Precision = Field(Precision.AUTO, strict=False)

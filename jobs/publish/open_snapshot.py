@@ -1,7 +1,8 @@
 """Opens the published snapshot of an output for reading: used by verify, search, files and status.
 
-A target is a configuration file or the output's URI. Only locations and credentials are taken from a configuration. The
-source and settings of the snapshot are read from the run itself, so a configuration edited since does not change them.
+A target is a configuration file or the output's URI. Only locations, credentials and model.query_prompt are taken from a
+configuration. The source and settings of the snapshot are read from the run itself, so a configuration edited since does not
+change them.
 """
 
 from __future__ import annotations

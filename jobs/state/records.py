@@ -33,6 +33,7 @@ from workers.records.documents import ID, ReadPlan
 from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RUNS, RunPaths, is_run_id
+from workers.table.vector_identity import LATER_RECIPE, LATER_SETTINGS, as_first_stored
 
 ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
@@ -100,14 +101,16 @@ def settings_fingerprint(
     Without the location of model and output, cluster, limits, cost and storage options: a run can be resumed with others.
     `recipe` holds the values that `auto` resolved to (pooling, precision, …) by the model's own files.
     """
+    model = config.model.model_dump(mode="json", exclude={"storage_options", "name", "revision"})
+    model["prompt"] = model["prompt"] or ""  # the recipe tells an empty prompt from the model's own
     settings = {
         "corpus": config.corpus.model_dump(mode="json", exclude={"storage_options"}),
-        "model": config.model.model_dump(mode="json", exclude={"storage_options", "name", "revision"}),
+        "model": as_first_stored(model, LATER_SETTINGS),
         "output": {"vector": config.output.vector, "partition_by": config.output.partition_by},
         "shard_bytes": config.run.shard_bytes,
         "weights": weights_digest,
         "tokenizer": tokenizer_digest,
-        "recipe": dict(recipe or {}),
+        "recipe": as_first_stored(recipe or {}, LATER_RECIPE),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

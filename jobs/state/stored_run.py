@@ -29,7 +29,7 @@ from workers.table.vectors import VectorFormat
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One run. `today` is the configuration of the present command, which supplies locations and credentials."""
+    """One run. `today` is the present command's configuration, which supplies locations, credentials and query prompt."""
 
     store: Store
     record: RunRecord
@@ -74,14 +74,18 @@ class StoredRun:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The run's own configuration, with the locations and credentials of `today`."""
+        """The run's own configuration, with the locations, credentials and query prompt of `today`."""
         raw = {name: dict(section) for name, section in self.record.config.items()}
+        if "query_prompt" not in raw["model"]:  # of version 0.1, where an empty prompt left it to the model
+            raw["model"]["prompt"] = raw["model"]["prompt"] or None
         if self.today is not None:
             today = self.today
             for name, section in (("corpus", today.corpus), ("model", today.model), ("output", today.output)):
                 raw[name]["storage_options"] = section.storage_options
             raw["output"]["uri"], raw["model"]["name"] = today.output.uri, today.model.name
             raw["model"]["revision"] = today.model.revision
+            if today.model.query_prompt is not None:  # of searches: today's counts
+                raw["model"]["query_prompt"] = today.model.query_prompt
         return parse_config(raw, self.store.uri_of(self.paths.record))
 
     @property

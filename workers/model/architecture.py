@@ -93,7 +93,7 @@ def check_config(config: Mapping[str, Any], shown: str) -> None:
     """Raises: UsageError: the family does not embed a text by itself, or not as it was trained. `shown`: names the model."""
     family = str(config.get("model_type", ""))
     if family not in ENCODER_HALVES and (config.get("is_encoder_decoder") or family in _ENCODER_DECODERS):
-        raise UsageError(f"{shown}: an encoder-decoder ({family}); only encoders are supported")
+        raise UsageError(f"{shown}: config.json: an encoder-decoder ({family}); only encoders are supported")
     if family in _UNFIT:
         raise UsageError(f"{shown}: {family} models cannot embed a text: {_UNFIT[family]}; name a text encoder")
     landmarks = config.get("num_landmarks", 64)

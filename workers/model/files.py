@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -28,6 +29,8 @@ TRANSFORMER_CONFIGS = tuple(
 )  # all names under which sentence-transformers has stored its Transformer module's settings
 PACKAGE = "package:"
 WEIGHTED_MODULES = ("Dense", "LSTM")
+_OWN_MODULES = ("Transformer", "Pooling", "Dense", "LSTM", "Normalize", "Dropout")
+_OWN_PACKAGES = r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "vocab.json", "merges.txt", "*.model")  # fmt: skip
 
@@ -74,17 +77,26 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
     path = folder / "modules.json"
     if not path.is_file():
         return []
-    entries = []
+    entries: list[ModuleEntry] = []
+    names: set[str] = set()
     for item in read_json(path, list):
-        if not isinstance(item, dict):
-            raise UsageError(f"{path}: must list modules, not {item!r}; fetch the model again")
-        kind, place = str(item.get("type", "")), str(item.get("path", ""))
+        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("name", "path", "type")):
+            raise UsageError(f"{path}: must list modules with name, path and type, not {item!r}; fetch the model again")
+        kind, place = item["type"], item["path"]
+        if item["name"] in names:
+            raise UsageError(f"{path}: two modules have the name {item['name']!r}; correct it")
+        names.add(item["name"])
         if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place:
             raise UsageError(f"{path}: module path {place!r} leaves the model's folder; correct it")
         if not kind.startswith("sentence_transformers."):
             raise UsageError(f"{path}: module type {kind!r} is custom code, which is never run; use a model without it")
-        entries.append(ModuleEntry(kind.rpartition(".")[2], place, kind))
-    if entries and entries[0].kind != "Transformer":
+        name = kind.rpartition(".")[2]
+        if name in _OWN_MODULES and not re.fullmatch(rf"{_OWN_PACKAGES}(\.{name.lower()})?\.{name}", kind):
+            raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
+        entries.append(ModuleEntry(name, place, kind))
+    if not entries:
+        raise UsageError(f"{path}: lists no modules; fetch the model again")
+    if entries[0].kind != "Transformer":
         raise UsageError(
             f"{path}: the first module is {entries[0].kind}, not Transformer; only transformer encoders are supported"
         )
@@ -100,14 +112,22 @@ def transformer_folder(folder: Path) -> Path:
 def read_json(path: Path, kind: type = dict) -> Any:
     """The content of a JSON file. Raises: UsageError: the file is missing, not JSON, or its value is not a `kind`."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes().decode())  # UTF-8 alone, as Hugging Face's libraries read them
     except FileNotFoundError:
         raise UsageError(f"{path}: missing; the model's folder is incomplete") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as JSON ({error}); fetch the model again") from None
     if not isinstance(value, kind):
         raise UsageError(f"{path}: must hold a JSON {kind.__name__}, not {type(value).__name__}; fetch the model again")
     return value
+
+
+def weight_map(index: Path) -> dict[str, Any]:
+    """Names of tensors and of the files that hold them, from model.safetensors.index.json. Raises: UsageError."""
+    names = read_json(index).get("weight_map", {})
+    if not isinstance(names, dict):
+        raise UsageError(f"{index}: weight_map must be a JSON object; fetch the model again")
+    return names
 
 
 def check_model(folder: Path, name: str) -> None:
@@ -147,7 +167,7 @@ def weight_names(folder: Path) -> list[str]:
     index = folder / "model.safetensors.index.json"
     path = folder / "model.safetensors"
     if not path.is_file():
-        return list(read_json(index).get("weight_map", {}))
+        return list(weight_map(index))
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if size > path.stat().st_size:
@@ -207,7 +227,7 @@ def _check_weights(folder: Path, shown: str) -> None:
     if (folder / "model.safetensors").is_file():
         return
     if index.is_file():
-        shards = {str(shard) for shard in read_json(index).get("weight_map", {}).values()}
+        shards = {str(shard) for shard in weight_map(index).values()}
         missing = sorted(shard for shard in shards if not (folder / shard).is_file())
         if missing or not shards:
             raise UsageError(

@@ -22,6 +22,7 @@ _LEGACY_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }  # in the order in which sentence-transformers concatenates the vectors
+_POOLING_KEYS = {*_LEGACY_MODES, "pooling_mode", "include_prompt", "embedding_dimension", "word_embedding_dimension"}
 _MODES = {
     "cls": Pooling.CLS,
     "max": Pooling.MAX,
@@ -82,7 +83,10 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
                     f"{folder / 'modules.json'}: {module.path} works on tokens but comes after Pooling; correct the order"
                 )
             (before if on_tokens else after).append(spec)
-        elif module.kind != "Dropout":  # it has no effect outside training
+        elif module.kind == "Dropout":  # it has no effect outside training
+            if (where / "config.json").is_file():
+                read_json(where / "config.json")
+        else:
             raise UsageError(
                 f"{folder / 'modules.json'}: module {module.type} is not supported "
                 "(supported: Transformer, Pooling, Dense, LSTM, Normalize); use a model without it"
@@ -92,14 +96,18 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
 
 def _pooling_config(path: Path) -> tuple[tuple[Pooling, ...], bool]:
     config = read_json(path)
+    if unknown := sorted(set(config) - _POOLING_KEYS):
+        raise UsageError(f"{path}: sentence-transformers' Pooling has no setting {unknown[0]!r}; correct it")
+    if not any(isinstance(config.get(key), int) for key in ("embedding_dimension", "word_embedding_dimension")):
+        raise UsageError(f"{path}: no embedding_dimension; fetch the model again")
     if "pooling_mode" in config:
         named = config["pooling_mode"]
-        names = [named] if isinstance(named, str) else list(named)
+        names = list(named) if isinstance(named, list) and named else [named]
     else:
         names = [mode for key, mode in _LEGACY_MODES.items() if config.get(key)] or ["mean"]
-    unknown = [name for name in names if name not in _MODES]
-    if unknown:
-        raise UsageError(f"{path}: pooling mode {unknown[0]!r} is not known; set model.pooling explicitly")
+    for name in names:
+        if not isinstance(name, str) or name not in _MODES:
+            raise UsageError(f"{path}: pooling mode {name!r} is not known; set model.pooling explicitly")
     return tuple(_MODES[name] for name in names), bool(config.get("include_prompt", True))
 
 
@@ -107,8 +115,8 @@ def _lstm(path: Path, place: str) -> ModuleSpec:
     config = read_json(path)
     in_dim = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     hidden = config.get("hidden_dim")
-    if not isinstance(hidden, int):
-        raise UsageError(f"{path}: no hidden_dim; fetch the model again")
+    if not isinstance(hidden, int) or not isinstance(in_dim, int):
+        raise UsageError(f"{path}: no hidden_dim or embedding_dimension; fetch the model again")
     return ModuleSpec("LSTM", place, in_dim, hidden * (2 if config.get("bidirectional", True) else 1))
 
 
@@ -116,13 +124,17 @@ def _dense_or_normalize(path: Path, module: ModuleEntry) -> tuple[ModuleSpec, bo
     """The module, and whether it applies to token vectors (as in some late-interaction models) instead of pooled ones."""
     config = read_json(path) if module.kind == "Dense" or path.is_file() else {}
     source = config.get("module_input_name") or "sentence_embedding"
-    if source not in ("sentence_embedding", "token_embeddings") or (config.get("module_output_name") or source) != source:
+    known = source in ("sentence_embedding", "token_embeddings")
+    if not known or (config.get("module_output_name") or source) != source:
         raise UsageError(f"{path}: reads {source} and writes {config.get('module_output_name')}, which is not supported")
     if module.kind == "Normalize":
         return ModuleSpec("Normalize", module.path), source == "token_embeddings"
     activation = str(config.get("activation_function", "torch."))
     if not activation.startswith("torch."):
         raise UsageError(f"{path}: activation {activation!r} is custom code, which is never run; use a model without it")
+    for key in ("in_features", "out_features"):
+        if not isinstance(config.get(key), int):
+            raise UsageError(f"{path}: {key} must be a number, not {config.get(key)!r}; fetch the model again")
     return ModuleSpec(
         "Dense", module.path, config.get("in_features"), config.get("out_features")
     ), source == "token_embeddings"

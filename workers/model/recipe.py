@@ -1,8 +1,9 @@
 """The embedding recipe: how a text becomes a vector, from the model's own files and the user's settings.
 
-    modules.json and the modules' folders                             pooling and the modules around it (modules.py)
-    sentence_bert_config.json, tokenizer_config.json, config.json     longest input
-    config_sentence_transformers.json                                 prompts
+    modules.json and the modules' folders                 pooling and the modules around it (modules.py)
+    sentence_bert_config.json                             longest input, what is done to texts (transformer_settings.py)
+    config_sentence_transformers.json                     prompts, truncate_dim (prompts.py)
+    the tokenizer's files, config.json                    the tokenizer (tokenizer_files.py), the longest input
 
 An explicit setting overrides the model's files. `model.pooling` replaces the Pooling module only: modules on tokens (LSTM)
 still precede it, and modules on vectors (Dense) follow it. Whatever can be refused without loading the weights is refused
@@ -19,15 +20,18 @@ from typing import Any
 from workers.config import LongText, ModelConfig, Pooling
 from workers.errors import UsageError
 from workers.model.architecture import check_longest, common_names, has_pooler
-from workers.model.files import TRANSFORMER_CONFIGS, ModelFiles, read_json, read_modules, transformer_folder, weight_names
+from workers.model.auto_tokenizer import Conversion
+from workers.model.files import ModelFiles, read_json, read_modules, transformer_folder, weight_names
 from workers.model.modules import ModuleSpec, read_module_specs
+from workers.model.prompts import RetrievalSettings, read_retrieval_settings
+from workers.model.tokenizer_files import read_conversion
+from workers.model.transformer_settings import TransformerSettings, read_transformer_settings
 
 _LAYER_POOLINGS = (Pooling.POOLER, Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT)  # of the transformer's own layers or head
 OFFSET_POSITIONS = frozenset({
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "ibert", "longformer",
     "luke", "markuplm", "mpnet", "xmod", "lilt",
 })  # fmt: skip  # families whose first position is padding_idx + 1; the table of positions is that much shorter
-_SANE_TOKENS = 1_000_000  # tokenizers without a limit have 1e30 in their files
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class EmbeddingRecipe:
     token_modules: tuple[ModuleSpec, ...] = ()
     vector_modules: tuple[ModuleSpec, ...] = ()
     dim: int | None = None  # of output vectors; None if config.json does not give the hidden size (the encoder knows it)
+    query_tokens: int | None = None  # longest sequence of a search query; None: max_tokens
+    tokenizer: str = ""  # a digest of the tokenizer; "": it makes the tokens that version 0.1 made of the same files
 
     @property
     def pooling_name(self) -> str:
@@ -65,7 +71,11 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
     modules = read_modules(folder)
     transformer = transformer_folder(folder)
     model = common_names(read_json(transformer / "config.json"))
-    settings = _transformer_settings(transformer, shown)
+    settings = read_transformer_settings(transformer)
+    if modules:
+        _check_processor(transformer)
+    conversion = read_conversion(transformer, settings)
+    retrieval = read_retrieval_settings(folder, config)
     head = read_module_specs(folder)
     modes, before, after = head.pooling, head.token_modules, head.vector_modules
     if config.pooling is not Pooling.AUTO:
@@ -79,25 +89,28 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         after = after[-1:] if after and after[-1].kind == "Normalize" else ()  # Dense modules apply to pooled vectors only
     normalizes = bool(after) and after[-1].kind == "Normalize"
     vector_modules = after[:-1] if normalizes else after
-    prompt, query_prompt = _prompts(folder, config, shown)
+    max_tokens, query_tokens = _max_tokens(transformer, model, settings, conversion, config, shown)
     recipe = EmbeddingRecipe(
         transformer=modules[0].path if modules else "",
         pooling=modes,
         include_prompt=head.include_prompt,
         normalize=config.normalize if config.normalize != "auto" else normalizes if modules else True,
-        max_tokens=_max_tokens(transformer, model, settings, config, shown),
+        max_tokens=max_tokens,
         long_text=config.long_text,
         chunk_overlap=config.chunk_overlap,
-        prompt=prompt,
-        query_prompt=query_prompt,
+        prompt=retrieval.prompt,
+        query_prompt=retrieval.query_prompt,
         truncate_dim=config.truncate_dim,
-        do_lower_case=bool(settings.get("do_lower_case", False)),
+        do_lower_case=settings.do_lower_case,
         token_modules=before,
         vector_modules=vector_modules,
         dim=None,
+        query_tokens=query_tokens,
+        tokenizer=conversion.unlike,
     )
     hidden = next((model[key] for key in ("hidden_size", "d_model") if isinstance(model.get(key), int)), None)
-    return recipe if hidden is None else replace(recipe, dim=output_dim(recipe, hidden))
+    recipe = recipe if hidden is None else replace(recipe, dim=output_dim(recipe, hidden))
+    return _truncated(recipe, retrieval, config)
 
 
 def check_inputs(files: ModelFiles, recipe: EmbeddingRecipe, largest_id: int) -> None:
@@ -134,7 +147,7 @@ def output_dim(recipe: EmbeddingRecipe, hidden_size: int) -> int:
 
 def first_position(model: Mapping[str, Any]) -> int:
     """The number of a sequence's first position, by config.json: 0, or in some families the padding token's id + 1."""
-    if model.get("model_type") not in OFFSET_POSITIONS:
+    if str(model.get("model_type")) not in OFFSET_POSITIONS:
         return 0
     padding = model.get("pad_token_id")
     return (padding if isinstance(padding, int) else 1) + 1
@@ -182,20 +195,21 @@ def _check_pooling(
         )
 
 
-def _transformer_settings(transformer: Path, shown: str) -> dict[str, Any]:
-    for name in TRANSFORMER_CONFIGS:
-        if (transformer / name).is_file():
-            settings: dict[str, Any] = read_json(transformer / name)
-            task = settings.get("transformer_task", "feature-extraction")
-            output = settings.get("module_output_name", "token_embeddings")
-            modalities = settings.get("modality_config", {"text": {}})
-            if task != "feature-extraction" or output != "token_embeddings" or "text" not in modalities:
-                raise UsageError(f"{shown}: {name} wants task {task!r} giving {output!r}; only text encoders are supported")
-            return settings
-    return {}
+def _check_processor(transformer: Path) -> None:
+    """sentence-transformers puts texts through a processor for several kinds of input, if the files name one."""
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json", "config.json"):
+        path = transformer / name
+        if path.is_file() and (kind := read_json(path).get("processor_class")) is not None:
+            raise UsageError(
+                f"{path}: processor_class {kind!r}: only text encoders are supported; use a model for texts alone"
+            )
 
 
-def _max_tokens(transformer: Path, model: dict[str, Any], settings: dict[str, Any], config: ModelConfig, shown: str) -> int:
+def _max_tokens(
+    transformer: Path, model: dict[str, Any], settings: TransformerSettings, conversion: Conversion, config: ModelConfig,
+    shown: str,
+) -> tuple[int, int | None]:  # fmt: skip
+    """The longest sequence of a document, and of a query if that is another."""
     positions = model.get("max_position_embeddings")
     limit = positions if isinstance(positions, int) and positions > 0 else None
     if limit is not None:
@@ -203,26 +217,31 @@ def _max_tokens(transformer: Path, model: dict[str, Any], settings: dict[str, An
     if config.max_tokens != "auto":
         if limit is not None and config.max_tokens > limit:
             raise UsageError(f"model.max_tokens={config.max_tokens}: {shown} takes at most {limit} tokens; lower it")
-        return config.max_tokens
-    wanted = settings.get("max_seq_length")
-    if not isinstance(wanted, int):
-        path = transformer / "tokenizer_config.json"
-        stored = read_json(path).get("model_max_length") if path.is_file() else None
-        wanted = int(stored) if isinstance(stored, int | float) and stored < _SANE_TOKENS else None
+        return config.max_tokens, None
+    usual = settings.max_tokens or conversion.max_tokens
+    wanted = settings.document_tokens or usual
     known = [value for value in (wanted, limit) if value is not None]
     if not known:
         raise UsageError(f"model.max_tokens=auto: the files of {shown} name no longest input; set model.max_tokens")
-    return min(known)
+    longest = min(known)
+    if longest <= conversion.special_tokens:
+        where = settings.path if settings.document_tokens or settings.max_tokens else transformer / "tokenizer_config.json"
+        raise UsageError(
+            f"{where if wanted == longest else transformer / 'config.json'}: allows {longest} tokens, of which "
+            f"{conversion.special_tokens} are special tokens; correct it, or set model.max_tokens"
+        )
+    query = min((value for value in (settings.query_tokens or usual, limit) if value is not None), default=longest)
+    return longest, None if query == longest else query
 
 
-def _prompts(folder: Path, config: ModelConfig, shown: str) -> tuple[str, str]:
-    """The prompts of documents and of queries. An empty entry in the model's prompts is a placeholder, not a prompt."""
-    path = folder / "config_sentence_transformers.json"
-    stored = read_json(path) if path.is_file() else {}
-    prompts: dict[str, str] = stored.get("prompts") or {}
-    prompt, default = config.prompt, stored.get("default_prompt_name")
-    if not prompt and default:
-        if default not in prompts:
-            raise UsageError(f"{shown}: default prompt {default!r} is not among its prompts; set model.prompt")
-        prompt = prompts[default] or ""
-    return prompt, prompts.get("query") or prompt
+def _truncated(recipe: EmbeddingRecipe, retrieval: RetrievalSettings, config: ModelConfig) -> EmbeddingRecipe:
+    """With the model's own truncate_dim, unless the configuration has one. sentence-transformers cuts after normalising."""
+    wanted = retrieval.truncate_dim
+    if wanted is None or config.truncate_dim is not None or (recipe.dim is not None and wanted >= recipe.dim):
+        return recipe
+    if recipe.normalize and config.normalize == "auto":
+        raise UsageError(
+            f"{retrieval.path}: truncate_dim={wanted}: cuts vectors after they are normalised, which is not supported; "
+            f"set model.truncate_dim={wanted} for vectors of unit length"
+        )
+    return replace(recipe, truncate_dim=wanted, dim=None if recipe.dim is None else wanted)

@@ -1,13 +1,15 @@
 """Tokenises texts: truncated to the model's longest input, or cut into overlapping chunks.
 
-    1. clip      if truncating: keep only as many characters as can matter (a 5 MB text takes no longer than a page)
+    1. clip      if truncating: keep only as many characters as can matter (a 5 MB text takes no longer than a page), of the
+                 text's beginning, or of its end where the model's files say truncation_side: left
     2. encode    content tokens without special tokens, in groups that bound memory; long texts in pieces cut at white space
     3. window    one sequence per document (truncate), or several overlapping ones (chunks)
     4. assemble  special tokens + prompt + window + special tokens, concatenated in one flat array
 
 The prompt is prepended to the text and tokenised with it, as in sentence-transformers; later chunks repeat the prompt's
-tokens. Only the `tokenizers` library is used, with tokenizer.json; transformers and torch are imported only for a model
-without that file. Knows nothing of batches, models or vectors.
+tokens. The tokenizer is the one that transformers makes of the model's files (tokenizer_files.py), run by the `tokenizers`
+library; at load its tokens of the texts of proof are compared with transformers'. Knows nothing of batches, models or
+vectors.
 
 Shapes: D documents, N sequences, T tokens.
 """
@@ -26,11 +28,14 @@ from tokenizers import Encoding, Tokenizer
 
 from workers.config import LongText
 from workers.errors import UsageError
+from workers.model.auto_tokenizer import LONG_TEXT, PROOF_TOKENS, Conversion
 from workers.model.recipe import EmbeddingRecipe
-from workers.model.tokenizer_files import load_tokenizer
+from workers.model.tokenizer_files import backend, read_conversion
+from workers.model.transformer_settings import read_transformer_settings
 from workers.records.tokens import TokenizedTexts, ranges
 
 CLIP_CHARACTERS_A_TOKEN = 16  # a clip of this length nearly always has enough tokens; otherwise the whole text is encoded
+SEAM_CHARACTERS = 40  # of a piece, to see whether a tokenizer's tokens may be joined from pieces
 PIECE_CHARACTERS = 1 << 17  # longer texts are encoded in pieces: an Encoding takes some 100 bytes per token
 GROUP_CHARACTERS = 1 << 20  # of the texts encoded by one call
 _BOUNDARY = re.compile(r"(?<=[^\s])(?=[ \n])")  # no tokenizer family has tokens that cross the start of white space
@@ -58,8 +63,15 @@ class TextTokenizer:
             UsageError: unusable tokenizer files, or max_tokens too small for prompt, special tokens and chunk_overlap.
         """
         self._recipe = recipe
-        self._tokenizer = load_tokenizer(folder / recipe.transformer, recipe.do_lower_case)
-        self._prefix, self._suffix = _special_tokens(self._tokenizer)
+        settings = read_transformer_settings(folder / recipe.transformer)
+        conversion = read_conversion(folder / recipe.transformer, settings)
+        self._tokenizer = backend(conversion)
+        self._from_end = conversion.truncation_side == "left"
+        self._prefix, self._suffix = np.empty(0, np.int32), np.empty(0, np.int32)
+        if settings.add_special_tokens:
+            self._prefix, self._suffix = _special_tokens(self._tokenizer)
+        self._prove(conversion, folder / recipe.transformer)
+        self._joins = self._joins_pieces()
         specials = len(self._prefix) + len(self._suffix)
         self._room = recipe.max_tokens - specials  # for prompt and content
         prompt = len(self._tokenizer.encode(recipe.prompt, add_special_tokens=False).ids) if recipe.prompt else 0
@@ -91,8 +103,9 @@ class TextTokenizer:
             lengths = np.fromiter((len(ids) for ids in contents), np.int64, len(contents))
             kept = np.minimum(lengths, self._room)
             zeros = np.zeros(len(texts), np.int64)
+            starts = lengths - kept if self._from_end else zeros
             return self._assemble(
-                contents, _Windows(np.arange(len(texts), dtype=np.int32), zeros, zeros, kept), lengths > kept
+                contents, _Windows(np.arange(len(texts), dtype=np.int32), zeros, starts, kept), lengths > kept
             )
         return self._chunks(prompted)
 
@@ -101,6 +114,7 @@ class TextTokenizer:
         return [self._tokenizer.id_to_token(int(token)) or "" for token in ids]
 
     def _chunks(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Windows over each text. `texts` begin with the prompt."""
         recipe, prompt = self._recipe, len(self._recipe.prompt)
         spans = recipe.long_text is LongText.CHUNKS
         encoded = list(self._encode(texts, offsets=spans or prompt > 0))
@@ -119,11 +133,11 @@ class TextTokenizer:
         first = last = None
         if spans:
             first, last = np.zeros(len(document), np.int64), np.zeros(len(document), np.int64)
-            for row, (owner, start, length) in enumerate(zip(document, start_N + prompt_D[document], length_N, strict=True)):
-                if length:
-                    offsets = encoded[owner][1]
-                    first[row] = max(offsets[start, 0] - prompt, 0)
-                    last[row] = max(offsets[start + length - 1, 1] - prompt, 0)
+            for row, (owner, start, length) in enumerate(
+                zip(document.tolist(), start_N + prompt_D[document], length_N, strict=True)
+            ):
+                leads = start == prompt_D[owner]
+                first[row], last[row] = _span(texts[owner], encoded[owner][1], start, length, prompt, leads=leads)
         windows = _Windows(document.astype(np.int32), prompt_D[document], start_N, length_N, first, last)
         return self._assemble(contents, windows, np.zeros(len(texts), np.bool_))
 
@@ -154,7 +168,9 @@ class TextTokenizer:
     def _encode_clipped(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
         """Content tokens [T] of each text: all, or at least one more than there is room for, which marks it as truncated."""
         limit = CLIP_CHARACTERS_A_TOKEN * self._recipe.max_tokens
-        clips = [next(_pieces(text, limit)) for text in texts]
+        if not self._joins:
+            return [ids for ids, _ in self._encode(texts, offsets=False)]
+        clips = [_tail(text, limit) if self._from_end else next(_pieces(text, limit)) for text in texts]
         contents = [ids for ids, _ in self._encode(clips, offsets=False)]
         for index, (clip, text) in enumerate(zip(clips, texts, strict=True)):
             if len(clip) < len(text) and len(contents[index]) <= self._room:  # too few tokens in so many characters
@@ -165,12 +181,48 @@ class TextTokenizer:
         """Content tokens [T] of each text, in order, and their spans of characters [T, 2] (empty unless asked for)."""
         encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
         for group in _groups(texts):
-            pieces = [list(_pieces(text, PIECE_CHARACTERS)) for text in group]
+            pieces = [list(_pieces(text, PIECE_CHARACTERS)) if self._joins else [text] for text in group]
             encodings = iter(encode(list(chain.from_iterable(pieces)), add_special_tokens=False))
             for parts in pieces:
                 encoded = [(next(encodings), part) for part in parts]
                 ids = np.concatenate([np.array(encoding.ids, np.int32) for encoding, _ in encoded])
                 yield ids, _characters(encoded) if offsets else np.empty((0, 2), np.int64)
+
+    def _prove(self, conversion: Conversion, folder: Path) -> None:
+        """Compare with the tokens that transformers made. Raises: UsageError: they differ."""
+        encode = self._tokenizer.encode_batch_fast
+        bare = [encoding.ids for encoding in encode([*conversion.texts, LONG_TEXT], add_special_tokens=False)]
+        room = PROOF_TOKENS - len(self._prefix) - len(self._suffix)
+        bare[-1] = bare[-1][-room:] if self._from_end else bare[-1][:room]
+        for ids, theirs in zip(bare, (*conversion.tokens, conversion.truncated), strict=True):
+            if [*self._prefix, *ids, *self._suffix] != list(theirs):
+                raise UsageError(
+                    f"{folder}: tokenizer_config.json, tokenizer.json: {conversion.kind} does more than its fast part; "
+                    "save the model with a tokenizer that is fast as a whole"
+                )
+
+    def _joins_pieces(self) -> bool:
+        """Whether the tokens of a text are those of its pieces. Not so for one that puts something before each piece."""
+        pieces = list(_pieces(LONG_TEXT, SEAM_CHARACTERS))
+        whole, *parts = self._tokenizer.encode_batch_fast([LONG_TEXT, *pieces], add_special_tokens=False)
+        return list(whole.ids) == [token for part in parts for token in part.ids]
+
+
+def _span(text: str, offsets_TX: NDArray[np.int64], start: int, length: int, prompt: int, *, leads: bool) -> tuple[int, int]:
+    """The characters of a window, without the `prompt` characters before the text: from its first token to the next window.
+
+    Characters that the tokenizer drops (accents, control characters) belong to the window before them, those before the
+    text's first token (`leads`) to the first window; white space around them is left out.
+    """
+    end = offsets_TX[start + length - 1, 1] if length else prompt
+    begin = offsets_TX[start, 0] if length else prompt
+    following = offsets_TX[start + length, 0] if start + length < len(offsets_TX) else len(text)
+    if leads and length:
+        begin -= len(text[prompt:begin].lstrip())
+    elif leads and text[prompt:].strip():
+        begin = len(text) - len(text[prompt:].lstrip())
+    end += len(text[end:following].rstrip())
+    return max(int(begin) - prompt, 0), max(int(end) - prompt, 0)
 
 
 def _characters(encoded: list[tuple[Encoding, str]]) -> NDArray[np.int64]:
@@ -198,6 +250,19 @@ def _pieces(text: str, size: int) -> Iterator[str]:
         yield text[start : boundary.start()]
         start = boundary.start()
     yield text[start:]
+
+
+def _tail(text: str, size: int) -> str:
+    """The end of the text, at least `size` characters, from the last white space before them that follows a word."""
+    end, reach = len(text) - size, 64
+    while end > 0:
+        start = max(end - reach, 0)
+        if borders := [found.start() for found in _BOUNDARY.finditer(text, start, end + 1)]:
+            return text[borders[-1] :]
+        if start == 0:
+            break
+        reach *= 8
+    return text
 
 
 def _groups(texts: Sequence[str]) -> Iterator[list[str]]:

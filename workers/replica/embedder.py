@@ -23,8 +23,8 @@ class Embedder:
     """The model of a snapshot, loaded in this process.
 
     Args:
-        stamp: of the snapshot; says which model and precision its vectors were computed with.
-        query: prepend the model's query prompt to texts, instead of the documents' prompt.
+        stamp: of the snapshot; says with which model, precision and prompt its vectors were computed.
+        query: texts are queries: the query prompt and the longest query, instead of the documents'.
         long_text: instead of the configured value.
 
     Raises:
@@ -42,9 +42,9 @@ class Embedder:
                 f"snapshot {stamp.weights_digest[:12]}); set model.name and model.revision to the snapshot's"
             )
         recipe = read_recipe(files, config)
-        recipe = replace(
-            recipe, prompt=recipe.query_prompt if query else recipe.prompt, long_text=long_text or recipe.long_text
-        )
+        recipe = replace(recipe, prompt=stamp.prompt, long_text=long_text or recipe.long_text)
+        if query:
+            recipe = replace(recipe, prompt=recipe.query_prompt, max_tokens=recipe.query_tokens or recipe.max_tokens)
         self._tokenizer = TextTokenizer(files.folder, recipe)
         golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
         options = EncoderOptions(Precision(stamp.precision), config.batch_tokens)

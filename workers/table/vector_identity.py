@@ -53,6 +53,7 @@ SETTINGS: Mapping[str, Effect] = {
     "long_text": Effect.VECTOR,
     "chunk_overlap": Effect.VECTOR,
     "prompt": Effect.VECTOR,
+    "query_prompt": Effect.RUN,  # of searches, not of documents
     "truncate_dim": Effect.VECTOR,
     "precision": Effect.VECTOR,
     "batch_tokens": Effect.RUN,
@@ -72,7 +73,18 @@ RECIPE: Mapping[str, Effect] = {
     "token_modules": Effect.VECTOR,
     "vector_modules": Effect.VECTOR,
     "dim": Effect.VECTOR,
+    "query_tokens": Effect.RUN,
+    "tokenizer": Effect.VECTOR,
 }
+LATER_SETTINGS: Mapping[str, Any] = {"query_prompt": None}
+LATER_RECIPE: Mapping[str, Any] = {"query_tokens": None, "tokenizer": ""}
+"""Fields that version 0.1 did not have, with the value that means what that version did. A stored run without such a field
+is compared with today's as if it had that value."""
+
+
+def as_first_stored(fields: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the `later` fields that have their first meaning."""
+    return {name: value for name, value in fields.items() if name not in later or value != later[name]}
 
 
 def names(fields: Mapping[str, Effect], *effects: Effect) -> tuple[str, ...]:
@@ -92,4 +104,5 @@ FACTS_BESIDE_RECIPE = tuple(name for name in VECTOR_FACTS if name not in RECIPE)
 
 def deciding(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a stored recipe that decide vectors. A name that is not known here counts as one."""
-    return {name: value for name, value in recipe.items() if RECIPE.get(name, Effect.VECTOR) is Effect.VECTOR}
+    fields = as_first_stored(recipe, LATER_RECIPE)
+    return {name: value for name, value in fields.items() if RECIPE.get(name, Effect.VECTOR) is Effect.VECTOR}

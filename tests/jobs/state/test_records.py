@@ -201,6 +201,8 @@ def _print(
         {"weights": "other"},
         {"tokenizer": "other"},
         {"recipe": {"pooling": "cls"}},
+        {"recipe": {"tokenizer": "4f2a"}},
+        {"model": {"query_prompt": "query: "}},
     ],
 )
 def test_what_changes_the_result_changes_the_fingerprint(changed: dict[str, Any]) -> None:
@@ -217,6 +219,8 @@ def test_what_changes_the_result_changes_the_fingerprint(changed: dict[str, Any]
         {"cluster": {"replicas": 9, "gpus_per_replica": 0.5}},
         {"run": {"max_attempts": 9, "max_quarantined_rows": -1, "stall_seconds": 1.0}},
         {"cost": {"gpu_hour_usd": 2.5}},
+        {"model": {"prompt": ""}},  # the stored default of version 0.1; the recipe tells it from the model's own
+        {"recipe": {"tokenizer": "", "query_tokens": None}},
     ],
 )
 def test_what_does_not_change_the_result_resumes_the_run(changed: dict[str, Any]) -> None:

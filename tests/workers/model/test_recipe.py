@@ -41,7 +41,8 @@ def read(folder: Path, **settings: Any) -> EmbeddingRecipe:
 
 
 def pooling_config(folder: Path, **values: Any) -> None:
-    (folder / "1_Pooling/config.json").write_text(json.dumps(values))
+    size = {} if "embedding_dimension" in values else {"word_embedding_dimension": 384}
+    (folder / "1_Pooling/config.json").write_text(json.dumps(size | values))
 
 
 def test_minilm(model: Path) -> None:
@@ -165,23 +166,6 @@ def test_no_longest_input_anywhere(plain: Path) -> None:
     with pytest.raises(UsageError, match=r"set model.max_tokens"):
         read(plain)
     assert read(plain, max_tokens=77).max_tokens == 77
-
-
-@pytest.mark.parametrize(
-    ("stored", "prompt", "expected"),
-    [
-        ({}, "", ("", "")),
-        ({}, "passage: ", ("passage: ", "passage: ")),
-        ({"prompts": {"query": "q: ", "document": "d: "}}, "", ("", "q: ")),
-        ({"prompts": {"query": "q: ", "document": "d: "}, "default_prompt_name": "document"}, "", ("d: ", "q: ")),
-        ({"prompts": {"query": "q: ", "document": "d: "}, "default_prompt_name": "document"}, "mine: ", ("mine: ", "q: ")),
-        ({"prompts": {"query": "", "document": ""}, "default_prompt_name": None}, "p: ", ("p: ", "p: ")),
-    ],
-)
-def test_prompts(model: Path, stored: dict[str, Any], prompt: str, expected: tuple[str, str]) -> None:
-    (model / "config_sentence_transformers.json").write_text(json.dumps(stored))
-    recipe = read(model, prompt=prompt)
-    assert (recipe.prompt, recipe.query_prompt) == expected
 
 
 def test_default_prompt_agrees_with_sentence_transformers(model: Path) -> None:

@@ -12,12 +12,15 @@ from workers.table.schema import SnapshotStamp
 from workers.table.vector_identity import (
     FACTS_BESIDE_RECIPE,
     FOOTER_FACTS,
+    LATER_RECIPE,
+    LATER_SETTINGS,
     MODEL_FACTS,
     RECIPE,
     SETTINGS,
     STAMP,
     VECTOR_FACTS,
     Effect,
+    as_first_stored,
     deciding,
 )
 
@@ -61,3 +64,13 @@ def test_a_recipe_without_what_does_not_decide() -> None:
         "pooling": ["mean"],
         "of_a_later_version": 1,
     }
+
+
+def test_a_field_of_a_later_version_counts_where_it_means_something_new() -> None:
+    stored = {"pooling": ["mean"], "query_prompt": ""}
+    assert deciding(stored | {"tokenizer": "", "query_tokens": None}) == deciding(stored)
+    assert deciding(stored | {"tokenizer": "4f2a"}) == {"pooling": ["mean"], "tokenizer": "4f2a"}
+    assert set(LATER_RECIPE) <= set(RECIPE)
+    assert set(LATER_SETTINGS) <= set(SETTINGS)
+    assert as_first_stored({"prompt": "", "query_prompt": None}, LATER_SETTINGS) == {"prompt": ""}
+    assert as_first_stored({"query_prompt": ""}, LATER_SETTINGS) == {"query_prompt": ""}
