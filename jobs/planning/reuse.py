@@ -121,13 +121,13 @@ def find_reuse(
         base.shards,
         receipts,
         corpus.objects,
-        same_rows=rows == row_key(base.record.config, base.record.plan) and not _reads_tsv_anew(base, corpus),
+        same_rows=rows == row_key(base.record.config, base.record.plan) and not reads_tsv_anew(base, corpus),
         same_vectors=usable,
         ids_from_column=config.corpus.id is not None,
     )
 
 
-def _reads_tsv_anew(base: StoredRun, corpus: Corpus) -> bool:
+def reads_tsv_anew(base: StoredRun, corpus: Corpus) -> bool:
     """Whether the corpus holds .tsv objects whose quotes the base took for a writer's, by the first rules (ReadPlan)."""
     if base.record.plan.get(ROW_RULES) or corpus.read_plan.corpus.csv.quote != "auto":
         return False
