@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -180,3 +182,27 @@ def test_what_a_run_remembers_of_its_objects(tmp_path: Path, small_model: Path) 
     assert record.extra["recipe"]["pooling"] == ["mean"]
     assert record.extra["objects"] == {"unchanged": 0, "changed": 0, "new": 5, "deleted": 0}
     assert pq.read_table(tmp_path / "out/runs" / first["run_id"] / "objects.parquet").num_rows == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "carried"), [(pa.int64(), 40), (pa.int32(), 0)])
+def test_parts_whose_values_an_earlier_version_converted_are_read_again(
+    tmp_path: Path, small_model: Path, kind: pa.DataType, carried: int
+) -> None:
+    """Only where objects differ in the type of a kept column; the vectors are reused in any case."""
+    config = settings(tmp_path, small_model, corpus={"keep": ["n"]})
+    corpus_of(tmp_path / "corpus", {name: rows(name, 20) for name in ("a", "b")})
+    for name, of_object in (("a", pa.int64()), ("b", kind)):
+        path = tmp_path / f"corpus/{name}.parquet"
+        table = pq.read_table(path).append_column("n", pa.array(range(20), of_object))
+        pq.write_table(table, path, row_group_size=10, use_dictionary=False)
+    embed_corpus(config)
+    shutil.copy(tmp_path / "corpus/a.parquet", tmp_path / "corpus/c.parquet")
+    assert plan_run(config)["reuse"]["carried_rows"] == 40, "this version made it"
+    (record,) = (tmp_path / "out/runs").glob("*/run.json")
+    stored = json.loads(record.read_text())
+    del stored["plan"]["rules"]
+    record.write_text(json.dumps(stored))
+    planned = plan_run(config)
+    assert planned["reuse"]["carried_rows"] == carried
+    assert planned["rows_to_embed"] == 20, "those of c: the vectors of a and b are reused"
