@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -206,3 +207,27 @@ def test_tsv_read_by_earlier_rules_is_not_carried_over(name: str, quote: str, ru
     source = SourceObject(ObjectInfo(f"s3://b/{name}", 1, "e"), SourceFormat.CSV, None)
     corpus = Corpus((source,), ReadPlan(config, pa.string(), pa.schema([])))
     assert reads_tsv_anew(cast("Any", base), corpus) is anew
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "carried"), [(pa.int64(), 40), (pa.int32(), 0)])
+def test_parts_whose_values_an_earlier_version_converted_are_read_again(
+    tmp_path: Path, small_model: Path, kind: pa.DataType, carried: int
+) -> None:
+    """Only where objects differ in the type of a kept column; the vectors are reused in any case."""
+    config = settings(tmp_path, small_model, corpus={"keep": ["n"]})
+    corpus_of(tmp_path / "corpus", {name: rows(name, 20) for name in ("a", "b")})
+    for name, of_object in (("a", pa.int64()), ("b", kind)):
+        path = tmp_path / f"corpus/{name}.parquet"
+        table = pq.read_table(path).append_column("n", pa.array(range(20), of_object))
+        pq.write_table(table, path, row_group_size=10, use_dictionary=False)
+    embed_corpus(config)
+    shutil.copy(tmp_path / "corpus/a.parquet", tmp_path / "corpus/c.parquet")
+    assert plan_run(config)["reuse"]["carried_rows"] == 40, "this version made it"
+    (record,) = (tmp_path / "out/runs").glob("*/run.json")
+    stored = json.loads(record.read_text())
+    del stored["plan"]["rules"]
+    record.write_text(json.dumps(stored))
+    planned = plan_run(config)
+    assert planned["reuse"]["carried_rows"] == carried
+    assert planned["rows_to_embed"] == 20, "those of c: the vectors of a and b are reused"
