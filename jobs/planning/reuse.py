@@ -118,7 +118,7 @@ def find_reuse(
     plan = plan_to_json(corpus.read_plan)
     rows = row_key(config_snapshot(config), plan)
     same_values = not corpus.mixed or base.record.plan.get("rules") == plan["rules"]
-    same_values = same_values and not _reads_tsv_anew(base, corpus)
+    same_values = same_values and not reads_tsv_anew(base, corpus)
     return match(
         base.run_id,
         base.shards,
@@ -130,7 +130,7 @@ def find_reuse(
     )
 
 
-def _reads_tsv_anew(base: StoredRun, corpus: Corpus) -> bool:
+def reads_tsv_anew(base: StoredRun, corpus: Corpus) -> bool:
     """Whether the corpus holds .tsv objects whose quotes the base took for a writer's, by the first rules (ReadPlan)."""
     if base.record.plan.get(ROW_RULES) or corpus.read_plan.corpus.csv.quote != "auto":
         return False

@@ -108,4 +108,4 @@ def add_broken_streams(traps: Traps, data: bytes) -> None:
     damaged = bytearray(packed)
     damaged[-5] ^= 1  # the checksum at the end
     traps.add(f"damaged.{suffix}.gz", bytes(damaged), Fate(lost="truncated or corrupt gzip.*upload it again"))
-    traps.add(f"no_gzip.{suffix}.gz", data, Fate(lost="truncated or corrupt gzip.*upload it again"))
+    traps.add(f"no_gzip.{suffix}.gz", data, Fate(lost="is not compressed, although its name ends with .gz", drift=True))

@@ -52,9 +52,10 @@ def settled(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, dict[int, s
 
 def _settle(array: pa.Array, target: pa.DataType, first: int, bad: dict[int, str]) -> list[pa.Array]:
     try:
-        array.validate(full=True)
+        array.validate(full=True)  # also UTF-8 inside strings, nested ones too
         found = exact_cast(array, target)
-        found.validate(full=True)  # UTF-8 inside strings, nested ones too
+        if found is not array:
+            found.validate(full=True)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         if len(array) > 1:
             middle = len(array) // 2

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from jobs.corpus import metadata_cache
 from jobs.corpus.discovery import Corpus, discover
 from jobs.corpus.metadata_cache import MetadataCache, load_metadata, save_metadata
 from tests.jobs.source_files import config, jsonl, parquet
@@ -103,3 +104,14 @@ def test_no_memory_is_no_harm(tmp_path: Path, data: bytes | None) -> None:
     assert load_metadata(store, "objects.parquet") is None
     save_metadata(store, "objects.parquet", (), ())
     assert load_metadata(store, "objects.parquet") is not None
+
+
+def test_types_learned_by_other_rules_are_learned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier version took INT96 timestamps for nanoseconds."""
+    parquet(tmp_path / "in/a.parquet", {"id": [1], "text": ["x"], "n": [1]})
+    corpus = discover(config(tmp_path / "in", **SETTINGS))
+    store = Store(str(tmp_path / "out"), {})
+    with monkeypatch.context() as earlier:
+        earlier.setattr(metadata_cache, "RULES", b"1")
+        save_metadata(store, "objects.parquet", corpus.objects, corpus.columns)
+    assert load_metadata(store, "objects.parquet") is None

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import jobs.embed.session
 import jobs.planning.choose_run
 from jobs.commands.plan import plan_run
+from jobs.corpus.discovery import Corpus
+from jobs.corpus.listing import SourceObject
 from jobs.embed.job import embed_corpus
-from jobs.planning.reuse import known_objects, open_base
+from jobs.planning.reuse import known_objects, open_base, reads_tsv_anew
 from jobs.planning.run import ReuseRefused, Run
 from jobs.state.records import list_runs, new_run_id, read_run
 from tests.jobs.nights import NIGHT_1, HandSession, corpus_of, rows, settings
+from workers.config import CorpusConfig, CsvConfig, SourceFormat
+from workers.records.documents import ROW_RULES, ReadPlan
+from workers.storage.objects import ObjectInfo
 from workers.storage.store import Store
 
 
@@ -180,3 +188,46 @@ def test_what_a_run_remembers_of_its_objects(tmp_path: Path, small_model: Path) 
     assert record.extra["recipe"]["pooling"] == ["mean"]
     assert record.extra["objects"] == {"unchanged": 0, "changed": 0, "new": 5, "deleted": 0}
     assert pq.read_table(tmp_path / "out/runs" / first["run_id"] / "objects.parquet").num_rows == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "quote", "rules", "anew"),
+    [
+        ("a.tsv", "auto", None, True),
+        ("a.TSV.gz", "auto", None, True),
+        ("a.tsv", "auto", ROW_RULES, False),
+        ("a.tsv", '"', None, False),
+        ("a.csv", "auto", None, False),
+    ],
+)
+def test_tsv_read_by_earlier_rules_is_not_carried_over(name: str, quote: str, rules: int | None, anew: bool) -> None:
+    """Vectors of its texts are; but which texts there are is decided anew."""
+    base = SimpleNamespace(record=SimpleNamespace(plan={} if rules is None else {"row_rules": rules}))
+    config = CorpusConfig(uri=["x"], csv=CsvConfig(quote=quote))
+    source = SourceObject(ObjectInfo(f"s3://b/{name}", 1, "e"), SourceFormat.CSV, None)
+    corpus = Corpus((source,), ReadPlan(config, pa.string(), pa.schema([])))
+    assert reads_tsv_anew(cast("Any", base), corpus) is anew
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "carried"), [(pa.int64(), 40), (pa.int32(), 0)])
+def test_parts_whose_values_an_earlier_version_converted_are_read_again(
+    tmp_path: Path, small_model: Path, kind: pa.DataType, carried: int
+) -> None:
+    """Only where objects differ in the type of a kept column; the vectors are reused in any case."""
+    config = settings(tmp_path, small_model, corpus={"keep": ["n"]})
+    corpus_of(tmp_path / "corpus", {name: rows(name, 20) for name in ("a", "b")})
+    for name, of_object in (("a", pa.int64()), ("b", kind)):
+        path = tmp_path / f"corpus/{name}.parquet"
+        table = pq.read_table(path).append_column("n", pa.array(range(20), of_object))
+        pq.write_table(table, path, row_group_size=10, use_dictionary=False)
+    embed_corpus(config)
+    shutil.copy(tmp_path / "corpus/a.parquet", tmp_path / "corpus/c.parquet")
+    assert plan_run(config)["reuse"]["carried_rows"] == 40, "this version made it"
+    (record,) = (tmp_path / "out/runs").glob("*/run.json")
+    stored = json.loads(record.read_text())
+    del stored["plan"]["rules"]
+    record.write_text(json.dumps(stored))
+    planned = plan_run(config)
+    assert planned["reuse"]["carried_rows"] == carried
+    assert planned["rows_to_embed"] == 20, "those of c: the vectors of a and b are reused"

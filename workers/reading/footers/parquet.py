@@ -51,6 +51,15 @@ def parse_footers(
     return [_parse(footer, size, text, others) for (footer,), size in footers]
 
 
+def missing_columns(metadata: Any) -> str | None:
+    """The problem with a footer whose row groups do not list every column of its schema; None: they do."""
+    for number in range(metadata.num_row_groups):
+        listed = metadata.row_group(number).num_columns
+        if listed != metadata.num_columns:
+            return f"row group {number} lists {listed} columns where the schema has {metadata.num_columns}"
+    return None
+
+
 def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequence[str]) -> FooterFacts | str:
     try:
         file = pq.ParquetFile(pa.BufferReader(footer), coerce_int96_timestamp_unit=INT96_UNIT)
@@ -69,12 +78,13 @@ def _groups(metadata: Any, data_bytes: int, text: set[str], wanted: set[str]) ->
     """(rows, text bytes) of each row group, or what does not agree."""
     leaves = [(at, _root(metadata.schema.column(at).path, wanted)) for at in range(metadata.num_columns)]
     read = [(at, root, metadata.schema.column(at).max_repetition_level > 0) for at, root in leaves if root is not None]
+    problem = missing_columns(metadata)
+    if problem:  # a column that is not listed cannot be looked at
+        return problem
     groups: list[tuple[int, int]] = []
     spans: list[tuple[int, int]] = []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        if group.num_columns != metadata.num_columns:
-            return f"row group {number} lists {group.num_columns} columns where the schema has {metadata.num_columns}"
         rows, size = group.num_rows, 0
         for at, root, repeated in read:
             chunk = group.column(at)

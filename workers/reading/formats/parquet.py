@@ -23,7 +23,7 @@ from workers.config import SourceFormat
 from workers.errors import ObjectError
 from workers.reading.columnar import ColumnLayout, check_indices, halved
 from workers.reading.footers.facts import FooterReader
-from workers.reading.footers.parquet import INT96_UNIT, fetch_footer, parse_footers
+from workers.reading.footers.parquet import INT96_UNIT, fetch_footer, missing_columns, parse_footers
 from workers.reading.formats.traits import FormatTraits, Split, always
 from workers.reading.source_rows import SourceRows
 from workers.reading.typed.int96 import Int96Check
@@ -47,6 +47,11 @@ def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _comp
         schema = probe.schema_arrow
     layout = ColumnLayout(stream, schema, dict(piece.partitions), plan)
     groups = probe.metadata.num_row_groups
+    problem = missing_columns(probe.metadata)
+    if problem is None and piece.rows is None and groups < piece.stop == piece.size:  # as planned without row groups
+        problem = "its figures do not agree with each other"
+    if problem is not None:
+        raise ObjectError(stream.uri, f"its footer is corrupt: {problem}; upload it again")
     if piece.stop > groups:
         raise ObjectError(stream.uri, f"has {groups} row groups where {piece.stop} were planned; start a new run")
 
