@@ -123,9 +123,9 @@ def _lstm(path: Path, place: str) -> ModuleSpec:
 def _dense_or_normalize(path: Path, module: ModuleEntry) -> tuple[ModuleSpec, bool]:
     """The module, and whether it applies to token vectors (as in some late-interaction models) instead of pooled ones."""
     config = read_json(path) if module.kind == "Dense" or path.is_file() else {}
-    source = config.get("module_input_name") or "sentence_embedding"
+    source = config.get("module_input_name", "sentence_embedding")
     known = source in ("sentence_embedding", "token_embeddings")
-    if not known or (config.get("module_output_name") or source) != source:
+    if not known or config.get("module_output_name") not in (None, source):
         raise UsageError(f"{path}: reads {source} and writes {config.get('module_output_name')}, which is not supported")
     if module.kind == "Normalize":
         return ModuleSpec("Normalize", module.path), source == "token_embeddings"

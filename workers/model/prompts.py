@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
 
 from workers.config import ModelConfig
 from workers.errors import UsageError
@@ -49,6 +50,7 @@ def read_retrieval_settings(folder: Path, config: ModelConfig) -> RetrievalSetti
     kind = stored.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise UsageError(f"{path}: model_type {kind!r}: only SentenceTransformer models are supported")
+    _check_version(path, stored)
     _check_requirements(path, stored.get("requirements"))
     prompts = _prompts(path, stored)
     default = _default_prompt(path, stored, prompts)
@@ -80,6 +82,15 @@ def _default_prompt(path: Path, stored: Mapping[str, Any], prompts: Mapping[str,
     if not isinstance(name, str) or name not in {*prompts, QUERY_PROMPT, DOCUMENT_PROMPTS[0]}:
         raise UsageError(f"{path}: default prompt {name!r} is not among its prompts; set model.prompt and correct the file")
     return prompts.get(name, "")
+
+
+def _check_version(path: Path, stored: Mapping[str, Any]) -> None:
+    """A later version than the installed one is no error, but sentence-transformers must be able to read it."""
+    versions = stored.get("__version__", {})
+    try:
+        Version(versions.get("sentence_transformers", "0"))
+    except (InvalidVersion, TypeError, AttributeError):
+        raise UsageError(f"{path}: __version__ must hold versions, not {versions!r}; correct or remove it") from None
 
 
 def _check_requirements(path: Path, requirements: Any) -> None:

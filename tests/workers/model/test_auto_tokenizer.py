@@ -161,6 +161,7 @@ def test_chunks_cover_every_character(folder: Path, overlap: int, prompt: str) -
         assert text == text.strip() or not covered[[0, -1]].all(), "white space around a text belongs to no chunk"
 
 
+@pytest.mark.slow
 def test_the_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from workers.model import tokenizer_files
 

@@ -12,6 +12,7 @@ from tests.workers.model_folders import STAGED, assert_vectors, refused, setting
 from tests.workers.models import edit_json, layout, write_modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "how"),
     [
@@ -110,6 +111,7 @@ def test_prompts(folder: Path, stored: dict[str, Any], settings: dict[str, Any],
     assert (recipe.prompt, recipe.query_prompt) == (document, query)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("include", [True, False])
 def test_prompts_of_documents_and_queries_agree_with_sentence_transformers(folder: Path, include: bool) -> None:
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": PROMPTS, "default_prompt_name": None}))
@@ -127,6 +129,7 @@ def test_prompts_of_documents_and_queries_agree_with_sentence_transformers(folde
         ({"prompts": {}, "default_prompt_name": "doc"}, "default prompt 'doc'"),
         ({"prompts": {}, "default_prompt_name": ["doc"]}, "default prompt"),
         ({"model_type": "SparseEncoder"}, "model_type 'SparseEncoder'"),
+        ({"__version__": {"sentence_transformers": 5}}, "__version__"),
         ({"truncate_dim": 16}, "truncate_dim=16"),
         ({"truncate_dim": "16"}, "truncate_dim"),
         ({"requirements": {"transformers": ">=99"}}, "transformers >=99"),
@@ -138,6 +141,7 @@ def test_what_config_sentence_transformers_may_not_ask_for(folder: Path, stored:
     refused(folder, "config_sentence_transformers.json", named)
 
 
+@pytest.mark.slow
 def test_stored_truncate_dim(folder: Path) -> None:
     write_modules(folder, (f"{STAGED}.Transformer", ""), (f"{STAGED}.Pooling", "1_Pooling"))
     (folder / "config_sentence_transformers.json").write_text(json.dumps({"truncate_dim": 12, "prompts": {}}))
@@ -146,6 +150,7 @@ def test_stored_truncate_dim(folder: Path) -> None:
     assert_vectors(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -169,10 +174,12 @@ def test_stored_truncate_dim(folder: Path) -> None:
         ("1_Pooling/config.json", json.dumps({"embedding_dimension": 32, "pooling_mode": None}).encode()),
         ("1_Pooling/config.json", json.dumps({"embedding_dimension": 32, "pooling_mod": "cls"}).encode()),
         ("1_Pooling/config.json", json.dumps({"pooling_mode": "cls"}).encode()),
+        ("2_Normalize/config.json", b'{"module_input_name": ""}'),
         ("preprocessor_config.json", json.dumps({"processor_class": "CLIPProcessor"}).encode()),
         ("sentence_bert_config.json", b"[" * 100_000),
     ],
 )
 def test_an_odd_file_is_named(folder: Path, name: str, content: bytes) -> None:
+    (folder / "2_Normalize").mkdir()
     (folder / name).write_bytes(content)
     refused(folder, name)
