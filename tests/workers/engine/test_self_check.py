@@ -25,7 +25,7 @@ from workers.engine.kernels import attention
 from workers.engine.kernels.attention import by_runs
 from workers.engine.kernels.packing import EqualRun, PackedBatch, pack
 from workers.engine.self_check import SelfCheck
-from workers.errors import ReplicaError, UsageError
+from workers.errors import PrecisionRefused, ReplicaError, UsageError
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
 
@@ -222,6 +222,39 @@ def test_auto_takes_the_next_precision_and_says_so(
     assert len(warnings) == 1
     assert warnings[0].startswith("cpu, fused bfloat16: golden texts in bfloat16 have cosines of")
     assert warnings[0].endswith("; working in float32")
+
+
+class NoHalf(Leaks):
+    """As FNet on a CPU, whose Fourier transforms have no bfloat16."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **settings: Any) -> Any:
+        if next(self.parameters()).dtype is torch.bfloat16:
+            raise RuntimeError("Unsupported dtype BFloat16")
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **settings)
+
+
+def test_auto_takes_the_next_precision_where_one_cannot_be_computed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(self_check, "_multiplies_bfloat16", lambda: True)
+    assert choose(NoHalf(random_model("MPNet")), Precision.AUTO)[0] is Precision.FLOAT32
+    assert "cpu, padded: cannot be computed in bfloat16: Unsupported dtype BFloat16; working in float32" in caplog.text
+    with pytest.raises(PrecisionRefused, match="cannot be computed in bfloat16"):
+        choose(NoHalf(random_model("MPNet")), Precision.BFLOAT16)
+
+
+def test_the_device_is_the_last_that_is_used() -> None:
+    """The modules around the model follow each call of `embed`: the reference, made here on the CPU, must not come last."""
+    devices = []
+
+    def embed(forward: Forward, golden: TokenizedTexts, device: torch.device) -> np.ndarray:
+        devices.append(device.type)
+        return np.ones((len(golden.lengths), 4), np.float32)
+
+    checkpoint = Checkpoint.of(random_model("MPNet"))
+    SelfCheck(checkpoint, GOLDEN, Precision.FLOAT32, torch.device("meta"), embed).choose_precision()
+    assert devices[0] == "cpu"
+    assert devices[-1] == "meta"
 
 
 def test_auto_refuses_where_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> None:
