@@ -91,7 +91,7 @@ class GateConfig(Section):
     """Least cosine of each sampled unchanged text, embedded again, to its vector in the last snapshot."""
     max_norm_change: Change = 0.05
     """Largest relative change of the mean vector norm, against the last snapshot's (normalised vectors: against 1)."""
-    min_spread: Annotated[float, Field(ge=0, le=2)] = 0.0001
+    min_spread: Annotated[float, Field(ge=0, le=2)] = 0.00001
     """Least mean cosine distance (1 - cosine) between pairs of up to 4,096 vectors of this snapshot. 0: no limit."""
     min_mean_cosine: Cosine = 0.9
     """Least cosine between the mean vectors of this and the last snapshot, each over up to 4,096 vectors."""

@@ -21,7 +21,6 @@ from workers.storage.uris import redact
 SHARDS_PER_REPLICA = 4  # in the advice: with so many, replicas end at about the same time
 WORTH_CUTTING = 2 * MIN_SHARD_BYTES  # bytes of text; less makes one shard by default
 LEAST_SHARD_BYTES = 1024  # that run.shard_bytes allows
-LEAST_ROWS = 1000  # of a row group, in the advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def _unsplit(piece: ObjectSlice, corpus: CorpusConfig, wanted: int) -> tuple[str
     if split is Split.GROUPS:
         if piece.stop - piece.start > 1 or piece.rows is None:
             return None
-        rows = max(LEAST_ROWS, piece.rows // wanted)
+        rows = max(1, piece.rows // wanted)
         return (
             f"{traits.group} {piece.start} has {piece.rows:,} rows, and a {traits.group} is not split",
             f"write it again with smaller ones, e.g. of {rows:,} rows",

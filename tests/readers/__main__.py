@@ -24,13 +24,14 @@ from tests.readers.samples import VARIANTS, Rows, expected, make
 
 SECONDS = 1200  # for one reader and all variants; a JVM starts slowly on a busy machine
 _RUN = """
-import importlib.metadata, json, sys
+import importlib.metadata, json, os, sys, tempfile
 task = json.load(sys.stdin)
 def plain(cell):
     return cell.item() if hasattr(cell, "item") else cell
 told = {"version": importlib.metadata.version(task["package"]), "variants": {}}
 for name, folder in task["folders"].items():
     names = {"folder": folder}
+    os.chdir(tempfile.mkdtemp(dir=os.environ["HOME"]))
     try:
         exec(task["example"], names)
         exec(task["rows"], names)
@@ -41,6 +42,17 @@ for name, folder in task["folders"].items():
     with open(task["answer"], "w") as sink:
         json.dump(told, sink)
 """
+
+
+COLUMNS = {
+    "float32": "float32, plain",
+    "float32 byte_stream_split": "float32, split",
+    "float16": "float16, plain",
+    "float16 byte_stream_split": "float16, split",
+    "int8": "int8",
+    "binary": "binary",
+    "empty section": "partition value ''",
+}
 
 
 def environment(folder: Path, reader: Reader) -> Path:
@@ -100,6 +112,16 @@ def outcome(told: dict[str, Any], variant: str) -> str:
 
 def _cell(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def table(results: dict[str, Any]) -> str:
+    """The table of docs/readers.md."""
+    lines = ["| reader | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " --- |" * len(COLUMNS)]
+    for result in results["results"]:
+        cells = ["yes" if result["variants"][name] == "ok" else "no" for name in COLUMNS]
+        package = "" if result["package"] in result["reader"].lower() else f"{result['package']} "
+        lines.append(f"| {result['reader']} ({package}{result['version']}) | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:

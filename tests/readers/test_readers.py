@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.readers.__main__ import difference
+from tests.readers.__main__ import difference, table
 from tests.readers.catalogue import PAGE, READERS, Reader, example
 from tests.readers.samples import VARIANTS, encodings, expected, make
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "readers_2core-epyc.json"
 HERE = [reader for reader in READERS if reader.here]
 CANNOT = {("DuckDB", "float16 byte_stream_split")}
 STORED = {
@@ -66,6 +68,10 @@ def test_ray_data_finds_every_row(folders: dict[str, Path]) -> None:
             assert difference(run(reader, folders[variant]), expected(variant)) == ""
     finally:
         ray.shutdown()
+
+
+def test_the_table_is_what_the_results_say() -> None:
+    assert table(json.loads(RESULTS.read_text())) in PAGE.read_text(), "print tests.readers.__main__.table of the results"
 
 
 def test_every_section_has_an_example() -> None:

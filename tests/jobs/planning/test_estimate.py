@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import jobs.embed.session
@@ -85,7 +87,9 @@ def test_hours_and_bytes_are_those_of_the_runs_that_measured_them(tmp_path: Path
 @pytest.mark.slow
 def test_replicas_without_work_are_a_warning(tmp_path: Path, minilm: Path) -> None:
     """One row group for eight replicas; of a corpus so small, nothing is said where the number is left open."""
-    corpus_of(tmp_path / "corpus", {"a": rows("a", 60)})
+    (tmp_path / "corpus").mkdir()
+    ids, column = zip(*rows("a", 60), strict=True)
+    pq.write_table(pa.table({"id": ids, "text": column}), tmp_path / "corpus" / "a.parquet")
     planned = plan_run(settings(tmp_path, minilm, cluster={"replicas": 8}))
     (warning,) = planned["warnings"]
     assert warning.startswith("7 of 8 replicas will be idle: ")

@@ -187,6 +187,8 @@ def test_what_a_run_remembers_of_its_objects(tmp_path: Path, small_model: Path) 
     assert record is not None
     assert record.extra["recipe"]["pooling"] == ["mean"]
     assert record.extra["objects"] == {"unchanged": 0, "changed": 0, "new": 5, "deleted": 0}
+    assert record.nullable_elements is False
+    assert replace(record, extra={}).nullable_elements, "a run begun by version 0.1.0"
     assert pq.read_table(tmp_path / "out/runs" / first["run_id"] / "objects.parquet").num_rows == 5
 
 

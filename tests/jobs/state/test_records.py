@@ -216,6 +216,7 @@ def test_what_changes_the_result_changes_the_fingerprint(changed: dict[str, Any]
         {"model": {"storage_options": {"secret": "new"}}},
         {"model": {"name": "/another/copy", "revision": "main"}},
         {"output": {"uri": "s3://elsewhere/", "storage_options": {"secret": "new"}}},
+        {"output": {"parquet": {"vector_encoding": "byte_stream_split"}}},
         {"cluster": {"replicas": 9, "gpus_per_replica": 0.5}},
         {"run": {"max_attempts": 9, "max_quarantined_rows": -1, "stall_seconds": 1.0}},
         {"cost": {"gpu_hour_usd": 2.5}},
