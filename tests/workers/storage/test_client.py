@@ -201,6 +201,7 @@ def test_a_full_disk_is_told_apart(number: int) -> None:
         ("s3://bucket/x", {"config_kwargs": None}, "config_kwargs must be a section"),
         ("s3://bucket/x", {"protocol": "http"}, "the scheme of the uri says this"),
         ("/srv/a\0b", {}, "no name can have"),
+        ("x::", {}, "ends with a colon"),
         ("/srv/\ud800", {}, "no name can have"),
     ],
 )
