@@ -123,6 +123,8 @@ def _refuse_odd(uri: str, options: Mapping[str, Any]) -> None:
     """Raises: UsageError: a URI that no operating system takes, or options of a wrong kind."""
     if "\0" in uri or not _encodable(uri):
         raise UsageError(f"{redact(uri)!r}: holds a character that no name can have; correct the uri")
+    if uri.endswith(":"):  # fsspec takes what is put behind it for a second path
+        raise UsageError(f"{redact(uri)}: ends with a colon; correct the uri")
     for name in ("client_kwargs", "config_kwargs"):
         if not isinstance(options.get(name, {}), Mapping):
             raise UsageError(f"{redact(uri)}: storage_options.{name} must be a section of settings")

@@ -18,10 +18,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
+from fsspec.implementations.chained import ChainedFileSystem
+
 from workers.errors import ReembedError, StorageFull, UsageError
 from workers.storage.checksums import can_check, fetch_checked
 from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_object, patiently
 from workers.storage.local import copy_local, write_local
+from workers.storage.uris import redact
 
 DELETE_BATCH = 1000  # what S3 takes in one DeleteObjects
 _NO_BATCHES = ("NotImplemented", "501", "MethodNotAllowed", "405", "InvalidRequest", "MissingContentMD5")
@@ -41,6 +44,8 @@ class Store:
         self._retry_seconds = retry_seconds
         self._full = False  # a write found no room for its whole budget: later ones try once, until one succeeds
         self._fs, root = filesystem(uri, options, retry_seconds)
+        if isinstance(self._fs, ChainedFileSystem):
+            raise UsageError(f"{redact(uri)}: a chain of filesystems can be read, not written to; give the store's own uri")
         self._root = root.rstrip("/")
         protocol = self._fs.protocol if isinstance(self._fs.protocol, str) else self._fs.protocol[0]
         self._kind = {"s3": "s3", "s3a": "s3", "file": "local", "local": "local"}.get(protocol, "other")

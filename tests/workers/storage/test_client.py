@@ -184,7 +184,7 @@ def test_what_waiting_does_not_help_is_not_retried(status: int, code: str, kind:
 
     with pytest.raises(kind, match=rf"s3://bucket/x: .*{told}") as caught:
         patiently(call, "s3://bucket/x", 0.5)
-    assert type(caught.value) is kind
+    assert isinstance(caught.value, StorageFull) == (kind is StorageFull)
     assert (len(calls) == 1) == (kind is UsageError)
 
 
@@ -201,6 +201,7 @@ def test_a_full_disk_is_told_apart(number: int) -> None:
         ("s3://bucket/x", {"config_kwargs": None}, "config_kwargs must be a section"),
         ("s3://bucket/x", {"protocol": "http"}, "the scheme of the uri says this"),
         ("/srv/a\0b", {}, "no name can have"),
+        ("x::", {}, "ends with a colon"),
         ("/srv/\ud800", {}, "no name can have"),
     ],
 )

@@ -79,7 +79,7 @@ def _refusals(profile: str) -> Iterator[str]:
         began = time.monotonic()
         with pytest.raises(UsageError) as caught:
             request()  # type: ignore[no-untyped-call]
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20, "not after a budget of retries"
         assert str(caught.value).startswith(f"s3://bucket-{profile}/")
         yield str(caught.value)
 
