@@ -73,9 +73,17 @@ def measure_vectors(run: StoredRun) -> tuple[VectorFigures | None, tuple[str, ..
     texts = len({key for sample in samples for key in sample.keys})
     figures = VectorFigures.of(np.concatenate(vectors), texts) if vectors else None
     if figures is not None and figures.pair_distance is not None:
-        distance = 1 - of_angle(1 - figures.pair_distance, stored.vector)
-        figures = dataclasses.replace(figures, pair_distance=distance)
+        distance = 1 - of_angle(1 - figures.pair_distance, stored.vector) - _rounding(figures, stored)
+        figures = dataclasses.replace(figures, pair_distance=max(0.0, distance))
     return figures, tuple(item for item in met if isinstance(item, str))
+
+
+def _rounding(figures: VectorFigures, stored: VectorFormat) -> float:
+    """The cosine distance that rounding to int8 puts between two equal vectors at most: D components, each rounded by an
+    error of variance scale^2 / 12, so |e1 - e2|^2 / 2 = D scale^2 / 12, in units of the squared length."""
+    if stored.vector is not VectorType.INT8 or stored.int8_scale is None or not figures.mean_length:
+        return 0.0
+    return len(figures.mean_D) * stored.int8_scale**2 / 12 / figures.mean_length**2
 
 
 def compare_texts(now: StoredRun, last: StoredRun) -> Comparison:

@@ -180,13 +180,18 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if identity is None or isinstance(identity, dict | list) or not _encodes(identity):
         return None
     whole = number is None or _is_whole(number)
-    listed = tags is None or (isinstance(tags, list) and all(map(_encodes, tags)))
-    return record if whole and listed and _encodes(word) else None
+    listed = tags is None or (isinstance(tags, list) and all(map(_is_text, tags)))
+    return record if whole and listed and _is_text(word) else None
+
+
+def _is_text(value: Any) -> bool:
+    """A column of strings takes strings and null alone."""
+    return value is None or (isinstance(value, str) and _encodes(value))
 
 
 def _is_whole(number: Any) -> bool:
     if isinstance(number, float):
-        return number.is_integer() and -(2.0**63) <= number < 2.0**63
+        return number.is_integer() and abs(number) <= 2.0**53
     return isinstance(number, int) and not isinstance(number, bool) and -(2**63) <= number < 2**63
 
 

@@ -52,7 +52,9 @@ def _below(folder: Path) -> set[str]:
 def test_partition_values_stay_below_the_prefix_and_come_back(tmp_path: Path, minilm: Path) -> None:
     place = tmp_path / "deep" / "er"
     (place / "corpus").mkdir(parents=True)
-    table = pa.table({"id": [f"d{n}" for n in range(len(VALUES))], "text": ["some text"] * len(VALUES), "lang": VALUES})
+    table = pa.table(
+        {"id": [f"d{n}" for n in range(len(VALUES))], "text": [f"text {n}" for n in range(len(VALUES))], "lang": VALUES}
+    )
     pq.write_table(table, place / "corpus" / "a.parquet")
     before = _below(tmp_path)
     config = settings(place, minilm, corpus={"keep": ["lang"]}, output={"partition_by": ["lang"]})
@@ -109,19 +111,19 @@ def test_keys_of_a_bucket_stay_below_the_prefix_and_lose_no_row(s3_bucket: str, 
     assert before <= _keys(fs, s3_bucket), "and the source is as it was"
 
 
-def test_local_links_lead_nowhere(tmp_path: Path, minilm: Path) -> None:
-    """Links to files are followed, as README says; links to folders are not, so that none leads out or round in circles."""
-    corpus, outside = tmp_path / "corpus", tmp_path / "outside"
+def test_local_links_are_followed_once(tmp_path: Path, minilm: Path) -> None:
+    """As docs/input.md says: a linked folder is a part of the corpus; one that leads round in circles is read once."""
+    corpus, disk = tmp_path / "corpus", tmp_path / "disk"
     corpus.mkdir()
-    outside.mkdir()
-    (outside / "secret.jsonl").write_text('{"id": "secret", "text": "not ours"}\n')
+    disk.mkdir()
+    (disk / "b.jsonl").write_text('{"id": "b", "text": "on another disk"}\n')
     (corpus / "a.jsonl").write_text('{"id": "a", "text": "ours"}\n')
-    (corpus / "elsewhere").symlink_to(outside)
+    (corpus / "elsewhere").symlink_to(disk)
     (corpus / "round").symlink_to(corpus)
     listed = [info.uri.rpartition("/")[2] for info in list_objects(str(corpus), {})]
-    assert listed == ["a.jsonl"]
+    assert listed == ["a.jsonl", "b.jsonl"]
     summary = embed_corpus(settings(tmp_path, minilm))
-    assert (summary["documents"], summary["quarantined_rows"]) == (1, 0)
+    assert (summary["documents"], summary["quarantined_rows"]) == (2, 0)
 
 
 @pytest.mark.parametrize("target", ["nowhere", "broken.jsonl"])

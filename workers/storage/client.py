@@ -3,7 +3,7 @@
     FileNotFoundError    the object does not exist
     StoreRefused         waiting does not help: credentials, bucket, endpoint, region, clock, read-only folder, a 400
     AccessDenied         a StoreRefused: the store knows who asks and refuses the object, perhaps this one alone
-    ObjectError          the object is archived
+    ObjectError          the object is archived, or its web server sends no parts of it
     TransientError       everything else: retried for a number of seconds, then raised (StorageFull: no room is left)
 
 Messages name the URI without credentials. This file does no I/O of its own.
@@ -39,6 +39,7 @@ _REQUEST = ("InvalidBucketName", "Invalid bucket name", "Invalid endpoint", "Per
             "AuthorizationHeaderMalformed", "CERTIFICATE_VERIFY_FAILED", "InvalidUrl",
             "Session.__init__() got an unexpected keyword")  # fmt: skip
 _CLOCK = "RequestTimeTooSkewed"
+_NO_RANGES = ("range requests", "Cannot seek")  # in the words of fsspec's client for the web
 _DENIED = ("AccessDenied", "Forbidden", "403")  # S3 error codes: these credentials are valid, and do not suffice
 _ARCHIVED = "InvalidObjectState"
 _S3, _WEB = ("s3", "s3a"), ("http", "https")
@@ -247,6 +248,10 @@ def _raise_translated(error: Exception, uri: str) -> NoReturn:
     if error_code(error) == _ARCHIVED:
         raise ObjectError(
             redact(uri), "archived (storage class Glacier or the like), so it cannot be read; restore it, or take it out"
+        ) from None
+    if isinstance(error, ValueError) and any(words in str(error) for words in _NO_RANGES):
+        raise ObjectError(
+            redact(uri), "its web server sends no parts of an object (byte ranges); copy it to one that does, or to a folder"
         ) from None
     kind = _kind(error)
     if kind is None and unusable(error):

@@ -161,12 +161,4 @@ class SourceStream:
         except ReembedError as error:
             self.failure = error
             raise
-        except ValueError as error:  # fsspec's client for the web
-            if "range requests" not in str(error) and "Cannot seek" not in str(error):
-                raise
-            self.failure = ObjectError(
-                self.uri,
-                "its web server sends no parts of an object (byte ranges); copy it to one that does, or to a folder",
-            )
-            raise self.failure from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
