@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -40,7 +41,7 @@ def encodes(value: str) -> bool:
 def json_column(values: list[Any], target: pa.DataType) -> Column:
     """The values as a column of type `target`, null where one does not fit; and the reasons by place, each as what follows
     the column's name."""
-    if set(map(type, values)) <= _flat_kinds(target):
+    if _as_they_are(values, target):
         with contextlib.suppress(*MISFITS):  # the whole column at once
             return pa.array(values, target), {}
     fitted: list[Any] = []
@@ -63,8 +64,25 @@ def json_column(values: list[Any], target: pa.DataType) -> Column:
     return pa.concat_arrays(parts), bad
 
 
+def _as_they_are(values: Sequence[Any], target: pa.DataType) -> bool:
+    """Whether the kinds of all values are those of the type, so that pa.array makes a column of them or refuses them."""
+    kinds = set(map(type, values))
+    if pt.is_list(target):
+        return kinds <= {list, _NULL} and _as_they_are(
+            [item for value in values if value for item in value], target.value_type
+        )
+    if pt.is_struct(target):
+        names, objects = set(target.names), [value for value in values if value]
+        return (
+            kinds <= {dict, _NULL}
+            and all(map(names.issuperset, objects))
+            and all(_as_they_are([value.get(field.name) for value in objects], field.type) for field in target.fields)
+        )
+    return kinds <= _flat_kinds(target)
+
+
 def _flat_kinds(target: pa.DataType) -> set[type]:
-    """The kinds of values of which pa.array makes a column of this type as they are, or refuses them."""
+    """The kinds of values that a type has which is not nested; none: its values are converted one by one."""
     if pt.is_string(target) or pt.is_large_string(target):
         return {str, _NULL}
     if pt.is_integer(target):
