@@ -57,7 +57,7 @@ def failed(ended: Ended) -> list[str]:
     """Names of the checks; the summary, the log and the exit status must agree that they failed."""
     summary = ended.summary
     names = [check["name"] for check in summary["gate"] if not check["ok"]]
-    assert len(summary["gate"]) == 11
+    assert len(summary["gate"]) == 12
     assert (ended.rc, summary["state"], summary["published"]) == ((3, "refused", False) if names else (0, "complete", True))
     assert [reason.partition(":")[0] for reason in summary["reasons"]] == names
     assert all(f"not published: {reason}" in ended.log for reason in summary["reasons"])

@@ -75,7 +75,10 @@ class Reference:
         while True:
             piece, where = ids[start : start + capacity], spans[start : start + capacity]
             whole = [self.tokenizer.cls_token_id, *piece, self.tokenizer.sep_token_id]
-            windows.append((whole, where[0][0] if where else 0, where[-1][1] if where else 0))
+            end, behind = where[-1][1] if where else 0, spans[start + capacity : start + capacity + 1]
+            # characters behind it that are no tokens (accents, control characters) belong to the window
+            end += len(text[end : behind[0][0] if behind else len(text)].rstrip(" \n"))
+            windows.append((whole, where[0][0] if where else 0, end))
             if start + capacity >= len(ids):
                 return windows
             start += capacity - OVERLAP
