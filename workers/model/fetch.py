@@ -9,6 +9,7 @@ same, so an interrupted download never looks complete. Pickled weights are never
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import json
@@ -90,8 +91,20 @@ def fetch_store(uri: str, options: dict[str, Any]) -> Path:
 
 
 def cache_folder() -> Path:
-    """The cache of this node: $REEMBED_CACHE, else ~/.cache/reembed."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/reembed").expanduser()
+    """The cache of this node: $REEMBED_CACHE, else reembed in $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        UsageError: it is relative, so that each working folder would get one of its own.
+    """
+    shown = os.environ.get(CACHE_VARIABLE) or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/reembed"
+    with contextlib.suppress(RuntimeError):  # no home is known: `~` stays, which is relative
+        folder = Path(shown).expanduser()
+        if folder.is_absolute():
+            return folder
+    raise UsageError(
+        f"{CACHE_VARIABLE}: the cache would lie in {shown!a}, a relative folder (HOME={os.environ.get('HOME')!a}); "
+        f"set {CACHE_VARIABLE} to an absolute path"
+    )
 
 
 def _list_model(uri: str, options: dict[str, Any]) -> dict[str, ObjectInfo]:

@@ -6,8 +6,8 @@ transformers at all if it has layers of its own for the model. A replica that do
 is another machine), or cannot reproduce them (workers/engine/self_check.py), computes them itself: a wrong file costs time
 only.
 
-The cache is in the user's cache folder. Its key is everything that decides the vectors: weights, tokenizer, recipe, texts,
-library versions, and how they are computed.
+The cache is in this node's cache folder (workers/model/fetch.py:cache_folder). Its key is everything that decides the
+vectors: weights, tokenizer, recipe, texts, library versions, and how they are computed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import psutil
 from numpy.typing import NDArray
 
 from workers.config import ModelConfig
+from workers.model.fetch import cache_folder
 from workers.model.files import ModelFiles
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import EmbeddingRecipe
@@ -87,8 +88,7 @@ def cache_path(files: ModelFiles, recipe: EmbeddingRecipe) -> Path:
     versions = [importlib.metadata.version(name) for name in LIBRARIES]
     facts = [files.weights_digest, files.tokenizer_digest, dataclasses.asdict(recipe), GOLDEN_TEXTS, versions, MANNER]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return caches / "reembed" / "golden" / f"{key}.npy"
+    return cache_folder() / "golden" / f"{key}.npy"
 
 
 def _store(path: Path, cached: Path) -> None:

@@ -366,3 +366,28 @@ def test_model_on_s3(minilm: Path, s3_bucket: str, cache: Path) -> None:
     assert (files.folder / "1_Pooling/config.json").is_file()
     with pytest.raises(UsageError, match="the bucket does not exist"):
         resolve("s3://reembed-no-such-bucket/model")
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({"REEMBED_CACHE": "/c", "XDG_CACHE_HOME": "/x"}, "/c"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/reembed"),
+        ({"HOME": "/home/me"}, "/home/me/.cache/reembed"),
+        ({"REEMBED_CACHE": "~/c", "HOME": "/home/me"}, "/home/me/c"),
+        ({"REEMBED_CACHE": "c"}, None),
+        ({"HOME": ":"}, None),
+    ],
+)
+def test_the_cache_is_in_an_absolute_folder(
+    env: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REEMBED_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    if expected is None:
+        with pytest.raises(UsageError, match=r"REEMBED_CACHE: .* relative folder .*; set REEMBED_CACHE to an absolute path"):
+            fetch_module.cache_folder()
+    else:
+        assert fetch_module.cache_folder() == Path(expected)
