@@ -71,6 +71,8 @@ _BASES = {  # model_type -> prefix of the encoder's weights in a checkpoint with
 _PARTS = frozenset({"embeddings", "encoder", "transformer", "pooler", "embeddings_project"})  # of these encoders
 _HARMLESS = re.compile(
     r"(^|\.)(position_ids|token_type_ids|inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|num_batches_tracked)$"
+    # what DeBERTa's generator and discriminator shared in pretraining; transformers has never loaded it
+    r"|(^|\.)(word|position)_embeddings\._weight$"
     r"|(^|\.)pooler\."  # read only by pooling=pooler, whose weights must be there
     # heads of transformers' classes for pretraining and tasks, which embedding does not run
     r"|^(cls|lm_head|mlm_head|mlm_layer|predictions|sop_classifier|classifier|pre_classifier|qa_outputs|score|logits_proj"

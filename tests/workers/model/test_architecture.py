@@ -58,6 +58,7 @@ HARMLESS = [
     "bert.embeddings.position_ids", "pooler.dense.weight", "bert.pooler.dense.bias", "cls.predictions.decoder.weight",
     "lm_head.dense.weight", "classifier.weight", "h.0.attn.masked_bias", "discriminator_predictions.dense.weight",
     "vocab_projector.bias", "predictions.LayerNorm.weight", "qa_outputs.bias",
+    "deberta.embeddings.word_embeddings._weight", "embeddings.position_embeddings._weight",
 ]  # fmt: skip
 
 
