@@ -149,8 +149,9 @@ def resumed(place: Place, run: str, config: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("run", "trouble", "words"),
     [
-        ("suspended", suspended, ["UserSuspended", "check credentials"]),
-        pytest.param("expired", expired, ["ExpiredToken", "check credentials"], marks=LONG),
+        # the server says UserSuspended, or AccessDenied to a request that it had begun before
+        ("suspended", suspended, ["access denied", "check credentials"]),
+        pytest.param("expired", expired, ["ExpiredToken", "renew them"], marks=LONG),
         pytest.param("all-fails", failing, ["SlowDown"], marks=LONG),
         pytest.param("quota", over_quota, ["QuotaExceeded"], marks=LONG),
         pytest.param("frozen", frozen, [], marks=LONG),
