@@ -161,16 +161,20 @@ class _Connection:
 
 @contextlib.contextmanager
 def _without_warning() -> Iterator[None]:
-    log = logging.getLogger("ray._private.worker")
+    # where records of Ray's loggers may end; the last resort where the logger `ray` has no handler
+    found = [*logging.getLogger("ray").handlers, *logging.getLogger().handlers, logging.lastResort]
+    handlers = [handler for handler in found if handler is not None]
 
     def wanted(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(_NO_HANDLER)
 
-    log.addFilter(wanted)
+    for handler in handlers:
+        handler.addFilter(wanted)
     try:
         yield
     finally:
-        log.removeFilter(wanted)
+        for handler in handlers:
+            handler.removeFilter(wanted)
 
 
 def _code() -> list[str]:
