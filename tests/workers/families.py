@@ -62,7 +62,11 @@ def of_lengths(lengths: np.ndarray) -> TokenizedTexts:
 
 def random_model(family: str) -> Any:
     """On the CPU in float32; no weight is 0 or 1, as fresh biases and norms are, so that none can be left out unseen."""
-    config = type(FAMILIES[family])(**FAMILIES[family].to_dict())
+    return of_config(type(FAMILIES[family])(**FAMILIES[family].to_dict()))
+
+
+def of_config(config: Any) -> Any:
+    """A random model of this configuration, as random_model makes it."""
     generator = torch.Generator().manual_seed(5)
     torch.manual_seed(5)
     model = transformers.AutoModel.from_config(config).eval()

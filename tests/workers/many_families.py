@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
+
+from tests.workers.families import of_config
 
 ENCODER: dict[str, Any] = {"vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
                            "intermediate_size": 48, "max_position_embeddings": 130}  # fmt: skip
@@ -135,14 +136,7 @@ TYPED = frozenset({
 def random_folder(family: str, minilm: Path, target: Path) -> Path:
     """A random model of the family with MiniLM's vocabulary; no weight is 0 or 1, so that none can be left out unseen."""
     settings = FAMILIES.get(family) or REFUSED[family]
-    config = transformers.AutoConfig.for_model(family, **settings)
-    generator = torch.Generator().manual_seed(5)
-    torch.manual_seed(5)
-    model = transformers.AutoModel.from_config(config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    model.save_pretrained(target)
+    of_config(transformers.AutoConfig.for_model(family, **settings)).save_pretrained(target)
     (target / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
     names = ["input_ids", *(["token_type_ids"] if family in TYPED else []), "attention_mask"]
     facts = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, "pad_token": "[PAD]",

@@ -79,24 +79,34 @@ def text_column_of(texts: pa.Array, target: pa.DataType, label: str) -> tuple[pa
     if family(target) is Family.STRING:
         return texts.cast(target), {}
     return column_of(
-        texts.to_pylist(), target, lambda text: from_text(text, target), lambda _: misfit(label, "string", target)
+        texts.to_pylist(),
+        target,
+        lambda text: from_text(text, target),
+        lambda _value, _error: misfit(label, "string", target),
     )
 
 
 def column_of(
-    values: Sequence[Any], target: pa.DataType, convert: Callable[[Any], Any], reason: Callable[[Any], str]
+    values: Sequence[Any], target: pa.DataType, convert: Callable[[Any], Any], reason: Callable[[Any, Exception], str]
 ) -> tuple[pa.Array, dict[int, str]]:
     """Values by `convert` (one of MISFITS: it is none) as an array, and {place: reason} of those that do not fit."""
-    with contextlib.suppress(*MISFITS):
-        return array_of([None if value is None else convert(value) for value in values], target), {}
-    parts: list[pa.Array] = []
+    converted: list[Any] = []
     bad: dict[int, str] = {}
     for place, value in enumerate(values):
         try:
-            parts.append(array_of([None if value is None else convert(value)], target))
-        except MISFITS:
+            converted.append(None if value is None else convert(value))
+        except MISFITS as error:
+            converted.append(None)
+            bad[place] = reason(value, error)
+    with contextlib.suppress(*MISFITS):
+        return array_of(converted, target), bad
+    parts: list[pa.Array] = []
+    for place, value in enumerate(converted):
+        try:
+            parts.append(array_of([value], target))
+        except MISFITS as error:
             parts.append(pa.nulls(1, target))
-            bad[place] = reason(value)
+            bad[place] = reason(values[place], error)
     return pa.concat_arrays(parts), bad
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from workers.reading.columns import Column
-from workers.reading.notation import MISFITS, UnknownKey, array_of, from_json
+from workers.reading.notation import MISFITS, UnknownKey, column_of, from_json
 from workers.reading.typed.type_names import shown_type
 
 SURROGATE = " is not valid Unicode (half of a surrogate pair)"
@@ -44,24 +44,12 @@ def json_column(values: list[Any], target: pa.DataType) -> Column:
     if _as_they_are(values, target):
         with contextlib.suppress(*MISFITS):  # the whole column at once
             return pa.array(values, target), {}
-    fitted: list[Any] = []
-    bad: dict[int, str] = {}
-    for place, value in enumerate(values):
-        try:
-            fitted.append(from_json(value, target))
-        except MISFITS as error:
-            fitted.append(None)
-            bad[place] = f": {error}" if isinstance(error, UnknownKey) else _misfit(value, target)
-    with contextlib.suppress(*MISFITS):
-        return array_of(fitted, target), bad
-    parts: list[pa.Array] = []
-    for place, value in enumerate(fitted):
-        try:
-            parts.append(array_of([value], target))
-        except MISFITS:
-            parts.append(pa.nulls(1, target))
-            bad[place] = _misfit(values[place], target)
-    return pa.concat_arrays(parts), bad
+    return column_of(
+        values,
+        target,
+        lambda value: from_json(value, target),
+        lambda value, error: f": {error}" if isinstance(error, UnknownKey) else _misfit(value, target),
+    )
 
 
 def _as_they_are(values: Sequence[Any], target: pa.DataType) -> bool:
