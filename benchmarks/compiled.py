@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.forward import States
 from workers.engine.kernels.packing import PackedBatch
+from workers.engine.ways.interface import States
 
 IMPLEMENTATION = "benchmark_varlen"
 
@@ -31,7 +31,7 @@ def _attention(
 
 
 class CompiledPacked:
-    """A workers.engine.forward.Forward for BERT alone."""
+    """A workers.engine.ways.interface.Forward for BERT alone."""
 
     name, packed = "compiled", True
 

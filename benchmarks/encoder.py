@@ -29,7 +29,7 @@ from benchmarks.gemm import Peak
 from benchmarks.models import RANDOM, Bench, facts, random_model, running, say, spread, store
 from benchmarks.peers import find_model, sample
 from workers.engine.encoder import Encoder
-from workers.engine.forward import Padded
+from workers.engine.ways.padded import Padded
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
 

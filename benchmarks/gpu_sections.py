@@ -23,7 +23,8 @@ from benchmarks.compiled import CompiledPacked
 from benchmarks.gemm import Peak
 from benchmarks.models import Bench, chosen, over_all_lengths, repeated, running, spread
 from workers.engine.encoder import Encoder
-from workers.engine.forward import Packed, Padded
+from workers.engine.ways.packed import Packed
+from workers.engine.ways.padded import Padded
 from workers.records.documents import WINDOW_ROWS
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines

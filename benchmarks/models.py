@@ -27,7 +27,7 @@ from benchmarks.machine import commit, hardware
 from workers.config import ModelConfig, Precision
 from workers.engine.checkpoint import load_transformer
 from workers.engine.encoder import Encoder, EncoderOptions
-from workers.engine.forward import Forward
+from workers.engine.ways.interface import Forward
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import read_recipe

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from workers.engine.batching import Layout, plan_batches
-from workers.engine.forward import Forward
 from workers.engine.kernels.packing import PackedBatch, pack
+from workers.engine.ways.interface import Forward
 from workers.records.tokens import TokenizedTexts
 
 CPU_TOKENS = 2048

@@ -31,11 +31,11 @@ from workers.engine.attempts import Failed, attempt, first_line, halves, unknown
 from workers.engine.batching import Layout, mixed_batches, plan_batches, positions
 from workers.engine.budget import choose_batch_tokens
 from workers.engine.checkpoint import Checkpoint
-from workers.engine.forward import Forward
 from workers.engine.heads import Heads
 from workers.engine.kernels.packing import pack
 from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool
 from workers.engine.self_check import SelfCheck, reference_vectors
+from workers.engine.ways.interface import Forward
 from workers.errors import ReplicaError, UsageError
 from workers.model.files import ModelFiles
 from workers.model.recipe import EmbeddingRecipe, output_dim

@@ -25,10 +25,14 @@ from numpy.typing import NDArray
 from workers.config import Precision
 from workers.engine.batching import Layout
 from workers.engine.checkpoint import Checkpoint
-from workers.engine.forward import TOKEN_TYPES, Forward, Fused, Packed, Padded, takes, unpadded_ways
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels.packing import pack
 from workers.engine.precision import candidates, out_of_tolerance
+from workers.engine.ways.fused import Fused
+from workers.engine.ways.interface import TOKEN_TYPES, Forward, takes
+from workers.engine.ways.packed import Packed
+from workers.engine.ways.padded import Padded
+from workers.engine.ways.supported import unpadded_ways
 from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines

@@ -10,8 +10,8 @@ from tests.workers.families import of_lengths
 from workers.engine import budget
 from workers.engine.batching import Layout
 from workers.engine.budget import CPU_TOKENS, choose_batch_tokens, sweep
-from workers.engine.forward import States
 from workers.engine.kernels.packing import PackedBatch
+from workers.engine.ways.interface import States
 
 CPU = torch.device("cpu")
 GOLDEN = of_lengths(np.array([3, 60, 0, 25, 12]))

@@ -17,8 +17,9 @@ from tests.workers.families import FAMILIES, random_model, sequences
 from workers.config import Precision
 from workers.engine.bert.weights import BertWeights, facts_of
 from workers.engine.checkpoint import Checkpoint
-from workers.engine.forward import Fused, Padded
 from workers.engine.kernels.packing import pack
+from workers.engine.ways.fused import Fused
+from workers.engine.ways.padded import Padded
 from workers.errors import UsageError
 
 FUSED = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra")

@@ -20,11 +20,11 @@ from workers.engine.batching import Layout, plan_batches
 from workers.engine.bert import layers
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.encoder import Encoder
-from workers.engine.forward import Forward, States
 from workers.engine.kernels import attention
 from workers.engine.kernels.attention import by_runs
 from workers.engine.kernels.packing import EqualRun, PackedBatch, pack
 from workers.engine.self_check import SelfCheck
+from workers.engine.ways.interface import Forward, States
 from workers.errors import PrecisionRefused, ReplicaError, UsageError
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines

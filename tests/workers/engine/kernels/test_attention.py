@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from tests.workers.families import of_lengths, random_model
-from workers.engine.forward import Packed, Padded
 from workers.engine.kernels import attention
 from workers.engine.kernels.attention import SCORE_UNIT, by_runs, fused_attention, softmax_free, varlen
 from workers.engine.kernels.packing import PackedBatch, pack
+from workers.engine.ways.packed import Packed
+from workers.engine.ways.padded import Padded
 
 MIXED = [61, 40, 40, 40, 33, 17, 16, 16, 9, 8, 2, 1, 1]
 HEADS, SIZE = 3, 16

@@ -11,9 +11,13 @@ import torch
 from tests.workers.families import FAMILIES, random_model, sequences
 from workers.config import Precision
 from workers.engine.checkpoint import Checkpoint
-from workers.engine.forward import Fused, Packed, Padded, States, unpadded_ways
 from workers.engine.kernels.packing import PackedBatch, pack
 from workers.engine.self_check import SAME
+from workers.engine.ways.fused import Fused
+from workers.engine.ways.interface import States
+from workers.engine.ways.packed import Packed
+from workers.engine.ways.padded import Padded
+from workers.engine.ways.supported import unpadded_ways
 
 FUSED = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra")
 IN_VAIN = ("MPNet", "DebertaV2")  # take packed positions, and let sequences see each other all the same
