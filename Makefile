@@ -16,7 +16,9 @@
 WORKERS := 3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
+# --no-compile: compiling every module of torch, Ray and transformers takes longer than all that is installed for; Python compiles
+# what is imported, once.
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile -c constraints.txt
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 

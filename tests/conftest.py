@@ -7,6 +7,7 @@
     s3_bucket       a fresh bucket per test module
     minilm          folder of the packaged all-MiniLM-L6-v2, in the sentence-transformers layout
     small_model     folder of a random model with the same tokenizer, where vectors do not matter
+    standing        isolated processes that all tests of a worker use (tests/standing_process.py)
     cli             `python -m jobs.cli …` in a process of its own -> rc, stdout, stderr
 
 Nothing here imports ray, torch or s3fs before a test needs them.
@@ -120,6 +121,15 @@ def isolated_home(shared: Shared) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(shared.home))
         yield shared.home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def standing(isolated_home: Path) -> Iterator[None]:
+    """Isolated processes are started once a worker, not once a test (tests/standing_process.py)."""
+    from tests.standing_process import standing_processes
+
+    with standing_processes():
+        yield
 
 
 @pytest.fixture(scope="session")

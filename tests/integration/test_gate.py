@@ -102,12 +102,13 @@ def test_a_device_that_fails_at_work(
 def test_a_kept_column_that_no_row_had(night: Night) -> None:
     """Objects beyond what a sample reads whole: only reading tells that the column is nowhere."""
     night.change(lambda document: document | {"filler": "x" * 100_000})
-    refused = night.embed("corpus.keep=[kind, knid]")
+    shards = "run.shard_bytes=512KiB"
+    refused = night.embed(shards, "corpus.keep=[kind, knid]")
     assert failed(refused) == ["kept"], refused.log
     assert "no sampled record has knid; did you mean kind?" in refused.log
     assert refused.summary["reasons"][0].startswith("kept: no row had `knid` (corpus.keep)")
-    assert failed(night.embed("corpus.keep=[kind, knid]", "corpus.schema={knid: string}")) == []
-    carried = night.embed("corpus.keep=[kind, knid]", "corpus.schema={knid: string}", "run.reuse=auto")
+    assert failed(night.embed(shards, "corpus.keep=[kind, knid]", "corpus.schema={knid: string}")) == []
+    carried = night.embed(shards, "corpus.keep=[kind, knid]", "corpus.schema={knid: string}", "run.reuse=auto")
     assert failed(carried) == [], carried.log
 
 
