@@ -133,6 +133,7 @@ class NullEncoder:
     def __init__(self, product: Product, dim: int, watch: Stopwatch) -> None:
         import torch
 
+        torch.set_num_threads(1)  # others would spin beside the stages that are measured
         self._product, self._torch, self.dim = product, torch, dim
         self.precision = product.stages.Precision("float32")
         self.documents_done = self.tokens_done = self.batches_done = 0
