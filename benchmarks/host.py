@@ -177,7 +177,6 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     source = folder / "corpus.parquet"
     pq.write_table(corpus, source, row_group_size=ROW_GROUP)
     texts = table.column("text").to_pylist()[:TOKENIZED]
-    text_bytes = corpus.column("text").nbytes
     sides = {"now": ROOT} | ({"earlier": options.earlier.resolve()} if options.earlier else {})
     cases = [(dim, vector) for dim in options.dims for vector in options.vectors]
     turns: dict[tuple[str, int, str], list[dict[str, Any]]] = {(side, *case): [] for side in sides for case in cases}
@@ -190,7 +189,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 with tempfile.TemporaryDirectory(dir=folder) as place:
                     order = {
                         "corpus": str(source), "model": str(model), "folder": place, "output": f"{place}/out", "dim": dim,
-                        "vector": vector, "shard_bytes": max(text_bytes // (options.shards + 1), 1024),
+                        "vector": vector, "shards": options.shards + 1,
                     }  # fmt: skip
                     last = run_turn(checkout, order)
                 turns[side, dim, vector].append(last)
@@ -233,7 +232,7 @@ def main() -> None:
         "--vectors", nargs="+", default=["float32", "float16"], choices=["float32", "float16", "int8", "binary"]
     )
     parser.add_argument("--documents", type=int, default=240_000, help="measured ones")
-    parser.add_argument("--shards", type=int, default=4, help="about so many measured ones")
+    parser.add_argument("--shards", type=int, default=4, help="measured ones; and one to warm")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="of the local disk to write to; else the temporary folder")
     parser.add_argument("--out", type=Path)

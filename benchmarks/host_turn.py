@@ -16,6 +16,7 @@ import ctypes
 import functools
 import gc
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -197,6 +198,18 @@ class Threads:
         return {name: sorted(each, reverse=True) for name, each in by_name.items()}
 
 
+def even_shards(planned: Sequence[Any], count: int) -> list[Any]:
+    """The corpus, one Parquet object, as so many shards: a run would cut a small one into 64."""
+    pieces = [piece for shard in planned for piece in shard.slices]
+    borders = [len(pieces) * number // count for number in range(count + 1)]
+    return [
+        replace(
+            planned[0], number=number, slices=(replace(few[0], stop=few[-1].stop, rows=sum(piece.rows for piece in few)),)
+        )
+        for number, few in enumerate(pieces[start:stop] for start, stop in itertools.pairwise(borders))
+    ]
+
+
 def lock_word() -> tuple[int, Callable[[], int]] | None:
     """The address of the pointer to the thread that holds the interpreter lock (0: nobody), and a reader of it.
 
@@ -228,7 +241,6 @@ def turn(order: dict[str, Any]) -> None:
         "corpus": {"uri": order["corpus"], "id": "id", "text": "text"},
         "model": {"name": order["model"]},
         "output": {"uri": order["output"], "vector": order["vector"]},
-        "run": {"shard_bytes": order["shard_bytes"]},
     }
     run = product.plan(product.request.resolve(product.parse(raw, "host")))
     replica_type = product.replica_type
@@ -239,7 +251,7 @@ def turn(order: dict[str, Any]) -> None:
     holders = _watch_pipeline(replica, watch, word and word[1])
     if word is not None:
         tell(lock=word[0])
-    assignments = [product.assignment(shard, 1, 1) for shard in run.shards]
+    assignments = [product.assignment(shard, 1, 1) for shard in even_shards(run.shards, order["shards"])]
     warm = replica.embed_shard(replace(assignments[0], epoch=1))
     if isinstance(warm, product.failure):
         raise SystemExit(f"shard {warm.shard}: {warm.reason}")
