@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from workers.errors import TransientError
 
-RUN_ROWS = 64  # a slice costs the Parquet writer as much as copying some 30 vectors of 384 components
+RUN_ROWS = 16  # mean length of runs from which on a slice each costs the Parquet writer less than copying all rows
 
 Positions = npt.NDArray[np.int64]
 """Row numbers, counted from 0 over all batches."""
