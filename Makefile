@@ -77,12 +77,12 @@ $(VENV)/.stamp-torch: constraints.txt | $(VENV)/.stamp-venv
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 
-$(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml workers/engine/kernels/attention.c
+$(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml workers/engine/kernels/attention.c workers/records/blake2.c
 	@echo "installing the project"
 	@$(PIP) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.stamp-dev: $(VENV)/.stamp-torch pyproject.toml workers/engine/kernels/attention.c
+$(VENV)/.stamp-dev: $(VENV)/.stamp-torch pyproject.toml workers/engine/kernels/attention.c workers/records/blake2.c
 	@echo "installing the project with its development tools"
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.stamp-demo

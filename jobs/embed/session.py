@@ -30,7 +30,7 @@ from jobs.pool.connection import cluster_resources, connected, recorder
 from jobs.pool.replica_pool import ReplicaPool
 from jobs.pool.replica_shape import ReplicaShape, replica_shape
 from jobs.report.write import preload_libraries
-from jobs.scheduling.policy import Policy
+from jobs.scheduling.policy import GPU_SLOTS, Policy
 from jobs.scheduling.scheduler import Scheduler
 from jobs.state.accounting import Work
 from jobs.state.records import RunState
@@ -127,7 +127,8 @@ class _Embedding:
         self._began = self._resized = time.monotonic()
         config = run.config
         todo = pending(run.shards, receipts)
-        policy = Policy.of(config.run, ready_seconds=config.cluster.replica_ready_seconds)
+        slots = GPU_SLOTS if shape.gpus else Policy().slots
+        policy = Policy.of(config.run, ready_seconds=config.cluster.replica_ready_seconds, slots=slots)
         first_epoch = driver.lock.generation * EPOCHS_PER_DRIVER
         self.scheduler = Scheduler(todo, policy, replicas=shape.replicas, first_epoch=first_epoch)
         predicted = run.record.extra.get("predicted", {}).get("tokens")

@@ -89,7 +89,7 @@ METRICS = (
     Metric("reembed_busy_seconds", _C, "Seconds in which an encoder computed, over all replicas"),
     Metric("reembed_replica_seconds", _C, "Seconds in which replicas were ready; what is paid for"),
     Metric("reembed_stage_seconds", _C, "Seconds inside each stage, over all replicas; wait: the encoder had nothing to do",
-           {"stage": ("read", "tokenize", "encode", "write", "wait")}),
+           {"stage": ("read", "tokenize", "encode", "write", "finish", "wait")}),
     Metric("reembed_storage_retries", _C, "Storage calls tried again", {"side": ("driver", "replica")}),
     Metric("reembed_drivers_ended", _C, "How drivers ended", {"outcome": tuple(outcome.value for outcome in Outcome)}),
     Metric("reembed_shard_seconds", Kind.HISTOGRAM, "Seconds from a shard's first read to its commit", boundaries=_SECONDS),

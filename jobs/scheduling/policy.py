@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+GPU_SLOTS = 3  # on a GPU a shard takes seconds: the parts of one are sent while the next is embedded and a third is read
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Retry limits and timeouts. Times are in seconds. Raises: ValueError for a limit below 1."""
 
     max_attempts: int = 3  # charged attempts before a shard is quarantined; made on two replicas unless 1
-    slots: int = 2  # shards in flight per replica: one is embedded while the next is read
+    slots: int = 2  # shards in flight per replica: one is embedded while the next is read; see GPU_SLOTS
     ready_seconds: float = 900.0  # a replica that is not ready by then is stopped
     shard_seconds: float = 7200.0  # limit for a replica's oldest shard; beyond it the replica is stopped
     stall_seconds: float = 1800.0  # the run is aborted if no document was embedded anywhere for this time

@@ -10,8 +10,6 @@ RUN_TEXTS: 20 bytes a text, and merging never holds more than a few runs twice. 
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from workers.host.spill_file import Positions
+from workers.records import digests
 from workers.records.documents import TEXT_HASH_BYTES
 
 Hashes = npt.NDArray[np.bytes_]
@@ -29,14 +28,9 @@ _HASH = np.dtype(f"S{TEXT_HASH_BYTES}")
 
 def hash_texts(texts: pa.ChunkedArray | pa.Array) -> Hashes:
     """[N] documents.text_hash of each text; `texts` is large_string without nulls."""
-    digests: list[bytes] = []
-    for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-        _, offsets, data = chunk.buffers()
-        borders = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
-        view = memoryview(data or b"")
-        for start, stop in itertools.pairwise(borders):
-            digests.append(hashlib.blake2b(view[start:stop], digest_size=TEXT_HASH_BYTES).digest())
-    return np.frombuffer(b"".join(digests), _HASH)
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    hashed: list[Hashes] = [digests.hash_texts(chunk) for chunk in chunks]
+    return hashed[0] if len(hashed) == 1 else np.concatenate([np.empty(0, _HASH), *hashed])
 
 
 def from_column(column: pa.ChunkedArray | pa.Array) -> Hashes:

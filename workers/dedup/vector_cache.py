@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from workers.dedup.deduplicator import DedupedWindow
-from workers.host.spill_file import Positions, SpillFile, take_rows
+from workers.host.spill_file import Positions, SpillFile, take_rows, take_runs
 from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges, text_of_vectors
 from workers.table.schema import EMBEDDING, OutputSchema
 from workers.table.vectors import as_float32, cosines_to_stored, vectors_per_row
@@ -42,7 +42,9 @@ class CachedRows:
         return list(self._batches[0].schema.names) if self._batches else []
 
     def take(self, rows: Positions) -> pa.Table:
-        """Any rows in any order, repeated ones too. At least one."""
+        """Any rows in any order, repeated ones too. At least one. Long runs of consecutive rows are not copied."""
+        if (table := take_runs(self._batches, rows)) is not None:
+            return table
         if (np.diff(rows) >= 0).all():
             return take_rows(self._batches, rows)
         return pa.concat_tables(

@@ -3,13 +3,15 @@
 The format is Arrow's IPC stream: batches are read without a copy, and dictionaries may differ from batch to batch. Pages of
 the mapping count as the process's memory until the system needs it, so a reader of much data calls `release` in between.
 
-    take_rows           rows of the batches by position
+    take_rows           rows of the batches by position, ascending
+    take_runs           the same in any order, for rows that are mostly consecutive: nothing is copied
     local_disk          errors of the local disk as TransientError
     own_spill_folder    the folder for this process's files
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import mmap
 import os
@@ -24,6 +26,8 @@ import psutil
 import pyarrow as pa
 
 from workers.errors import TransientError
+
+RUN_ROWS = 16  # mean length of runs from which on a slice each costs the Parquet writer less than copying all rows
 
 Positions = npt.NDArray[np.int64]
 """Row numbers, counted from 0 over all batches."""
@@ -91,6 +95,27 @@ def take_rows(batches: Sequence[pa.RecordBatch], rows: Positions) -> pa.Table:
         run = local[-1] - local[0] + 1 == len(local) and (np.diff(local) == 1).all()
         taken.append(batch.slice(local[0], len(local)) if run else batch.take(pa.array(local)))
     return pa.Table.from_batches(taken)
+
+
+def take_runs(batches: Sequence[pa.RecordBatch], rows: Positions) -> pa.Table | None:
+    """The rows, at least one, in any order, as slices of the batches; None where runs are so short that copying costs less.
+
+    Args:
+        rows: [N] positions counted over all batches; in a run each is one more than the one before.
+    """
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    if (len(breaks) + 1) * RUN_ROWS > max(len(rows), RUN_ROWS):
+        return None
+    borders = np.concatenate([[0], breaks, [len(rows)]])
+    starts = np.cumsum([0, *(len(batch) for batch in batches)]).tolist()
+    slices = []
+    for first, count in zip(rows[borders[:-1]].tolist(), np.diff(borders).tolist(), strict=True):
+        number, stop = bisect.bisect_right(starts, first) - 1, first + count
+        while first < stop:
+            end = min(stop, starts[number + 1])
+            slices.append(batches[number].slice(first - starts[number], end - first))
+            first, number = end, number + 1
+    return pa.Table.from_batches(slices)
 
 
 @contextlib.contextmanager

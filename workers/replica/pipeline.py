@@ -1,11 +1,13 @@
-"""A pipeline of threads, read | stages | write, joined by short queues. Jobs pass through it one after another.
+"""A pipeline of threads, read | stages | write | finish, joined by short queues. Jobs pass through it one after another.
 
     submit(job) -> Future        the reader starts the next job while later stages still work on this one
     stages                       one item in, one item out; seconds in a stage are added to the job's account of that stage
+    finish                       ends a job beside the others: the items of the next jobs are written meanwhile
     errors                       the first error fails its own job only: its remaining items are dropped, other jobs go on
 
-Memory is bounded by the queues (`depth` items between two stages), not by the size of a job. The pipeline knows nothing of
-documents or models: a job provides source and sink, the caller of Pipeline the stages in between.
+Memory is bounded by the queues (`depth` items between two stages), the local disk by FINISHING jobs that end at the same
+time, not by the size of a job. Jobs begin in the order in which they were submitted, and may end in another. The pipeline
+knows nothing of documents or models: a job provides source and sink, the caller of Pipeline the stages in between.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
 QUEUE_DEPTH = 2  # enough to compensate for one slow item; an item is a window of documents
+FINISHING = 2  # jobs; the writing thread waits while so many are being finished: each keeps its files on the local disk
+FINISH = "finish"  # the stage's name
 _END = object()
 
 R_co = TypeVar("R_co", covariant=True)
@@ -25,7 +29,8 @@ R = TypeVar("R")
 
 
 class Job(Protocol[R_co]):
-    """A unit of work. `items` runs in the reading thread; `append`, `finish` and `abandon` run in the writing thread."""
+    """A unit of work. `items` runs in the reading thread, `append` in the writing thread; the last call is `finish` or
+    `abandon`, in a thread of its own while other jobs go on."""
 
     def items(self) -> Iterator[Any]: ...
     def append(self, item: Any) -> None: ...
@@ -66,7 +71,10 @@ class Pipeline(Generic[R]):
         self._inbox: queue.Queue[_Ticket[R] | None] = queue.Queue()
         queues: list[queue.Queue[Any]] = [queue.Queue(depth) for _ in range(len(stages) + 1)]
         self._waiting = waiting
-        self.totals: dict[str, float] = {"read": 0.0, "write": 0.0, "wait": 0.0} | {name: 0.0 for name, _ in stages}
+        self.totals: dict[str, float] = dict.fromkeys(("read", *(name for name, _ in stages), "write", FINISH, "wait"), 0.0)
+        self._lock = threading.Lock()
+        self._ended: queue.Queue[_Ticket[R] | None] = queue.Queue()
+        self._places = threading.Semaphore(FINISHING)
         self._threads = [
             threading.Thread(target=self._read, args=(queues[0],), name="read", daemon=True),
             *(
@@ -74,6 +82,7 @@ class Pipeline(Generic[R]):
                 for i, (name, call) in enumerate(stages)
             ),
             threading.Thread(target=self._write, args=(queues[-1],), name="write", daemon=True),
+            *(threading.Thread(target=self._finish, name=f"{FINISH}-{i}", daemon=True) for i in range(FINISHING)),
         ]
         for thread in self._threads:
             thread.start()
@@ -127,18 +136,29 @@ class Pipeline(Generic[R]):
     def _write(self, source: queue.Queue[Any]) -> None:
         while (message := source.get()) is not None:
             ticket, item = message
-            try:
-                if ticket.error is None:
-                    if item is not _END:
-                        self._timed("write", ticket, ticket.job.append, item)
-                        continue
-                    # `finish` gets the seconds of the other stages; its own are added to the totals only
-                    ticket.future.set_result(self._timed("write", ticket, ticket.job.finish, ticket.seconds))
-                    continue
-            except BaseException as error:  # noqa: BLE001 - passed to the future
-                ticket.fail(error)
             if item is _END:
+                self._places.acquire()  # here: nothing is appended for another job while all threads are busy
+                self._ended.put(ticket)
+            elif ticket.error is None:
+                try:
+                    self._timed("write", ticket, ticket.job.append, item)
+                except BaseException as error:  # noqa: BLE001 - passed to the future
+                    ticket.fail(error)
+        for _ in range(FINISHING):
+            self._ended.put(None)
+
+    def _finish(self) -> None:
+        while (ticket := self._ended.get()) is not None:
+            if ticket.error is None:
+                try:
+                    # `finish` gets the seconds of the other stages; its own are added to the totals only
+                    result = self._timed(FINISH, ticket, ticket.job.finish, dict(ticket.seconds))
+                    ticket.future.set_result(result)
+                except BaseException as error:  # noqa: BLE001 - passed to the future
+                    ticket.fail(error)
+            if ticket.error is not None:
                 self._give_up(ticket)
+            self._places.release()
 
     def _give_up(self, ticket: _Ticket[R]) -> None:
         try:
@@ -157,4 +177,5 @@ class Pipeline(Generic[R]):
 
     def _charge(self, stage: str, ticket: _Ticket[R], seconds: float) -> None:
         ticket.charge(stage, seconds)
-        self.totals[stage] += seconds  # each stage is written by its own thread only
+        with self._lock:  # several threads finish jobs
+            self.totals[stage] += seconds

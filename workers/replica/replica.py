@@ -2,10 +2,10 @@
 
     embed_shard(assignment) -> Receipt | Failure
         adopt the parts of an earlier attempt if they are complete, else
-        read -> tokenise -> encode -> (assemble rows, write)        (one thread each, joined by short queues)
+        read -> tokenise -> encode -> (rows to the local disk) -> (write and put parts)   (threads, joined by short queues)
 
-Two calls may be in flight: the second shard is read while the first is embedded. The replica does not choose shards and does
-not retry. Errors become a Failure that says what is at fault.
+Several calls may be in flight: a shard is read while the one before it is embedded and the parts of an earlier one are sent.
+The replica does not choose shards and does not retry. Errors become a Failure that says what is at fault.
 """
 
 from __future__ import annotations

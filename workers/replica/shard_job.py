@@ -2,8 +2,8 @@
 
     items()    reading thread: fills the cache with vectors of earlier parts, then yields the shard's windows
     append()   writing thread: assembles rows, spills them to the local disk, counts them
-    finish()   writing thread: writes parts and quarantine file, returns the receipt
-    abandon()  writing thread: removes temporary files; nothing has been published
+    finish()   a thread of its own, while the next shard is embedded: writes parts and quarantine file, returns the receipt
+    abandon()  likewise: removes temporary files; nothing has been published
 
 Every row is counted. The receipt consists of these counts, which are checked against each other before anything is written.
 """

@@ -43,6 +43,7 @@ from workers.table.schema import EMBEDDING, ID, TEXT_HASH, OutputSchema
 
 ROW_GROUP_BYTES = 32 << 20  # of vectors: one row group is one unit of a parallel scan and fits a worker's memory easily
 ROW_GROUP_ROWS = 65_536
+PAGE_BYTES = 256 << 10  # before compression; Arrow's 1 MiB leaves the second cache between encoding, zstd and checksum
 ZSTD_LEVEL = 3  # of all other columns
 _NAME = re.compile(r"part-(\d{7,})(?:-(\d+))?\.parquet")
 _FOREIGN = (pa.ArrowException, OSError, ValueError, KeyError)  # what pyarrow raises for bytes that make no sense
@@ -160,6 +161,7 @@ def write_part(
         column_encoding=None if kind == "DICTIONARY" else {leaf: kind},
         write_statistics=[ID, *names],
         write_page_checksum=True,
+        data_page_size=PAGE_BYTES,
     ) as writer:
         for group in groups:
             writer.write_table(group, row_group_size=max(1, group.num_rows))

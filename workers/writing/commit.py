@@ -13,10 +13,12 @@ receipt, and publishing removes what no receipt lists. This file knows nothing o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +34,7 @@ from workers.table.schema import OF_THE_ATTEMPT, PREFIX
 log = logging.getLogger("reembed")
 
 PUT_THREADS = 16  # small parts are all latency
-IN_FLIGHT_BYTES = 128 << 20  # of files held in memory at once while they are sent or checked: one part of full size
+IN_FLIGHT_BYTES = 256 << 20  # of files in memory at once while they are sent or checked, over all shards of the process
 PUT_ROUNDS = 5  # a round is lost to another attempt that writes the same file at the same moment
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -114,15 +116,43 @@ def put_or_adopt(store: Store, file: LocalFile) -> OutputFile:
     raise PartConflict(f"{store.uri_of(path)}: other attempts keep writing it; gave up after {PUT_ROUNDS} rounds")
 
 
-def in_parallel(call: Callable[[_T], _R], items: Sequence[_T], sizes: Iterable[int]) -> list[_R]:
-    """call(item) for every item on threads, results in order, with at most IN_FLIGHT_BYTES of files in memory.
+class InFlight:
+    """Bytes that the threads of this process hold in memory. One file is always let in, however large it is."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held = limit, 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """Waits until so many more bytes may be held."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + size <= self._limit)
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= size
+                self._changed.notify_all()
+
+
+_in_flight = InFlight(IN_FLIGHT_BYTES)
+
+
+def in_parallel(call: Callable[[_T], _R], items: Sequence[_T], sizes: Sequence[int]) -> list[_R]:
+    """call(item) for every item on threads, results in order. All calls of the process together hold IN_FLIGHT_BYTES.
 
     The first error is raised; calls not yet begun are dropped.
     """
-    threads = max(1, min(PUT_THREADS, len(items), IN_FLIGHT_BYTES // max(1, *sizes, 1)))
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="commit")
+
+    def within_limit(item: _T, size: int) -> _R:
+        with _in_flight.room(size):
+            return call(item)
+
+    pool = ThreadPoolExecutor(max(1, min(PUT_THREADS, len(items))), thread_name_prefix="commit")
     try:
-        return list(pool.map(call, items))
+        return list(pool.map(within_limit, items, sizes))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

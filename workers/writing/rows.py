@@ -110,8 +110,10 @@ def document_rows(deduped: DedupedWindow, bad: Mapping[int, str], schema: Output
     cells = [pa.array(row_D, pa.int64()), pa.array(count_D, pa.int32())]
     columns = {ID: table[ID], TEXT_HASH: hashes, EMBEDDING: pa.StructArray.from_arrays(cells, fields=list(CACHE_RANGE))}
     digest = RowsDigest()
-    for identity, text_hash in zip(table[ID].to_pylist(), hashes.to_pylist(), strict=True):
-        digest.add(identity, text_hash)
+    done = 0
+    for ids in table[ID].chunks:
+        digest.add_rows(len(ids), [ids, hashes.slice(done, len(ids))])
+        done += len(ids)
     arrays = [columns[name] if name in columns else table[KEEP + name] for name in schema.documents.names]
     return DocumentRows(
         table=pa.Table.from_arrays(arrays, schema=schema.documents),

@@ -36,7 +36,6 @@ from workers.writing.commit import LocalFile, in_parallel, put_or_adopt, stage
 from workers.writing.grouping import cut, cut_evenly, partition_groups
 
 PART_BYTES = 128 << 20  # of vectors: a few row groups, one comfortable download
-DIGESTED_ROWS = 8192  # as Python objects at a time
 Draft = Callable[[tuple[OutputFile, ...], OutputFile | None], Receipt]
 
 
@@ -209,10 +208,8 @@ def _local_file(local: Path, path: str, rows: int, digest: str, footer: dict[str
 
 def _add_rows(digest: RowsDigest, table: pa.Table, *, chunked: bool) -> None:
     """(id, text_hash, chunk or 0) of each row."""
-    for batch in table.select([ID, TEXT_HASH, *([CHUNK] if chunked else [])]).to_batches(max_chunksize=DIGESTED_ROWS):
-        columns = [column.to_pylist() for column in batch.columns] + ([] if chunked else [[0] * batch.num_rows])
-        for cells in zip(*columns, strict=True):
-            digest.add(*cells)
+    for batch in table.select([ID, TEXT_HASH, *([CHUNK] if chunked else [])]).to_batches():
+        digest.add_rows(batch.num_rows, [*batch.columns, *([] if chunked else [0])])
 
 
 def _clean(text: str | None) -> str | None:

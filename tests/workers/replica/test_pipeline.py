@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workers.replica.pipeline import Pipeline
+from workers.replica.pipeline import FINISHING, Pipeline
 
 
 class CountingJob:
@@ -80,6 +80,54 @@ def test_an_error_in_finish_reaches_the_future_and_abandons(pipeline: Pipeline[l
     with pytest.raises(OSError, match="disk full"):
         pipeline.submit(job).result(10)
     assert job.abandoned
+
+
+class Sending(CountingJob):
+    """Its `finish` waits, as one does that puts parts."""
+
+    def __init__(self, numbers: range, sent: threading.Event) -> None:
+        super().__init__(numbers)
+        self.sent, self.sending = sent, threading.Event()
+
+    def finish(self, stage_seconds: Mapping[str, float]) -> list[int]:
+        self.sending.set()
+        assert self.sent.wait(20)
+        return super().finish(stage_seconds)
+
+
+def test_items_of_the_next_job_are_written_while_one_is_finished(pipeline: Pipeline[list[int]]) -> None:
+    sent = threading.Event()
+    first, second = Sending(range(3), sent), CountingJob(range(100))
+    waits, passes = pipeline.submit(first), pipeline.submit(second)
+    assert first.sending.wait(10)
+    assert passes.result(10) == [2 * n for n in range(100)]  # read, encoded, written and finished before the first one
+    assert not waits.done()
+    sent.set()
+    assert waits.result(10) == [0, 2, 4]
+
+
+def test_no_more_jobs_are_finished_at_the_same_time_than_promised(pipeline: Pipeline[list[int]]) -> None:
+    sent = threading.Event()
+    jobs = [Sending(range(3), sent) for _ in range(FINISHING + 1)]
+    last = CountingJob(range(2))
+    futures = [pipeline.submit(job) for job in (*jobs, last)]
+    assert all(job.sending.wait(10) for job in jobs[:FINISHING])
+    time.sleep(0.2)
+    assert not jobs[FINISHING].sending.is_set()
+    assert not last.out, "what comes after a job that waits to be finished waits as well: the local disk is bounded"
+    sent.set()
+    assert [future.result(10) for future in futures] == [*[[0, 2, 4]] * (FINISHING + 1), [0, 2]]
+
+
+def test_a_failed_finish_makes_room_for_the_next(pipeline: Pipeline[list[int]]) -> None:
+    class Unwritable(CountingJob):
+        def finish(self, stage_seconds: Mapping[str, float]) -> list[int]:
+            raise OSError("disk full")
+
+    failed = [pipeline.submit(Unwritable(range(2))) for _ in range(2 * FINISHING)]
+    good = pipeline.submit(CountingJob(range(2)))
+    assert all(isinstance(future.exception(10), OSError) for future in failed)
+    assert good.result(10) == [0, 2]
 
 
 def test_the_reader_is_held_back_by_the_queues() -> None:

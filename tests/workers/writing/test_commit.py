@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +19,7 @@ from workers.records.documents import QuarantinedRow
 from workers.records.shard import OutputFile
 from workers.storage.store import Store
 from workers.table.schema import OutputSchema
-from workers.writing.commit import adopt
+from workers.writing.commit import InFlight, adopt
 from workers.writing.writer import ShardWriter
 
 SHARD = assignment().shard
@@ -182,3 +185,24 @@ def test_a_stray_file_is_named_and_left_alone(shape: OutputSchema, tmp_path: Pat
     with pytest.raises(PartConflict, match=r"section=s0/part-0000003\.parquet: not a part file of this run; remove it"):
         write(store, shape, windows(shape), tmp_path)
     assert store.read(path) == b"not parquet"
+
+
+def test_files_in_memory_are_bounded_over_all_shards_and_a_larger_one_goes_alone() -> None:
+    limit, lock = InFlight(100), threading.Lock()
+    held, most = 0, 0
+
+    def send(size: int) -> None:
+        nonlocal held, most
+        with limit.room(size):
+            with lock:
+                held += size
+                most = max(most, held if size <= 100 else 0)
+                assert held == size or held <= 100
+            time.sleep(0.002)
+            with lock:
+                held -= size
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(send, [30, 60, 500, 10, 45, 45, 200, 1, 99, 30, 30, 30] * 3))
+    assert held == 0
+    assert most > 60  # several at a time
