@@ -9,7 +9,8 @@ ReembedError                 every error that is shown to the user: one line, sa
 │   └── LockHeld             another driver works on this output; this one changed nothing       -> exit 4
 ├── TransientError           storage failure, timeout: tried again on any replica
 │   ├── PartConflict         a part of another attempt exists and may not be replaced
-│   └── StorageFull          the disk or quota below the output is used up: the run ends after one budget of retries
+│   ├── StorageFull          the disk or quota below the output is used up: the run ends after one budget of retries
+│   └── LocalDiskFull        a node's temporary folder has no room left: tried on other replicas, a few times
 ├── ObjectError              one source object is at fault (corrupt, deleted, replaced)
 │   ├── ObjectMissing
 │   └── ObjectChanged
@@ -58,6 +59,10 @@ class PartConflict(TransientError):
 
 class StorageFull(TransientError):
     """The store has no room left, after a whole budget of retries. Trying elsewhere does not help."""
+
+
+class LocalDiskFull(TransientError):
+    """This machine's temporary folder has no room left. Another machine may have; trying here again does not help."""
 
 
 class ObjectError(ReembedError):

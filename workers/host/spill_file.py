@@ -4,13 +4,14 @@ The format is Arrow's IPC stream: batches are read without a copy, and dictionar
 the mapping count as the process's memory until the system needs it, so a reader of much data calls `release` in between.
 
     take_rows           rows of the batches by position
-    local_disk          errors of the local disk as TransientError
+    local_disk          errors of the local disk as TransientError, a full one as LocalDiskFull
     own_spill_folder    the folder for this process's files
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import shutil
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import psutil
 import pyarrow as pa
 
-from workers.errors import TransientError
+from workers.errors import LocalDiskFull, TransientError
 
 Positions = npt.NDArray[np.int64]
 """Row numbers, counted from 0 over all batches."""
@@ -100,7 +101,13 @@ def local_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise TransientError(f"spill folder {path.parent}: {reason}; free space there, or use a larger disk") from error
+        told = f"spill folder {path.parent}: {reason}; free space there, or use a larger disk"
+        raise (LocalDiskFull if no_room(error) else TransientError)(told) from error
+
+
+def no_room(error: OSError) -> bool:
+    """Whether a disk or quota is used up. pyarrow's errors have the number too."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def own_spill_folder() -> Path:
