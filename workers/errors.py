@@ -13,6 +13,7 @@ ReembedError                 every error that is shown to the user: one line, sa
 │   └── LocalDiskFull        a node's temporary folder has no room left: tried on other replicas, a few times
 ├── ObjectError              one source object is at fault (corrupt, deleted, replaced)
 │   ├── ObjectMissing
+│   ├── ObjectArchived       cold storage does not hand it out; restored, it has the same bytes
 │   └── ObjectChanged
 └── ReplicaError             this process is unusable (CUDA error, failed self-check) and is replaced
     └── PrecisionRefused     the precision asked for does not hold on this device
@@ -84,6 +85,10 @@ class ObjectError(ReembedError):
 
 class ObjectMissing(ObjectError):
     """The object existed when the run was planned and has been deleted."""
+
+
+class ObjectArchived(ObjectError):
+    """The store keeps the object in cold storage. Restored, it is readable with the same size and etag."""
 
 
 class ObjectChanged(ObjectError):
