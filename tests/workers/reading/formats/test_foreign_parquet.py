@@ -235,7 +235,7 @@ def compared(path: Path) -> str:
 
 
 def read_whole(file: pq.ParquetFile, names: list[str]) -> pa.Table:
-    """By pyarrow: all columns, else those that a run keeps (`id` is the output's own); row by row where 2 GiB are too much."""
+    """By pyarrow: all columns, else those that a run keeps (`id` is the output's own); row by row where it must be."""
     try:
         return file.read()
     except pa.ArrowNotImplementedError:
