@@ -9,9 +9,11 @@ ReembedError                 every error that is shown to the user: one line, sa
 │   └── LockHeld             another driver works on this output; this one changed nothing       -> exit 4
 ├── TransientError           storage failure, timeout: tried again on any replica
 │   ├── PartConflict         a part of another attempt exists and may not be replaced
-│   └── StorageFull          the disk or quota below the output is used up: the run ends after one budget of retries
+│   ├── StorageFull          the disk or quota below the output is used up: the run ends after one budget of retries
+│   └── LocalDiskFull        a node's temporary folder has no room left: tried on other replicas, a few times
 ├── ObjectError              one source object is at fault (corrupt, deleted, replaced)
 │   ├── ObjectMissing
+│   ├── ObjectArchived       cold storage does not hand it out; restored, it has the same bytes
 │   └── ObjectChanged
 └── ReplicaError             this process is unusable (CUDA error, failed self-check) and is replaced
     └── PrecisionRefused     the precision asked for does not hold on this device
@@ -60,6 +62,10 @@ class StorageFull(TransientError):
     """The store has no room left, after a whole budget of retries. Trying elsewhere does not help."""
 
 
+class LocalDiskFull(TransientError):
+    """This machine's temporary folder has no room left. Another machine may have; trying here again does not help."""
+
+
 class ObjectError(ReembedError):
     """One source object, `object_uri`, cannot be read as planned; nothing else is at fault.
 
@@ -79,6 +85,10 @@ class ObjectError(ReembedError):
 
 class ObjectMissing(ObjectError):
     """The object existed when the run was planned and has been deleted."""
+
+
+class ObjectArchived(ObjectError):
+    """The store keeps the object in cold storage. Restored, it is readable with the same size and etag."""
 
 
 class ObjectChanged(ObjectError):

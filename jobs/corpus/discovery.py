@@ -53,10 +53,15 @@ class Corpus:
 
     @property
     def source_fingerprint(self) -> str:
-        """sha256 over (uri, size, etag) of all objects in URI order."""
+        """sha256 over (uri, size, etag) of all objects in URI order.
+
+        An object that the store does not hand out is told apart from the same one later, so that a run which ended without
+        it is not taken for a run of all objects.
+        """
         digest = hashlib.sha256()
         for source in self.objects:
-            digest.update(f"{source.info.uri}\0{source.info.size}\0{source.info.etag}\n".encode("utf-8", "surrogatepass"))
+            info, kept_back = source.info, "\0denied" if source.denied else ""
+            digest.update(f"{info.uri}\0{info.size}\0{info.etag}{kept_back}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     @property

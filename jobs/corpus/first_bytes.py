@@ -18,7 +18,7 @@ from jobs.corpus.footers import FOOTER_THREADS, read_range
 from jobs.corpus.listing import SourceObject
 from jobs.corpus.sampling import read_head
 from workers.config import CorpusConfig, SourceFormat
-from workers.errors import AccessDenied, ObjectError
+from workers.errors import AccessDenied, ObjectArchived, ObjectError
 from workers.reading.first_look import HEAD_BYTES, Head, first_look, footer_problem
 from workers.reading.signatures import SIGNATURE_BYTES
 from workers.storage.uris import redact
@@ -67,7 +67,7 @@ def _look(source: SourceObject, config: CorpusConfig) -> SourceObject:
     except AccessDenied as error:
         return replace(source, problem=str(error).removeprefix(f"{redact(uri)}: "), denied=True)
     except ObjectError as error:
-        return replace(source, problem=error.reason)
+        return replace(source, problem=error.reason, denied=isinstance(error, ObjectArchived))
     except FileNotFoundError:
         return replace(source, problem="deleted while it was listed")
     head = first_look(stored, size, source.compression, source.traits, uri, config)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from jobs.corpus.listing import RowGroup, SourceObject
 from workers.config import CorpusConfig
-from workers.errors import AccessDenied, ObjectError
+from workers.errors import AccessDenied, ObjectArchived, ObjectError
 from workers.host.isolated_process import IsolatedProcess, ProcessEnded
 from workers.reading.footers.facts import FooterBytes, FooterFacts, FooterReader
 from workers.storage.checksums import fetch_checked
@@ -47,7 +47,7 @@ _Batch = list[int]  # positions of objects of one format
 
 
 class _Denied(str):
-    """A problem: the store refuses the object."""
+    """A problem: the store refuses the object, or keeps it in an archive."""
 
     __slots__ = ()
 
@@ -136,7 +136,7 @@ def _fetch(source: SourceObject, reader: FooterReader, config: CorpusConfig) -> 
     except AccessDenied as error:
         return _Denied(str(error).removeprefix(f"{redact(uri)}: "))
     except ObjectError as error:
-        return error.reason
+        return _Denied(error.reason) if isinstance(error, ObjectArchived) else error.reason
 
 
 def _parse(

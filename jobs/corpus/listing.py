@@ -52,7 +52,7 @@ class SourceObject:
     partitions: Partitions = ()
     row_groups: tuple[RowGroup, ...] | None = None
     problem: str | None = None  # why it cannot be read; the object ends quarantined
-    denied: bool = False  # that is because the store refuses it
+    denied: bool = False  # that is because the store refuses it, or keeps it in an archive: it may be readable later
 
     @property
     def traits(self) -> FormatTraits:

@@ -29,6 +29,7 @@ class History:
     charged: int = 0  # failed attempts that count against the shard
     uncharged: int = 0  # attempts lost to storage errors, preemption or a lost node
     failed_on: set[int] = field(default_factory=set)  # replicas with a charged attempt
+    no_room: set[int] = field(default_factory=set)  # replicas whose local disk was full
     blamed: dict[str, int] = field(default_factory=dict)  # object uri -> the one replica that blamed it so far
     excluded_objects: tuple[tuple[str, str], ...] = ()  # (uri, reason)
     suspect: bool = False  # was in flight when a replica died: runs alone until its receipt
@@ -56,7 +57,7 @@ class History:
     @property
     def excluded_replicas(self) -> frozenset[int]:
         """Replicas that must not make the next attempt, because a second opinion has to come from another one."""
-        blamers = frozenset(self.blamed.values())
+        blamers = frozenset(self.blamed.values()) | self.no_room
         return blamers | self.failed_on if len(self.failed_on) == 1 else blamers
 
 

@@ -4,6 +4,8 @@ By the failure's blame:
     OBJECT          once two replicas agree, the object is excluded and the shard runs without it
     SHARD           charged to the shard; after `max_attempts`, made on two replicas, it is quarantined
     NOBODY          not charged: retried after a back-off; more than `max_uncharged` of one shard abort the run
+    DISK            not charged: another replica, maybe of another node, makes the next attempt, alone: a shard beside it needs
+                    room too. The run is aborted once `max_attempts` replicas met it with one shard, or all replicas did
     OUTPUT          the run is aborted: the attempt has tried for its whole budget, and no other would do better
     replica died    charged to the shard if it was the only one in flight. Otherwise none is charged: each shard in
                     flight becomes a suspect and runs alone from then on, which shows whether it is the cause
@@ -33,6 +35,12 @@ class BlameAssigner:
         if failure.blame is Blame.OUTPUT:
             self._backlog.put(history, now)
             self._abort(failure.reason)
+        elif failure.blame is Blame.DISK:
+            history.no_room.add(replica)
+            history.suspect = True
+            self._backlog.put(history, now)
+            if len(history.no_room) >= self._policy.max_attempts:
+                self._abort(f"{failure.reason} (shard {history.shard.name} on {len(history.no_room)} replicas)")
         elif failure.blame is Blame.NOBODY:
             self.attempt_interrupted(history, failure.reason, now, self._policy.backoff(history.uncharged + 1))
         elif failure.blame is Blame.OBJECT and uri is not None and history.may_blame(uri):
@@ -59,6 +67,11 @@ class BlameAssigner:
                 f"shard {history.shard.name} was interrupted {history.uncharged} times through no fault of its own, "
                 f"last: {reason}; look at the storage, its credentials, and at preempted nodes"
             )
+
+    def disks_full(self, times: int, reason: str) -> None:
+        """Every ready replica has met a full local disk since its last receipt, so many times in all; 0: not every one."""
+        if times >= self._policy.max_attempts:
+            self._abort(f"{reason} ({times} times in a row, on every replica)")
 
     def starts_exhausted(self, times: int, reason: str) -> None:
         """`times` replicas in a row were lost before they were ready, and no replica is left."""

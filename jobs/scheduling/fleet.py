@@ -29,6 +29,7 @@ class Replica:
     in_flight: dict[int, History] = field(default_factory=dict)  # by shard number, the oldest first
     tokens: int = 0  # running total it reported
     failures: int = 0  # in a row, without a receipt
+    full_disks: int = 0  # of these, those by a full local disk
     backoff_until: float = -math.inf  # no new work before
     draining: bool = False  # no new work until it is empty
     open_at: int | None = None  # the load under which the fleet lists it as open
@@ -59,6 +60,12 @@ class Fleet:
     @property
     def ready_count(self) -> int:
         return len(self.live) - len(self.starting)
+
+    @property
+    def full_disks(self) -> int:
+        """Failures by a full local disk, if every ready replica has had one since its last receipt; else 0."""
+        found = [replica.full_disks for replica in self.live.values() if replica.ready]
+        return sum(found) if all(found) else 0
 
     def start(self, now: float) -> int:
         """A new replica's id; its time to become ready starts now."""

@@ -119,7 +119,7 @@ class Scheduler:
             return False
         self._fleet.release(sender, history, now)
         self._restarts.succeeded(receipt=True)
-        sender.failures = 0
+        sender.failures = sender.full_disks = 0
         self._last_progress = now
         self.done += 1
         return True
@@ -140,9 +140,12 @@ class Scheduler:
         # A replica that fails every shard at once is always free and would take all the work, so it backs off, longer each
         # time. Failures that blame an object do not count: a shard may hold many bad objects, and each needs two failures.
         sender.failures += failure.blame is not Blame.OBJECT
+        sender.full_disks += failure.blame is Blame.DISK
         if sender.failures > 1:
             self._fleet.back_off(sender, now, self._policy.backoff(sender.failures - 1))
         self._blame.attempt_failed(history, replica, failure, now)
+        if failure.blame is Blame.DISK:
+            self._blame.disks_full(self._fleet.full_disks, failure.reason)
         return True
 
     def on_lost(self, replica: int, reason: str, now: float, *, charged: bool = True, during_start: bool = False) -> None:

@@ -5,7 +5,7 @@ the mapping count as the process's memory until the system needs it, so a reader
 
     take_rows           rows of the batches by position, ascending
     take_runs           the same in any order, for rows that are mostly consecutive: nothing is copied
-    local_disk          errors of the local disk as TransientError
+    local_disk          errors of the local disk as TransientError, a full one as LocalDiskFull
     own_spill_folder    the folder for this process's files
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import errno
 import mmap
 import os
 import shutil
@@ -25,7 +26,7 @@ import numpy.typing as npt
 import psutil
 import pyarrow as pa
 
-from workers.errors import TransientError
+from workers.errors import LocalDiskFull, TransientError
 
 RUN_ROWS = 16  # mean length of runs from which on a slice each costs the Parquet writer less than copying all rows
 
@@ -125,7 +126,13 @@ def local_disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise TransientError(f"spill folder {path.parent}: {reason}; free space there, or use a larger disk") from error
+        told = f"spill folder {path.parent}: {reason}; free space there, or use a larger disk"
+        raise (LocalDiskFull if no_room(error) else TransientError)(told) from error
+
+
+def no_room(error: OSError) -> bool:
+    """Whether a disk or quota is used up. pyarrow's errors have the number too."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def own_spill_folder() -> Path:

@@ -19,7 +19,7 @@ from typing import Any
 
 from workers.config import LongText, ModelConfig, Pooling
 from workers.errors import UsageError
-from workers.model.architecture import check_longest, common_names, has_pooler
+from workers.model.architecture import check_longest, common_names, engine_revision, has_pooler
 from workers.model.auto_tokenizer import Conversion
 from workers.model.files import ModelFiles, read_json, read_modules, transformer_folder, weight_names
 from workers.model.modules import ModuleSpec, read_module_specs
@@ -53,6 +53,7 @@ class EmbeddingRecipe:
     vector_modules: tuple[ModuleSpec, ...] = ()
     dim: int | None = None  # of output vectors; None if config.json does not give the hidden size (the encoder knows it)
     query_tokens: int | None = None  # longest sequence of a search query; None: max_tokens
+    engine: str = ""  # architecture.engine_revision: since when the family's vectors are what they are; "": version 0.1
     tokenizer: str = ""  # a digest of the tokenizer; "": it makes the tokens that version 0.1 made of the same files
 
     @property
@@ -106,6 +107,7 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         vector_modules=vector_modules,
         dim=None,
         query_tokens=query_tokens,
+        engine=engine_revision(model),
         tokenizer=conversion.unlike,
     )
     hidden = next((model[key] for key in ("hidden_size", "d_model") if isinstance(model.get(key), int)), None)

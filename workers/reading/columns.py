@@ -94,6 +94,8 @@ def _fitting(array: pa.Array, target: pa.DataType, label: str) -> Column:
 def _reason(why: str, source: pa.DataType, target: pa.DataType, label: str) -> str:
     if "utf8" in why.lower():
         return f"{label} is not valid UTF-8"
+    if decoded_type(source) == target:  # the file itself breaks its type: 25:00 as a time, more digits than a decimal has
+        return f"{label} holds a value that {target} does not allow ({' '.join(why.split())[:200]})"
     return f"{label}: a value of type {decoded_type(source)} does not fit {target}"
 
 

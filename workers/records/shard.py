@@ -146,6 +146,7 @@ class Blame(StrEnum):
     OBJECT = "object"  # one source object: two replicas must agree, then it is excluded
     SHARD = "shard"  # the attempt failed: counts against the shard
     NOBODY = "nobody"  # storage failure: retried, counted separately, up to a limit
+    DISK = "disk"  # the node's local disk is full: tried on other replicas, then the run ends
     OUTPUT = "output"  # no room is left where the output is: the run ends
     REPLICA = "replica"  # the process must be replaced; its shards become suspects
     REQUEST = "request"  # the request itself cannot be carried out: the run ends at once

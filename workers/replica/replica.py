@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from workers.config import Precision
 from workers.dedup.deduplicator import DedupedWindow
 from workers.engine.encoder import Encoder, EncoderOptions
-from workers.errors import ObjectError, ReplicaError, StorageFull, StoreRefused, TransientError, UsageError
+from workers.errors import LocalDiskFull, ObjectError, ReplicaError, StorageFull, StoreRefused, TransientError, UsageError
 from workers.host.memory import Trimmer
-from workers.host.spill_file import own_spill_folder
+from workers.host.spill_file import no_room, own_spill_folder
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import read_recipe
@@ -229,12 +229,16 @@ def _failure(assignment: Assignment, error: Exception) -> Failure:
             blame = Blame.REPLICA
         case StorageFull():
             blame = Blame.OUTPUT
+        case LocalDiskFull():
+            blame = Blame.DISK
+        case OSError() if no_room(error):
+            blame, reason = Blame.DISK, f"{error}; {ENOSPC_HINT}"
         case TransientError() | StoreRefused():  # storage away, credentials expired: not the shard's fault
             blame = Blame.NOBODY
         case UsageError():  # every shard would meet it, on every replica
             blame = Blame.REQUEST
         case OSError():
-            blame, reason = Blame.NOBODY, f"{error}" + (f"; {ENOSPC_HINT}" if error.errno == 28 else "")
+            blame = Blame.NOBODY
         case _:
             blame = Blame.SHARD
             reason = f"{type(error).__name__}: {error}"

@@ -24,7 +24,7 @@ import tenacity
 from fsspec.core import url_to_fs
 from fsspec.implementations.chained import ChainedFileSystem
 
-from workers.errors import AccessDenied, ObjectError, StorageFull, StoreRefused, TransientError, UsageError
+from workers.errors import AccessDenied, ObjectArchived, ObjectError, StorageFull, StoreRefused, TransientError, UsageError
 from workers.storage.origin import causes, credentials_error, explain_credentials, may_pass, misconfigured, unusable
 from workers.storage.uris import hide_secrets, redact, refuse_secrets, scheme_of
 
@@ -246,7 +246,7 @@ def translated(uri: str) -> Iterator[None]:
 def _raise_translated(error: Exception, uri: str) -> NoReturn:
     """`from None` throughout: the client's own message may hold keys, and a cause would be logged."""
     if error_code(error) == _ARCHIVED:
-        raise ObjectError(
+        raise ObjectArchived(
             redact(uri), "archived (storage class Glacier or the like), so it cannot be read; restore it, or take it out"
         ) from None
     if isinstance(error, ValueError) and any(words in str(error) for words in _NO_RANGES):

@@ -74,10 +74,11 @@ RECIPE: Mapping[str, Effect] = {
     "vector_modules": Effect.VECTOR,
     "dim": Effect.VECTOR,
     "query_tokens": Effect.RUN,
+    "engine": Effect.VECTOR,
     "tokenizer": Effect.VECTOR,
 }
 LATER_SETTINGS: Mapping[str, Any] = {"query_prompt": None}
-LATER_RECIPE: Mapping[str, Any] = {"query_tokens": None, "tokenizer": ""}
+LATER_RECIPE: Mapping[str, Any] = {"query_tokens": None, "engine": "", "tokenizer": ""}
 """Fields that version 0.1 did not have, with the value that means what that version did. A stored run without such a field
 is compared with today's as if it had that value."""
 

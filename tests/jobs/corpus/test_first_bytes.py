@@ -169,6 +169,7 @@ def test_one_object_that_the_store_refuses_is_its_own_fault(tmp_path: Path) -> N
         assert found.pop("b.jsonl") == ARCHIVED
         assert "access denied" in found.pop("e.parquet")
         assert not found
+        assert {source.info.uri for source in corpus.objects if source.denied} == {f"{S3}b.jsonl", f"{S3}e.parquet"}
         (shard,) = cut(corpus, 1 << 20, id_given=True)
         exclude: dict[str, str] = {}
         for _ in range(2):
@@ -178,6 +179,11 @@ def test_one_object_that_the_store_refuses_is_its_own_fault(tmp_path: Path) -> N
         assert sorted(exclude) == [f"{S3}b.jsonl", f"{S3}e.parquet"]
         windows = list(read_windows(shard, corpus.read_plan, exclude))
         assert sum(window.table.num_rows for window in windows) == 7
+        for allowed in ("corpus/b.jsonl", "corpus/e.parquet"):  # size and etag stay: the source is another all the same
+            left_out = corpus.source_fingerprint
+            del server.refused[allowed]
+            corpus = discover(CorpusConfig(uri=[S3], id="id", storage_options=server.options))
+            assert corpus.source_fingerprint != left_out
         server.refused = dict.fromkeys(server.objects(), "AccessDenied")
         with pytest.raises(UsageError, match=r"corpus\.uri .*a\.jsonl: access denied .*and so the other 4 objects"):
             discover(CorpusConfig(uri=[S3], id="id", storage_options=server.options))

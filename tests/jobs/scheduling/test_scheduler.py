@@ -155,6 +155,48 @@ def test_an_output_without_room_ends_the_run_after_one_attempt() -> None:
     assert driver.run.quarantined == {}
 
 
+def test_one_full_local_disk_of_many_ends_nothing() -> None:
+    driver = Driver(shards=4, replicas=2, slots=1)
+    driver.ready(0, 1)
+    for _ in range(3):
+        driver.fail(0, Blame.DISK, "spill folder /tmp: No space left on device")
+        driver.step(16)
+        driver.receipt(1)
+    driver.step(16)
+    assert driver.run.abort_reason is None
+    assert driver.run.quarantined == {}
+    while not driver.run.finished:
+        driver.receipt(1)
+    assert driver.run.done == 4
+
+
+def test_full_local_disks_everywhere_end_the_run_after_few_attempts() -> None:
+    driver = Driver(shards=50, replicas=1)
+    driver.ready(0)
+    for _ in range(3):
+        driver.step(16)
+        driver.fail(0, Blame.DISK, "spill folder /tmp: No space left on device")
+    assert driver.run.abort_reason == "spill folder /tmp: No space left on device (3 times in a row, on every replica)"
+    assert driver.run.quarantined == {}
+
+
+def test_a_shard_that_no_local_disk_holds_ends_the_run_and_is_not_quarantined() -> None:
+    """Its next attempt is made by another replica, alone."""
+    driver = Driver(shards=9, replicas=3, slots=1)
+    driver.ready(0, 1, 2)
+    seen = []
+    while driver.run.abort_reason is None:
+        replica = next(at for at in driver.in_flight if 0 in driver.shards(at))
+        seen.append((replica, driver.in_flight[replica][0].suspect))
+        driver.fail(replica, Blame.DISK, "spill folder /tmp: No space left on device")
+        for other in [at for at in driver.in_flight if at != replica and driver.in_flight[at] and driver.shards(at) != [0]]:
+            driver.receipt(other)
+    assert [suspect for _, suspect in seen] == [False, True, True]
+    assert len({replica for replica, _ in seen}) == 3
+    assert "on 3 replicas" in driver.run.abort_reason
+    assert driver.run.quarantined == {}
+
+
 def test_a_storage_hiccup_backs_off_and_is_not_charged() -> None:
     driver = Driver(shards=1, max_attempts=1)
     driver.ready(0)

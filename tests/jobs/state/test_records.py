@@ -202,6 +202,7 @@ def _print(
         {"tokenizer": "other"},
         {"recipe": {"pooling": "cls"}},
         {"recipe": {"tokenizer": "4f2a"}},
+        {"recipe": {"engine": "alone"}},
         {"model": {"query_prompt": "query: "}},
     ],
 )
@@ -221,7 +222,7 @@ def test_what_changes_the_result_changes_the_fingerprint(changed: dict[str, Any]
         {"run": {"max_attempts": 9, "max_quarantined_rows": -1, "stall_seconds": 1.0}},
         {"cost": {"gpu_hour_usd": 2.5}},
         {"model": {"prompt": ""}},  # the stored default of version 0.1; the recipe tells it from the model's own
-        {"recipe": {"tokenizer": "", "query_tokens": None}},
+        {"recipe": {"tokenizer": "", "engine": "", "query_tokens": None}},
     ],
 )
 def test_what_does_not_change_the_result_resumes_the_run(changed: dict[str, Any]) -> None:

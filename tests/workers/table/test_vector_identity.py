@@ -70,6 +70,8 @@ def test_a_field_of_a_later_version_counts_where_it_means_something_new() -> Non
     stored = {"pooling": ["mean"], "query_prompt": ""}
     assert deciding(stored | {"tokenizer": "", "query_tokens": None}) == deciding(stored)
     assert deciding(stored | {"tokenizer": "4f2a"}) == {"pooling": ["mean"], "tokenizer": "4f2a"}
+    assert deciding(stored | {"engine": ""}) == deciding(stored)
+    assert deciding(stored | {"engine": "alone"}) == {"pooling": ["mean"], "engine": "alone"}
     assert set(LATER_RECIPE) <= set(RECIPE)
     assert set(LATER_SETTINGS) <= set(SETTINGS)
     assert as_first_stored({"prompt": "", "query_prompt": None}, LATER_SETTINGS) == {"prompt": ""}

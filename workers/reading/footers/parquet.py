@@ -22,6 +22,7 @@ from workers.reading.footers.facts import MAX_FOOTER_BYTES, TAIL_BYTES, FooterBy
 INT96_UNIT = "us"  # in which INT96 timestamps are read: workers/reading/typed/int96.py
 MOST_BYTES = 1 << 48  # of text in one row group: beyond it a size is damage, and sums would leave 64 bits
 _TRAILER = 8  # four bytes of length, then PAR1
+_SIGNATURE = 28  # bytes of nonce and tag behind a plain footer whose file has encrypted columns
 
 
 def fetch_footer(read: ReadRange, size: int) -> FooterBytes | str:
@@ -65,6 +66,10 @@ def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequen
         file = pq.ParquetFile(pa.BufferReader(footer), coerce_int96_timestamp_unit=INT96_UNIT)
         metadata, schema = file.metadata, file.schema_arrow
         names = tuple(schema.names)  # raises where one is not UTF-8
+        if len(footer) - _TRAILER - metadata.serialized_size == _SIGNATURE:
+            hidden = [name for name in dict.fromkeys((*text, *others)) if name in names and _encrypted(file, name)]
+            if hidden:
+                return f"column {', '.join(map(repr, hidden))} is encrypted: decrypt it; encrypted Parquet is not read"
         groups = _groups(metadata, object_bytes - len(footer), set(text), {*text, *others})
     except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError, OverflowError) as error:
         return f"its footer cannot be parsed: {' '.join(str(error).split())[:200]}"
@@ -72,6 +77,15 @@ def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequen
         return f"its footer is corrupt: {groups}"
     types = {field.name: field.type for field in schema if field.name in {*text, *others}}
     return FooterFacts(groups, types, names)
+
+
+def _encrypted(file: Any, name: str) -> bool:
+    """Whether a column is encrypted. pyarrow's accessors of such a column end the process; a read raises instead."""
+    try:
+        file.read_row_groups(range(min(1, file.num_row_groups)), columns=[name], use_threads=False)
+    except (pa.ArrowException, OSError) as error:  # the pages are not in the footer: other errors are expected
+        return "Cannot decrypt" in str(error)
+    return False
 
 
 def _groups(metadata: Any, data_bytes: int, text: set[str], wanted: set[str]) -> tuple[tuple[int, int], ...] | str:
@@ -101,7 +115,8 @@ def _groups(metadata: Any, data_bytes: int, text: set[str], wanted: set[str]) ->
             size += chunk.total_uncompressed_size if root in text else 0
         groups.append((rows, size))
     total = sum(rows for rows, _ in groups)
-    if total != metadata.num_rows or any(rows < 0 for rows, _ in groups):
+    # Every reader goes by the row groups; early versions of parquet-rs left the total at 0
+    if metadata.num_rows not in (total, 0) or any(rows < 0 for rows, _ in groups):
         return f"it promises {metadata.num_rows} rows, and {total} in its row groups"
     spans.sort()
     if any(end > after for (_, end), (after, _) in pairwise(spans)):

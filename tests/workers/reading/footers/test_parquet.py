@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 
 from jobs.corpus.discovery import discover
@@ -90,3 +91,49 @@ def test_reading_an_object_whose_row_groups_lack_columns_blames_it(tmp_path: Pat
 
     with pytest.raises(ObjectError, match=r"bad\.parquet: .*row group 0 lists 0 columns where the schema has 2; upload"):
         read(path, plan_of(id="id"))
+
+
+def test_a_total_that_the_writer_left_at_zero(tmp_path: Path) -> None:
+    """As early versions of parquet-rs wrote it; pyarrow and DuckDB go by the row groups too."""
+    path = parquet(tmp_path / "a.parquet", {"text": TEXTS})
+    data = path.read_bytes()
+    total = bytes([0x16, 2 * len(TEXTS), 0x19])  # field num_rows, then the list of row groups
+    assert data.count(total) == 1
+    path.write_bytes(data.replace(total, bytes([0x16, 0, 0x19])))
+    assert pq.read_metadata(path).num_rows == 0
+    assert pq.read_table(path)["text"].to_pylist() == TEXTS
+    corpus = discover(config(tmp_path))
+    texts = [text for shard in cut(corpus, 1 << 20, id_given=False) for window in read_windows(shard, corpus.read_plan, {})
+             for text in window.table["text"].to_pylist()]  # fmt: skip
+    assert texts == TEXTS
+
+
+class PlainKeys(encryption.KmsClient):
+    """Keys in clear text: enough to write an encrypted file."""
+
+    def __init__(self, _connection: object) -> None:
+        super().__init__()
+
+    def wrap_key(self, key_bytes: bytes, _name: str) -> str:
+        return key_bytes.hex()
+
+    def unwrap_key(self, wrapped_key: str, _name: str) -> bytes:
+        return bytes.fromhex(wrapped_key)
+
+
+def test_an_encrypted_column_is_named_where_the_footer_is_plain(tmp_path: Path) -> None:
+    """pyarrow ends the process that asks for such a column's place; the columns beside it are read."""
+    table = pa.table({"text": TEXTS, "name": ["x", "y", "z"]})
+    keys = encryption.CryptoFactory(PlainKeys).file_encryption_properties(
+        encryption.KmsConnectionConfig(),
+        encryption.EncryptionConfiguration(footer_key="f", column_keys={"k": ["name"]}, plaintext_footer=True),
+    )
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema, encryption_properties=keys) as writer:
+        writer.write_table(table)
+    corpus = discover(config(tmp_path, keep=["name"]))
+    assert corpus.objects[0].problem == "column 'name' is encrypted: decrypt it; encrypted Parquet is not read"
+    plain = discover(config(tmp_path))
+    assert plain.objects[0].problem is None
+    (shard,) = cut(plain, 1 << 20, id_given=False)
+    (window,) = read_windows(shard, plain.read_plan, {})
+    assert window.table["text"].to_pylist() == TEXTS

@@ -1,7 +1,9 @@
 """Parquet by other writers, all columns kept: each value is what pyarrow reads; what pyarrow cannot read is named.
 
 DuckDB, Polars, pandas and pyarrow write files here with every option and type that they have; pyarrow's test data too.
-REEMBED_PARQUET_FILES=FOLDER adds the files of a folder, for example those of apache/parquet-testing.
+REEMBED_PARQUET_FILES=FOLDER:FOLDER adds the files of folders. Sets that are worth it, none of which is in a package, so a
+checkout of its repository is needed: apache/parquet-testing (bad_data/, data/, shredded_variant/), duckdb/duckdb (data/,
+test/), dask/fastparquet (test-data/), pola-rs/polars (py-polars/tests/), apache/arrow-testing (data/parquet/).
 
 The text of every row comes from the object's folder, so that no file needs a column of texts.
 """
@@ -11,8 +13,9 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +27,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.corpus.discovery import discover
+from jobs.corpus.discovery import Corpus, discover
 from jobs.planning.sharding import cut
 from tests.jobs.source_files import config
 from tests.workers.reading.any_arrow import meaning
 from workers.errors import ObjectError, UsageError
 from workers.reading.reader import read_windows
+from workers.records.documents import DocumentWindow
 from workers.table.schema import OUTPUT_COLUMNS
 
 ROWS = 500
+SUFFIXES = {".parquet", ".parq", ".encrypted", ".crypto"}
 
 DUCKDB = """
 SELECT i::TINYINT AS tiny, i::USMALLINT AS usmall, i::BIGINT * 1234567890123 AS big, (i * 7)::UBIGINT AS ubig, i / 7 AS f,
@@ -166,30 +171,41 @@ def test_files_of_other_writers(tmp_path: Path, writer: str) -> None:
     assert compared(folder / "a.parquet") == "equal"
 
 
-def found_files() -> list[Path]:
-    folders = [Path(pa.__file__).parent / "tests", *map(Path, filter(None, [os.environ.get("REEMBED_PARQUET_FILES")]))]
-    suffixes = {".parquet", ".parq", ".parquet.crypto"}
-    return sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in suffixes and path.is_file())
+def found_files() -> dict[str, Path]:
+    """Name below its folder -> file."""
+    given = os.environ.get("REEMBED_PARQUET_FILES", "").split(os.pathsep)
+    found = {}
+    for folder in [Path(pa.__file__).parent / "tests", *map(Path, filter(None, given))]:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in SUFFIXES and {".parquet", ".parq"} & set(path.suffixes) and path.is_file():
+                found[str(path.relative_to(folder.parent))] = path
+    return found
+
+
+FOUND = found_files()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", found_files(), ids=lambda path: path.name)
-def test_files_that_were_found(tmp_path: Path, path: Path) -> None:
+@pytest.mark.parametrize("name", FOUND)
+def test_files_that_were_found(tmp_path: Path, name: str) -> None:
+    path = FOUND[name]
     folder = tmp_path / "in" / "zz_words=some words"
     folder.mkdir(parents=True)
     copied = folder / f"{path.stem}.parquet"
     shutil.copy(path, copied)
     outcome = compared(copied)
-    print(f"{path.name}: {outcome}")
+    print(f"{name}: {outcome}")
 
 
 def compared(path: Path) -> str:
     """`equal`, or the one line in which the object or the column is refused, with its name."""
+    names: list[str] = []
     try:
-        table = pq.ParquetFile(path, coerce_int96_timestamp_unit="us").read()
-        names = [name for name in table.schema.names if name not in OUTPUT_COLUMNS]
+        file = pq.ParquetFile(path, coerce_int96_timestamp_unit="us")
+        names = [name for name in file.schema_arrow.names if name not in OUTPUT_COLUMNS]
+        table = read_whole(file, names)
     except (pa.ArrowException, OSError, ValueError) as error:
-        return refused(path, [], str(error))
+        return refused(path, names, str(error))
     if len(set(table.schema.names)) < len(table.schema.names):
         return refused(path, names[:1], "two columns of one name")
     try:
@@ -200,29 +216,59 @@ def compared(path: Path) -> str:
         return one_line(path, next(warning for warning in corpus.warnings if path.name in warning))
     place = 0
     lost = 0
-    for shard in cut(corpus, 1 << 20, id_given=False):
-        for window in read_windows(shard, corpus.read_plan, {}):
+    try:
+        for window in windows(corpus):
             lost += len(window.quarantined)
-            assert all("INT96" in row.reason or "UTF-8" in row.reason for row in window.quarantined), window.quarantined[:3]
+            for row in window.quarantined:
+                assert "INT96" in row.reason or "UTF-8" in row.reason or breaks_its_type(table, row.reason), row
             rows = window.table["row"].to_pylist()
             for name in names:
                 for row, value in zip(rows, window.table[f"keep.{name}"], strict=True):
                     assert meaning(value) == meaning(table[name][row]), (name, row, value, table[name][row])
             place += len(rows)
+    except ObjectError as error:
+        with pytest.raises((pa.ArrowException, OSError)):  # what pyarrow reads by default is refused for its checksum alone
+            pq.read_table(path, page_checksum_verification=True)
+        return one_line(path, str(error))
     assert place + lost == table.num_rows
     return "equal" if not lost else f"equal but for {lost} rows quarantined of {table.num_rows}"
 
 
+def read_whole(file: pq.ParquetFile, names: list[str]) -> pa.Table:
+    """By pyarrow: all columns, else those that a run keeps (`id` is the output's own); row by row where it must be."""
+    try:
+        return file.read()
+    except pa.ArrowNotImplementedError:
+        return pa.Table.from_batches(file.iter_batches(1))
+    except (pa.ArrowException, OSError):
+        return file.read(names)
+
+
+def breaks_its_type(table: pa.Table, reason: str) -> bool:
+    """Whether the column that a reason names holds, by pyarrow's full check, what its type does not allow."""
+    (name,) = re.findall(r"kept column (.*) holds a value that .* does not allow", reason)
+    with pytest.raises(pa.ArrowInvalid):
+        table[name].validate(full=True)
+    return True
+
+
 def refused(path: Path, keep: list[str], why: str) -> str:
     """pyarrow cannot read the object: planning or reading says so, in one line with its name."""
-    corpus = discover(config(path.parent.parent, text="zz_words", keep=keep))
+    try:
+        corpus = discover(config(path.parent.parent, text="zz_words", keep=keep))
+    except UsageError as error:
+        return one_line(path, str(error))
     told = [warning for warning in corpus.warnings if path.name in warning]
     if told:
         return one_line(path, told[0])
-    shards = cut(corpus, 1 << 20, id_given=False)
     with pytest.raises(ObjectError) as error:
-        _ = [window for shard in shards for window in read_windows(shard, corpus.read_plan, {})]
+        _ = list(windows(corpus))
     return one_line(path, f"{error.value} ({why[:60]})")
+
+
+def windows(corpus: Corpus) -> Iterator[DocumentWindow]:
+    for shard in cut(corpus, 1 << 20, id_given=False):
+        yield from read_windows(shard, corpus.read_plan, {})
 
 
 def one_line(path: Path, told: str) -> str:

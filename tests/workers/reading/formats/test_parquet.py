@@ -107,6 +107,18 @@ def test_ids_that_cannot_be(tmp_path: Path) -> None:
             read(path, plan_of(id="id", id_type=pa.int64()))
 
 
+def test_a_value_that_breaks_its_own_type_costs_its_row(tmp_path: Path) -> None:
+    """As in DuckDB's negative-timetz.parquet and pandas_decimal.parquet; pyarrow reads it, unless asked to validate."""
+    times = pa.array([1, -13899000], pa.int32()).view(pa.time32("ms"))
+    path = put_parquet(tmp_path / "a.parquet", {"text": ["a", "b"], "at": times})
+    assert pq.read_table(path)["at"].to_pylist()[0] == datetime.time(0, 0, 0, 1000)
+    found = read(path, plan_of(keep={"at": pa.time32("ms")}))
+    assert found.texts == ["a"]
+    assert (
+        "kept column at holds a value that time32[ms] does not allow (time32[ms] -13899000 is not within" in found.reasons[1]
+    )
+
+
 def test_kept_columns(tmp_path: Path) -> None:
     meta = [{"a": 1, "tags": ["x", None]}, None, {"a": None, "tags": []}]
     keep = {
