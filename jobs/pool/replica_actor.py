@@ -6,6 +6,7 @@ settings hold credentials. The driver imports this module without torch; Replica
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from workers.replica.settings import ReplicaSettings, ResolvedSettings
 if TYPE_CHECKING:
     from workers.replica.replica import Replica
 
+TOKENIZER_THREADS = "RAYON_NUM_THREADS"  # read by the thread pool of the `tokenizers` library, once
 NODE_ID = "node_id"  # key in the facts of a ready replica: Ray's id of its node
 
 
@@ -30,6 +32,8 @@ class ReplicaActor:
 
     def ready(self, settings: ReplicaSettings, name: str, resolved: ResolvedSettings | None) -> dict[str, Any]:
         """Load the model once, configure the replica when the run is resolved; returns the replica's facts."""
+        # The tokenizer's threads, before the first of them starts: else every replica takes all cores of its node.
+        os.environ.setdefault(TOKENIZER_THREADS, str(settings.threads))
         from workers.replica.replica import Replica
 
         with self._loading:

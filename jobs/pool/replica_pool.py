@@ -74,9 +74,10 @@ class ReplicaPool:
     def configure(self, resolved: ResolvedSettings) -> None:
         """Give every replica from now on the run's resolved settings.
 
-        A replica that was started before is not ready any more: a second StartReplica tells it the settings.
+        A replica that was started before is not ready any more: a second StartReplica tells it the settings. One that is
+        started later loads the model in the settled precision and measures no token budget.
         """
-        self._resolved = resolved
+        self._resolved, self._settings = resolved, self._settings.settled(resolved)
         self._calls.clear()
         self._ready.clear()
         self._stats_at.clear()

@@ -14,7 +14,8 @@ import pytest
 
 from tests.drivers import Ended, Made, Snapshot, committed
 from tests.local_replicas import local_embed, local_run
-from workers.records.tokens import EncodedTexts
+from workers.engine.device.in_flight import Pending
+from workers.records.tokens import EncodedTexts, TokenizedTexts
 from workers.replica.replica import Replica
 from workers.replica.settings import ResolvedSettings
 
@@ -87,8 +88,13 @@ def test_a_device_that_fails_at_work(
 
     def configure_and_fail(replica: Replica, resolved: ResolvedSettings) -> None:
         configure(replica, resolved)
-        encode = replica._encoder.encode
-        replica._encoder.encode = lambda tokens: spoiled(encode(tokens), device)  # type: ignore[method-assign]
+        submit = replica._encoder.submit
+
+        def spoil(tokens: TokenizedTexts) -> Pending:
+            encoded = spoiled(submit(tokens).result(), device)
+            return Pending(lambda: True, lambda: encoded)
+
+        replica._encoder.submit = spoil  # type: ignore[method-assign]
 
     monkeypatch.setattr(Replica, "configure", configure_and_fail)
     ended = night.embed(f"run.reuse={reuse}")

@@ -1,13 +1,14 @@
 """The encoder: one model on one device, from tokenised texts to vectors.
 
-    batch -> forward pass -> (modules on tokens) -> pool in float32 -> (modules on vectors)      per batch
-          -> (mean of chunks) -> truncate_dim -> normalise                                       per call
+    batch -> forward pass -> (modules on tokens) -> pool in float32 -> (modules on vectors)
+          -> truncate_dim -> normalise                                      with long_text=mean_of_chunks behind the mean
+          -> copy to the host -> place in the order of the sequences
 
 At start, self_check.py chooses how the model is run and in which precision. Batches depend on the call's sequences alone,
 so the same call gives the same bits on the same kind of device. If the device runs out of memory, the batch is halved and
 `batch_tokens` lowered permanently. A sequence that does not fit alone, or that the model refuses, becomes NaN with a reason,
-and the caller quarantines it. `encode` may be called from one thread only. Knows nothing of texts, files or
-shards.
+and the caller quarantines it. On CUDA a call is submitted before the one before it has ended (device/in_flight.py).
+One thread at a time may use an encoder. Knows nothing of texts, files or shards.
 
 Shapes: N sequences, B sequences of a batch, T tokens of a batch, H hidden size, D components of an output vector, D' of a
 vector before truncate_dim.
@@ -15,6 +16,7 @@ vector before truncate_dim.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable, Iterator
@@ -31,12 +33,13 @@ from workers.engine.attempts import Failed, attempt, first_line, halves, unknown
 from workers.engine.batching import Layout, mixed_batches, plan_batches, positions
 from workers.engine.budget import choose_batch_tokens
 from workers.engine.checkpoint import Checkpoint
+from workers.engine.device.in_flight import Arrivals, Arrived, CudaLane, Landing, Pending, Ring
 from workers.engine.heads import Heads
 from workers.engine.kernels.packing import pack
 from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool
 from workers.engine.self_check import SelfCheck, reference_vectors
 from workers.engine.ways.interface import Forward
-from workers.errors import ReplicaError, UsageError
+from workers.errors import ReembedError, ReplicaError, UsageError
 from workers.model.files import ModelFiles
 from workers.model.recipe import EmbeddingRecipe, output_dim
 from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges
@@ -78,8 +81,14 @@ class Encoder:
             self.precision, self._forward = check.choose_precision()
             limit = options.batch_tokens
             self.batch_tokens = choose_batch_tokens(self._forward, golden, self.device) if limit == "auto" else limit
-        except RuntimeError as error:
-            raise ReplicaError(f"{self.device}: the model could not be run there: {first_line(error)}") from error
+            self._move_heads()  # whichever device the last of the golden vectors were computed on
+        except ReembedError:
+            raise
+        except Exception as error:  # another version of torch lacks a function or an argument
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ReplicaError(
+                f"{self.device}: the model could not be run there with torch {torch.__version__}: {reason}"
+            ) from error
         del self._checkpoint  # self._forward has copies of its own
         _log.info("%s: %s, %d tokens a batch", self.device, self._forward.name, self.batch_tokens)
 
@@ -102,6 +111,7 @@ class Encoder:
         torch.backends.cudnn.allow_tf32 = False
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._recipe, self._lowered = recipe, False
+        self._ring: Ring | None = None
         at_once = min(threads, MOST_AT_ONCE) if self.device.type == "cpu" else 1
         torch.set_num_threads(threads)  # of this thread; the threads below get their own share
         self._workers: ThreadPoolExecutor | None = None
@@ -130,51 +140,80 @@ class Encoder:
         """How the model is run: fused (and its precision), packed or padded."""
         return self._forward.name
 
-    @torch.inference_mode()
     def encode(self, tokens: TokenizedTexts) -> EncodedTexts:
         """Vectors of the documents; of the sequences with long_text=chunks; of the tokens with pooling=tokens.
 
         Raises:
             ReplicaError: the device failed.
         """
+        return self.submit(tokens).result()
+
+    def submit(self, tokens: TokenizedTexts) -> Pending:
+        """The same, submitted: on CUDA its result is waited for later, so that the device need not wait for the host.
+
+        On a CPU everything is computed here.
+
+        Raises:
+            ReplicaError: the device failed. It may say so as late as `result`, or at a later call.
+        """
         refused = unknown_ids(tokens, self._vocabulary)
         usable_N = tokens.lengths > 0  # without special tokens a sequence may be empty
         usable_N[list(refused)] = False
         rows = np.flatnonzero(usable_N)
         planned = plan_batches(tokens.lengths[rows], self.batch_tokens, self._forward.layout)
-        try:
-            return self._encode(tokens, [rows[batch] for batch in planned], refused)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # CUDA reports an error at a later call than the one that caused it
-            if self.device.type == "cuda":
-                raise ReplicaError(f"{self.device}: {first_line(error)}") from error
-            raise
+        with self._blaming_the_device():
+            return self._submit(tokens, [rows[batch] for batch in planned], refused)
 
-    def _encode(
+    @torch.inference_mode()
+    def _submit(
         self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]], refused: dict[int, str], *, strict: bool = False
-    ) -> EncodedTexts:
+    ) -> Pending:
         """`refused`: sequences that are in no batch; others are added. `strict`: every error is raised."""
-        lengths_N, layout = tokens.lengths, self._forward.layout
-        by_token = self._recipe.pooling == (Pooling.TOKENS,)
-        out = np.full((len(tokens.input_ids) if by_token else 0, self.dim), np.nan, np.float32)
-        done: list[tuple[NDArray[np.int64], Tensor]] = []
+        lengths_N, layout, by_token = tokens.lengths, self._forward.layout, self._by_token
+        arrivals = Arrivals(self._landing(), len(tokens.input_ids) if by_token else len(lengths_N), self.dim)
         computed, sequences = 0, sum(map(len, batches))
         for batch, vectors in self._embedded(tokens, batches, refused, strict=strict):
             computed += positions(lengths_N[batch], layout)
             self.tokens_done += int(lengths_N[batch].sum())
             self.batches_done += 1
             self.documents_done += len(batch) * len(tokens.num_tokens) / sequences
-            if by_token:
-                out[ranges(tokens.offsets[batch], lengths_N[batch])] = self._finish(vectors).cpu().numpy()
-            else:
-                done.append((batch, vectors))
-        if by_token:
-            return EncodedTexts(out, tokens.offsets, computed, refused)
-        vectors_ND = self._scatter(done, len(lengths_N))
-        if self._recipe.long_text is LongText.MEAN_OF_CHUNKS:
-            vectors_ND = mean_of_chunks(vectors_ND.cpu(), tokens)
-        return EncodedTexts(self._finish(vectors_ND).cpu().numpy(), None, computed, refused)
+            arrivals.add(vectors, ranges(tokens.offsets[batch], lengths_N[batch]) if by_token else batch)
+        finish = functools.partial(self._complete, tokens, arrivals, computed, refused)
+        return Pending(arrivals.complete, finish)
+
+    @torch.inference_mode()
+    def _complete(self, tokens: TokenizedTexts, arrivals: Arrivals, computed: int, refused: dict[int, str]) -> EncodedTexts:
+        """What was submitted, with all its vectors on the host."""
+        with self._blaming_the_device():
+            vectors = arrivals.all()
+        if self._averages_chunks:
+            vectors = self._finish(mean_of_chunks(torch.from_numpy(vectors), tokens)).numpy()
+        return EncodedTexts(vectors, tokens.offsets if self._by_token else None, computed, refused)
+
+    @contextlib.contextmanager
+    def _blaming_the_device(self) -> Iterator[None]:
+        """CUDA reports an error at a later call than the one that caused it: whatever it is, the replica is at fault."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.device.type != "cuda":
+                raise
+            raise ReplicaError(f"{self.device}: {first_line(error)}") from error
+
+    def _landing(self) -> Landing:
+        """Where vectors arrive on the host."""
+        if self.device.type != "cuda":
+            return Arrived()
+        self._ring = self._ring or Ring(CudaLane(self.device))
+        return self._ring
+
+    @property
+    def _by_token(self) -> bool:
+        return self._recipe.pooling == (Pooling.TOKENS,)
+
+    @property
+    def _averages_chunks(self) -> bool:
+        return self._recipe.long_text is LongText.MEAN_OF_CHUNKS and not self._by_token
 
     def _embedded(
         self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]], refused: dict[int, str], *, strict: bool
@@ -226,13 +265,16 @@ class Encoder:
         mixed = layout is Layout.PADDED
         batches = mixed_batches(lengths, MIXED) if mixed else plan_batches(lengths, self.batch_tokens, layout)
         own_device, self.device = self.device, device
-        for heads in (self._token_heads, self._vector_heads):
-            heads.to(device)
+        self._move_heads()
         try:
-            with torch.inference_mode():
-                return self._encode(golden, [rows[batch] for batch in batches], {}, strict=True).vectors
+            return self._submit(golden, [rows[batch] for batch in batches], {}, strict=True).result().vectors
         finally:
             self.device, self.tokens_done, self.documents_done, self.batches_done = own_device, 0, 0.0, 0
+
+    def _move_heads(self) -> None:
+        """The modules around the model, to the device in use."""
+        for heads in (self._token_heads, self._vector_heads):
+            heads.to(self.device)
 
     def _lower(self, size: int, *, halve: bool) -> None:
         """The device has no memory for a batch of `size` positions."""
@@ -257,13 +299,13 @@ class Encoder:
         return attempt(lambda: self._embed(tokens, batch), self.device, strict=strict)
 
     def _embed(self, tokens: TokenizedTexts, rows: NDArray[np.int64]) -> Tensor:
-        """Pooled float32 vectors [B, D'], before mean of chunks and truncate_dim; with pooling=tokens [T, D']."""
+        """Float32 vectors [B, D], with pooling=tokens [T, D]; [B, D'] if the mean of chunks comes before `_finish`."""
         recipe = self._recipe
         batch = pack(tokens, rows, self.device)
         states = self._forward(batch, layers=needs_layers(recipe.pooling))
         last_TH = self._token_heads.on_tokens(states.last_TH.float(), batch.lengths_B)
-        if recipe.pooling == (Pooling.TOKENS,):
-            return last_TH
+        if self._by_token:
+            return self._finish(last_TH)
         ends_B = batch.cumulative_B1[1:].to(torch.int64)
         starts_B = batch.cumulative_B1[:-1].to(torch.int64)
         skip = 0 if recipe.include_prompt else tokens.prompt_tokens
@@ -275,17 +317,10 @@ class Encoder:
             tuple(layer.float() for layer in states.layers),
             states.pooler_BH.float() if needs_pooler(recipe.pooling) and states.pooler_BH is not None else None,
         )
-        return self._vector_heads.on_vectors(pool(hidden, recipe.pooling))
-
-    def _scatter(self, done: list[tuple[NDArray[np.int64], Tensor]], rows: int) -> Tensor:
-        """[N, D'] vectors in the order of the sequences, NaN for those not computed; on the device."""
-        width = done[0][1].shape[-1] if done else self.dim
-        vectors_ND = torch.full((rows, width), float("nan"), dtype=torch.float32, device=self.device)
-        for batch, vectors in done:
-            vectors_ND[torch.from_numpy(batch).to(self.device)] = vectors
-        return vectors_ND
+        vectors = self._vector_heads.on_vectors(pool(hidden, recipe.pooling))
+        return vectors if self._averages_chunks else self._finish(vectors)
 
     def _finish(self, vectors: Tensor) -> Tensor:
         """[..., D'] -> [..., D]: truncate_dim, then unit length."""
         vectors = vectors[..., : self.dim]
-        return torch.nn.functional.normalize(vectors, dim=-1) if self._recipe.normalize else vectors
+        return torch.nn.functional.normalize(vectors, dim=-1) if self._recipe.normalize else vectors.contiguous()

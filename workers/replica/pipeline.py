@@ -3,6 +3,8 @@
     submit(job) -> Future        the reader starts the next job while later stages still work on this one
     stages                       one item in, one item out; seconds in a stage are added to the job's account of that stage
     finish                       ends a job beside the others: the items of the next jobs are written meanwhile
+    Later                        an item whose computation goes on elsewhere, on a GPU: its stage takes the next item, and
+                                 passes the result on when it is there, in the order of the items
     errors                       the first error fails its own job only: its remaining items are dropped, other jobs go on
 
 Memory is bounded by the queues (`depth` items between two stages), the local disk by FINISHING jobs that end at the same
@@ -15,13 +17,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 QUEUE_DEPTH = 2  # enough to compensate for one slow item; an item is a window of documents
 FINISHING = 2  # jobs; the writing thread waits while so many are being finished: each keeps its files on the local disk
 FINISH = "finish"  # the stage's name
+POLL_SECONDS = 0.001  # how often a stage with an empty queue looks whether a computation under way has ended
 _END = object()
 
 R_co = TypeVar("R_co", covariant=True)
@@ -36,6 +41,14 @@ class Job(Protocol[R_co]):
     def append(self, item: Any) -> None: ...
     def finish(self, stage_seconds: Mapping[str, float]) -> R_co: ...
     def abandon(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An item that is still computed. `done` does not wait; `result` does, and raises what the computation raised."""
+
+    done: Callable[[], bool]
+    result: Callable[[], Any]
 
 
 class _Ticket(Generic[R]):
@@ -60,7 +73,7 @@ class Pipeline(Generic[R]):
     """Runs jobs through `stages` for as long as the process lives.
 
     Args:
-        stages: (name, function) in order; the function maps one item to one item.
+        stages: (name, function) in order; the function maps one item to one item, or to a Later.
         waiting: the stage whose idle time is reported as `wait` (the encoder, which uses the GPU).
         depth: items in each queue.
     """
@@ -114,15 +127,16 @@ class Pipeline(Generic[R]):
         out.put(None)
 
     def _work(self, name: str, call: Callable[[Any], Any], source: queue.Queue[Any], out: queue.Queue[Any]) -> None:
+        held: deque[tuple[_Ticket[R], Any]] = deque()  # messages in order; the first one is under way
         while True:
-            began = time.perf_counter()
-            message = source.get()
+            message, waited = self._next(name, source, held, out)
             if message is None:
+                self._pass_on(name, held, out, under_way=0)
                 out.put(None)
                 return
             ticket, item = message
             if name == self._waiting:
-                self._charge("wait", ticket, time.perf_counter() - began)
+                self._charge("wait", ticket, waited)
             if item is not _END:
                 if ticket.error is not None:
                     continue
@@ -131,7 +145,41 @@ class Pipeline(Generic[R]):
                 except BaseException as error:  # noqa: BLE001 - passed to the future
                     ticket.fail(error)
                     continue
-            out.put((ticket, item))
+            held.append((ticket, item))
+            self._pass_on(name, held, out, under_way=1)
+
+    def _next(
+        self, name: str, source: queue.Queue[Any], held: deque[tuple[_Ticket[R], Any]], out: queue.Queue[Any]
+    ) -> tuple[Any, float]:
+        """The next message, and the seconds without work. While none is there, a computation that ends is passed on."""
+        while held:
+            ticket, item = held[0]
+            ended = item.done()
+            try:
+                if ended:
+                    return source.get_nowait(), 0.0  # first: the device has nothing to do
+                return self._timed(name, ticket, source.get, True, POLL_SECONDS), 0.0
+            except queue.Empty:
+                if ended:
+                    self._pass_on(name, held, out, under_way=0)
+        began = time.perf_counter()
+        return source.get(), time.perf_counter() - began
+
+    def _pass_on(self, name: str, held: deque[tuple[_Ticket[R], Any]], out: queue.Queue[Any], *, under_way: int) -> None:
+        """Pass messages on in their order, until no more than `under_way` computations are, and what is behind them."""
+        while held:
+            ticket, item = held[0]
+            if isinstance(item, Later):
+                if sum(isinstance(each, Later) for _, each in held) <= under_way:
+                    return
+                if ticket.error is None:
+                    try:
+                        item = self._timed(name, ticket, item.result)
+                    except BaseException as error:  # noqa: BLE001 - passed to the future
+                        ticket.fail(error)
+            held.popleft()
+            if not isinstance(item, Later):
+                out.put((ticket, item))
 
     def _write(self, source: queue.Queue[Any]) -> None:
         while (message := source.get()) is not None:

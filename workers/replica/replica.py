@@ -10,6 +10,7 @@ The replica does not choose shards and does not retry. Errors become a Failure t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ from workers.records.documents import TEXT
 from workers.records.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
 from workers.records.tokens import TokenizedTexts, rows_of_texts
 from workers.replica.golden_reference import await_golden_reference
-from workers.replica.pipeline import Pipeline
+from workers.replica.pipeline import Later, Pipeline
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
 from workers.replica.shard_job import EncodedWindow, ReadWindow, ShardContext, ShardJob
 from workers.storage.client import retries
@@ -197,12 +198,23 @@ class Replica:
         self._documents_spared += window.table.num_rows - len(deduped.new) - len(deduped.probes)
         return deduped, tokens
 
-    def _encode(self, item: tuple[DedupedWindow, TokenizedTexts]) -> EncodedWindow:
-        """Only the encoder's own work: a GPU must not wait for Arrow."""
+    def _encode(self, item: tuple[DedupedWindow, TokenizedTexts]) -> EncodedWindow | Later:
+        """Only the encoder's own work: a GPU must not wait for Arrow, nor for the host between two windows."""
         deduped, tokens = item
+
+        def result() -> EncodedWindow:
+            with self._encoding():
+                return deduped, tokens, pending.result()
+
+        with self._encoding():
+            pending = self._encoder.submit(tokens)
+        return result() if pending.done() else Later(pending.done, result)
+
+    @contextlib.contextmanager
+    def _encoding(self) -> Iterator[None]:
         self._encoding_since = time.monotonic()
         try:
-            return deduped, tokens, self._encoder.encode(tokens)
+            yield
         finally:
             self._encoding_since = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workers.config import Auto, ModelConfig, OutputConfig, Precision
 from workers.records.documents import ReadPlan
@@ -25,6 +25,10 @@ class ReplicaSettings:
     threads: int  # torch's CPU threads
     atomic_create: bool  # as the driver's probe of the store found
     reference: GoldenReferenceFile | None = None  # of the golden texts, if replicas run on the driver's machine
+
+    def settled(self, resolved: ResolvedSettings) -> ReplicaSettings:
+        """For a replica that starts when the run's precision and token budget are known, and so need not be found out."""
+        return replace(self, precision=Precision(resolved.stamp.precision), batch_tokens=resolved.batch_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from tests.workers.families import FAMILIES, TINY, save_family, sequences
 from tests.workers.models import TEXTS, build, copy_model, edit_json, layout
 from workers.config import Pooling, Precision
+from workers.engine.device.in_flight import Arrived
 from workers.engine.encoder import Encoder, EncoderOptions
+from workers.engine.heads import Heads
+from workers.engine.self_check import SelfCheck
 from workers.errors import ReplicaError, UsageError
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.tokenizer import TextTokenizer
@@ -156,25 +159,73 @@ def test_other_device_errors_condemn_the_replica(tiny: Path, monkeypatch: pytest
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nand a long explanation")
 
     monkeypatch.setattr(encoder, "_embed", broken)
+    monkeypatch.setattr(encoder, "_landing", Arrived)
     monkeypatch.setattr(encoder, "device", torch.device("cuda"))
     with pytest.raises(ReplicaError, match=r"^cuda: CUDA error: an illegal memory access was encountered$"):
         encoder.encode(sequences(3, 10))
 
 
-def test_an_error_that_cuda_tells_later_condemns_the_replica_as_well(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA is asynchronous: the error of a kernel surfaces at the next copy, which is behind the batch that caused it."""
+class Landing:
+    """A landing whose copies fail when they are waited for."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def send(self, *_: object) -> int:
+        return 1
+
+    def landed(self, _: int) -> bool:
+        return False
+
+    def land(self, _: int) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: device-side assert triggered"), torch.OutOfMemoryError("full")])
+def test_an_error_that_cuda_tells_later_condemns_the_replica_as_well(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """CUDA is asynchronous: the error of a kernel surfaces at the next wait, which is behind the batch that caused it."""
     _, encoder = build(tiny)
-
-    def late(*_: object) -> None:
-        raise RuntimeError("CUDA error: device-side assert triggered")
-
-    monkeypatch.setattr(encoder, "_scatter", late)
-    with pytest.raises(RuntimeError, match="device-side assert"):
+    monkeypatch.setattr(encoder, "_landing", lambda: Landing(error))
+    with pytest.raises(type(error)):
         encoder.encode(sequences(3, 10))
     monkeypatch.setattr(encoder, "device", torch.device("cuda"))
     monkeypatch.setattr(encoder, "_embed", lambda tokens, rows: torch.zeros(len(rows), 32))
-    with pytest.raises(ReplicaError, match=r"^cuda: CUDA error: device-side assert triggered$"):
-        encoder.encode(sequences(3, 10))
+    pending = encoder.submit(sequences(3, 10))
+    assert not pending.done()
+    with pytest.raises(ReplicaError, match=f"^cuda: {error}$"):
+        pending.result()
+
+
+@pytest.mark.parametrize("error", [TypeError("varlen_attn() got an unexpected keyword argument 'scale'"),
+                                   AttributeError("module 'torch.nn.attention' has no attribute 'varlen'"),
+                                   RuntimeError("no kernel image is available")])  # fmt: skip
+def test_another_torch_is_told_in_words(tiny: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def lacks(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(SelfCheck, "choose_precision", lacks)
+    with pytest.raises(ReplicaError) as told:
+        build(tiny)
+    assert str(told.value) == (
+        f"cpu: the model could not be run there with torch {torch.__version__}: {type(error).__name__}: {error}"
+    )
+
+
+def test_the_modules_around_the_model_end_on_the_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The self-check computes on the CPU and on the device in turns, and the modules go along."""
+    moves: dict[int, list[str]] = {}
+    monkeypatch.setattr(Heads, "to", lambda self, device: moves.setdefault(id(self), []).append(device.type))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(SelfCheck, "_flaw", lambda *_: None)
+    monkeypatch.setattr(SelfCheck, "_build", lambda self, way, precision: self._forward(way, precision, torch.device("cpu")))
+    for precision in ("float32", "float16"):
+        _, encoder = build(tiny, precision=precision)
+        assert encoder.device.type == "cuda"
+        assert moves
+        assert {places[-1] for places in moves.values()} == {"cuda"}
+        moves.clear()
 
 
 class Refuses:

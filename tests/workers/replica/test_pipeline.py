@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from workers.replica.pipeline import FINISHING, Pipeline
+from workers.replica.pipeline import FINISHING, Later, Pipeline
 
 
 class CountingJob:
@@ -164,3 +164,93 @@ def test_stages_overlap_and_the_next_job_is_read_meanwhile() -> None:
     assert jobs[3].seconds["encode"] == pytest.approx(0.2, rel=0.5)
     assert line.totals["encode"] == pytest.approx(0.8, rel=0.3)
     line.close()
+
+
+class Device:
+    """Computes what is submitted in its order, each item when the test says so, and notes what happens when."""
+
+    def __init__(self) -> None:
+        self.happened: list[str] = []
+        self.ended = [threading.Event() for _ in range(100)]
+
+    def submit(self, item: int) -> Later:
+        self.happened.append(f"submit {item}")
+
+        def result() -> int:
+            assert self.ended[item].wait(20)
+            self.happened.append(f"result {item}")
+            if item == 66:
+                raise ArithmeticError("the device failed")
+            return 2 * item
+
+        return Later(self.ended[item].is_set, result)
+
+    def until(self, expected: list[str]) -> None:
+        deadline = time.monotonic() + 10
+        while self.happened != expected:
+            assert time.monotonic() < deadline, self.happened
+            time.sleep(0.002)
+
+
+def test_an_item_is_submitted_before_the_one_before_it_has_ended() -> None:
+    device = Device()
+    line: Pipeline[list[int]] = Pipeline([("encode", device.submit)], waiting="encode")
+    futures = [line.submit(CountingJob(range(start, start + 2))) for start in (0, 2)]
+    device.until(["submit 0", "submit 1"])  # of two under way the older one is waited for
+    device.ended[0].set()
+    device.until(["submit 0", "submit 1", "result 0", "submit 2"])  # also across jobs
+    device.ended[1].set()
+    device.ended[2].set()
+    assert futures[0].result(10) == [0, 2], "a finished job waits for the next one"
+    device.until(["submit 0", "submit 1", "result 0", "submit 2", "result 1", "submit 3", "result 2"])
+    device.ended[3].set()
+    assert futures[1].result(10) == [4, 6]
+    line.close()
+
+
+def test_a_result_is_passed_on_although_no_item_follows() -> None:
+    device = Device()
+    line: Pipeline[list[int]] = Pipeline([("encode", device.submit)], waiting="encode")
+    job, gate = CountingJob(range(1)), threading.Event()
+    read = job.items
+
+    def items() -> Iterator[int]:
+        yield from read()
+        gate.wait(20)
+
+    job.items = items  # type: ignore[method-assign]
+    future = line.submit(job)
+    device.until(["submit 0"])
+    device.ended[0].set()
+    device.until(["submit 0", "result 0"])
+    deadline = time.monotonic() + 10
+    while not job.out:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    gate.set()
+    assert future.result(10) == [0]
+    line.close()
+
+
+def test_a_computation_that_fails_later_fails_its_own_job_alone() -> None:
+    device = Device()
+    for event in device.ended:
+        event.set()
+    line: Pipeline[list[int]] = Pipeline([("encode", device.submit), ("keep", lambda item: item)], waiting="encode")
+    jobs = (CountingJob(range(50, 54)), CountingJob(range(64, 70)), CountingJob(range(80, 89)))
+    before, failed, after = (line.submit(job) for job in jobs)
+    assert before.result(10) == [100, 102, 104, 106]
+    with pytest.raises(ArithmeticError, match="the device failed"):
+        failed.result(10)
+    assert jobs[1].abandoned
+    assert after.result(10) == [2 * number for number in range(80, 89)]
+    line.close()
+
+
+def test_what_is_under_way_is_finished_when_the_pipeline_closes() -> None:
+    device = Device()
+    line: Pipeline[list[int]] = Pipeline([("encode", device.submit)], waiting="encode")
+    future = line.submit(CountingJob(range(3)))
+    threading.Timer(0.05, lambda: [event.set() for event in device.ended]).start()
+    line.close()
+    assert future.result(0) == [0, 2, 4]

@@ -16,10 +16,11 @@ from tests.workers.families import FAMILIES, save_family
 from tests.workers.output_samples import plan, stamp
 from workers.config import CorpusConfig, ModelConfig, OutputConfig, Precision
 from workers.engine import self_check
+from workers.engine.device.in_flight import Pending
 from workers.errors import ReplicaError
 from workers.model.files import resolve_model
 from workers.records.shard import Assignment, Blame, Failure, Receipt, Shard
-from workers.records.tokens import EncodedTexts, TokenizedTexts
+from workers.records.tokens import TokenizedTexts
 from workers.replica.replica import Replica
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
 from workers.storage.store import Store
@@ -168,13 +169,14 @@ def test_a_device_gone_bad_shows_although_all_is_reused(
     replica: Replica, settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = embed(replica, settings, "base", WORDS)
-    encode, generator = replica._encoder.encode, np.random.default_rng(0)
+    submit, generator = replica._encoder.submit, np.random.default_rng(0)
 
-    def noise(tokens: TokenizedTexts) -> EncodedTexts:
-        encoded = encode(tokens)
-        return dataclasses.replace(encoded, vectors=generator.standard_normal(encoded.vectors.shape).astype(np.float32))
+    def noise(tokens: TokenizedTexts) -> Pending:
+        encoded = submit(tokens).result()
+        noisy = dataclasses.replace(encoded, vectors=generator.standard_normal(encoded.vectors.shape).astype(np.float32))
+        return Pending(lambda: True, lambda: noisy)
 
-    monkeypatch.setattr(replica._encoder, "encode", noise)
+    monkeypatch.setattr(replica._encoder, "submit", noise)
     receipt = embed(replica, settings, "next", WORDS, base.files[0].path)
     assert (receipt.reused_rows, receipt.probed) == (3, 3)
     assert receipt.probe_cosine is not None
