@@ -81,6 +81,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma": DECODER,
     "gemma2": DECODER | {"query_pre_attn_scalar": 8},
     "gemma3_text": DECODER | {"query_pre_attn_scalar": 8, "sliding_window": 16},
+    "gemma3_text both ways": DECODER | {"query_pre_attn_scalar": 24, "sliding_window": 16,
+                                        "use_bidirectional_attention": True,
+                                        "layer_types": ["sliding_attention", "full_attention"]},  # EmbeddingGemma
     "glm": DECODER,
     "gpt2": GPT,
     "gpt_bigcode": GPT,
@@ -106,6 +109,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": DECODER,
     "qwen2_moe": MOE | {"shared_expert_intermediate_size": 24},
     "qwen3": DECODER,
+    "qwen3 windows": DECODER | {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
     "qwen3_moe": MOE,
     "smollm3": DECODER,
     "stablelm": DECODER,
@@ -136,7 +140,8 @@ TYPED = frozenset({
 def random_folder(family: str, minilm: Path, target: Path) -> Path:
     """A random model of the family with MiniLM's vocabulary; no weight is 0 or 1, so that none can be left out unseen."""
     settings = FAMILIES.get(family) or REFUSED[family]
-    of_config(transformers.AutoConfig.for_model(family, **settings)).save_pretrained(target)
+    kind = family.partition(" ")[0]  # what follows is a variant
+    of_config(transformers.AutoConfig.for_model(kind, **settings)).save_pretrained(target)
     (target / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
     names = ["input_ids", *(["token_type_ids"] if family in TYPED else []), "attention_mask"]
     facts = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, "pad_token": "[PAD]",

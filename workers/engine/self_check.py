@@ -28,11 +28,13 @@ from workers.engine.checkpoint import Checkpoint
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels.packing import pack
 from workers.engine.precision import candidates, out_of_tolerance
+from workers.engine.ways.by_runs import ByRuns
 from workers.engine.ways.fused import Fused
 from workers.engine.ways.interface import TOKEN_TYPES, Forward, takes
 from workers.engine.ways.packed import Packed
 from workers.engine.ways.padded import Padded
-from workers.engine.ways.supported import unpadded_ways
+from workers.engine.ways.pooler import OwnPooler
+from workers.engine.ways.supported import Unpadded, unpadded_ways
 from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
@@ -42,12 +44,12 @@ SAME = 1e-4  # largest accepted difference of float32 vectors, relative to the l
 # rounding errors are larger gets batches of one length, which are slower and not wrong.
 LEAK = 2e-5
 NO_INT8 = (
-    "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA and DistilBERT models have 8-bit products, on x86 "
-    "processors with AVX512, without pooling=pooler; use bfloat16"
+    "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT and MPNet models have 8-bit products, "
+    "on x86 processors with AVX512; use bfloat16"
 )
 _log = logging.getLogger(__name__)
 Embed = Callable[[Forward, TokenizedTexts, torch.device], NDArray[np.float32]]
-Way = type[Fused] | type[Packed] | Layout  # a layout: transformers' model unchanged, in such batches
+Way = Unpadded | Layout  # a layout: transformers' model unchanged, in such batches
 _CPU = torch.device("cpu")
 
 
@@ -135,9 +137,8 @@ class SelfCheck:
             "vector when it is asked again; name a model that is deterministic"
         )
 
-    def _unpadded(self, precision: Precision) -> Iterator[type[Fused] | type[Packed]]:
-        if not self._checkpoint.with_pooler:  # the model's own head would read the first token of the batch only
-            yield from unpadded_ways(self._checkpoint, cuda=self._device.type == "cuda", precision=precision)
+    def _unpadded(self, precision: Precision) -> Iterator[Unpadded]:
+        return unpadded_ways(self._checkpoint, cuda=self._device.type == "cuda", precision=precision)
 
     def _reproduces(self, way: Way) -> bool:
         """Whether a way gives the reference in float32 on the CPU; measured once."""
@@ -176,14 +177,20 @@ class SelfCheck:
         return self._forward(way, precision, self._device)
 
     def _forward(self, way: Way, precision: Precision, device: torch.device) -> Forward:
-        weights = self._checkpoint.bert() if way is Fused else None
-        if weights is not None:
+        weights, with_pooler = self._checkpoint.bert(), self._checkpoint.with_pooler
+        if way is Fused and weights is not None:
+            pooler = OwnPooler(self._checkpoint.transformer()) if with_pooler else None
             batch = pack(self._golden, np.flatnonzero(self._golden.lengths), _CPU)
             with torch.inference_mode():
-                return Fused(weights, precision, [batch])
+                return Fused(weights, precision, [batch], pooler)
         model = copy.deepcopy(self._checkpoint.transformer()).to(device, getattr(torch, precision.value))
         types = _token_types(self._checkpoint)
-        return Padded(model, types, way) if isinstance(way, Layout) else Packed(model, types)
+        if isinstance(way, Layout):
+            return Padded(model, types, way)
+        pooler = OwnPooler(model) if with_pooler else None
+        if way is ByRuns and weights is not None and weights.bias is not None:
+            return ByRuns(model, weights.bias, pooler)
+        return Packed(model, types, pooler)
 
 
 def reference_vectors(checkpoint: Checkpoint, golden: TokenizedTexts, embed: Embed) -> NDArray[np.float32]:

@@ -25,8 +25,8 @@ from workers.model.golden import GOLDEN_TEXTS
 from workers.model.tokenizer import TextTokenizer
 from workers.records.tokens import TokenizedTexts
 
-BERT_LIKE = dict.fromkeys(("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra"), "fused float32")
-WAYS = BERT_LIKE | {"MPNet": "padded", "DebertaV2": "padded"}
+BERT_LIKE = dict.fromkeys(("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra", "MPNet"), "fused float32")
+WAYS = BERT_LIKE | {"DebertaV2": "padded"}
 
 
 @pytest.fixture(scope="module")

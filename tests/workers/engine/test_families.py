@@ -1,6 +1,7 @@
 """Every family against transformers itself, one text at a time: the right vector, whatever else is in the batch; or refused.
 
-Some families run in a second here; REEMBED_FAMILIES=all runs every one of tests/workers/many_families.py.
+Also that docs/models.md tells the ways truly. Some families run in a second here; REEMBED_FAMILIES=all runs every one of
+tests/workers/many_families.py.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import transformers
 
 from tests.workers.families import of_lengths
-from tests.workers.many_families import FAMILIES, REFUSED, TYPED, random_folder
+from tests.workers.many_families import FAMILIES, REFUSED, random_folder
 from tests.workers.models import build, layout
+from tests.workers.ways_table import PARITY, alone, documented, row_of, some_texts
 from workers.engine.encoder import Encoder
 from workers.errors import UsageError
 from workers.records.tokens import TokenizedTexts
 
 pytestmark = pytest.mark.slow
 
-# of each kind one: token types that nobody gave, padding that leaks, positions by id, names of its own, causal, refused
+# of each kind one: token types that nobody gave, padding that leaks, positions by id, names of its own, causal, windows
 QUICK = (
     "gpt2",
     "gptj",
@@ -37,40 +38,13 @@ QUICK = (
     "mpnet",
     "ibert",
     "opt",
-    "llama",
+    "qwen3",
+    "qwen3 windows",
+    "gemma3_text both ways",
+    "eurobert",
     "t5",
 )
 CHOSEN = tuple(FAMILIES) if os.environ.get("REEMBED_FAMILIES") == "all" else QUICK
-
-
-@torch.inference_mode()
-def alone(folder: Path, family: str, tokens: TokenizedTexts) -> np.ndarray[Any, Any]:
-    """transformers on one sequence at a time: the mean of its last hidden states, of unit length."""
-    name = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel"}.get(family, "AutoModel")
-    model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
-    vectors = []
-    for start, stop in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
-        ids = torch.from_numpy(tokens.input_ids[start:stop].astype(np.int64))[None]
-        given = {"input_ids": ids}
-        if family != "fnet":  # which takes none
-            given["attention_mask"] = torch.ones_like(ids)
-        if family in TYPED:
-            given["token_type_ids"] = torch.zeros_like(ids)
-        vector = model(**given).last_hidden_state[0].double().mean(dim=0).numpy()
-        vectors.append(vector / np.linalg.norm(vector))
-    return np.stack(vectors)
-
-
-def some_texts(padding: int | None) -> TokenizedTexts:
-    """Lengths from 3 to 100 in no order; two sequences hold the padding token's id in their middle, as a text may."""
-    lengths = np.random.default_rng(7).integers(3, 100, 20)
-    lengths[:4] = 100, 3, 9, 60
-    tokens = of_lengths(lengths)
-    if padding is not None:
-        for row in (2, 3):
-            start = tokens.offsets[row]
-            tokens.input_ids[start + 2 : start + 5 : 2] = padding
-    return tokens
 
 
 def rows_of(tokens: TokenizedTexts, rows: list[int]) -> TokenizedTexts:
@@ -99,8 +73,15 @@ def test_as_transformers_alone_whatever_is_beside_it(minilm: Path, tmp_path: Pat
     dependence = max(np.abs(vectors_of(encoder, tokens, rows)[0] - by_itself).max() for rows in (shorter, longer))
     print(f"{family}: {encoder.way}, error {error:.1e}, dependence {dependence:.1e}")
     assert np.abs(expected[0] - expected[1]).max() > 1e-3, "all texts have one vector: nothing is shown"
-    assert error <= 1e-5, encoder.way
+    assert error <= PARITY, encoder.way
     assert dependence <= 1e-6, encoder.way
+    if encoder.device.type == "cpu":
+        row, _ = row_of(folder, encoder, tokens, expected)
+        assert documented().get(family) == row, "run: python -m tests.workers.ways_table --write"
+
+
+def test_every_family_is_in_the_table() -> None:
+    assert set(documented()) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", REFUSED)

@@ -23,6 +23,7 @@ from workers.engine.bert.weights import EmbeddingWeights, LayerWeights
 from workers.engine.kernels.attention import fused_attention
 from workers.engine.kernels.linear import ActivationRange, Linear, QuantizedLinear
 from workers.engine.kernels.packing import PackedBatch
+from workers.engine.kernels.relative import RelativeBias
 
 LOUD_CHANNELS = 32  # of the feed-forward network's inner channels
 TOKENS_MULTIPLE = 32
@@ -38,14 +39,14 @@ class DenseLayer:
     """One layer, computed in `dtype`."""
 
     def __init__(self, weights: LayerWeights, dtype: torch.dtype) -> None:
-        self._heads, self._activation = weights.heads, weights.activation
+        self._heads, self._activation, self._bias = weights.heads, weights.activation, weights.bias
         self._qkv, self._out = Linear(*weights.qkv, dtype), Linear(*weights.out, dtype)
         self._up, self._down = Linear(*weights.up, dtype), Linear(*weights.down, dtype)
         self._attention_norm, self._output_norm = weights.attention_norm.to(dtype), weights.output_norm.to(dtype)
 
     def __call__(self, x_TI: Tensor, batch: PackedBatch, inputs: list[Tensor] | None = None) -> Tensor:
         """[T, I]. `inputs`: the inputs of the four products (qkv, out, up, down) are appended to it."""
-        attended = _attend(self._qkv(x_TI), self._heads, batch)
+        attended = _attend(self._qkv(x_TI), self._heads, batch, self._bias)
         middle = self._attention_norm(self._out(attended, residual=x_TI))
         wide = self._up(middle, activation=self._activation)
         if inputs is not None:
@@ -57,7 +58,7 @@ class QuantizedLayer:
     """One layer with 8-bit products, for inputs in the ranges `seen` (of qkv, out, up, down)."""
 
     def __init__(self, weights: LayerWeights, seen: Sequence[ActivationRange]) -> None:
-        self._heads, self._activation = weights.heads, weights.activation
+        self._heads, self._activation, self._bias = weights.heads, weights.activation, weights.bias
         dtype = torch.bfloat16
         self._attention_norm, self._output_norm = weights.attention_norm.to(dtype), weights.output_norm.to(dtype)
         self._qkv = QuantizedLinear(*weights.qkv, seen[0], smooth=True)
@@ -75,7 +76,7 @@ class QuantizedLayer:
 
     def __call__(self, x_TI: Tensor, batch: PackedBatch) -> Tensor:
         """[T, I] in bfloat16."""
-        attended = _attend(self._qkv(self._qkv.quantize(x_TI)), self._heads, batch)
+        attended = _attend(self._qkv(self._qkv.quantize(x_TI)), self._heads, batch, self._bias)
         middle = self._attention_norm(self._out(self._out.quantize(attended), residual=x_TI))
         wide = self._up(self._up.quantize(middle), activation=self._activation, quantized_for=self._down)
         loud = self._loud_down(self._loud_up(middle, activation=self._activation), residual=middle)
@@ -104,9 +105,9 @@ def quantized_layers(weights: Sequence[LayerWeights], embedded: Sequence[tuple[T
     return layers
 
 
-def _attend(qkv: Tensor, heads: int, batch: PackedBatch) -> Tensor:
+def _attend(qkv: Tensor, heads: int, batch: PackedBatch, bias: RelativeBias | None) -> Tensor:
     """[T, H d] from the fused projection [T, 3 H d]. The scale is part of the weights."""
-    return fused_attention(qkv.view(len(qkv), 3, heads, -1), batch)
+    return fused_attention(qkv.view(len(qkv), 3, heads, -1), batch, bias)
 
 
 class Embeddings:

@@ -3,14 +3,16 @@
     facts_of(config)             facts from config.json; None for other models, or if a fact is missing
     read_weights(state, facts)   tensors by name -> embeddings and layers, in float32
 
-All families compute the same: attention, residual, LayerNorm, feed-forward network, residual, LayerNorm. Importing
+All families compute the same: attention, residual, LayerNorm, feed-forward network, residual, LayerNorm; MPNet with a bias
+of attention scores by distance, the same in all layers. Importing
 transformers would take a replica longer than reading the weights. Knows neither files nor transformers.
 
-Shapes: V words, P positions, E size of an embedding, I hidden size, H heads, d size of a head.
+Shapes: V words, P positions, E size of an embedding, I hidden size, H heads, d size of a head, R distances.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.kernels.attention import SCORE_UNIT
+from workers.engine.kernels.relative import RelativeBias
 from workers.model.recipe import OFFSET_POSITIONS, first_position, uncounted
 
 _BERT = {
@@ -30,14 +33,21 @@ _DISTILBERT = {
     "query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin", "out": "attention.out_lin",
     "attention_norm": "sa_layer_norm", "up": "ffn.lin1", "down": "ffn.lin2", "output_norm": "output_layer_norm",
 }  # fmt: skip
+_MPNET = _BERT | {
+    "query": "attention.attn.q", "key": "attention.attn.k", "value": "attention.attn.v", "out": "attention.attn.o",
+    "attention_norm": "attention.LayerNorm",
+}  # fmt: skip
 _FAMILIES = {  # model_type -> path of the layers, names of their modules, prefix in checkpoints with a head
     "bert": ("encoder.layer", _BERT, "bert."), "roberta": ("encoder.layer", _BERT, "roberta."),
     "xlm-roberta": ("encoder.layer", _BERT, "roberta."), "camembert": ("encoder.layer", _BERT, "roberta."),
     "electra": ("encoder.layer", _BERT, "electra."), "distilbert": ("transformer.layer", _DISTILBERT, "distilbert."),
+    "mpnet": ("encoder.layer", _MPNET, "mpnet."),
 }  # fmt: skip
 _ACTIVATIONS = {
     "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
 }  # fmt: skip
+_UNTYPED = ("distilbert", "mpnet")  # without token types
+_MPNET_BUCKETS, _MPNET_FARTHEST = 32, 128  # fixed by transformers, whatever config.json says; so is the padding token, 1
 _DISTILBERT_EPS = 1e-12  # DistilBERT's config.json has no setting for it
 State = Mapping[str, Tensor]
 
@@ -84,6 +94,7 @@ class LayerWeights:
     activation: str  # a key of linear.ACTIVATIONS
     down: tuple[Tensor, Tensor]
     output_norm: Norm
+    bias: RelativeBias | None = None  # of the attention's scores: one object, shared by all layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +103,11 @@ class BertWeights:
 
     embeddings: EmbeddingWeights
     layers: tuple[LayerWeights, ...]
+
+    @property
+    def bias(self) -> RelativeBias | None:
+        """The bias of attention scores by distance, if the family has one."""
+        return self.layers[0].bias
 
     @property
     def hidden(self) -> int:
@@ -124,8 +140,9 @@ def facts_of(config: Mapping[str, Any]) -> BertFacts | None:
         return None
     if family in OFFSET_POSITIONS and not isinstance(config.get("pad_token_id"), int):
         return None
-    activation, first = _ACTIVATIONS[str(values[2])], first_position(config)
-    padding = uncounted(config)
+    if family == "mpnet" and config["pad_token_id"] != 1:
+        return None
+    activation, first, padding = _ACTIVATIONS[str(values[2])], first_position(config), uncounted(config)
     return BertFacts(family, int(str(values[0])), int(str(values[1])), activation, float(str(eps)), first, padding)
 
 
@@ -138,10 +155,11 @@ def read_weights(state: State, facts: BertFacts) -> BertWeights:
     path, names, prefix = _FAMILIES[facts.family]
     tensors = _Tensors(state, prefix)
     words, table = tensors["embeddings.word_embeddings.weight"], tensors["embeddings.position_embeddings.weight"]
-    if facts.family != "distilbert":
+    if facts.family not in _UNTYPED:
         table = table + tensors["embeddings.token_type_embeddings.weight"][0]
     norm = Norm(tensors["embeddings.LayerNorm.weight"], tensors["embeddings.LayerNorm.bias"], facts.eps)
-    layers = tuple(_layer(tensors, f"{path}.{number}", names, facts) for number in range(facts.layers))
+    bias = _relative(tensors["encoder.relative_attention_bias.weight"]) if facts.family == "mpnet" else None
+    layers = tuple(_layer(tensors, f"{path}.{number}", names, facts, bias) for number in range(facts.layers))
     project = None
     if facts.family == "electra" and words.shape[1] != len(layers[0].output_norm.weight):
         project = tensors.pair("embeddings_project")
@@ -166,7 +184,7 @@ class _Tensors:
         return self[f"{module}.weight"], self[f"{module}.bias"]
 
 
-def _layer(tensors: _Tensors, path: str, names: dict[str, str], facts: BertFacts) -> LayerWeights:
+def _layer(tensors: _Tensors, path: str, names: dict[str, str], facts: BertFacts, bias: RelativeBias | None) -> LayerWeights:
     pairs = {name: tensors.pair(f"{path}.{module}") for name, module in names.items()}
     width = len(pairs["query"][1])
     if width % facts.heads:
@@ -177,5 +195,26 @@ def _layer(tensors: _Tensors, path: str, names: dict[str, str], facts: BertFacts
     norms = {name: Norm(*pairs[name], facts.eps) for name in ("attention_norm", "output_norm")}
     return LayerWeights(
         facts.heads, (qkv[0], qkv[1]), pairs["out"], norms["attention_norm"], pairs["up"], facts.activation, pairs["down"],
-        norms["output_norm"],
+        norms["output_norm"], bias,
     )  # fmt: skip
+
+
+def _relative(buckets_NH: Tensor) -> RelativeBias:
+    """The bias of every distance, from a table of N buckets of distances.
+
+    Half of the buckets are for keys before their query and half for those behind: the first half of each for one distance
+    each, the others for ranges that grow exponentially, up to _MPNET_FARTHEST (T5, arXiv:1910.10683, section 2.1). The
+    formula is that of transformers' MPNetEncoder.relative_position_bucket, in the same precision.
+
+    Raises:
+        ValueError: the table is too short.
+    """
+    if len(buckets_NH) < _MPNET_BUCKETS:
+        raise ValueError(f"{len(buckets_NH)} buckets of distances, not {_MPNET_BUCKETS}")
+    half, exact = _MPNET_BUCKETS // 2, _MPNET_BUCKETS // 4
+    ahead_R = torch.arange(-_MPNET_FARTHEST, _MPNET_FARTHEST + 1)
+    far_R = ahead_R.abs()
+    grown_R = torch.log(far_R.clamp(min=1).float() / exact) / math.log(_MPNET_FARTHEST / exact) * (half - exact)
+    ranges_R = (exact + grown_R.to(torch.int64)).clamp(max=half - 1)
+    bucket_R = torch.where(far_R < exact, far_R, ranges_R) + half * (ahead_R > 0)
+    return RelativeBias(buckets_NH[bucket_R].T)

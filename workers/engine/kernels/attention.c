@@ -2,8 +2,9 @@
  * the caches. An optional extension; compiled_attention.py calls it, and verifies it when it is loaded.
  *
  *     for every sequence and head   keys and values are laid out once for the instruction that multiplies pairs of bfloat16
- *     for every QUERIES rows        scores = query key'  ->  weights = 2^(score - the row's maximum)  ->  out = weights value
+ *     for every QUERIES rows        scores = query key' + bias  ->  weights = 2^(score - the row's maximum)  ->  out = weights value
  *
+ * The bias is optional: one number for each head and each distance of a key from a query, the farthest standing for all beyond.
  * Scores, sums and exponentials are float32; weights are rounded to bfloat16 for the second product. Scores are exponents of
  * 2 (attention.py: SCORE_UNIT). An input that is NaN or infinite gives NaN.
  */
@@ -97,12 +98,14 @@ static void pack_values(const bfloat16 *values, size_t stride, int length, int s
         }
 }
 
-/* scores of `rows` queries and 16 `registers` keys; `most` is each row's maximum so far, per lane. */
+/* scores of `rows` queries and 16 `registers` keys; `most` is each row's maximum so far, per lane. `bias`: of the first query to
+ * these keys; that of the next query begins one number earlier. NULL: none. */
 INLINE void score_tile(const int rows, const int registers, const bfloat16 *query, size_t stride, int size,
-                       const uint32_t *keys, int padded, __mmask16 present, float *scores, __m512 *most) {
+                       const uint32_t *keys, int padded, __mmask16 present, const float *bias, float *scores, __m512 *most) {
     __m512 sum[QUERIES][KEYS];
     UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int k = 0; k < registers; k++) sum[r][k] = _mm512_setzero_ps();
+        UNROLL for (int k = 0; k < registers; k++)
+            sum[r][k] = bias == NULL ? _mm512_setzero_ps() : _mm512_loadu_ps(bias + k * LANES - r);
     for (int pair = 0; pair < size / 2; pair++) {
         __m512bh key[KEYS];
         UNROLL for (int k = 0; k < registers; k++)
@@ -123,18 +126,23 @@ INLINE void score_tile(const int rows, const int registers, const bfloat16 *quer
 
 /* Attention of `rows` queries to all keys and values of one sequence and head. */
 INLINE void attend_rows(const int rows, const bfloat16 *query, size_t stride, int length, int size, const uint32_t *keys,
-                        const uint32_t *values, int padded, float *scores, bfloat16 *weights, bfloat16 *out, size_t out_stride) {
+                        const uint32_t *values, int padded, const float *bias, float *scores, bfloat16 *weights, bfloat16 *out,
+                        size_t out_stride) {
     __m512 most[QUERIES], share[QUERIES];
     UNROLL for (int r = 0; r < rows; r++) most[r] = _mm512_set1_ps(ABSENT);
     const __mmask16 last = (__mmask16)(0xffff >> (padded - length)), all = 0xffff;
     int first = 0;
+#define SCORES(registers, present) \
+    score_tile(rows, registers, query, stride, size, keys + first, padded, present, bias == NULL ? NULL : bias + first, \
+               scores + first, most)
     for (; first + KEYS * LANES < padded; first += KEYS * LANES)
-        score_tile(rows, KEYS, query, stride, size, keys + first, padded, all, scores + first, most);
+        SCORES(KEYS, all);
     switch ((padded - first) / LANES) {
-        case 3: score_tile(rows, 3, query, stride, size, keys + first, padded, last, scores + first, most); break;
-        case 2: score_tile(rows, 2, query, stride, size, keys + first, padded, last, scores + first, most); break;
-        default: score_tile(rows, 1, query, stride, size, keys + first, padded, last, scores + first, most);
+        case 3: SCORES(3, last); break;
+        case 2: SCORES(2, last); break;
+        default: SCORES(1, last);
     }
+#undef SCORES
     UNROLL for (int r = 0; r < rows; r++) {
         const __m512 largest = _mm512_set1_ps(_mm512_reduce_max_ps(most[r]));
         __m512 sum = _mm512_setzero_ps();
@@ -164,10 +172,20 @@ INLINE void attend_rows(const int rows, const bfloat16 *query, size_t stride, in
     }
 }
 
+/* table [2 reach + 1] of distances -reach to reach -> line [2 most] of distances -most to most - 1. */
+static void stretch(const float *table, long reach, long most, float *line) {
+    for (long distance = -most; distance < most; distance++) {
+        const long near = distance < -reach ? -reach : distance > reach ? reach : distance;
+        line[most + distance] = table[reach + near];
+    }
+}
+
 /* qkv [T, 3, heads, size] and borders [sequences + 1] -> out [T, heads, size]; size is a multiple of 32.
+ * bias [heads, 2 reach + 1]: added to the score of a key at distance -reach, ..., reach behind its query; NULL: none.
  * Returns 0; -1 if there is no memory for the packed keys and values of the longest sequence. */
 __attribute__((visibility("default"))) int reembed_attend(const bfloat16 *qkv, bfloat16 *out, const int32_t *borders,
-                                                          long sequences, long heads, long head_size) {
+                                                          long sequences, long heads, long head_size, const float *bias,
+                                                          long reach) {
     const int size = (int)head_size;
     const size_t out_stride = (size_t)heads * size, stride = 3 * out_stride;
     size_t longest = 0;
@@ -177,12 +195,15 @@ __attribute__((visibility("default"))) int reembed_attend(const bfloat16 *qkv, b
     }
     const size_t most = (longest + LANES - 1) / LANES * LANES;
     if (most == 0) return 0;
-    /* 4-byte units times the longest sequence: keys size/2, values size/2, scores QUERIES, weights QUERIES/2 */
-    char *memory = aligned_alloc(64, most * 4 * (size_t)(size + QUERIES + QUERIES / 2));
+    /* 4-byte units times the longest sequence: keys size/2, values size/2, scores QUERIES, weights QUERIES/2, 2 of bias a head */
+    char *memory = aligned_alloc(64, most * 4 * ((size_t)(size + QUERIES + QUERIES / 2) + (bias ? 2 * (size_t)heads : 0)));
     if (memory == NULL) return -1;
     uint32_t *keys = (uint32_t *)memory, *values = keys + most * size / 2;
     float *scores = (float *)(values + most * size / 2);
     bfloat16 *weights = (bfloat16 *)(scores + most * QUERIES);
+    float *lines = (float *)(weights + most * QUERIES);
+    for (long head = 0; bias != NULL && head < heads; head++)
+        stretch(bias + head * (2 * reach + 1), reach, (long)most, lines + (size_t)head * 2 * most);
     for (long i = 0; i < sequences; i++) {
         const int length = borders[i + 1] - borders[i], padded = (length + LANES - 1) / LANES * LANES;
         for (long head = 0; head < heads; head++) {
@@ -190,10 +211,11 @@ __attribute__((visibility("default"))) int reembed_attend(const bfloat16 *qkv, b
             bfloat16 *to = out + borders[i] * out_stride + head * size;
             pack_keys(query + out_stride, stride, length, size, padded, keys);
             pack_values(query + 2 * out_stride, stride, length, size, values);
+            const float *line = bias == NULL ? NULL : lines + (size_t)head * 2 * most + most;
             int row = 0;
 #define ROWS(count) \
-    attend_rows(count, query + row * stride, stride, length, size, keys, values, padded, scores, weights, \
-                to + row * out_stride, out_stride)
+    attend_rows(count, query + row * stride, stride, length, size, keys, values, padded, line == NULL ? NULL : line - row, \
+                scores, weights, to + row * out_stride, out_stride)
             for (; row + QUERIES <= length; row += QUERIES) ROWS(QUERIES);
             switch (length - row) {
                 case 7: ROWS(7); break;

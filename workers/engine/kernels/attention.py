@@ -6,7 +6,8 @@
     softmax_free      CPU, bfloat16, where compiled_attention.py is not available: similar lengths as a dense block
     fused_attention   CPU, for a fused projection: the fastest of these for its precision
 
-Shapes: T tokens, H heads, d size of a head; n sequences of L tokens in a run or block. Knows nothing of models.
+Shapes: T tokens, H heads, G heads of keys and values, d size of a head; n sequences of L tokens in a run or block. Knows
+nothing of models.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from workers.engine.kernels import compiled_attention
 from workers.engine.kernels.packing import PackedBatch
+from workers.engine.kernels.relative import RelativeBias
 
 IMPLEMENTATION = "reembed_packed"  # not in transformers' registry of masks, so that it creates none
 SCORE_UNIT = math.log(2)  # scores of fused projections are exponents of 2, not of e: exp2 is faster
 LEAST_WEIGHT = 1e-36  # smaller sums consist of denormal numbers
+FLASH_SIZE = 256  # largest size of a head that the flash kernel on CUDA takes
+_MORE = ("position_bias", "s_aux", "sinks", "softcap", "indices", "block_indices")  # what models may ask of their attention
 _SUM_COLUMNS = 16  # columns of ones appended to V; matrix products are fastest at multiples of 16
 
 
@@ -36,56 +40,84 @@ def register() -> None:
 
 
 def _attention(
-    _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *, packed: PackedBatch,
-    scaling: float | None = None, sliding_window: int | None = None, **_: Any,
+    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *, packed: PackedBatch,
+    scaling: float | None = None, sliding_window: int | None = None, is_causal: bool | None = None, **other: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """transformers' interface of an attention function, which fixes the parameters: [1, H, T, d] -> [1, T, H, d]."""
-    query_THd, key_THd, value_THd = (states[0].transpose(0, 1) for states in (query, key, value))
+    """transformers' interface of an attention function, which fixes the parameters: [1, H, T, d] -> [1, T, H, d].
+
+    Scale, window and causality are read as its flash attention reads them, which gets no mask either.
+
+    Raises:
+        NotImplementedError: the model asks for more, as a cap of the scores.
+    """
+    if more := [name for name in _MORE if other.get(name) is not None]:
+        raise NotImplementedError(f"packed attention with {', '.join(more)}")
+    query_THd, key_TGd, value_TGd = (states[0].transpose(0, 1) for states in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    attend = varlen if query.is_cuda and half and query.shape[-1] % 8 == 0 else by_runs
-    attended = attend(query_THd, key_THd, value_THd, packed, scale, sliding_window)
-    return attended.view(1, *query_THd.shape), None
+    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    half, size = query.dtype in (torch.float16, torch.bfloat16), query.shape[-1]
+    fits = size % 8 == 0 and size <= FLASH_SIZE and size == value.shape[-1]
+    attend = varlen if query.is_cuda and half and fits else by_runs
+    attended = attend(query_THd, key_TGd, value_TGd, packed, scale, sliding_window, causal=causal)
+    return attended.view(1, *query_THd.shape[:2], -1), None
 
 
 def varlen(
-    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packed: PackedBatch, scale: float, window: int | None = None
-) -> Tensor:
-    """[T, H, d]. `window`: tokens attend to those less than `window` positions away (transformers' sliding_window)."""
+    query_THd: Tensor, key_TGd: Tensor, value_TGd: Tensor, packed: PackedBatch, scale: float, window: int | None = None,
+    *, causal: bool = False,
+) -> Tensor:  # fmt: skip
+    """[T, H, d]. H is a multiple of G: a head of keys and values is shared by adjacent heads of queries.
+
+    Args:
+        window: tokens attend to those less than `window` positions away (transformers' sliding_window).
+        causal: tokens attend to no later ones.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     border = packed.cumulative_B1
-    side = -1 if window is None else window - 1
+    back = -1 if window is None else window - 1
     kernel: Callable[..., Any] = varlen_attn
-    longest = packed.longest
+    longest, shared = packed.longest, {}
+    if key_TGd.shape[1] != query_THd.shape[1]:
+        shared = {"enable_gqa": True}
     return kernel(  # type: ignore[no-any-return]
-        query_THd, key_THd, value_THd, border, border, longest, longest, scale=scale, window_size=(side, side)
-    )
+        query_THd, key_TGd, value_TGd, border, border, longest, longest, scale=scale,
+        window_size=(back, 0 if causal else back), **shared,
+    )  # fmt: skip
 
 
 def by_runs(
-    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packed: PackedBatch, scale: float, window: int | None = None
-) -> Tensor:
-    """[T, H d]; otherwise as `varlen`."""
-    out = query_THd.new_empty(len(query_THd), query_THd[0].numel())
-    return _write_by_runs(out, (query_THd, key_THd, value_THd), packed, scale, window)
+    query_THd: Tensor, key_TGd: Tensor, value_TGd: Tensor, packed: PackedBatch, scale: float, window: int | None = None,
+    *, causal: bool = False, bias: RelativeBias | None = None,
+) -> Tensor:  # fmt: skip
+    """[T, H d]; otherwise as `varlen`. `bias`: added to the scores; without `window` and `causal`."""
+    out = query_THd.new_empty(len(query_THd), query_THd.shape[1] * value_TGd.shape[2])
+    return _write_by_runs(out, (query_THd, key_TGd, value_TGd), packed, scale, window, causal=causal, bias=bias)
 
 
 def _write_by_runs(
-    out: Tensor, states: tuple[Tensor, Tensor, Tensor], packed: PackedBatch, scale: float, window: int | None = None
-) -> Tensor:
-    """Attention over (query, key, value), each [T, H, d], into the first T rows of `out` [>= T, H d], which is returned."""
+    out: Tensor, states: tuple[Tensor, Tensor, Tensor], packed: PackedBatch, scale: float, window: int | None = None,
+    *, causal: bool = False, bias: RelativeBias | None = None,
+) -> Tensor:  # fmt: skip
+    """Attention over (query, key, value), each [T, H or G, d], into the first T rows of `out` [>= T, H d], returned."""
+    groups = states[0].shape[1] // states[1].shape[1]
     for run in packed.runs:
-        block = (run.count, run.length, *states[0].shape[1:])
-        query, key, value = (part_THd[run.start : run.stop].view(block).transpose(1, 2) for part_THd in states)
-        near = None if window is None or window >= run.length else _near(run.length, window, query.device)
-        attended = scaled_dot_product_attention(query, key, value, near, scale=scale)
-        out[run.start : run.stop].view(block).copy_(attended.transpose(1, 2))
+        shape = (run.count, run.length)
+        query, key, value = (part[run.start : run.stop].view(*shape, *part.shape[1:]).transpose(1, 2) for part in states)
+        if groups > 1:  # torch's fast kernels on CPUs want as many heads of keys
+            key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+        mask, at_once = None, causal
+        if window is not None and window < run.length:
+            mask, at_once = _near(run.length, window, query.device, causal=causal), False
+        elif bias is not None:
+            mask = bias.square(run.length, query)
+        attended = scaled_dot_product_attention(query, key, value, mask, is_causal=at_once, scale=scale)
+        out[run.start : run.stop].view(*shape, query.shape[1], -1).copy_(attended.transpose(1, 2))
     return out
 
 
-def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
-    """[T, H d] bfloat16, for scores in SCORE_UNITs: P = 2^(Q K') [V, 1], then the columns of V divided by that of the ones.
+def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch, bias: RelativeBias | None = None) -> Tensor:
+    """[T, H d] bfloat16, for scores in SCORE_UNITs: P = 2^(Q K' + bias) [V, 1], columns of V divided by that of ones.
 
     Adjacent sequences of similar length form one dense block. For padding, V and the ones are 0, so that it has no weight.
     The maximum need not be subtracted, since bfloat16 has the exponents of float32. Scores are rounded to bfloat16, as by
@@ -108,15 +140,17 @@ def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
         else:
             torch.mul(value, block.real, out=value_nHLe[..., :size])
             value_nHLe[..., size:] = block.real
-        scores = torch.bmm(query_BLd, key_BLd.transpose(1, 2)).exp2_()
-        weighted = torch.bmm(scores, value_nHLe.view(-1, block.length, size + _SUM_COLUMNS))
+        scores = torch.bmm(query_BLd, key_BLd.transpose(1, 2))
+        if bias is not None:
+            scores.view(block.count, heads, block.length, -1).add_(bias.square(block.length, scores, SCORE_UNIT))
+        weighted = torch.bmm(scores.exp2_(), value_nHLe.view(-1, block.length, size + _SUM_COLUMNS))
         weighted = weighted.view(block.count, heads, block.length, -1)
         sums = weighted[..., size : size + 1]
         attended = rows.new_empty(of_block)
         torch.mul(weighted[..., :size], sums.reciprocal(), out=attended.transpose(1, 2))
         low, high = torch.aminmax(attended)
         if not (torch.aminmax(sums).min > LEAST_WEIGHT and torch.isfinite(high - low)):
-            return _all_by_runs(qkv_T3Hd, packed, out)
+            return _all_by_runs(qkv_T3Hd, packed, out, bias)
         flat = attended.view(-1, heads * size)
         if block.slots is None:
             out[block.start : block.stop] = flat
@@ -125,22 +159,23 @@ def softmax_free(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
     return out
 
 
-def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch) -> Tensor:
+def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch, bias: RelativeBias | None = None) -> Tensor:
     """[T, H d] from a fused projection with scores in SCORE_UNITs, on a CPU. Rows beyond the batch's tokens are zeros."""
     if qkv_T3Hd.dtype is torch.bfloat16:
         compiled = compiled_attention.attend(qkv_T3Hd.shape[-1])
         if compiled is None:
-            return softmax_free(qkv_T3Hd, packed)
-        return compiled(qkv_T3Hd, packed.cumulative_B1.numpy(), torch.get_num_threads())
-    return _all_by_runs(qkv_T3Hd, packed, qkv_T3Hd.new_zeros(len(qkv_T3Hd), qkv_T3Hd[0, 0].numel()))
+            return softmax_free(qkv_T3Hd, packed, bias)
+        return compiled(qkv_T3Hd, packed.cumulative_B1.numpy(), torch.get_num_threads(), bias)
+    return _all_by_runs(qkv_T3Hd, packed, qkv_T3Hd.new_zeros(len(qkv_T3Hd), qkv_T3Hd[0, 0].numel()), bias)
 
 
-def _all_by_runs(qkv_T3Hd: Tensor, packed: PackedBatch, out: Tensor) -> Tensor:
+def _all_by_runs(qkv_T3Hd: Tensor, packed: PackedBatch, out: Tensor, bias: RelativeBias | None) -> Tensor:
     query, key, value = qkv_T3Hd[: packed.tokens].unbind(1)
-    return _write_by_runs(out, (query, key, value), packed, SCORE_UNIT)
+    return _write_by_runs(out, (query, key, value), packed, SCORE_UNIT, bias=bias)
 
 
-def _near(length: int, window: int, device: torch.device) -> Tensor:
-    """[L, L] bool: which positions attend to each other."""
+def _near(length: int, window: int, device: torch.device, *, causal: bool) -> Tensor:
+    """[L, L] bool: which positions, by row, attend to which."""
     positions = torch.arange(length, device=device)
-    return (positions[:, None] - positions).abs() < window
+    ahead = positions - positions[:, None]
+    return (ahead.abs() < window) & (ahead <= 0) if causal else ahead.abs() < window

@@ -24,18 +24,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from workers.engine.kernels.relative import RelativeBias
+
 HEAD_MULTIPLE = 32  # a head's size must be a multiple: bfloat16 numbers in a register
 _EXTENSION = "workers.engine.kernels._attention"
 _SAME = 0.02  # largest accepted difference from float32 on normal random numbers; rounding the result gives 0.008
 _log = logging.getLogger(__name__)
-Attend = Callable[[Tensor, NDArray[np.signedinteger], int], Tensor]
+Attend = Callable[[Tensor, NDArray[np.signedinteger], int, RelativeBias | None], Tensor]
 
 
 def attend(head_size: int) -> Attend | None:
     """The kernel for heads of that size; None if this machine has none.
 
     Its arguments are qkv [T', 3, H, d] in bfloat16, with scores as exponents of 2; offsets [B + 1] (32 bits; others are
-    converted); the number of threads. It returns [T', H d], with zeros in rows after the last offset.
+    converted); the number of threads; a bias by distance, or None. It returns [T', H d], with zeros in rows after the last
+    offset.
 
     Raises (the kernel):
         MemoryError: no memory for keys and values of the longest sequence.
@@ -43,15 +46,17 @@ def attend(head_size: int) -> Attend | None:
     return _run if head_size % HEAD_MULTIPLE == 0 and _verified() else None
 
 
-def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.signedinteger], threads: int) -> Tensor:
+def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.signedinteger], threads: int, bias: RelativeBias | None = None) -> Tensor:
     tokens, _, heads, size = qkv_T3Hd.shape
     out = qkv_T3Hd.new_empty(tokens, heads * size)
     out[int(offsets_B1[-1]) :] = 0
     qkv_T3Hd, borders = qkv_T3Hd.contiguous(), np.ascontiguousarray(offsets_B1, np.int32)
+    table, reach = (bias.exponents_HR.data_ptr(), bias.reach) if bias is not None else (None, 0)
 
     def part(first: int, stop: int) -> int:
         begin = borders.ctypes.data + first * borders.itemsize
-        return int(_library().reembed_attend(qkv_T3Hd.data_ptr(), out.data_ptr(), begin, stop - first, heads, size))
+        states = (qkv_T3Hd.data_ptr(), out.data_ptr(), begin)
+        return int(_library().reembed_attend(*states, stop - first, heads, size, table, reach))
 
     if threads == 1:
         failed = part(0, len(borders) - 1)
@@ -82,7 +87,7 @@ def _library() -> ctypes.CDLL:
     if spec is None or spec.origin is None:
         raise OSError("not built; install with a C compiler at hand")
     library = ctypes.CDLL(spec.origin)
-    library.reembed_attend.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 3]
+    library.reembed_attend.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 3, ctypes.c_void_p, ctypes.c_long]
     library.reembed_attend.restype = ctypes.c_int
     return library
 
@@ -101,16 +106,19 @@ def _verified() -> bool:
     lengths = np.array([1, 7, 8, 16, 17, 65, 130])
     qkv = torch.randn(int(lengths.sum()) + 3, 3, 2, HEAD_MULTIPLE, generator=random).bfloat16()
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    computed = _run(qkv, offsets, 1)[: offsets[-1]].float()
-    exact = torch.cat([_exact(qkv[start:stop].float()) for start, stop in itertools.pairwise(offsets)])
-    worst = float((computed - exact).abs().max())
+    worst = 0.0
+    for bias in (None, RelativeBias(4 * torch.randn(2, 19, generator=random))):
+        computed = _run(qkv, offsets, 1, bias)[: offsets[-1]].float()
+        exact = torch.cat([_exact(qkv[start:stop].float(), bias) for start, stop in itertools.pairwise(offsets)])
+        worst = float((computed - exact).abs().max().clamp(min=worst))  # NaN stays
     if not worst <= _SAME:
         _log.warning("attention through torch's operators: the compiled kernel is off by %.1e on this processor", worst)
         return False
     return True
 
 
-def _exact(qkv_L3Hd: Tensor) -> Tensor:
+def _exact(qkv_L3Hd: Tensor, bias: RelativeBias | None) -> Tensor:
     """[L, H d]: attention over one sequence by torch."""
     query, key, value = qkv_L3Hd.permute(1, 2, 0, 3)
-    return scaled_dot_product_attention(query, key, value, scale=math.log(2)).transpose(0, 1).flatten(1)
+    added = None if bias is None else bias.square(len(qkv_L3Hd), qkv_L3Hd)
+    return scaled_dot_product_attention(query, key, value, added, scale=math.log(2)).transpose(0, 1).flatten(1)

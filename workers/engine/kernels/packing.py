@@ -83,6 +83,13 @@ class PackedBatch:
         return torch.where(counted_T, before_T - first_T, -1)
 
     @cached_property
+    def slots_T(self) -> Tensor:
+        """[T] int64: the place of each token if sequences were rows of `longest` positions. On CUDA nothing waits for it."""
+        rows_B = torch.arange(len(self.lengths_B), device=self.device)
+        rows_T = torch.repeat_interleave(rows_B, self.cumulative_B1.diff().to(torch.int64), output_size=self.tokens)
+        return self.positions_T + self.longest * rows_T
+
+    @cached_property
     def blocks(self) -> tuple[DenseBlock, ...]:
         """The batch as blocks, cut where scores would exceed the caches or padding one eighth of a block."""
         blocks, first, count = [], 0, len(self.lengths_B)

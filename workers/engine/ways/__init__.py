@@ -2,9 +2,11 @@
 
     fused.py      CPU, BERT-like models: our own layers, without padding          (float32, bfloat16, int8)
     packed.py     transformers' model without padding, with our attention         (families that use its AttentionInterface)
+    by_runs.py    transformers' MPNet without padding: its bias by distance goes through no AttentionInterface
     padded.py     transformers' model unchanged: padded rectangle, attention mask (any family; one text at a time it is the
                                                                                    reference of all ways, its own included)
     supported.py  which of them a model seems to support, fastest first
+    pooler.py     the model's own head, of which each sequence's first state is what it reads
     interface.py  what they have in common
 
 Whether a way is right for a model is measured (self_check.py): a family may ignore the packed positions, or let padding

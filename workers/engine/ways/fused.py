@@ -12,6 +12,7 @@ from workers.engine.bert.layers import Embeddings, Layer, dense_layers, quantize
 from workers.engine.bert.weights import BertWeights
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.ways.interface import KEPT_LAYERS, States
+from workers.engine.ways.pooler import OwnPooler
 
 
 class Fused:
@@ -19,7 +20,9 @@ class Fused:
 
     layout = Layout.PACKED
 
-    def __init__(self, weights: BertWeights, precision: Precision, calibration: Sequence[PackedBatch]) -> None:
+    def __init__(
+        self, weights: BertWeights, precision: Precision, calibration: Sequence[PackedBatch], pooler: OwnPooler | None = None
+    ) -> None:
         """`calibration`: batches over which int8 measures the range of activations."""
         self.name = f"fused {precision.value}"
         layers: list[Layer]
@@ -30,10 +33,12 @@ class Fused:
             layers = dense_layers(weights.layers, getattr(torch, precision.value))
         dtype = torch.float32 if precision is Precision.FLOAT32 else torch.bfloat16
         self._embeddings, self._layers = Embeddings(weights.embeddings, dtype), layers
+        self._pooler = pooler
 
     def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
         states = [self._embeddings(batch)]
         for layer in self._layers:
             states = [*(states if layers else ()), layer(states[-1], batch)]
         kept = tuple(state[: batch.tokens] for state in states[-KEPT_LAYERS:]) if layers else ()
-        return States(states[-1][: batch.tokens], kept)
+        last_TH = states[-1][: batch.tokens]
+        return States(last_TH, kept, self._pooler(last_TH, batch) if self._pooler else None)

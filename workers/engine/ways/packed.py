@@ -9,6 +9,7 @@ from workers.engine.inputs import TokenTypes
 from workers.engine.kernels import attention
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.ways.interface import KEPT_LAYERS, TOKEN_TYPES, States, settings, takes
+from workers.engine.ways.pooler import OwnPooler
 from workers.model.recipe import first_position, uncounted
 
 
@@ -17,12 +18,13 @@ class Packed:
 
     name, layout = Layout.PACKED.value, Layout.PACKED
 
-    def __init__(self, model: Any, token_types: TokenTypes | None = None) -> None:
+    def __init__(self, model: Any, token_types: TokenTypes | None = None, pooler: OwnPooler | None = None) -> None:
         """`token_types`: as of Padded."""
         attention.register()
         facts = {name: getattr(model.config, name, None) for name in ("model_type", "pad_token_id")}
         model.set_attn_implementation(attention.IMPLEMENTATION)
         self._model, self._types = model, token_types if takes(model, TOKEN_TYPES) else None
+        self._pooler = pooler
         self._first, self._uncounted, self._settings = first_position(facts), uncounted(facts), settings(model)
 
     def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
@@ -32,4 +34,5 @@ class Packed:
             inputs[TOKEN_TYPES] = self._types.of(batch).unsqueeze(0)
         output = self._model(**inputs, packed=batch, output_hidden_states=layers, return_dict=True, **self._settings)
         kept = output.hidden_states[-KEPT_LAYERS:] if layers else ()
-        return States(output.last_hidden_state[0], tuple(layer[0] for layer in kept))
+        last_TH = output.last_hidden_state[0]
+        return States(last_TH, tuple(layer[0] for layer in kept), self._pooler(last_TH, batch) if self._pooler else None)

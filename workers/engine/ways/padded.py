@@ -24,20 +24,14 @@ class Padded:
         self._padding = padding if isinstance(padding, int) and padding >= 0 else 0
 
     def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
-        lengths_B = torch.from_numpy(batch.lengths_B).to(batch.device)
-        mask_BT = torch.arange(batch.longest, device=batch.device) < lengths_B[:, None]
-        ids_BT = torch.full(mask_BT.shape, self._padding, dtype=torch.int64, device=batch.device)
-        ids_BT[mask_BT] = batch.ids_T
-        inputs = {"input_ids": ids_BT}
+        shape, slots_T = (len(batch.lengths_B), batch.longest), batch.slots_T
+        places = batch.ids_T.new_full((shape[0] * shape[1],), self._padding)
+        inputs = {"input_ids": places.index_copy(0, slots_T, batch.ids_T).view(shape)}
         if self._masks:
-            inputs["attention_mask"] = mask_BT.to(torch.int64)
+            inputs["attention_mask"] = torch.zeros_like(places).index_fill_(0, slots_T, 1).view(shape)
         if self._types is not None:
-            inputs[TOKEN_TYPES] = types_BT = torch.zeros_like(ids_BT)
-            types_BT[mask_BT] = self._types.of(batch)
+            inputs[TOKEN_TYPES] = torch.zeros_like(places).index_copy_(0, slots_T, self._types.of(batch)).view(shape)
         output = self._model(**inputs, output_hidden_states=layers, return_dict=True, **self._settings)
         kept = output.hidden_states[-KEPT_LAYERS:] if layers else ()
-        return States(
-            output.last_hidden_state[mask_BT],
-            tuple(layer[mask_BT] for layer in kept),
-            getattr(output, "pooler_output", None),
-        )
+        last_TH, *kept_TH = (states.flatten(0, 1).index_select(0, slots_T) for states in (output.last_hidden_state, *kept))
+        return States(last_TH, tuple(kept_TH), getattr(output, "pooler_output", None))

@@ -18,6 +18,7 @@ from tests.workers.families import of_lengths, random_model
 from workers.engine.kernels import attention
 from workers.engine.kernels.attention import SCORE_UNIT, by_runs, fused_attention, softmax_free, varlen
 from workers.engine.kernels.packing import PackedBatch, pack
+from workers.engine.kernels.relative import RelativeBias
 from workers.engine.ways.packed import Packed
 from workers.engine.ways.padded import Padded
 
@@ -35,14 +36,20 @@ def random_states(rows: int, dtype: torch.dtype = torch.float32, reach: float = 
     return (states * reach).to(dtype)
 
 
-def naive(qkv_T3Hd: Tensor, offsets: list[int], scale: float, sees: Any = None) -> Tensor:
-    """[T, H, d] in float64; `sees(i, j)` says which positions see each other."""
-    query, key, value = qkv_T3Hd.double().unbind(1)
+def naive(
+    qkv_T3Hd: Tensor | tuple[Tensor, Tensor, Tensor], offsets: list[int], scale: float, sees: Any = None, bias: Any = None
+) -> Tensor:
+    """[T, H, d] in float64; `sees(i, j)` says which positions see each other, `bias(i, j)` [H, L, L] is added to scores."""
+    states = qkv_T3Hd.unbind(1) if isinstance(qkv_T3Hd, Tensor) else qkv_T3Hd
+    heads = states[0].shape[1]  # of queries; adjacent ones share a head of keys and values
+    query, key, value = (part.double().repeat_interleave(heads // part.shape[1], dim=1) for part in states)
     out = torch.zeros_like(query)
     for start, stop in pairwise(offsets):
         scores = torch.einsum("ihd,jhd->hij", query[start:stop], key[start:stop]) * scale
+        places = torch.arange(stop - start)
+        if bias is not None:
+            scores = scores + bias(places[:, None], places)
         if sees is not None:
-            places = torch.arange(stop - start)
             scores = scores.masked_fill(~sees(places[:, None], places), float("-inf"))
         out[start:stop] = torch.einsum("hij,jhd->ihd", scores.softmax(-1), value[start:stop])
     return out
@@ -61,7 +68,7 @@ class StandIn:
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int, *,
-        scale: float | None = None, window_size: tuple[int, int] = (-1, -1),
+        scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
         """(left, right) of window_size: position i sees i - left .. i + right; -1: no bound on that side."""
         assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
@@ -73,8 +80,8 @@ class StandIn:
         self.windows.append(window_size)
         left, right = (side if side >= 0 else 1 << 30 for side in window_size)
         scale = scale if scale is not None else query.shape[-1] ** -0.5
-        states = torch.stack([query, key, value], 1)
-        attended = naive(states, cu_seq_q.tolist(), scale, lambda i, j: (j >= i - left) & (j <= i + right))
+        assert enable_gqa == (query.shape[1] != key.shape[1])
+        attended = naive((query, key, value), cu_seq_q.tolist(), scale, lambda i, j: (j >= i - left) & (j <= i + right))
         return attended.to(query.dtype)
 
 
@@ -83,6 +90,50 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     kernel = StandIn()
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
     return kernel
+
+
+BIAS = 2 * torch.randn(HEADS, 2 * 20 + 1, generator=torch.Generator().manual_seed(4))
+
+
+def by_distance(query: Tensor, key: Tensor) -> Tensor:
+    return BIAS.double()[:, (key - query).clamp(-20, 20) + 20]
+
+
+@pytest.mark.parametrize(
+    ("attend", "dtype", "most"),
+    [
+        (fused_attention, torch.float32, 1e-6),
+        (fused_attention, torch.bfloat16, 2e-2),
+        (softmax_free, torch.bfloat16, 2e-2),
+    ],
+    ids=str,
+)
+def test_a_bias_by_distance(attend: Any, dtype: torch.dtype, most: float) -> None:
+    batch = packed_of(MIXED)
+    states = random_states(batch.tokens, dtype)
+    expected = naive(states, batch.offsets_B1.tolist(), SCORE_UNIT, bias=by_distance)
+    found = attend(states, batch, RelativeBias(BIAS))
+    assert distance(found.view_as(expected), expected) <= most
+    assert distance(attend(states, batch).view_as(expected), expected) > 0.1
+
+
+@pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
+@pytest.mark.parametrize(("window", "sides"), [(None, (-1, -1)), (1, (0, 0)), (9, (8, 8)), (100, (99, 99))])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_grouped_heads_windows_and_causality(
+    stand_in: StandIn, groups: int, window: int | None, sides: tuple[int, int], causal: bool
+) -> None:
+    batch = packed_of([61, 17, 17, 5, 1])
+    query = torch.randn(batch.tokens, 2 * groups, SIZE, generator=torch.Generator().manual_seed(1))
+    key, value = torch.randn(2, batch.tokens, 2, SIZE, generator=torch.Generator().manual_seed(2))
+
+    def sees(i: Tensor, j: Tensor) -> Tensor:
+        return ((i - j).abs() < (window or 1000)) & ((j <= i) if causal else (j < 1000))
+
+    expected = naive((query, key, value), batch.offsets_B1.tolist(), 0.3, sees)
+    assert (by_runs(query, key, value, batch, 0.3, window, causal=causal).view_as(expected) - expected).abs().max() <= 1e-5
+    assert (varlen(query, key, value, batch, 0.3, window, causal=causal) - expected).abs().max() <= 1e-5
+    assert stand_in.windows == [(sides[0], 0 if causal else sides[1])]
 
 
 @pytest.mark.parametrize("window", [None, 1, 9, 16, 17, 100])

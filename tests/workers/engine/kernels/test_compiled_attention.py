@@ -17,6 +17,7 @@ from tests.workers.engine.kernels.test_attention import distance, naive
 from workers.engine.kernels import compiled_attention
 from workers.engine.kernels.attention import SCORE_UNIT
 from workers.engine.kernels.compiled_attention import HEAD_MULTIPLE, attend
+from workers.engine.kernels.relative import RelativeBias
 
 HEADS = 3
 needs_kernel = pytest.mark.skipif(attend(HEAD_MULTIPLE) is None, reason="no compiled attention here: see its log line")
@@ -42,7 +43,7 @@ def states(lengths: list[int], size: int = HEAD_MULTIPLE, reach: float = 1.0) ->
 def run(qkv: Tensor, offsets: np.ndarray, threads: int = 1) -> Tensor:
     kernel = attend(qkv.shape[-1])
     assert kernel is not None
-    return kernel(qkv, offsets, threads)
+    return kernel(qkv, offsets, threads, None)
 
 
 def expected(qkv: Tensor, offsets: np.ndarray) -> Tensor:
@@ -68,6 +69,24 @@ def test_every_length_gives_softmax_attention(size: int, reach: float) -> None:
             one = expected(qkv[start:stop], np.array([0, stop - start]))
             assert distance(found[start:stop], one) < 4e-3, stop - start  # bfloat16 keeps eight bits
     assert not found[offsets[-1] :].any()
+
+
+@needs_kernel
+@pytest.mark.parametrize("reach", [3, 128, 600])
+def test_a_bias_by_distance(reach: int) -> None:
+    qkv, offsets = states([*range(1, 50, 3), 96, 97, 513])
+    table = 3 * torch.randn(HEADS, 2 * reach + 1, generator=torch.Generator().manual_seed(2))
+    kernel = attend(HEAD_MULTIPLE)
+    assert kernel is not None
+    found = kernel(qkv, offsets, 1, RelativeBias(table))
+    assert torch.equal(kernel(qkv, offsets, 3, RelativeBias(table)), found)
+
+    def bias(query: Tensor, key: Tensor) -> Tensor:
+        return table.double()[:, (key - query).clamp(-reach, reach) + reach]
+
+    exact = naive(qkv[: offsets[-1]], offsets.tolist(), SCORE_UNIT, bias=bias).flatten(1)
+    for start, stop in pairwise(offsets.tolist()):
+        assert distance(found[start:stop], exact[start:stop]) < 4e-3, stop - start
 
 
 @needs_kernel
