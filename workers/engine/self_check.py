@@ -29,10 +29,10 @@ from workers.engine.inputs import TokenTypes
 from workers.engine.kernels.packing import pack
 from workers.engine.precision import candidates, out_of_tolerance
 from workers.engine.ways.fused import Fused
+from workers.engine.ways.fused_cuda import FusedCuda, why_not_float8
 from workers.engine.ways.interface import TOKEN_TYPES, Forward, takes
-from workers.engine.ways.packed import Packed
 from workers.engine.ways.padded import Padded
-from workers.engine.ways.supported import unpadded_ways
+from workers.engine.ways.supported import Unpadded, unpadded_ways
 from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
@@ -47,7 +47,7 @@ NO_INT8 = (
 )
 _log = logging.getLogger(__name__)
 Embed = Callable[[Forward, TokenizedTexts, torch.device], NDArray[np.float32]]
-Way = type[Fused] | type[Packed] | Layout  # a layout: transformers' model unchanged, in such batches
+Way = Unpadded | Layout  # a layout: transformers' model unchanged, in such batches
 _CPU = torch.device("cpu")
 
 
@@ -78,10 +78,12 @@ class SelfCheck:
 
         Raises:
             ReplicaError: no precision is within its tolerance (PrecisionRefused: the configured one is not).
-            UsageError: the model does not embed texts in float32; or int8, and the model cannot be quantised here.
+            UsageError: the model does not embed texts in float32; or int8 or float8, and the model cannot be quantised here.
         """
         if self._wanted is Precision.INT8 and self._device.type != "cuda" and Fused not in self._unpadded(self._wanted):
             raise UsageError(NO_INT8)
+        if self._wanted is Precision.FLOAT8 and (reason := self._why_not_float8()):
+            raise UsageError(f"model.precision=float8: {reason}; use float16")
         try:
             return self._choose()
         except (ReplicaError, UsageError) as error:
@@ -100,14 +102,16 @@ class SelfCheck:
         )  # first: it may be computed here, on the CPU, and take the modules around the model along
         cuda = self._device.type == "cuda"
         for precision in candidates(self._wanted, cuda=cuda, bfloat16_cpu=_multiplies_bfloat16()):
-            way = self._fitting_way(precision)
-            forward = self._build(way, precision)
-            reason = self._flaw(forward, precision, reference)
-            if reason is None:
-                for earlier in reasons:
-                    _log.warning("%s; working in %s", earlier, precision.value)
-                return precision, forward
-            reasons.append(f"{self._device}, {forward.name}: {reason}")
+            for way in self._fitting_ways(precision):
+                forward = self._build(way, precision)
+                reason = self._flaw(forward, precision, reference)
+                if reason is None:
+                    for earlier in reasons:
+                        _log.warning("%s; working in %s", earlier, precision.value)
+                    return precision, forward
+                reasons.append(f"{self._device}, {forward.name}: {reason}")
+                if not cuda:
+                    break  # on a CPU another way in the same precision would be slower than the next precision
         hint = "; this device computes wrongly, or the model needs model.precision=float32"
         raise (ReplicaError if self._wanted is Precision.AUTO else PrecisionRefused)("; ".join(reasons) + hint)
 
@@ -116,26 +120,42 @@ class SelfCheck:
         received = self._await_reference() if self._await_reference else None
         return received if received is not None else reference_vectors(self._checkpoint, self._golden, self._embed)
 
-    def _fitting_way(self, precision: Precision) -> Way:
-        """The fastest way that reproduces the reference in float32 on the CPU.
+    def _fitting_ways(self, precision: Precision) -> Iterator[Way]:
+        """The ways without padding that reproduce the reference in float32 on the CPU, in their order; if there are none,
+        the first layout in which transformers' model does.
 
         Raises:
             UsageError: none does.
         """
+        found = False
         for way in self._unpadded(precision):
             if self._reproduces(way):
-                return way
+                found = True
+                yield way
+        if found:
+            return
         if precision is Precision.INT8:
             raise UsageError(NO_INT8)
+        if precision is Precision.FLOAT8:
+            raise UsageError("model.precision=float8: our own layers do not reproduce this model; use float16")
         for layout in (Layout.PADDED, Layout.EQUAL, Layout.SINGLE):
             if self._reproduces(layout):
-                return layout
+                yield layout
+                return
         raise UsageError(
             f"model.name={self._checkpoint.name}: transformers' {self._checkpoint.family} gives the same text another "
             "vector when it is asked again; name a model that is deterministic"
         )
 
-    def _unpadded(self, precision: Precision) -> Iterator[type[Fused] | type[Packed]]:
+    def _why_not_float8(self) -> str | None:
+        """Why this model has no 8-bit floating-point products on this device, which is named; None: it has, or is a CPU."""
+        if self._device.type != "cuda":
+            return None  # `candidates` refuses it
+        capability, name = torch.cuda.get_device_capability(self._device), torch.cuda.get_device_name(self._device)
+        reason = why_not_float8(None if self._checkpoint.with_pooler else self._checkpoint.bert(), capability)
+        return reason and f"{reason} ({name})"
+
+    def _unpadded(self, precision: Precision) -> Iterator[Unpadded]:
         if not self._checkpoint.with_pooler:  # the model's own head would read the first token of the batch only
             yield from unpadded_ways(self._checkpoint, cuda=self._device.type == "cuda", precision=precision)
 
@@ -166,7 +186,9 @@ class SelfCheck:
         """What is wrong with the golden vectors on the device; None: they are within the precision's tolerance."""
         try:
             vectors = self._embed(forward, self._golden, self._device)
-        except RuntimeError as error:  # an operation that the device does not have in this precision
+        except ReembedError:
+            raise
+        except Exception as error:  # an operation that the device lacks in this precision, a kernel that cannot be built
             if self._device.type == "cuda" and "CUDA error" in str(error):
                 raise
             return f"cannot be computed in {precision.value}: {' '.join(str(error).split())[:200]}"
@@ -176,14 +198,18 @@ class SelfCheck:
         return self._forward(way, precision, self._device)
 
     def _forward(self, way: Way, precision: Precision, device: torch.device) -> Forward:
-        weights = self._checkpoint.bert() if way is Fused else None
-        if weights is not None:
+        if not isinstance(way, Layout) and issubclass(way, Fused | FusedCuda):
+            weights = self._checkpoint.bert()
+            if weights is None:
+                raise ValueError("unpadded_ways offers layers of our own for BERT-like models alone")
+            if issubclass(way, FusedCuda):
+                return way(weights, precision, device)
             batch = pack(self._golden, np.flatnonzero(self._golden.lengths), _CPU)
             with torch.inference_mode():
-                return Fused(weights, precision, [batch])
+                return way(weights, precision, [batch])
         model = copy.deepcopy(self._checkpoint.transformer()).to(device, getattr(torch, precision.value))
         types = _token_types(self._checkpoint)
-        return Padded(model, types, way) if isinstance(way, Layout) else Packed(model, types)
+        return Padded(model, types, way) if isinstance(way, Layout) else way(model, types)
 
 
 def reference_vectors(checkpoint: Checkpoint, golden: TokenizedTexts, embed: Embed) -> NDArray[np.float32]:

@@ -12,7 +12,6 @@ Shapes: T tokens, H heads, d size of a head; n sequences of L tokens in a run or
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from workers.engine.kernels.packing import PackedBatch
 
 IMPLEMENTATION = "reembed_packed"  # not in transformers' registry of masks, so that it creates none
 SCORE_UNIT = math.log(2)  # scores of fused projections are exponents of 2, not of e: exp2 is faster
+LARGEST_HEAD = 256  # of FlashAttention-2
 LEAST_WEIGHT = 1e-36  # smaller sums consist of denormal numbers
 _SUM_COLUMNS = 16  # columns of ones appended to V; matrix products are fastest at multiples of 16
 
@@ -42,25 +42,45 @@ def _attention(
     """transformers' interface of an attention function, which fixes the parameters: [1, H, T, d] -> [1, T, H, d]."""
     query_THd, key_THd, value_THd = (states[0].transpose(0, 1) for states in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    attend = varlen if query.is_cuda and half and query.shape[-1] % 8 == 0 else by_runs
+    attend = varlen if takes_varlen(query) else by_runs
     attended = attend(query_THd, key_THd, value_THd, packed, scale, sliding_window)
     return attended.view(1, *query_THd.shape), None
+
+
+def takes_varlen(query: Tensor) -> bool:
+    """Whether `varlen` computes states of this device, precision and size of a head (the last axis)."""
+    size, half = query.shape[-1], query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and half and size % 8 == 0 and size <= LARGEST_HEAD
 
 
 def varlen(
     query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, packed: PackedBatch, scale: float, window: int | None = None
 ) -> Tensor:
     """[T, H, d]. `window`: tokens attend to those less than `window` positions away (transformers' sliding_window)."""
-    from torch.nn.attention.varlen import varlen_attn
+    return flash(query_THd, key_THd, value_THd, packed.cumulative_B1, packed.longest, scale, window)
 
-    border = packed.cumulative_B1
-    side = -1 if window is None else window - 1
-    kernel: Callable[..., Any] = varlen_attn
-    longest = packed.longest
-    return kernel(  # type: ignore[no-any-return]
-        query_THd, key_THd, value_THd, border, border, longest, longest, scale=scale, window_size=(side, side)
-    )
+
+def flash(
+    query_THd: Tensor,
+    key_THd: Tensor,
+    value_THd: Tensor,
+    cumulative_B1: Tensor,
+    longest: int,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """As `varlen`, from cumulative lengths (int32) and the longest length: what torch.compile can follow.
+
+    FlashAttention-2 as torch contains it (arXiv:2307.08691). torch.nn.attention.varlen calls the same operator through a
+    custom one, which costs the host 17 us a call and one more kernel. The first axis may be strided, as in a fused
+    projection.
+    """
+    side = None if window is None else window - 1
+    run: Any = torch.ops.aten._flash_attention_forward
+    return run(  # type: ignore[no-any-return]
+        query_THd, key_THd, value_THd, cumulative_B1, cumulative_B1, longest, longest, 0.0, False, False,
+        scale=scale, window_size_left=side, window_size_right=side,
+    )[0]  # fmt: skip
 
 
 def by_runs(
