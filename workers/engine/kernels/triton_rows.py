@@ -13,6 +13,8 @@ run on a CPU.
 
 Shapes: T tokens, H size of a row, V words, P positions, B segments.
 """
+# mypy: disable-error-code="no-untyped-def"
+# Triton compiles the kernels' annotations as well, and knows none but constexpr.
 
 from __future__ import annotations
 
@@ -33,20 +35,21 @@ try:
 except ImportError as _error:  # torch's wheels for CPUs come without it
     triton, tl, why_absent = None, None, f"Triton cannot be imported ({_error})"
 
-_SEGMENT_ROWS, _SEGMENT_COLUMNS = 16, 128  # tile of segment_mean
+_SEGMENT_ROWS, _SEGMENT_COLUMNS, SEGMENT_WARPS = 16, 128, 4  # tile of segment_mean
 _PER_THREAD = 8  # 16 bytes in half precision: one load
 _MOST_WARPS = 16
 
 
 def _kernel(function: Callable[..., None]) -> Any:
-    return triton.jit(function) if triton is not None else function
+    # Ids and places are slices of one tensor (packing.py), so the alignment of one changes from batch to batch.
+    return triton.jit(function, do_not_specialize_on_alignment=["ids", "places"]) if triton is not None else function
 
 
 @_kernel
 def _norm_row(
-    v: Any, weight: Any, shift: Any, out: Any, codes: Any, scales: Any, row: Any,
+    v, weight, shift, out, codes, scales, row,
     H: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr, CODES: tl.constexpr, MOST: tl.constexpr, LEAST: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     """LayerNorm of the row `v` (0 beyond H) into `out`; with CODES also its 8-bit codes and their scale."""
     c = tl.arange(0, BLOCK)
     inside = c < H
@@ -59,9 +62,7 @@ def _norm_row(
 
 
 @_kernel
-def _store_codes(
-    y: Any, codes: Any, scales: Any, row: Any, H: tl.constexpr, BLOCK: tl.constexpr, MOST: tl.constexpr, LEAST: tl.constexpr
-) -> None:
+def _store_codes(y, codes, scales, row, H: tl.constexpr, BLOCK: tl.constexpr, MOST: tl.constexpr, LEAST: tl.constexpr):
     """The row `y` (0 beyond H) divided by its scale, so that its largest value becomes MOST."""
     c = tl.arange(0, BLOCK)
     scale = tl.maximum(tl.max(tl.abs(y), 0), LEAST) / MOST
@@ -72,9 +73,9 @@ def _store_codes(
 
 @_kernel
 def _add_norm_kernel(
-    x: Any, bias: Any, residual: Any, weight: Any, shift: Any, out: Any, codes: Any, scales: Any,
+    x, bias, residual, weight, shift, out, codes, scales,
     H: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr, CODES: tl.constexpr, MOST: tl.constexpr, LEAST: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     row, c = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside = c < H
     v = tl.load(x + row * H + c, inside, 0.0).to(tl.float32) + tl.load(bias + c, inside, 0.0).to(tl.float32)
@@ -84,9 +85,9 @@ def _add_norm_kernel(
 
 @_kernel
 def _embed_norm_kernel(
-    ids: Any, places: Any, words: Any, positions: Any, weight: Any, shift: Any, out: Any,
+    ids, places, words, positions, weight, shift, out,
     H: tl.constexpr, BLOCK: tl.constexpr, EPS: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     row, c = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     inside = c < H
     v = tl.load(words + tl.load(ids + row) * H + c, inside, 0.0).to(tl.float32)
@@ -96,9 +97,9 @@ def _embed_norm_kernel(
 
 @_kernel
 def _codes_kernel(
-    x: Any, codes: Any, scales: Any,
+    x, codes, scales,
     H: tl.constexpr, BLOCK: tl.constexpr, ACTIVATION: tl.constexpr, MOST: tl.constexpr, LEAST: tl.constexpr,
-) -> None:  # fmt: skip
+):  # fmt: skip
     row, c = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     y = tl.load(x + row * H + c, c < H, 0.0).to(tl.float32)
     if ACTIVATION == "gelu":
@@ -111,9 +112,7 @@ def _codes_kernel(
 
 
 @_kernel
-def _segment_mean_kernel(
-    states: Any, starts: Any, ends: Any, out: Any, H: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-) -> None:
+def _segment_mean_kernel(states, starts, ends, out, H: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     segment = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     start, end = tl.load(starts + segment), tl.load(ends + segment)
@@ -184,7 +183,7 @@ def segment_mean(states_TH: Tensor, starts_B: Tensor, ends_B: Tensor) -> Tensor:
     out = torch.empty(len(starts_B), width, dtype=torch.float32, device=states_TH.device)
     grid = (len(starts_B), -(-width // _SEGMENT_COLUMNS))
     _segment_mean_kernel[grid](
-        states_TH, starts_B, ends_B, out, width, _SEGMENT_ROWS, _SEGMENT_COLUMNS, num_warps=4
+        states_TH, starts_B, ends_B, out, width, _SEGMENT_ROWS, _SEGMENT_COLUMNS, num_warps=SEGMENT_WARPS
     )  # fmt: skip
     return out
 

@@ -23,6 +23,9 @@ from workers.engine.kernels.float8 import FLOAT8, Codes, Float8Linear
 
 INTERPRETS = triton_rows.why_absent is None and os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETS, reason="run by test_triton_interpreted, in a process of its own")
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed; torch's wheels for CUDA bring it"
+)
 ROWS = [pytest.param(torch_rows, id="torch"), pytest.param(triton_rows, id="triton", marks=interpreted)]
 TYPES = {
     torch.float32: 2e-6,
@@ -132,13 +135,24 @@ def test_a_product_of_codes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="Triton is not installed; torch's wheels for CUDA bring it"
-)
+@needs_triton
+def test_triton_compiled_for_hopper() -> None:
+    """The interpreter accepts what the compiler refuses. Fails if a kernel spills registers; 8-bit codes are converted."""
+    command = [sys.executable, "-m", "benchmarks.triton_kernels"]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    codes = [line for line in done.stdout.splitlines() if "codes" in line]
+    assert len(codes) == 9
+    assert all("e4m3" in line for line in codes)
+
+
+@pytest.mark.slow
+@needs_triton
 def test_triton_interpreted() -> None:
     """The cases of this file and of ways/test_fused_cuda.py that need Triton."""
     files = ["tests/workers/engine/kernels/test_rows.py", "tests/workers/engine/ways/test_fused_cuda.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton and not interpreted", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "triton and not test_triton", *files]
     done = subprocess.run(command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
