@@ -32,7 +32,7 @@ class Compiled(Packed):
 
     warm_up_seconds = WARM_UP_SECONDS
 
-    def __init__(self, model: Any, token_types: TokenTypes | None = None, backend: str = "inductor") -> None:
+    def __init__(self, model: Any, token_types: TokenTypes | None = None, backend: Any = "inductor") -> None:
         """`token_types`: as of Padded."""
         super().__init__(model, token_types)
         self.name = "compiled"
