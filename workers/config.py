@@ -89,6 +89,7 @@ class Precision(StrEnum):
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
+    FLOAT8 = "float8"
 
 
 class VectorType(StrEnum):
@@ -228,9 +229,10 @@ class ModelConfig(Section):
     """Keep the first components only (Matryoshka models), before normalising."""
     precision: Precision = Field(Precision.AUTO, strict=False)
     """auto: float16 on CUDA (bfloat16 where that overflows), bfloat16 on CPUs that multiply it, else float32.
-    int8: BERT-like models on CPUs. Whichever it is must reproduce golden texts within its tolerance of float32."""
+    int8: BERT-like models on CPUs; float8: on GPUs from compute capability 8.9. Whichever it is must reproduce golden
+    texts within its tolerance of float32."""
     batch_tokens: int | Auto = "auto"
-    """Token budget of one batch. auto: 2,048 on a CPU; on CUDA the first replica of a run tries several."""
+    """Token budget of one batch. auto: 2,048 on a CPU; on CUDA the first replica of a run tries several, from 65,536."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """For a model on object storage."""
 

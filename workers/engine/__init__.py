@@ -6,14 +6,17 @@ device.in_flight             vectors on their way from the device to the host, w
 batching, budget             lengths -> batches; how many tokens a batch may have
 checkpoint                   the weights, loaded once
 inputs                       what a model is given beside token ids
-forward                      the three ways to run a model: fused, packed, padded
+ways                         the ways to run a model: fused (CPU, CUDA), packed, compiled, padded
 pooling, heads               hidden states -> vectors; modules of sentence-transformers around pooling
 precision, self_check        number formats and their tolerances; the comparison with golden vectors at start
-bert.weights, bert.layers    BERT-like models on a CPU: weights under one set of names, and layers of our own
+bert.weights                 BERT-like models: weights under one set of names
+bert.layers                  encoder layers of our own on a CPU; bert.cuda_layers: on CUDA
 kernels.packing              a batch as tensors without padding
 kernels.attention            attention over such a batch, on CPU and CUDA
 kernels.compiled_attention   the same in C (attention.c), for CPUs with AVX512-BF16
 kernels.linear               matrix products of a CPU in float32, bfloat16 and 8 bits
+kernels.float8               8-bit floating-point products of CUDA
+kernels.triton_rows          what lies between products, on CUDA; kernels.torch_rows: the same in plain torch
 """
 
 from __future__ import annotations

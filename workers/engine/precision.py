@@ -28,6 +28,7 @@ TOLERANCES = {
     Precision.FLOAT16: Tolerance(0.9999, 0.9999),
     Precision.BFLOAT16: Tolerance(0.998, 0.9995),
     Precision.INT8: Tolerance(0.97, 0.99),
+    Precision.FLOAT8: Tolerance(0.97, 0.99),
 }
 
 
@@ -41,10 +42,12 @@ def candidates(wanted: Precision, *, cuda: bool, bfloat16_cpu: bool) -> tuple[Pr
         bfloat16_cpu: the processor multiplies bfloat16.
 
     Raises:
-        UsageError: int8 on CUDA.
+        UsageError: int8 on CUDA, float8 on a CPU.
     """
     if wanted is Precision.INT8 and cuda:
         raise UsageError("model.precision=int8 is for replicas on CPUs; use float16 on GPUs, or cluster.gpus_per_replica=0")
+    if wanted is Precision.FLOAT8 and not cuda:
+        raise UsageError("model.precision=float8 is for replicas on GPUs; use int8 on CPUs")
     if wanted is not Precision.AUTO:
         return (wanted,)
     if cuda:

@@ -30,8 +30,8 @@ from workers.engine.kernels.packing import pack
 from workers.engine.precision import candidates, out_of_tolerance
 from workers.engine.ways.by_runs import ByRuns
 from workers.engine.ways.fused import Fused
+from workers.engine.ways.fused_cuda import FusedCuda, why_not_float8
 from workers.engine.ways.interface import TOKEN_TYPES, Forward, takes
-from workers.engine.ways.packed import Packed
 from workers.engine.ways.padded import Padded
 from workers.engine.ways.pooler import OwnPooler
 from workers.engine.ways.supported import Unpadded, unpadded_ways
@@ -80,10 +80,12 @@ class SelfCheck:
 
         Raises:
             ReplicaError: no precision is within its tolerance (PrecisionRefused: the configured one is not).
-            UsageError: the model does not embed texts in float32; or int8, and the model cannot be quantised here.
+            UsageError: the model does not embed texts in float32; or int8 or float8, and the model cannot be quantised here.
         """
         if self._wanted is Precision.INT8 and self._device.type != "cuda" and Fused not in self._unpadded(self._wanted):
             raise UsageError(NO_INT8)
+        if self._wanted is Precision.FLOAT8 and (reason := self._why_not_float8()):
+            raise UsageError(f"model.precision=float8: {reason}; use float16")
         try:
             return self._choose()
         except (ReplicaError, UsageError) as error:
@@ -102,14 +104,16 @@ class SelfCheck:
         )  # first: it may be computed here, on the CPU, and take the modules around the model along
         cuda = self._device.type == "cuda"
         for precision in candidates(self._wanted, cuda=cuda, bfloat16_cpu=_multiplies_bfloat16()):
-            way = self._fitting_way(precision)
-            forward = self._build(way, precision)
-            reason = self._flaw(forward, precision, reference)
-            if reason is None:
-                for earlier in reasons:
-                    _log.warning("%s; working in %s", earlier, precision.value)
-                return precision, forward
-            reasons.append(f"{self._device}, {forward.name}: {reason}")
+            for way in self._fitting_ways(precision):
+                forward = self._build(way, precision)
+                reason = self._flaw(forward, precision, reference)
+                if reason is None:
+                    for earlier in reasons:
+                        _log.warning("%s; working in %s", earlier, precision.value)
+                    return precision, forward
+                reasons.append(f"{self._device}, {forward.name}: {reason}")
+                if not cuda:
+                    break  # on a CPU another way in the same precision would be slower than the next precision
         hint = "; this device computes wrongly, or the model needs model.precision=float32"
         raise (ReplicaError if self._wanted is Precision.AUTO else PrecisionRefused)("; ".join(reasons) + hint)
 
@@ -118,24 +122,40 @@ class SelfCheck:
         received = self._await_reference() if self._await_reference else None
         return received if received is not None else reference_vectors(self._checkpoint, self._golden, self._embed)
 
-    def _fitting_way(self, precision: Precision) -> Way:
-        """The fastest way that reproduces the reference in float32 on the CPU.
+    def _fitting_ways(self, precision: Precision) -> Iterator[Way]:
+        """The ways without padding that reproduce the reference in float32 on the CPU, in their order; if there are none,
+        the first layout in which transformers' model does.
 
         Raises:
             UsageError: none does.
         """
+        found = False
         for way in self._unpadded(precision):
             if self._reproduces(way):
-                return way
+                found = True
+                yield way
+        if found:
+            return
         if precision is Precision.INT8:
             raise UsageError(NO_INT8)
+        if precision is Precision.FLOAT8:
+            raise UsageError("model.precision=float8: our own layers do not reproduce this model; use float16")
         for layout in (Layout.PADDED, Layout.EQUAL, Layout.SINGLE):
             if self._reproduces(layout):
-                return layout
+                yield layout
+                return
         raise UsageError(
             f"model.name={self._checkpoint.name}: transformers' {self._checkpoint.family} gives the same text another "
             "vector when it is asked again; name a model that is deterministic"
         )
+
+    def _why_not_float8(self) -> str | None:
+        """Why this model has no 8-bit floating-point products on this device, which is named; None: it has, or is a CPU."""
+        if self._device.type != "cuda":
+            return None  # `candidates` refuses it
+        capability, name = torch.cuda.get_device_capability(self._device), torch.cuda.get_device_name(self._device)
+        reason = why_not_float8(None if self._checkpoint.with_pooler else self._checkpoint.bert(), capability)
+        return reason and f"{reason} ({name})"
 
     def _unpadded(self, precision: Precision) -> Iterator[Unpadded]:
         return unpadded_ways(self._checkpoint, cuda=self._device.type == "cuda", precision=precision)
@@ -167,7 +187,9 @@ class SelfCheck:
         """What is wrong with the golden vectors on the device; None: they are within the precision's tolerance."""
         try:
             vectors = self._embed(forward, self._golden, self._device)
-        except RuntimeError as error:  # an operation that the device does not have in this precision
+        except ReembedError:
+            raise
+        except Exception as error:  # an operation that the device lacks in this precision, a kernel that cannot be built
             if self._device.type == "cuda" and "CUDA error" in str(error):
                 raise
             return f"cannot be computed in {precision.value}: {' '.join(str(error).split())[:200]}"
@@ -178,19 +200,25 @@ class SelfCheck:
 
     def _forward(self, way: Way, precision: Precision, device: torch.device) -> Forward:
         weights, with_pooler = self._checkpoint.bert(), self._checkpoint.with_pooler
-        if way is Fused and weights is not None:
+        if not isinstance(way, Layout) and issubclass(way, Fused | FusedCuda):
+            if weights is None:
+                raise ValueError("unpadded_ways offers layers of our own for BERT-like models alone")
+            if issubclass(way, FusedCuda):
+                return way(weights, precision, device)
             pooler = OwnPooler(self._checkpoint.transformer()) if with_pooler else None
             batch = pack(self._golden, np.flatnonzero(self._golden.lengths), _CPU)
             with torch.inference_mode():
-                return Fused(weights, precision, [batch], pooler)
+                return way(weights, precision, [batch], pooler)
         model = copy.deepcopy(self._checkpoint.transformer()).to(device, getattr(torch, precision.value))
         types = _token_types(self._checkpoint)
         if isinstance(way, Layout):
             return Padded(model, types, way)
         pooler = OwnPooler(model) if with_pooler else None
-        if way is ByRuns and weights is not None and weights.bias is not None:
-            return ByRuns(model, weights.bias, pooler)
-        return Packed(model, types, pooler)
+        if issubclass(way, ByRuns):
+            if weights is None or weights.bias is None:
+                raise ValueError("unpadded_ways offers attention by runs for models with a bias by distance alone")
+            return way(model, weights.bias, pooler)
+        return way(model, types, pooler)
 
 
 def reference_vectors(checkpoint: Checkpoint, golden: TokenizedTexts, embed: Embed) -> NDArray[np.float32]:

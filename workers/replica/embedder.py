@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,13 +19,16 @@ from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.table.schema import SnapshotStamp
 
+_log = logging.getLogger(__name__)
+
 
 class Embedder:
     """The model of a snapshot, loaded in this process.
 
     Args:
         stamp: of the snapshot; says with which model, precision and prompt its vectors were computed.
-        query: texts are queries: the query prompt and the longest query, instead of the documents'.
+        query: texts are queries: the query prompt and the longest query, instead of the documents'. Where this device has no
+            8-bit products of the snapshot's kind, queries are embedded more exactly.
         long_text: instead of the configured value.
 
     Raises:
@@ -47,8 +51,14 @@ class Embedder:
             recipe = replace(recipe, prompt=recipe.query_prompt, max_tokens=recipe.query_tokens or recipe.max_tokens)
         self._tokenizer = TextTokenizer(files.folder, recipe)
         golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
-        options = EncoderOptions(Precision(stamp.precision), config.batch_tokens)
-        self._encoder = Encoder(files, recipe, golden, options)
+        precision = Precision(stamp.precision)
+        try:
+            self._encoder = Encoder(files, recipe, golden, EncoderOptions(precision, config.batch_tokens))
+        except UsageError as error:
+            if not query or precision not in (Precision.INT8, Precision.FLOAT8):
+                raise
+            _log.warning("queries are embedded in this device's own precision: %s", error)
+            self._encoder = Encoder(files, recipe, golden, EncoderOptions(Precision.AUTO, config.batch_tokens))
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Vectors [n, dim] of each text: one, or one per chunk, or one per token.

@@ -1,1 +1,1 @@
-"""BERT-like models on a CPU: their weights, and encoder layers of our own."""
+"""BERT-like models: their weights, and encoder layers of our own, on CPUs and on CUDA."""

@@ -13,7 +13,7 @@ nothing of models.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,8 +26,8 @@ from workers.engine.kernels.relative import RelativeBias
 
 IMPLEMENTATION = "reembed_packed"  # not in transformers' registry of masks, so that it creates none
 SCORE_UNIT = math.log(2)  # scores of fused projections are exponents of 2, not of e: exp2 is faster
+LARGEST_HEAD = 256  # of FlashAttention-2
 LEAST_WEIGHT = 1e-36  # smaller sums consist of denormal numbers
-FLASH_SIZE = 256  # largest size of a head that the flash kernel on CUDA takes
 _MORE = ("position_bias", "s_aux", "sinks", "softcap", "indices", "block_indices")  # what models may ask of their attention
 _SUM_COLUMNS = 16  # columns of ones appended to V; matrix products are fastest at multiples of 16
 
@@ -50,16 +50,29 @@ def _attention(
     Raises:
         NotImplementedError: the model asks for more, as a cap of the scores.
     """
-    if more := [name for name in _MORE if other.get(name) is not None]:
-        raise NotImplementedError(f"packed attention with {', '.join(more)}")
+    refuse_more(other)
     query_THd, key_TGd, value_TGd = (states[0].transpose(0, 1) for states in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
-    half, size = query.dtype in (torch.float16, torch.bfloat16), query.shape[-1]
-    fits = size % 8 == 0 and size <= FLASH_SIZE and size == value.shape[-1]
-    attend = varlen if query.is_cuda and half and fits else by_runs
-    attended = attend(query_THd, key_TGd, value_TGd, packed, scale, sliding_window, causal=causal)
+    attend = varlen if takes_varlen(query, value) else by_runs
+    attended = attend(query_THd, key_TGd, value_TGd, packed, scale, sliding_window, causal=is_causal_of(module, is_causal))
     return attended.view(1, *query_THd.shape[:2], -1), None
+
+
+def refuse_more(other: Mapping[str, Any]) -> None:
+    """Raises: NotImplementedError: a model asks more of its attention than scale, window and causality."""
+    if more := [name for name in _MORE if other.get(name) is not None]:
+        raise NotImplementedError(f"packed attention with {', '.join(more)}")
+
+
+def is_causal_of(module: Any, given: bool | None) -> bool:
+    """As transformers' flash attention reads it: what the model passes, else what its module says."""
+    return bool(getattr(module, "is_causal", False) if given is None else given)
+
+
+def takes_varlen(query: Tensor, value: Tensor) -> bool:
+    """Whether `varlen` computes states of this device, precision and size of a head (the last axis)."""
+    size, half = query.shape[-1], query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and half and size % 8 == 0 and size <= LARGEST_HEAD and size == value.shape[-1]
 
 
 def varlen(
@@ -72,18 +85,26 @@ def varlen(
         window: tokens attend to those less than `window` positions away (transformers' sliding_window).
         causal: tokens attend to no later ones.
     """
-    from torch.nn.attention.varlen import varlen_attn
+    borders, longest = packed.cumulative_B1, packed.longest
+    return flash(query_THd, key_TGd, value_TGd, borders, longest, scale, window, causal=causal)
 
-    border = packed.cumulative_B1
+
+def flash(
+    query_THd: Tensor, key_TGd: Tensor, value_TGd: Tensor, cumulative_B1: Tensor, longest: int, scale: float,
+    window: int | None, *, causal: bool = False,
+) -> Tensor:  # fmt: skip
+    """As `varlen`, from cumulative lengths (int32) and the longest length: what torch.compile can follow.
+
+    FlashAttention-2 as torch contains it (arXiv:2307.08691). torch.nn.attention.varlen calls the same operator through a
+    custom one, which costs the host 17 us a call and one more kernel. The first axis may be strided, as in a fused
+    projection. Heads may share keys, and a window that ends at the token itself is causal (its flash_api.cpp).
+    """
     back = -1 if window is None else window - 1
-    kernel: Callable[..., Any] = varlen_attn
-    longest, shared = packed.longest, {}
-    if key_TGd.shape[1] != query_THd.shape[1]:
-        shared = {"enable_gqa": True}
-    return kernel(  # type: ignore[no-any-return]
-        query_THd, key_TGd, value_TGd, border, border, longest, longest, scale=scale,
-        window_size=(back, 0 if causal else back), **shared,
-    )  # fmt: skip
+    run: Any = torch.ops.aten._flash_attention_forward
+    return run(  # type: ignore[no-any-return]
+        query_THd, key_TGd, value_TGd, cumulative_B1, cumulative_B1, longest, longest, 0.0, False, False,
+        scale=scale, window_size_left=back, window_size_right=0 if causal else back,
+    )[0]  # fmt: skip
 
 
 def by_runs(

@@ -1,7 +1,9 @@
 """Ways to run a model over a packed batch. Each maps a batch to the hidden states of its tokens.
 
     fused.py      CPU, BERT-like models: our own layers, without padding          (float32, bfloat16, int8)
+    fused_cuda.py CUDA, BERT-like models: the same                                (float16, bfloat16, float8)
     packed.py     transformers' model without padding, with our attention         (families that use its AttentionInterface)
+    compiled.py   packed, through torch.compile                                   (CUDA)
     by_runs.py    transformers' MPNet without padding: its bias by distance goes through no AttentionInterface
     padded.py     transformers' model unchanged: padded rectangle, attention mask (any family; one text at a time it is the
                                                                                    reference of all ways, its own included)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from workers.engine.batching import Layout
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels import attention
@@ -16,7 +18,8 @@ from workers.model.recipe import first_position, uncounted
 class Packed:
     """transformers' model on packed tokens, with attention.py as its attention."""
 
-    name, layout = Layout.PACKED.value, Layout.PACKED
+    name: str = Layout.PACKED.value
+    layout = Layout.PACKED
 
     def __init__(self, model: Any, token_types: TokenTypes | None = None, pooler: OwnPooler | None = None) -> None:
         """`token_types`: as of Padded."""
@@ -32,7 +35,10 @@ class Packed:
         inputs = {"input_ids": batch.ids_T.unsqueeze(0), "position_ids": (places_T + self._first).unsqueeze(0)}
         if self._types is not None:
             inputs[TOKEN_TYPES] = self._types.of(batch).unsqueeze(0)
-        output = self._model(**inputs, packed=batch, output_hidden_states=layers, return_dict=True, **self._settings)
+        output = self._run(batch, inputs, layers=layers)
         kept = output.hidden_states[-KEPT_LAYERS:] if layers else ()
         last_TH = output.last_hidden_state[0]
         return States(last_TH, tuple(layer[0] for layer in kept), self._pooler(last_TH, batch) if self._pooler else None)
+
+    def _run(self, batch: PackedBatch, inputs: dict[str, Tensor], *, layers: bool) -> Any:
+        return self._model(**inputs, packed=batch, output_hidden_states=layers, return_dict=True, **self._settings)

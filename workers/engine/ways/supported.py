@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,25 +12,72 @@ import torch
 from workers.config import Precision
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.ways.by_runs import ByRuns
+from workers.engine.ways.compiled import Compiled
 from workers.engine.ways.fused import Fused
+from workers.engine.ways.fused_cuda import FusedCuda, fused_cuda_ways, why_not_fused
 from workers.engine.ways.interface import takes
 from workers.engine.ways.packed import Packed
 
-Unpadded = type[Fused] | type[Packed] | type[ByRuns]
+Unpadded = type[Fused] | type[FusedCuda] | type[Packed] | type[Compiled] | type[ByRuns]
+_log = logging.getLogger(__name__)
 
 
-def unpadded_ways(checkpoint: Checkpoint, *, cuda: bool, precision: Precision) -> Iterator[Unpadded]:
-    """Ways without padding that the model seems to support, fastest first. Lazy: transformers is loaded where needed."""
+def unpadded_ways(checkpoint: Checkpoint, *, cuda: bool, precision: Precision, compiled: bool = False) -> Iterator[Unpadded]:
+    """Ways without padding that the model seems to support, the one that should be the fastest first.
+
+    Lazy: transformers is loaded only for the ways that use it. float8 has no way but FusedCuda, int8 none but Fused.
+
+    Args:
+        compiled: also those that are slow to start, at the end: for callers that time them.
+    """
+    if cuda:
+        yield from _on_cuda(checkpoint, precision, compiled=compiled)
+        return
+    if precision is Precision.FLOAT8:
+        return
     fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and _fuses_bfloat16())
     weights = checkpoint.bert()
-    if not cuda and fusible and weights is not None:
+    if fusible and weights is not None:
         yield Fused
-    if precision is not Precision.INT8 and weights is not None and weights.bias is not None:
+    if precision is not Precision.INT8:
+        yield from _of_transformers(checkpoint)
+
+
+def _on_cuda(checkpoint: Checkpoint, precision: Precision, *, compiled: bool) -> Iterator[Unpadded]:
+    """In float32 there is no kernel for attention over packed tokens: only what needs none is left."""
+    if precision is Precision.INT8:
+        return
+    weights = checkpoint.bert()
+    if precision is not Precision.FLOAT32 and weights is not None and weights.bias is None and not checkpoint.with_pooler:
+        reason = why_not_fused()
+        if reason is None:
+            yield from fused_cuda_ways(weights, precision)
+        else:
+            _warn_once(reason)
+    if precision is Precision.FLOAT8:
+        return
+    for way in _of_transformers(checkpoint):
+        if way is ByRuns or precision is not Precision.FLOAT32:
+            yield way
+        if compiled and way is Packed and precision is not Precision.FLOAT32:
+            yield Compiled
+
+
+def _of_transformers(checkpoint: Checkpoint) -> Iterator[type[Packed] | type[ByRuns]]:
+    weights = checkpoint.bert()
+    if weights is not None and weights.bias is not None:
         yield ByRuns
-    elif precision is not Precision.INT8 and not (cuda and precision is Precision.FLOAT32):
-        model = checkpoint.transformer()
-        if _goes_through_interface(model) and takes(model, "position_ids"):
-            yield Packed
+    elif _packs(checkpoint.transformer()):
+        yield Packed
+
+
+@functools.cache
+def _warn_once(reason: str) -> None:
+    _log.warning("without layers of our own on CUDA: %s", reason)
+
+
+def _packs(model: Any) -> bool:
+    return _goes_through_interface(model) and takes(model, "position_ids")
 
 
 def _goes_through_interface(model: Any) -> bool:

@@ -61,34 +61,35 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 
 class StandIn:
-    """torch.nn.attention.varlen.varlen_attn written out: its arguments, and what it says of them."""
+    """aten::_flash_attention_forward written out: its arguments, and what FlashAttention-2's interface says of them."""
 
     def __init__(self) -> None:
         self.windows: list[tuple[int, int]] = []
 
     def __call__(
-        self, query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int, *,
-        scale: float | None = None, window_size: tuple[int, int] = (-1, -1), enable_gqa: bool = False,
-    ) -> Tensor:  # fmt: skip
-        """(left, right) of window_size: position i sees i - left .. i + right; -1: no bound on that side."""
-        assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
-        assert cu_seq_q.tolist() == cu_seq_k.tolist()
-        lengths = cu_seq_q.diff()
+        self, query: Tensor, key: Tensor, value: Tensor, cum_seq_q: Tensor, cum_seq_k: Tensor, max_q: int, max_k: int,
+        dropout_p: float, is_causal: bool, return_debug_mask: bool, *, scale: float, window_size_left: int,
+        window_size_right: int,
+    ) -> tuple[Tensor]:  # fmt: skip
+        """Position i sees i - left .. i + right; -1: no bound on that side. Query heads share the heads of keys in order."""
+        assert cum_seq_q.dtype == cum_seq_k.dtype == torch.int32
+        assert cum_seq_q.tolist() == cum_seq_k.tolist()
+        lengths = cum_seq_q.diff()
         assert max_q == max_k == int(lengths.max())
-        assert cu_seq_q[0] == 0
-        assert cu_seq_q[-1] == len(query) == len(key) == len(value)
-        self.windows.append(window_size)
-        left, right = (side if side >= 0 else 1 << 30 for side in window_size)
-        scale = scale if scale is not None else query.shape[-1] ** -0.5
-        assert enable_gqa == (query.shape[1] != key.shape[1])
-        attended = naive((query, key, value), cu_seq_q.tolist(), scale, lambda i, j: (j >= i - left) & (j <= i + right))
-        return attended.to(query.dtype)
+        assert cum_seq_q[0] == 0
+        assert cum_seq_q[-1] == len(query) == len(key) == len(value)
+        assert (dropout_p, is_causal, return_debug_mask) == (0.0, False, False)
+        assert query.shape[1] % key.shape[1] == 0
+        self.windows.append((window_size_left, window_size_right))
+        left, right = (side if side >= 0 else 1 << 30 for side in self.windows[-1])
+        attended = naive((query, key, value), cum_seq_q.tolist(), scale, lambda i, j: (j >= i - left) & (j <= i + right))
+        return (attended.to(query.dtype),)
 
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     kernel = StandIn()
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", kernel)
     return kernel
 
 
