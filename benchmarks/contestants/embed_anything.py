@@ -6,6 +6,9 @@
 EXPORTED is what onnx_export made, beforehand and not counted. `embed_file` and its kin split documents into chunks and keep
 their texts; `embed_query` gives a vector a text, which is this job. It makes batches in the order it is given, so the texts
 are sorted by length here, as a user who knows that would do; the clock covers the sorting.
+
+Tuned on 200 texts of the Debian corpus, two busy cores, in CPU seconds: candle 24 and 45 with batches of 16 and 64, ONNX 7
+and 11. The roster takes ONNX with 16. `dtype` changes nothing on a CPU: asked for bfloat16 it gives the vectors of float32.
 """
 
 from __future__ import annotations

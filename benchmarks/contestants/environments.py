@@ -5,7 +5,7 @@
     .venv-peers/fastembed        an older hub client; no torch
     .venv-peers/embed-anything   an older ONNX Runtime; no torch
 
-Each is `requirements-NAME.txt`, complete and pinned; the first two are installed after torch, this environment's own release.
+Each is `requirements-NAME.txt`, complete and pinned; the first two are installed after torch, of this environment's release.
 The variable REEMBED_PEERS names another folder than .venv-peers, so that several checkouts share what is installed and
 exported. What could not be installed is remembered with its reason; a run names the peers that it leaves out for it.
 """

@@ -102,9 +102,9 @@ ROSTER = {
         ),
         Contestant(
             "embed-anything",
-            "EmbedAnything",
+            "EmbedAnything (ONNX Runtime)",
             "embed_anything",
-            _SMALL,
+            {"backend": "onnx", **_SMALL},
             environment="embed-anything",
             export="onnx",
             packages=("embed_anything", "onnxruntime"),
