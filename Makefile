@@ -52,8 +52,9 @@ ifdef BENCH
 	$(BIN)/python -m benchmarks.$(BENCH) $(ARGS)
 else
 	@echo "make bench BENCH=name ARGS='…', where name is one of:"
-	@for file in benchmarks/[a-z]*.py; do \
-	  printf '  %-18s %s\n' "$$(basename "$$file" .py)" "$$(sed -n '1s/^"""//p' "$$file")"; done
+	@for file in benchmarks/[a-z]*.py benchmarks/*/__main__.py; do \
+	  name=$${file#benchmarks/}; name=$${name%.py}; \
+	  printf '  %-18s %s\n' "$${name%/__main__}" "$$(sed -n '1s/^"""//p' "$$file")"; done
 	@echo "ARGS=--help says what each needs; results lie in benchmarks/results/"
 endif
 

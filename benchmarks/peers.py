@@ -4,8 +4,10 @@
     python -m benchmarks.peers CORPUS.parquet --model FOLDER|package:NAME/folder [--rows 8000] [--rounds 3] [--only NAME ...]
                                [--seed 1] [--earlier CHECKOUT] [--out benchmarks/results/peers_8000_2core-epyc.json]
 
-1. a seeded sample of the corpus (columns id, text, section) in one Parquet file; OpenVINO's exports, kept and not counted
-2. each contestant once on a few rows, untimed, to warm the disk cache and to find those that cannot run
+1. a seeded sample of the corpus (columns id, text, section) in one Parquet file; exports for OpenVINO and ONNX Runtime, kept
+   and not counted
+2. each contestant once on a few rows, untimed, to warm the disk cache and to find those that cannot run: peers that cannot,
+   or that could not be installed, are left out, and named with the reason; one that --only names ends the run
 3. rounds: each contestant once, alone in a fresh process group, in another order every round; then rows, ids and cosine of
    its output against sentence-transformers in float32
 4. medians, spread, and the slowdown of each peer against each reembed; written after every round
@@ -51,29 +53,36 @@ class Race:
 
     def __init__(self, folder: Path, model: Path, limit_seconds: float) -> None:
         self._folder, self._model, self._limit = folder, model, limit_seconds
-        self._export: Path | None = None
+        self._exports: dict[str, Path] = {}
 
-    def export(self, corpus: Path, seed: int) -> None:
-        """OpenVINO's files for this model, int8 calibrated on this corpus; made once, found by what they were made of."""
+    def export(self, kind: str, corpus: Path, seed: int) -> None:
+        """The files of this model that a runtime reads; made once, found by what they were made of.
+
+        openvino: int8 is calibrated on this corpus. onnx: see onnx_export.
+
+        Raises:
+            subprocess.CalledProcessError: the exporter failed; it has said why.
+        """
         made_of = hashlib.sha256((self._model / "model.safetensors").read_bytes())
-        made_of.update(corpus.read_bytes() + str(seed).encode())
-        self._export = EXPORTS / made_of.hexdigest()[:16]
-        if self._export.exists():
+        if kind == "openvino":
+            made_of.update(corpus.read_bytes() + str(seed).encode())
+        suffix = "" if kind == "openvino" else f"-{kind}"
+        target = self._exports[kind] = EXPORTS / f"{made_of.hexdigest()[:16]}{suffix}"
+        if target.exists():
             return
-        _say("exporting the model for OpenVINO (once)")
-        unfinished = self._export.with_suffix(".unfinished")
+        _say(f"exporting the model for {kind} (once)")
+        unfinished = target.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        module = [str(environments.python_of("openvino")), "-m", "benchmarks.contestants.openvino_export"]
-        where = [str(corpus), str(unfinished), "--model", str(self._model), "--seed", str(seed)]
-        subprocess.run([*module, *where], cwd=ROOT, env=surroundings(), stdout=sys.stderr, check=True)
-        unfinished.rename(self._export)
+        module = [str(environments.python_of("openvino")), "-m", f"benchmarks.contestants.{kind}_export"]
+        where = [str(corpus), str(unfinished), "--seed", str(seed)] if kind == "openvino" else [str(unfinished)]
+        command = [*module, *where, "--model", str(self._model)]
+        subprocess.run(command, cwd=ROOT, env=surroundings(), stdout=sys.stderr, check=True)
+        unfinished.rename(target)
 
     def run(self, who: Contestant, corpus: Path, keep: bool) -> dict[str, Any]:
         """One run in a fresh folder. `keep`: the vectors too, as (ids, vectors) under "vectors"."""
         output = Path(tempfile.mkdtemp(dir=self._folder)) / "output"
-        model = self._export if who.exported else self._model
-        if model is None:
-            raise SystemExit(f"{who.name}: its model was not exported")
+        model = self._exports[who.export] if who.export else self._model
         said, log = output.with_suffix(".out"), output.with_suffix(".err")
         timing = run_timed(command(who, corpus, output, model), surroundings(), who.checkout, said, log, self._limit)
         result: dict[str, Any] = {"seconds": round(timing.seconds, 2), "cpu_seconds": round(timing.cpu_seconds, 1)}
@@ -132,7 +141,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     pq.write_table(table, corpus, row_group_size=ROW_GROUP)
     pq.write_table(table.slice(0, WARM_ROWS), warm)
     tokens, cut, limit = count_tokens(model, table.column("text").to_pylist())
-    facts = {
+    facts: dict[str, Any] = {
         "benchmark": "earlier" if options.earlier else "peers",  # with itself: not for the tables of peers
         "hardware": hardware(),
         **commit(),
@@ -144,14 +153,18 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "max_tokens": limit,
         "seed": options.seed,
     }
-    packages = {who.name: environments.versions(who.environment, who.packages) for who in contestants}
     race = Race(folder, model, options.limit_seconds)
-    if any(who.exported for who in contestants):
-        race.export(options.corpus, options.seed)
-    for who in contestants:
+    left_out: dict[str, str] = {}
+    for who in list(contestants):
         _say(f"warming {who.name}")
-        if failed := race.run(who, warm, keep=False).get("failed"):
-            raise SystemExit(failed)
+        if reason := _unfit(who, race, warm, options):
+            if who.ours or options.only:
+                raise SystemExit(reason)
+            _say(f"left out: {reason}")
+            left_out[who.name] = reason
+            contestants.remove(who)
+    facts["left_out"] = left_out
+    packages = {who.name: environments.versions(who.environment, who.packages) for who in contestants}
     judge = None
     if REFERENCE not in {who.name for who in contestants}:
         _say(f"making reference vectors with {REFERENCE}, not timed")
@@ -174,6 +187,21 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             options.out.write_text(json.dumps(result, indent=1) + "\n")
     _say(report.table(result))
     return result
+
+
+def _unfit(who: Contestant, race: Race, warm: Path, options: argparse.Namespace) -> str | None:
+    """Why a contestant cannot take part; None: it ran on a few rows."""
+    if reason := environments.missing(who.environment):
+        return f"{who.name}: {reason}"
+    if who.export:
+        if reason := environments.missing("openvino"):
+            return f"{who.name}: its model is exported there, and {reason}"
+        try:
+            race.export(who.export, options.corpus, options.seed)
+        except subprocess.CalledProcessError as error:
+            return f"{who.name}: the export of its model ended with {error.returncode}"
+    failed: str | None = race.run(who, warm, keep=False).get("failed")
+    return failed
 
 
 def _judge(run: dict[str, Any], seed: int) -> Judge:
@@ -203,7 +231,8 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="make the environments of peers, and do nothing else")
     options = parser.parse_args()
     if options.install:
-        environments.install()
+        if failures := environments.install():
+            raise SystemExit("\n".join(failures))
         return
     if options.corpus is None or options.model is None or options.rounds < 1:
         parser.error("give CORPUS.parquet, --model and at least one round, or --install")

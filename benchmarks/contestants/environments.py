@@ -1,14 +1,20 @@
 """Virtual environments of peers that cannot live beside this project's own packages: made, checked, and asked for versions.
 
-    .venv-peers/openvino   sentence-transformers' OpenVINO backend wants an older transformers and hub client
-    .venv-peers/daft       Daft wants an older pyarrow
+    .venv-peers/openvino         sentence-transformers' OpenVINO backend wants an older transformers and hub client
+    .venv-peers/daft             Daft wants an older pyarrow
+    .venv-peers/fastembed        an older hub client; no torch
+    .venv-peers/embed-anything   an older ONNX Runtime; no torch
 
-Each is `requirements-NAME.txt`, complete and pinned, installed after torch, which is this environment's own release.
+Each is `requirements-NAME.txt`, complete and pinned; the first two are installed after torch, of this environment's release.
+The variable REEMBED_PEERS names another folder than .venv-peers, so that several checkouts share what is installed and
+exported. What could not be installed is remembered with its reason; a run names the peers that it leaves out for it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,8 +23,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HOME = ROOT / ".venv-peers"
-NAMES = ("openvino", "daft")
+HOME = Path(os.environ.get("REEMBED_PEERS", ROOT / ".venv-peers"))
+NAMES = {"openvino": True, "daft": True, "fastembed": False, "embed-anything": False}
+"""Environment -> whether it has torch."""
 _VERSIONS = """
 import importlib.metadata, json, platform, sys
 found = {"python": platform.python_version()}
@@ -39,32 +46,56 @@ def python_of(name: str) -> Path:
     """
     if not name:
         return Path(sys.executable)
-    python = HOME / name / "bin" / "python"
-    if not (HOME / name / ".complete").exists():
-        raise SystemExit(f"{python.parent.parent.relative_to(ROOT)} is not there; run: python -m benchmarks.peers --install")
-    return python
+    if reason := missing(name):
+        raise SystemExit(reason)
+    return HOME / name / "bin" / "python"
 
 
-def install(names: Iterable[str] = NAMES) -> None:
-    """Make the environments that are missing or whose requirements changed; minutes and a gigabyte each.
+def missing(name: str) -> str | None:
+    """Why an environment cannot be used; None: it can."""
+    if not name or (HOME / name / ".complete").exists():
+        return None
+    failed = HOME / f"{name}.failed"
+    if failed.exists():
+        return f"{name} could not be installed: {failed.read_text()}"
+    return f"{HOME / name} is not there; run: python -m benchmarks.peers --install"
 
-    Raises:
-        subprocess.CalledProcessError: pip failed; it has said why.
+
+def install(names: Iterable[str] = tuple(NAMES)) -> list[str]:
+    """Make the environments that are missing or whose requirements changed; minutes, and a gigabyte each with torch.
+
+    Returns those that could not be made, each with pip's reason.
     """
-    torch = f"torch=={version('torch').partition('+')[0]}"  # the build is whichever the configured indexes offer
+    failures = []
     for name in names:
-        requirements = Path(__file__).with_name(f"requirements-{name}.txt")
-        stamp = HOME / name / ".complete"
-        wanted = f"{torch}\n{requirements.read_text()}"
-        if stamp.exists() and stamp.read_text() == wanted:
-            continue
-        shutil.rmtree(HOME / name, ignore_errors=True)
-        # without ensurepip, which Debian's bare python3 lacks: this environment's pip serves the new one
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(HOME / name)], check=True)
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(HOME / name / "bin" / "python")]
-        subprocess.run([*pip, "install", "-q", torch], check=True)
-        subprocess.run([*pip, "install", "-q", "--no-deps", "-r", str(requirements)], check=True)
-        stamp.write_text(wanted)
+        try:
+            _install(name)
+        except subprocess.CalledProcessError as error:
+            said = [line for line in (error.stderr or "").splitlines() if line.startswith("ERROR")]
+            reason = " ".join(said)[:500] or f"exit {error.returncode} of {' '.join(error.cmd)[:200]}"
+            (HOME / f"{name}.failed").write_text(reason)
+            failures.append(f"{name}: {reason}")
+    return failures
+
+
+def _install(name: str) -> None:
+    # the build is whichever the configured indexes offer
+    torch = [f"torch=={version('torch').partition('+')[0]}"] if NAMES[name] else []
+    requirements = Path(__file__).with_name(f"requirements-{name}.txt")
+    stamp = HOME / name / ".complete"
+    wanted = "\n".join([*torch, requirements.read_text()])
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    shutil.rmtree(HOME / name, ignore_errors=True)
+    (HOME / f"{name}.failed").unlink(missing_ok=True)
+    # without ensurepip, which Debian's bare python3 lacks: this environment's pip serves the new one
+    run = functools.partial(subprocess.run, check=True, stderr=subprocess.PIPE, text=True)
+    run([sys.executable, "-m", "venv", "--without-pip", str(HOME / name)])
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(HOME / name / "bin" / "python")]
+    if torch:
+        run([*pip, "install", "-q", *torch])
+    run([*pip, "install", "-q", "--no-deps", "-r", str(requirements)])
+    stamp.write_text(wanted)
 
 
 def versions(name: str, packages: Iterable[str]) -> dict[str, str]:

@@ -31,6 +31,11 @@ def read_corpus(path: Path) -> tuple[pa.ChunkedArray, list[str]]:
     return table.column("id"), table.column("text").to_pylist()
 
 
+def by_length(texts: list[str]) -> np.ndarray:
+    """Rows, the longest text first: for peers that make batches in the order they are given."""
+    return np.argsort([-len(text) for text in texts], kind="stable")
+
+
 def vector_column(vectors: np.ndarray) -> pa.Array:
     """(rows, dimension) float32 -> a column of lists, without a copy of the numbers."""
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))

@@ -25,14 +25,14 @@ _TORCH = ("torch", "transformers", "sentence-transformers", "tokenizers")
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """`module` runs in `environment` ("": this one); `exported` ones read the OpenVINO export in place of the model."""
+    """`module` runs in `environment` ("": this one); `export`: the kind of export it reads in place of the model."""
 
     name: str
     title: str
     module: str
     settings: Mapping[str, str] = field(default_factory=dict)
     environment: str = ""
-    exported: bool = False
+    export: str = ""  # of peers.Race.export: openvino, onnx
     packages: tuple[str, ...] = _TORCH
     checkout: Path = ROOT  # of reembed: the tree whose code runs, with the environment that `make` put into it
 
@@ -60,9 +60,10 @@ _BF16 = {"dtype": "bfloat16"}
 _SMALL = {"batch-size": "16"}  # see st_openvino
 _OPENVINO: dict[str, Any] = {
     "environment": "openvino",
-    "exported": True,
+    "export": "openvino",
     "packages": (*_TORCH, "openvino", "optimum-intel", "nncf"),
 }
+_ONNX = ("onnxruntime", "tokenizers")
 _RAY = (*_TORCH, "ray", "pyarrow")
 _OURS = (*_TORCH, "ray", "pyarrow", "openvino", "nncf", "zentorch")
 ROSTER = {
@@ -90,6 +91,24 @@ ROSTER = {
         ),
         Contestant("ray-data-float32", "Ray Data + sentence-transformers", "ray_data", packages=_RAY),
         Contestant("ray-data-bfloat16", "Ray Data + sentence-transformers, bf16", "ray_data", _BF16, packages=_RAY),
+        Contestant(
+            "fastembed",
+            "fastembed (ONNX Runtime)",
+            "fastembed_onnx",
+            _SMALL,
+            environment="fastembed",
+            export="onnx",
+            packages=("fastembed", *_ONNX),
+        ),
+        Contestant(
+            "embed-anything",
+            "EmbedAnything (ONNX Runtime)",
+            "embed_anything",
+            {"backend": "onnx", **_SMALL},
+            environment="embed-anything",
+            export="onnx",
+            packages=("embed_anything", "onnxruntime"),
+        ),
         Contestant("daft", "Daft embed_text", "daft_embed", environment="daft", packages=(*_TORCH, "daft", "pyarrow")),
     )
 }

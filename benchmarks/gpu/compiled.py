@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workers.engine.batching import Layout
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.ways.interface import States
 
@@ -33,7 +34,7 @@ def _attention(
 class CompiledPacked:
     """A workers.engine.ways.interface.Forward for BERT alone."""
 
-    name, packed = "compiled", True
+    name, layout = "compiled", Layout.PACKED
 
     def __init__(self, model: Any, backend: str) -> None:
         from transformers import AttentionInterface
