@@ -15,12 +15,14 @@ Held lock: this process reads the word of CPython 3.11 that points to the thread
 memory, about every millisecond; the turn itself is not disturbed. On a loaded machine a thread that holds the lock may be
 waiting for a core, so that the share is too high there. CPU times hardly depend on the load.
 
-One JSON object on stdout, progress on stderr.
+With --output on an object store, `while_parts_were_put` shows whether sending parts holds the encoder up: windows that were
+encoded in those seconds, and in all. One JSON object on stdout, progress on stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -161,11 +163,38 @@ def told(turns: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "slowest_thread": busiest,
         "slowest_thread_tokens_per_cpu_second": round(turns[0]["tokens"] / slowest, 1),
+        "while_parts_were_put": while_parts_were_put(turns),
         "lock_held_share": spread(held, 3) if held else None,
         "lock_held_by": turns[-1]["lock"],
         "lock_held_micros_a_document": micros(
             [sum(turn["lock"].values()) * turn["seconds"] for turn in turns if turn["lock"]] or [0.0]
         ),
+    }
+
+
+def while_parts_were_put(turns: list[dict[str, Any]]) -> dict[str, float]:
+    """How the encoder fared while at least one part was on its way to the store."""
+    seconds = windows = total = 0.0
+    for turn in turns:
+        spans = sorted(turn["trace"].get("put", []))
+        merged: list[list[float]] = []
+        for start, stop in spans:
+            if merged and start <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], stop)
+            else:
+                merged.append([start, stop])
+        ends = [stop for _, stop in turn["trace"].get("pack", [])]
+        last = max(ends, default=0.0)  # after the last window there is nothing to wait for
+        inside = [(start, min(stop, last)) for start, stop in merged if start < last]
+        seconds += sum(stop - start for start, stop in inside)
+        windows += sum(any(start <= end <= stop for start, stop in inside) for end in ends)
+        total += len(ends)
+    return {
+        "seconds": round(seconds, 2),
+        "windows_encoded_meanwhile": windows,
+        "windows": total,
+        "windows_a_second_meanwhile": round(windows / seconds, 2) if seconds else 0.0,
+        "windows_a_second_in_all": round(total / sum(turn["seconds"] for turn in turns), 2),
     }
 
 
@@ -180,7 +209,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     sides = {"now": ROOT} | ({"earlier": options.earlier.resolve()} if options.earlier else {})
     cases = [(dim, vector) for dim in options.dims for vector in options.vectors]
     turns: dict[tuple[str, int, str], list[dict[str, Any]]] = {(side, *case): [] for side in sides for case in cases}
-    rates, loads = [], []
+    rates, loads, numbers = [], [], itertools.count()
     for number in range(options.rounds):
         rates.append(tokenizer_rate(model, texts))
         for dim, vector in cases:
@@ -188,8 +217,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                 loads.append(os.getloadavg()[0])
                 with tempfile.TemporaryDirectory(dir=folder) as place:
                     order = {
-                        "corpus": str(source), "model": str(model), "folder": place, "output": f"{place}/out", "dim": dim,
-                        "vector": vector, "shards": options.shards + 1,
+                        "corpus": str(source), "model": str(model), "folder": place, "dim": dim, "vector": vector,
+                        "output": f"{options.output.rstrip('/')}/{next(numbers)}" if options.output else f"{place}/out",
+                        "shards": options.shards + 1, "null_tokenizer": options.null_tokenizer,
                     }  # fmt: skip
                     last = run_turn(checkout, order)
                 turns[side, dim, vector].append(last)
@@ -203,6 +233,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "model": f"{model.parent.name}/{model.name}",
         "rounds": options.rounds,
         "shards": options.shards,
+        "tokenizer": "null" if options.null_tokenizer else "the model's",
+        "output": options.output.partition(":")[0] if options.output else "local",
         "load": spread(loads),
         "encode_batch_fast_tokens_per_cpu_second": spread(rates),
         "cases": [],
@@ -234,6 +266,8 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=240_000, help="measured ones")
     parser.add_argument("--shards", type=int, default=4, help="measured ones; and one to warm")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--null-tokenizer", action="store_true", help="ids at once too: all other stages are the same")
+    parser.add_argument("--output", help="empty folder of the parts, s3://bucket/folder for instance; else a local one")
     parser.add_argument("--folder", type=Path, help="of the local disk to write to; else the temporary folder")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -6,8 +6,9 @@ The product is that of the checkout in PYTHONPATH: this tree, or commit 8645ff9,
 differs is in `Product`. Everything but the model is real: Replica, its pipeline, tokenizer, spill files, parts and store.
 
 CPU seconds by stage are exclusive: time.thread_time around the functions of STAGES, less what nested ones took. By thread
-they come from /proc/self/task. Messages on stdout are lines of JSON: {"lock": ...} where the parent may sample who holds the
-interpreter lock, {"begin": ...} and {"end": ...} around what is measured, and {"turn": ...} at the end.
+they come from /proc/self/task. The trace says when parts were put and when windows were encoded. Messages on stdout are
+lines of JSON: {"lock": ...} where the parent may sample who holds the interpreter lock, {"begin": ...} and {"end": ...}
+around what is measured, and {"turn": ...} at the end.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from typing import Any
 import numpy as np
 
 IN_FLIGHT = 3  # shards at a time; commit 8645ff9 kept two, and gains nothing by more
+TRACED = ("pack", "put")  # a window encoded, a part put
+BYTES_A_TOKEN = 4.4  # as MiniLM's vocabulary has it on the texts of this benchmark
 POOL_ROWS = 3 * 8192  # vectors that the encoder answers with, in turn: more than the caches hold
 
 # stage -> where its function is in this tree, and in commit 8645ff9. A class attribute is written Class.name.
@@ -64,6 +67,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.spans: dict[str, list[tuple[float, float]]] = defaultdict(list)  # wall time of each call of a traced stage
         self._nested = threading.local()
         self._lock = threading.Lock()
 
@@ -72,13 +76,15 @@ class Stopwatch:
         def timed(*args: Any, **kwargs: Any) -> Any:
             outer = getattr(self._nested, "seconds", 0.0)
             self._nested.seconds = 0.0
-            began = time.thread_time()
+            began, at = time.thread_time(), time.perf_counter()
             try:
                 return call(*args, **kwargs)
             finally:
                 spent = time.thread_time() - began
                 with self._lock:
                     self.seconds[stage] += spent - self._nested.seconds
+                    if stage in TRACED:
+                        self.spans[stage].append((at, time.perf_counter()))
                 self._nested.seconds = outer + spent
 
         return timed
@@ -156,6 +162,24 @@ class NullEncoder:
         self.documents_done += count
         self.tokens_done += len(tokens.input_ids)
         return self._product.tokens.EncodedTexts(vectors, None, len(tokens.input_ids))
+
+
+class NullTokenizer:
+    """Answers at once as well, with ids that mean nothing: a token for each BYTES_A_TOKEN of text, up to 256."""
+
+    def __init__(self, product: Product) -> None:
+        self._texts = product.tokens.TokenizedTexts
+        self._ids = np.zeros(256 * 8192, np.int32)
+
+    def tokenize(self, texts: list[str]) -> Any:
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+        lengths = np.clip((lengths / BYTES_A_TOKEN).astype(np.int64) + 2, 3, 256)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        owner, cut = np.arange(len(texts), dtype=np.int32), lengths == 256
+        return self._texts(self._ids[: offsets[-1]], offsets, owner, None, None, cut, lengths.astype(np.int32), 0)
+
+    def strings(self, _ids: Any) -> list[str]:
+        raise NotImplementedError
 
 
 def thread_seconds() -> dict[int, float]:
@@ -246,6 +270,8 @@ def turn(order: dict[str, Any]) -> None:
     replica_type = product.replica_type
     replica_type._load = lambda _self, _precision: NullEncoder(product, dim, watch)
     replica = replica_type(replace(product.settings(run, 1), dim=dim), "host")
+    if order["null_tokenizer"]:
+        replica._tokenizer = NullTokenizer(product)
     product.begin(replica, replace(product.stamp(run, "float32"), dim=dim), NullEncoder.batch_tokens)
     word = lock_word()
     holders = _watch_pipeline(replica, watch, word and word[1])
@@ -257,6 +283,7 @@ def turn(order: dict[str, Any]) -> None:
         raise SystemExit(f"shard {warm.shard}: {warm.reason}")
     gc.collect()
     watch.seconds.clear()
+    watch.spans.clear()
     threads, cpu, began = Threads(), time.process_time(), time.perf_counter()
     before = dict(replica.stats().stage_seconds)
     tell(begin=True)
@@ -279,6 +306,9 @@ def turn(order: dict[str, Any]) -> None:
             "cpu_seconds": cpu,
             "stages": dict(watch.seconds),
             "threads": threads.stop(),
+            "trace": {
+                stage: [(start - began, stop - began) for start, stop in spans] for stage, spans in watch.spans.items()
+            },
             "pipeline": {name: after[name] - before[name] for name in after},
             "holders": {str(state): name for state, name in holders.items()},
         }
