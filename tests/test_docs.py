@@ -177,3 +177,17 @@ def test_ten_questions_are_answered_by_a_file_and_a_function() -> None:
     answers = re.findall(r"^\*\*(.+?\?)\*\*(.+?)(?=\n\n|\Z)", section, re.MULTILINE | re.DOTALL)
     assert len(answers) >= QUESTIONS
     assert [question for question, answer in answers if not any(name for _, name in NAMED.findall(answer))] == []
+
+
+def test_every_case_has_a_test_that_holds_it() -> None:
+    """That the named tests exist is test_named_files_and_functions_exist's."""
+    page = (DOCS / "cases.md").read_text()
+    for title, count in (("Inputs", 22), ("Models", 13), ("Environments", 13)):
+        rows = _rows(_section(page, title))
+        assert len(rows) == len({case.split()[0] for case, *_ in rows}) == count, title
+        for case, before, now, tests in rows:
+            assert before, case
+            assert now, case
+            named = NAMED.findall(tests)
+            assert named, case
+            assert all(file.startswith("tests/") and name.startswith("test_") for file, name in named), case

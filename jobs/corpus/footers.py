@@ -19,6 +19,7 @@ from jobs.corpus.listing import RowGroup, SourceObject
 from workers.config import CorpusConfig
 from workers.errors import AccessDenied, ObjectArchived, ObjectError
 from workers.host.isolated_process import IsolatedProcess, ProcessEnded
+from workers.reading.first_look import footer_ended
 from workers.reading.footers.facts import FooterBytes, FooterFacts, FooterReader
 from workers.storage.checksums import fetch_checked
 from workers.storage.client import filesystem, patiently
@@ -151,5 +152,5 @@ def _parse(
         return isolated.call(reader.parse, footers, text, others) if footers else []
     except ProcessEnded as error:
         if len(footers) == 1:
-            return [f"its footer is corrupt: parsing it {error}"]
+            return [footer_ended(error)]
         return [facts for footer in footers for facts in _parse(reader, [footer], text, others, isolated)]

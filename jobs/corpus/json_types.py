@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pt
 
-from workers.reading.typed.json_values import encodes
 from workers.reading.typed.type_names import JSON, MOST_LEVELS
+from workers.storage.uris import is_utf8
 
 FEW_KEYS, MANY_KEYS, MOST_KEYS = 8, 64, 512
 _EXACT = 1 << 53  # integers up to here are floats without loss
@@ -116,7 +116,7 @@ def _objects(values: Sequence[dict[str, Any]], levels: int) -> pa.DataType:
         return pa.map_(
             pa.string(), _infer([item for of_key in items.values() for item in of_key if item is not None], levels)
         )
-    if not all(map(encodes, items)):
+    if not all(map(is_utf8, items)):
         raise NoOneType("objects with a key that is not valid Unicode")
     fields = [pa.field(key, _infer([item for item in of_key if item is not None], levels)) for key, of_key in items.items()]
     return pa.struct(fields)

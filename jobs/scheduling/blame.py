@@ -4,7 +4,7 @@ By the failure's blame:
     OBJECT          once two replicas agree, the object is excluded and the shard runs without it
     SHARD           charged to the shard; after `max_attempts`, made on two replicas, it is quarantined
     NOBODY          not charged: retried after a back-off; more than `max_uncharged` of one shard abort the run
-    DISK            not charged: another replica, maybe of another node, makes the next attempt, alone: a shard beside it needs
+    DISK            not charged: another replica, maybe of another node, makes the next attempt, alone: a neighbour needs
                     room too. The run is aborted once `max_attempts` replicas met it with one shard, or all replicas did
     OUTPUT          the run is aborted: the attempt has tried for its whole budget, and no other would do better
     replica died    charged to the shard if it was the only one in flight. Otherwise none is charged: each shard in

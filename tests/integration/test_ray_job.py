@@ -20,13 +20,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 QUICKSTART = ROOT / "configs" / "quickstart"
 
 
-def _submit(head: RayCluster, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def _submit(head: RayCluster, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command of the README, with the address that it leaves to RAY_API_SERVER_ADDRESS."""
+    given = {"RAY_API_SERVER_ADDRESS": head.dashboard, "RAY_AUTH_MODE": "token"} | environment
     ray = Path(sys.executable).parent / "ray"
     return subprocess.run(
         [ray, "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.embed", *arguments],
         cwd=ROOT,
-        env=os.environ | {"RAY_API_SERVER_ADDRESS": head.dashboard, "RAY_AUTH_MODE": "token"},
+        env={name: value for name, value in (os.environ | given).items() if value or name not in environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -60,10 +61,22 @@ def test_submitted_twice(ray_head: RayCluster, isolated_home: Path) -> None:
     assert json.loads((output / "CURRENT.json").read_text()) == current
 
 
+def test_a_token_that_a_local_ray_left_is_not_presented_by_ray_itself(ray_head: RayCluster, isolated_home: Path) -> None:
+    """The trap of docs/operations.md: the cluster took the token in the home folder, `ray job submit` must be told."""
+    assert (isolated_home / ".ray" / "auth_token").exists()
+    submitted = _submit(ray_head, "--help", RAY_AUTH_MODE="")
+    assert submitted.returncode != 0
+    assert "AuthenticationError" in submitted.stdout + submitted.stderr
+    assert "RAY_AUTH_MODE is currently 'disabled'" in submitted.stdout + submitted.stderr
+    told = _submit(ray_head, "--help")
+    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
+
+
 def test_the_script_tells_what_storage_says(ray_head: RayCluster) -> None:
     """deploy/ray_job.sh ends with reembed's own status, whatever `ray job submit` made of it."""
     python = f"{sys.executable} -m jobs.cli"
-    env = os.environ | {"RAY_API_SERVER_ADDRESS": ray_head.dashboard, "RAY_AUTH_MODE": "token"}
+    env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_MODE"}  # the script knows of the token
+    env |= {"RAY_API_SERVER_ADDRESS": ray_head.dashboard}
     env |= {"RAY": str(Path(sys.executable).parent / "ray"), "REEMBED": python, "PYTHON": sys.executable}
     for overrides, status in (([], 0), (["model.poling=cls"], 2)):
         ended = subprocess.run(

@@ -58,6 +58,11 @@ def footer_problem(stored: bytes, traits: FormatTraits) -> str | None:
     return None if traits.signature and stored.startswith(traits.signature) else content_error(stored[:SIGNATURE_BYTES])
 
 
+def footer_ended(how: Exception) -> str:
+    """The problem of a footer that ended the isolated process which parsed it."""
+    return f"its footer is corrupt: parsing it {how}"
+
+
 def decompressed_head(data: bytes, codec: str, limit: int) -> bytes:
     """At most `limit` bytes of what a compressed stream's beginning holds; the stream may be cut, or break, anywhere."""
     head = bytearray()

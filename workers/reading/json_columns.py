@@ -20,10 +20,11 @@ from workers.reading.columns import Column
 from workers.reading.line_records import Bad, Convert, take
 from workers.reading.notation import MISFITS, from_text
 from workers.reading.source_rows import SourceRows
-from workers.reading.typed.json_values import SURROGATE, encodes, json_column, kind_of
+from workers.reading.typed.json_values import SURROGATE, json_column, kind_of
 from workers.reading.widening import Family, family
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
+from workers.storage.uris import is_utf8
 
 
 def parse_object(data: bytes, what: str) -> dict[str, Any] | Bad:
@@ -86,7 +87,7 @@ def _texts(values: list[Any], label: str) -> Column:
         bad: dict[int, str] = {}
         for place, value in enumerate(values):
             if isinstance(value, str):
-                if not encodes(value):
+                if not is_utf8(value):
                     bad[place] = label + SURROGATE
             elif value is not None:
                 bad[place] = f"{label} is not a string but {kind_of(value)}"

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from workers.reading.typed.nested import map_type
 from workers.reading.typed.type_names import shown_name, shown_type
 from workers.reading.widening import Family, family
 
@@ -125,17 +126,7 @@ def array_of(values: Sequence[Any], target: pa.DataType) -> pa.Array:
 
 def _stored_type(target: pa.DataType) -> pa.DataType:
     """Without the extension types inside, of which pa.array makes no values."""
-    if isinstance(target, pa.BaseExtensionType):
-        return target.storage_type
-    match family(target):
-        case Family.STRUCT:
-            return pa.struct([field.with_type(_stored_type(field.type)) for field in target.fields])
-        case Family.MAP:
-            return pa.map_(target.key_type, _stored_type(target.item_type))
-        case Family.LIST if not pa.types.is_fixed_size_list(target):
-            return pa.list_(_stored_type(target.value_type)) if pa.types.is_list(target) else target
-        case _:
-            return target
+    return map_type(target, lambda kind: kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind)
 
 
 def from_text(text: str, target: pa.DataType) -> Any:

@@ -16,7 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from workers.errors import ObjectError
-from workers.reading.first_look import HEAD_BYTES, first_look, footer_problem
+from workers.host.isolated_process import IsolatedProcess, ProcessEnded
+from workers.reading.first_look import HEAD_BYTES, first_look, footer_ended, footer_problem
+from workers.reading.footers.facts import FooterReader
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.signatures import SIGNATURE_BYTES
 from workers.reading.source_rows import RowChunk, SourceRows, kept_bytes, text_bytes, validate_rows
@@ -64,7 +66,32 @@ def _source_rows(piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
         except ObjectError as error:
             if traits.footer is None or error.rows_read or stream.failure is not None:
                 raise
-            raise ObjectError(stream.uri, footer_problem(stream.head(SIGNATURE_BYTES), traits) or error.reason) from None
+            other = footer_problem(stream.head(SIGNATURE_BYTES), traits)
+            if other is None and piece.rows is None and piece.stop == piece.size:  # as planned where its footer is not good
+                other = _as_planned(stream, traits.footer, plan)
+            raise ObjectError(stream.uri, other or error.reason) from None
+
+
+def _as_planned(stream: SourceStream, reader: FooterReader, plan: ReadPlan) -> str | None:
+    """The problem with an object's footer, in the words of planning; None: its footer is good.
+
+    Raises: what reading from the stream raises.
+    """
+
+    def read(start: int, stop: int) -> bytes:
+        stream.seek(start)
+        return stream.read(stop - start)
+
+    footer = reader.fetch(read, stream.size)
+    if isinstance(footer, str):
+        return footer
+    others = [*plan.keep.names, *([plan.corpus.id] if plan.corpus.id else [])]
+    try:
+        with IsolatedProcess() as isolated:
+            (facts,) = isolated.call(reader.parse, [(footer, stream.size)], plan.corpus.text, others)
+    except ProcessEnded as ended:
+        return footer_ended(ended)
+    return facts if isinstance(facts, str) else None
 
 
 class _WindowCutter:

@@ -34,6 +34,8 @@ from enum import Enum, auto
 import pyarrow as pa
 import pyarrow.types as pt
 
+from workers.reading.typed.nested import map_type
+
 RULES = 2  # of this module and of those that convert values: raised when they publish another value for the same source
 MOST_DIGITS = 76  # of a decimal
 _SIGNED = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
@@ -111,23 +113,19 @@ def output_type(kind: pa.DataType) -> pa.DataType:
 
     Extension types stay: they say what the values mean. Seconds become milliseconds: Parquet has no timestamps in seconds.
     """
+    return map_type(kind, _plain)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
     kind = decoded_type(kind)
-    if isinstance(kind, pa.BaseExtensionType):
-        return kind
     if pt.is_large_string(kind) or pt.is_string_view(kind):
         return pa.string()
     if pt.is_large_binary(kind) or pt.is_binary_view(kind):
         return pa.binary()
     if pt.is_timestamp(kind) and kind.unit == "s":
         return pa.timestamp("ms", kind.tz)
-    if isinstance(kind, pa.StructType):
-        return pa.struct([item.with_type(output_type(item.type)) for item in kind.fields])
-    if isinstance(kind, pa.MapType):
-        return pa.map_(output_type(kind.key_type), output_type(kind.item_type))
-    if isinstance(kind, pa.FixedSizeListType):
-        return pa.list_(output_type(kind.value_type), kind.list_size)
-    if family(kind) is Family.LIST:
-        return pa.list_(output_type(kind.value_type))
+    if family(kind) is Family.LIST and not isinstance(kind, pa.FixedSizeListType):
+        return pa.list_(kind.value_type)
     return kind
 
 

@@ -20,7 +20,7 @@ from workers.errors import UsageError
 from workers.storage.client import filesystem, no_object
 from workers.storage.local_listing import LocalFiles, find_files, is_hidden
 from workers.storage.table_folders import ICEBERG_FOLDER, folders_above, is_iceberg, table_markers, tables_in
-from workers.storage.uris import hide_users, redact
+from workers.storage.uris import hide_users, is_utf8, redact
 
 _INFO_THREADS = 16  # requests in flight for objects whose listing tells no size
 _Details = dict[str, Any]
@@ -163,21 +163,13 @@ def refuse_nothing(fs: Any, found: Found, path: str, uri: str) -> NoReturn:
 
 def refuse_odd_names(names: Sequence[str]) -> None:
     """Raises: UsageError: names that no URI, manifest or quarantine file can hold."""
-    odd = [name for name in names if not _is_utf8(name)]
+    odd = [name for name in names if not is_utf8(name)]
     if odd:
         shown = odd[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
         raise UsageError(
             f"{shown}{more}: the file name is not UTF-8; rename it, e.g. by `convmv -f latin1 -t utf8 --notest`"
         )
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def name_of(fs: Any, path: str, uri: str, options: Mapping[str, Any], retry_seconds: float) -> Callable[[str], str]:

@@ -4,6 +4,7 @@ scheme_of        what stands before `://`
 redact           a URI without user, password and query
 refuse_secrets   UsageError for a URI that holds a password or a signature
 hide_secrets     any text, such as a client's error message, with the credentials in it masked
+is_utf8          whether a name, or any string, can be stored at all
 """
 
 from __future__ import annotations
@@ -28,6 +29,15 @@ def scheme_of(uri: str) -> str:
     """The scheme of a URI, in lower case; "" for a local path, whatever colons its names hold."""
     found = _SCHEME.match(uri)
     return found.group().lower() if found else ""
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a string is valid Unicode: file names and JSON can hold half of a surrogate pair, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def redact(uri: str) -> str:

@@ -18,11 +18,13 @@ import pytest
 from jobs.corpus import footers
 from jobs.corpus.discovery import Corpus, check_partitions, discover
 from jobs.driver import preflight
+from jobs.planning.sharding import cut
 from tests.fuzz.originals import ROWS, originals
 from tests.jobs.source_files import TEXTS, config, jsonl, parquet
 from workers.config import SourceFormat
-from workers.errors import UsageError
+from workers.errors import ObjectError, UsageError
 from workers.reading.footers.facts import TAIL_BYTES
+from workers.reading.reader import read_windows
 
 
 def names(corpus: Corpus) -> list[str]:
@@ -110,6 +112,10 @@ def test_unreadable_footer_is_kept_as_a_problem_and_named(
     (message,) = [record.message for record in caplog.records]
     assert "b.parquet" in message
     assert "write the object again" in message
+    (shard,) = cut(corpus, 1 << 20, id_given=False)
+    with pytest.raises(ObjectError) as refused:
+        list(read_windows(shard, corpus.read_plan, {}))
+    assert refused.value.reason == corpus.objects[1].problem, "the quarantine has the reason that planning gave"
 
 
 def deadly(data: bytes) -> bytes:

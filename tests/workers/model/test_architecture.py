@@ -108,7 +108,7 @@ def test_the_pooler_of_a_classifier_at_plan(minilm: Path, tmp_path: Path) -> Non
 
 
 def test_families_whose_vectors_version_0_1_made_otherwise_have_a_revision() -> None:
-    """Commit 8645ff9 was run over the models of tests/workers/many_families.py: these differ from transformers by 0.04 to 0.5."""
+    """Commit 8645ff9 was run over the models of tests/workers/many_families.py: these were off by 0.04 to 0.5."""
     for family in ("gpt2", "gpt_neo", "gptj", "gpt_bigcode", "openai-gpt", "codegen", "ctrl", "xlm", "flaubert", "xlnet",
                    "fnet", "funnel", "yoso", "convbert", "mobilebert", "of_next_year"):  # fmt: skip
         assert engine_revision({"model_type": family}) == "alone"

@@ -21,11 +21,13 @@ from workers.reading.footers.arrow import batch_rows, fetch_footer, kind_of, par
 from workers.reading.footers.facts import FooterReader
 from workers.reading.formats.traits import FormatTraits, Split, always
 from workers.reading.source_rows import SourceRows
+from workers.reading.typed.nested import map_type
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice
 from workers.storage.stream import SourceStream
 
 _END_BYTES = 8
+_AS_BYTES = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
 
 
 def read_arrow(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _compression: str | None) -> Iterator[SourceRows]:
@@ -134,20 +136,8 @@ def _as_binary(array: pa.Array) -> pa.Array:
 
 
 def _binary_type(kind: pa.DataType) -> pa.DataType:
-    plain = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}.get(kind)
-    if plain is not None:
-        return plain
-    if isinstance(kind, pa.StructType):
-        return pa.struct([field.with_type(_binary_type(field.type)) for field in kind.fields])
-    if isinstance(kind, pa.MapType):
-        return pa.map_(_binary_type(kind.key_type), _binary_type(kind.item_type))
-    if isinstance(kind, pa.FixedSizeListType):
-        return pa.list_(_binary_type(kind.value_type), kind.list_size)
-    if isinstance(kind, pa.ListType):
-        return pa.list_(_binary_type(kind.value_type))
-    if isinstance(kind, pa.LargeListType):
-        return pa.large_list(_binary_type(kind.value_type))
-    return kind
+    """Of the same buffers, with bytes in place of strings at any depth."""
+    return map_type(kind, lambda inner: _AS_BYTES.get(inner, inner))
 
 
 TRAITS = FormatTraits(

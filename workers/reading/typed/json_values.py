@@ -17,6 +17,7 @@ import pyarrow.types as pt
 from workers.reading.columns import Column
 from workers.reading.notation import MISFITS, UnknownKey, column_of, from_json
 from workers.reading.typed.type_names import shown_type
+from workers.storage.uris import is_utf8
 
 SURROGATE = " is not valid Unicode (half of a surrogate pair)"
 _KINDS = {"str": "string", "dict": "object", "list": "array", "NoneType": "null", "bool": "boolean", "float": "number"}
@@ -27,15 +28,6 @@ def kind_of(value: Any) -> str:
     """The JSON kind of a parsed value: string, number, boolean, null, array or object."""
     name = type(value).__name__
     return _KINDS.get(name, "number" if name == "int" else name)
-
-
-def encodes(value: str) -> bool:
-    """Whether a string is valid Unicode: JSON can hold half of a surrogate pair, UTF-8 cannot."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def json_column(values: list[Any], target: pa.DataType) -> Column:
@@ -82,6 +74,6 @@ def _flat_kinds(target: pa.DataType) -> set[type]:
 
 def _misfit(value: Any, target: pa.DataType) -> str:
     with contextlib.suppress(RecursionError):
-        if not encodes(json.dumps(value, ensure_ascii=False)):
+        if not is_utf8(json.dumps(value, ensure_ascii=False)):
             return SURROGATE
     return f": a value of type {kind_of(value)} does not fit {shown_type(target)}"
