@@ -3,6 +3,7 @@
 encoder                      the entry: precision, batches, what happens when the device runs out of memory
 attempts                     one batch: vectors, or whose fault it is that there are none
 device.in_flight             vectors on their way from the device to the host, while it computes the next call
+device.overflow              documents that float16 cannot hold, once more in float32
 batching, budget             lengths -> batches; how many tokens a batch may have
 checkpoint                   the weights, loaded once
 inputs                       what a model is given beside token ids

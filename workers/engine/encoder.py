@@ -34,6 +34,7 @@ from workers.engine.batching import Layout, mixed_batches, plan_batches, positio
 from workers.engine.budget import choose_batch_tokens
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.device.in_flight import Arrivals, Arrived, CudaLane, Landing, Pending, Ring
+from workers.engine.device.overflow import Overflow
 from workers.engine.heads import Heads
 from workers.engine.kernels.packing import pack
 from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool
@@ -48,6 +49,8 @@ from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges
 # delays one batch only, and the Python code of one batch overlaps with the matrix products of others.
 MOST_AT_ONCE = 4
 MIXED = 4  # golden sequences in a padded batch: a short one beside one that is several times as long
+OVERFLOWS = (Precision.FLOAT16,)  # ends at 65,504; the others reach as far as float32
+EXACT_TOKENS = 8192  # of a batch in float32 of what overflows. Fixed: the same bits on every attempt
 _log = logging.getLogger(__name__)
 
 
@@ -63,6 +66,9 @@ class EncoderOptions:
 
 class Encoder:
     """One model on one device: the first visible CUDA device, else the CPU."""
+
+    _checkpoint: Checkpoint  # until a way to run the model is chosen
+    _overflow: Overflow | None
 
     def __init__(
         self, files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts, options: EncoderOptions | None = None
@@ -81,6 +87,7 @@ class Encoder:
             self.precision, self._forward = check.choose_precision()
             limit = options.batch_tokens
             self.batch_tokens = choose_batch_tokens(self._forward, golden, self.device) if limit == "auto" else limit
+            self._overflow = self._mender(files, recipe, golden, options, check) if self.precision in OVERFLOWS else None
             self._move_heads()  # whichever device the last of the golden vectors were computed on
         except ReembedError:
             raise
@@ -112,6 +119,7 @@ class Encoder:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._recipe, self._lowered = recipe, False
         self._ring: Ring | None = None
+        self._overflow = None
         at_once = min(threads, MOST_AT_ONCE) if self.device.type == "cpu" else 1
         torch.set_num_threads(threads)  # of this thread; the threads below get their own share
         self._workers: ThreadPoolExecutor | None = None
@@ -188,7 +196,16 @@ class Encoder:
             vectors = arrivals.all()
         if self._averages_chunks:
             vectors = self._finish(mean_of_chunks(torch.from_numpy(vectors), tokens)).numpy()
-        return EncodedTexts(vectors, tokens.offsets if self._by_token else None, computed, refused)
+        encoded = EncodedTexts(vectors, tokens.offsets if self._by_token else None, computed, refused)
+        return self._overflow.mended(tokens, encoded) if self._overflow is not None else encoded
+
+    def _mender(
+        self, files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts, options: EncoderOptions, check: SelfCheck
+    ) -> Overflow:
+        """Embeds what overflows this precision by an encoder like this one in float32, which is loaded when needed."""
+        exact = EncoderOptions(Precision.FLOAT32, EXACT_TOKENS, options.threads, lambda: check.reference)
+        load = functools.partial(Encoder, files, recipe, golden, exact)
+        return Overflow(load, str(self.device), chunked=recipe.long_text is LongText.CHUNKS)
 
     @contextlib.contextmanager
     def _blaming_the_device(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from workers.errors import UsageError
 from workers.model.modules import ModuleSpec
+from workers.records.tokens import ranges
 
 _TOKENS, _VECTOR = "token_embeddings", "sentence_embedding"  # keys of sentence-transformers' dictionary of features
 
@@ -49,8 +50,10 @@ class Heads:
                 states = normalize(states, dim=-1)
             else:
                 states = module({_TOKENS: states, "sentence_lengths": lengths})[_TOKENS]
-        real_BT = torch.arange(states.shape[1]) < lengths[:, None]
-        return states[real_BT.to(states.device)]
+        longest = states.shape[1]  # of the states: an LSTM gives no more positions than the longest sequence has
+        places = ranges(np.arange(len(lengths_B)) * longest, lengths_B)  # a mask would make the host wait for the device
+        places_T = torch.from_numpy(places).to(states.device, non_blocking=True)
+        return states.flatten(0, 1).index_select(0, places_T)
 
     def on_vectors(self, vectors_BD: Tensor) -> Tensor:
         """[B, D] -> [B, D'] pooled vectors."""

@@ -104,9 +104,9 @@ def _weighted_mean(hidden: HiddenStates) -> Tensor:
     """Weights are positions 1, 2, … in the sequence. Excluding a prompt does not change the positions of other tokens."""
     first_B = torch.cat([hidden.ends_B.new_zeros(1), hidden.ends_B[:-1]])
     lengths_B = hidden.ends_B - first_B
-    position_T = torch.arange(1, len(hidden.last_TH) + 1, device=first_B.device) - torch.repeat_interleave(
-        first_B, lengths_B
-    )
+    tokens = len(hidden.last_TH)  # known here: CUDA would be asked, and waited for, how long the repetition is
+    first_T = torch.repeat_interleave(first_B, lengths_B, output_size=tokens)
+    position_T = torch.arange(1, tokens + 1, device=first_B.device) - first_T
     weights_T1 = position_T.to(torch.float32).unsqueeze(-1)
     return _reduce(hidden.last_TH * weights_T1, hidden, "sum") / _reduce(weights_T1, hidden, "sum").clamp(min=1)
 

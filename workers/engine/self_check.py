@@ -97,11 +97,14 @@ class SelfCheck:
             del self.__dict__["_reference"]
             return self._choose()
 
+    @property
+    def reference(self) -> NDArray[np.float32]:
+        """The vectors of the golden texts by transformers in float32."""
+        return self._reference
+
     def _choose(self) -> tuple[Precision, Forward]:
         reasons: list[str] = []
-        reference = (
-            self._reference
-        )  # first: it may be computed here, on the CPU, and take the modules around the model along
+        reference = self._reference  # first: it may be computed here, which takes the modules around the model to the CPU
         cuda = self._device.type == "cuda"
         for precision in candidates(self._wanted, cuda=cuda, bfloat16_cpu=_multiplies_bfloat16()):
             for way in self._fitting_ways(precision):

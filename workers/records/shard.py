@@ -116,6 +116,7 @@ class Receipt:
     ended: float = 0.0  # Unix seconds, UTC
     probed: int = 0  # reused texts that were embedded again, to compare the vectors
     probe_cosine: float | None = None  # the smallest cosine among them
+    overflowed: int = 0  # documents beyond float16's range, embedded once more in float32
     absent: tuple[str, ...] | None = None  # kept columns that no source row of the shard has; None: of an earlier version
 
     def to_json(self) -> bytes:

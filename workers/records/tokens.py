@@ -41,6 +41,7 @@ class EncodedTexts:
     offsets: NDArray[np.int64] | None  # pooling=tokens: [rows + 1], row r has vectors[offsets[r]:offsets[r + 1]]; else None
     padded_tokens: int  # positions the device computed, including padding
     refused: Mapping[int, str] = field(default_factory=dict)  # sequence -> why it has no vector; its row is NaN
+    overflowed: int = 0  # documents beyond float16's range, embedded once more in float32
 
 
 def text_of_rows(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.integer]:
@@ -57,6 +58,22 @@ def text_of_vectors(tokens: TokenizedTexts, encoded: EncodedTexts, chunked: bool
 def rows_of_texts(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.int64]:
     """[D] number of output rows of each text."""
     return np.bincount(text_of_rows(tokens, chunked), minlength=len(tokens.num_tokens)).astype(np.int64)
+
+
+def of_documents(tokens: TokenizedTexts, documents: NDArray[np.int64]) -> TokenizedTexts:
+    """These documents alone, ascending, with all their sequences."""
+    rows = np.flatnonzero(np.isin(tokens.document, documents))
+    lengths, owners = tokens.lengths[rows], tokens.document[rows]
+    return TokenizedTexts(
+        input_ids=tokens.input_ids[ranges(tokens.offsets[rows], lengths)],
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        document=np.searchsorted(documents, owners).astype(np.int32),
+        chunk_start=None if tokens.chunk_start is None else tokens.chunk_start[rows],
+        chunk_end=None if tokens.chunk_end is None else tokens.chunk_end[rows],
+        truncated=tokens.truncated[documents],
+        num_tokens=tokens.num_tokens[documents],
+        prompt_tokens=tokens.prompt_tokens,
+    )
 
 
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:

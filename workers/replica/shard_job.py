@@ -103,6 +103,7 @@ class ShardJob:
             tokens=int(tokens.num_tokens.sum()),
             padded_tokens=vectors.padded_tokens,
             probed=len(deduped.probes),
+            overflowed=vectors.overflowed,
         )
         if len(deduped.probes):
             with self._writer.cache.open_prefilled() as stored:
@@ -154,6 +155,7 @@ class ShardJob:
                 token_histogram=totals.token_histogram,
                 ended=round(time.time(), 3),
                 probed=counts["probed"],
+                overflowed=counts["overflowed"],
                 probe_cosine=self._probe_cosine,
                 absent=tuple(name for name in self._plan.keep.names if name not in self._seen),
             )

@@ -139,10 +139,9 @@ def pack(tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device) 
     host[:total] = torch.from_numpy(tokens.input_ids[ranges(tokens.offsets[rows], lengths_B)])
     host[total:] = torch.from_numpy(ranges(starts, lengths_B))
     both = host.to(device, non_blocking=True)  # ids and positions in one copy
-    cumulative = torch.from_numpy(offsets_B1.astype(np.int32))
-    if device.type == "cuda":
-        cumulative = cumulative.pin_memory().to(device, non_blocking=True)
-    return PackedBatch(both[:total], both[total:], lengths_B, offsets_B1, cumulative)
+    borders = torch.empty(len(offsets_B1), dtype=torch.int32, pin_memory=device.type == "cuda")
+    borders.copy_(torch.from_numpy(offsets_B1))
+    return PackedBatch(both[:total], both[total:], lengths_B, offsets_B1, borders.to(device, non_blocking=True))
 
 
 def _rounded(length: int) -> int:
