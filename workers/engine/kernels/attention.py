@@ -23,6 +23,7 @@ from workers.engine.kernels.packing import PackedBatch
 
 IMPLEMENTATION = "reembed_packed"  # not in transformers' registry of masks, so that it creates none
 SCORE_UNIT = math.log(2)  # scores of fused projections are exponents of 2, not of e: exp2 is faster
+_FLASH: Any = torch.ops.aten._flash_attention_forward  # the same arguments in torch 2.11 and 2.13
 LARGEST_HEAD = 256  # of FlashAttention-2
 LEAST_WEIGHT = 1e-36  # smaller sums consist of denormal numbers
 _SUM_COLUMNS = 16  # columns of ones appended to V; matrix products are fastest at multiples of 16
@@ -61,25 +62,23 @@ def varlen(
 
 
 def flash(
-    query_THd: Tensor,
-    key_THd: Tensor,
-    value_THd: Tensor,
-    cumulative_B1: Tensor,
-    longest: int,
-    scale: float,
-    window: int | None,
-) -> Tensor:
+    query_THd: Tensor, key_TGd: Tensor, value_TGd: Tensor, cumulative_B1: Tensor, longest: int, scale: float,
+    window: int | None, *, causal: bool = False,
+) -> Tensor:  # fmt: skip
     """As `varlen`, from cumulative lengths (int32) and the longest length: what torch.compile can follow.
 
     FlashAttention-2 as torch contains it (arXiv:2307.08691). torch.nn.attention.varlen calls the same operator through a
-    custom one, which costs the host 17 us a call and one more kernel. The first axis may be strided, as in a fused
-    projection.
+    custom one, which costs the host 17 us a call and one more kernel, and in torch 2.11 refuses shared heads, which the
+    operator takes. The first axis may be strided, as in a fused projection.
+
+    Args:
+        key_TGd: a head of keys and values may be shared by H / G adjacent heads of queries.
+        causal: tokens attend to no later ones.
     """
-    side = None if window is None else window - 1
-    run: Any = torch.ops.aten._flash_attention_forward
-    return run(  # type: ignore[no-any-return]
-        query_THd, key_THd, value_THd, cumulative_B1, cumulative_B1, longest, longest, 0.0, False, False,
-        scale=scale, window_size_left=side, window_size_right=side,
+    back = None if window is None else window - 1
+    return _FLASH(  # type: ignore[no-any-return]
+        query_THd, key_TGd, value_TGd, cumulative_B1, cumulative_B1, longest, longest, 0.0, causal and window is None, False,
+        scale=scale, window_size_left=back, window_size_right=0 if causal and window is not None else back,
     )[0]  # fmt: skip
 
 

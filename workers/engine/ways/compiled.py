@@ -58,11 +58,12 @@ class Compiled(Packed):
 
 
 def _attention(
-    _module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *, borders: Tensor, longest: int,
-    scaling: float | None = None, sliding_window: int | None = None, **_: Any,
+    module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, *, borders: Tensor, longest: int,
+    scaling: float | None = None, sliding_window: int | None = None, is_causal: bool | None = None, **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """transformers' interface of an attention function, which fixes the parameters: [1, H, T, d] -> [1, T, H, d]."""
     query_THd, key_THd, value_THd = (states[0].transpose(0, 1) for states in (query, key, value))
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    attended = attention.flash(query_THd, key_THd, value_THd, borders, longest, scale, sliding_window)
+    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    attended = attention.flash(query_THd, key_THd, value_THd, borders, longest, scale, sliding_window, causal=causal)
     return attended.unsqueeze(0), None

@@ -81,8 +81,26 @@ class StandIn:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     kernel = StandIn()
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+
+    def operator(*tensors: Any, scale: float, window_size_left: int | None, window_size_right: int | None) -> tuple[Tensor]:
+        """aten::_flash_attention_forward in the terms of varlen_attn; None is no bound, `causal` bounds the right side."""
+        *states, dropout, causal, debug = tensors
+        assert (dropout, debug) == (0.0, False)
+        left, right = (-1 if side is None else side for side in (window_size_left, window_size_right))
+        return (kernel(*states, scale=scale, window_size=(left, 0 if causal else right)),)
+
+    monkeypatch.setattr(attention, "_FLASH", operator)
     return kernel
+
+
+@pytest.mark.parametrize(("window", "sides"), [(None, (-1, 0)), (9, (8, 0))])
+def test_causal_flash_sees_no_later_tokens(stand_in: StandIn, window: int | None, sides: tuple[int, int]) -> None:
+    batch = packed_of([17, 5])
+    states = random_states(batch.tokens)
+    found = attention.flash(*states.unbind(1), batch.cumulative_B1, 17, 0.3, window, causal=True)  # type: ignore[misc]
+    expected = naive(states, [0, 17, 22], 0.3, lambda i, j: (j <= i) & (i - j < (window or 100)))
+    assert stand_in.windows == [sides]
+    assert (found - expected).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("window", [None, 1, 9, 16, 17, 100])
