@@ -37,7 +37,7 @@ from workers.engine.device.in_flight import Arrivals, Arrived, CudaLane, Landing
 from workers.engine.device.overflow import Overflow
 from workers.engine.heads import Heads
 from workers.engine.kernels.packing import pack
-from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool
+from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool, pools_half
 from workers.engine.self_check import SelfCheck, reference_vectors
 from workers.engine.ways.interface import Forward
 from workers.errors import ReembedError, ReplicaError, UsageError
@@ -320,7 +320,8 @@ class Encoder:
         recipe = self._recipe
         batch = pack(tokens, rows, self.device)
         states = self._forward(batch, layers=needs_layers(recipe.pooling))
-        last_TH = self._token_heads.on_tokens(states.last_TH.float(), batch.lengths_B)
+        half = not recipe.token_modules and pools_half(recipe.pooling, self.device)
+        last_TH = self._token_heads.on_tokens(states.last_TH if half else states.last_TH.float(), batch.lengths_B)
         if self._by_token:
             return self._finish(last_TH)
         ends_B = batch.cumulative_B1[1:].to(torch.int64)

@@ -12,8 +12,9 @@ With h_t the hidden states of the n tokens that count, at positions p_t = 1, 2, 
 The first six are those of sentence-transformers' Pooling; weighted_mean is SGPT's (arXiv:2202.08904). The last4 modes follow
 the feature-based experiments of BERT (arXiv:1810.04805, table 7).
 
-There is no padding to mask. Tokens of an excluded prompt form segments of their own, which are dropped. Hidden states must
-be float32: pooled in half precision, vectors have a 100 times larger error. Knows nothing of models or devices.
+There is no padding to mask. Tokens of an excluded prompt form segments of their own, which are dropped. Sums are taken in
+float32: pooled in half precision, vectors have a 100 times larger error. The mean on CUDA is one kernel, which reads states
+in half precision; other modes are given float32. Knows nothing of models.
 
 Shapes: B sequences, T tokens of the batch concatenated, H hidden size.
 """
@@ -33,7 +34,10 @@ from workers.records.tokens import TokenizedTexts
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
-    """Output of a forward pass, in float32. `layers` and `pooler_BH` only if a mode needs them (see needs_*)."""
+    """Output of a forward pass, in float32; `last_TH` in half precision where `pools_half`.
+
+    `layers` and `pooler_BH` only if a mode needs them (see needs_*).
+    """
 
     last_TH: Tensor
     starts_B: Tensor  # int64, first token of each sequence that counts (after an excluded prompt); at most its end
@@ -58,6 +62,15 @@ def pool(hidden: HiddenStates, modes: tuple[Pooling, ...]) -> Tensor:
     """
     pooled = [_POOLINGS[mode](hidden) for mode in modes]
     return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1)
+
+
+def pools_half(modes: tuple[Pooling, ...], device: torch.device) -> bool:
+    """Whether `pool` takes the last layer's states in half precision on this device, and sums them in float32 itself."""
+    if modes != (Pooling.MEAN,) or device.type != "cuda":
+        return False
+    from workers.engine.kernels import triton_rows  # imports Triton, if there is one
+
+    return triton_rows.why_unusable(device) is None
 
 
 def needs_layers(modes: tuple[Pooling, ...]) -> bool:
@@ -89,6 +102,10 @@ def _cls(hidden: HiddenStates) -> Tensor:
 
 
 def _mean(hidden: HiddenStates) -> Tensor:
+    if hidden.last_TH.dtype is not torch.float32:  # see pools_half
+        from workers.engine.kernels import triton_rows
+
+        return triton_rows.segment_mean(hidden.last_TH.contiguous(), hidden.starts_B, hidden.ends_B)
     return _mean_of(hidden.last_TH, hidden)
 
 

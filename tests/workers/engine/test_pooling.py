@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from workers.config import Pooling
-from workers.engine.pooling import HiddenStates, pool
+from workers.engine.kernels import torch_rows, triton_rows
+from workers.engine.pooling import HiddenStates, pool, pools_half
 
 LENGTHS = (1, 4, 7)
 ENDS = torch.tensor(LENGTHS).cumsum(0)
@@ -50,6 +51,23 @@ def test_against_a_loop(mode: Pooling) -> None:
     expected = np.stack([naive(state, mode, row) for row in range(3)])
     assert pooled.dtype == torch.float32
     assert np.abs(pooled.numpy() - expected).max() < 1e-5
+
+
+def test_the_mean_of_half_precision_is_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one kernel on CUDA, here by its counterpart; with an excluded prompt, and a sequence that has nothing else."""
+    cuda, usable = torch.device("cuda"), iter([None, "no C compiler"])
+    monkeypatch.setattr(triton_rows, "why_unusable", lambda _: next(usable))
+    assert pools_half((Pooling.MEAN,), cuda)
+    assert not pools_half((Pooling.MEAN,), cuda)
+    assert not pools_half((Pooling.MEAN,), torch.device("cpu"))
+    assert not pools_half((Pooling.MEAN, Pooling.MAX), cuda)
+    monkeypatch.setattr(triton_rows, "segment_mean", torch_rows.segment_mean)
+    states = torch.randn(9, 16, generator=torch.Generator().manual_seed(1)).half()
+    hidden = HiddenStates(states, torch.tensor([2, 4, 6]), torch.tensor([4, 4, 9]), skip=2)
+    found = pool(hidden, (Pooling.MEAN,))
+    exact = torch.stack([states[2:4].double().mean(0), torch.zeros(16).double(), states[6:9].double().mean(0)])
+    assert found.dtype is torch.float32
+    assert torch.allclose(found.double(), exact, rtol=1e-6, atol=1e-7)
 
 
 def test_several_modes_are_concatenated_in_order() -> None:

@@ -26,6 +26,7 @@ from workers.engine.kernels.relative import RelativeBias
 
 IMPLEMENTATION = "reembed_packed"  # not in transformers' registry of masks, so that it creates none
 SCORE_UNIT = math.log(2)  # scores of fused projections are exponents of 2, not of e: exp2 is faster
+_FLASH: Any = torch.ops.aten._flash_attention_forward  # the same arguments in torch 2.11 and 2.13
 LARGEST_HEAD = 256  # of FlashAttention-2
 LEAST_WEIGHT = 1e-36  # smaller sums consist of denormal numbers
 _MORE = ("position_bias", "s_aux", "sinks", "softcap", "indices", "block_indices")  # what models may ask of their attention
@@ -96,12 +97,11 @@ def flash(
     """As `varlen`, from cumulative lengths (int32) and the longest length: what torch.compile can follow.
 
     FlashAttention-2 as torch contains it (arXiv:2307.08691). torch.nn.attention.varlen calls the same operator through a
-    custom one, which costs the host 17 us a call and one more kernel. The first axis may be strided, as in a fused
-    projection. Heads may share keys, and a window that ends at the token itself is causal (its flash_api.cpp).
+    custom one, which costs the host 17 us a call and one more kernel, and in torch 2.11 refuses shared heads, which the
+    operator takes. The first axis may be strided, as in a fused projection. A window that ends at the token itself is causal.
     """
     back = -1 if window is None else window - 1
-    run: Any = torch.ops.aten._flash_attention_forward
-    return run(  # type: ignore[no-any-return]
+    return _FLASH(  # type: ignore[no-any-return]
         query_THd, key_TGd, value_TGd, cumulative_B1, cumulative_B1, longest, longest, 0.0, False, False,
         scale=scale, window_size_left=back, window_size_right=0 if causal else back,
     )[0]  # fmt: skip

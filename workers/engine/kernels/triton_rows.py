@@ -18,12 +18,14 @@ Shapes: T tokens, H size of a row, V words, P positions, B segments.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from workers.engine.kernels import torch_rows
 from workers.engine.kernels.float8 import FLOAT8, LARGEST, LEAST_REACH, Codes
 from workers.engine.kernels.torch_rows import Norm
 
@@ -125,6 +127,24 @@ def _segment_mean_kernel(states, starts, ends, out, H: tl.constexpr, ROWS: tl.co
         first += ROWS
     count = tl.maximum(end - start, 1).to(tl.float32)
     tl.store(out + segment * H + c, tl.sum(sums, 0) / count, c < H)
+
+
+@functools.cache
+def why_unusable(device: torch.device) -> str | None:
+    """Why the kernels cannot be used on this CUDA device; None: one of them was built, run, and gave the right numbers.
+
+    Triton calls a C compiler at its first kernel and writes to a cache folder, either of which a machine may lack.
+    """
+    if why_absent is not None:
+        return why_absent
+    states, starts, ends = torch.arange(96.0).view(12, 8), torch.tensor([0, 5]), torch.tensor([5, 12])
+    try:
+        found = segment_mean(states.to(device), starts.to(device), ends.to(device)).cpu()
+    except Exception as error:  # noqa: BLE001 - of the compiler, the loader, the file system, the driver
+        return f"Triton's kernels cannot be run on {device} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    if not torch.allclose(found, torch_rows.segment_mean(states, starts, ends)):
+        return f"Triton's kernels compute wrong numbers on {device}"
+    return None
 
 
 def block_of(width: int) -> tuple[int, int]:

@@ -71,10 +71,10 @@ def fused_cuda_ways(weights: BertWeights, precision: Precision) -> tuple[type[Fu
 
 
 def why_not_fused() -> str | None:
-    """Why these layers cannot be used on CUDA here; None: they can."""
+    """Why these layers cannot be used on this replica's GPU; None: they can."""
     from workers.engine.kernels import triton_rows  # imports Triton, if there is one
 
-    return triton_rows.why_absent
+    return triton_rows.why_unusable(torch.device("cuda"))
 
 
 def why_not_float8(weights: BertWeights | None, capability: tuple[int, int] | None) -> str | None:

@@ -89,7 +89,7 @@ class StandIn:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     kernel = StandIn()
-    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", kernel)
+    monkeypatch.setattr(attention, "_FLASH", kernel)
     return kernel
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -26,6 +27,7 @@ interpreted = pytest.mark.skipif(not INTERPRETS, reason="run by test_triton_inte
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed; torch's wheels for CUDA bring it"
 )
+CPU = torch.device("cpu")
 ROWS = [pytest.param(torch_rows, id="torch"), pytest.param(triton_rows, id="triton", marks=interpreted)]
 TYPES = {
     torch.float32: 2e-6,
@@ -119,6 +121,34 @@ def test_means_of_segments(rows: ModuleType, dtype: torch.dtype) -> None:
     for mean, start, end in zip(found, starts.tolist(), ends.tolist(), strict=True):
         exact = states[start:end].double().mean(0) if end > start else torch.zeros(200, dtype=torch.float64)
         assert torch.allclose(mean.double(), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    triton_rows.why_unusable.cache_clear()
+    yield
+    triton_rows.why_unusable.cache_clear()
+
+
+@pytest.mark.usefixtures("asked_anew")
+def test_a_device_that_cannot_run_the_kernels_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_rows, "why_absent", "Triton cannot be imported (No module named 'triton')")
+    assert triton_rows.why_unusable(CPU) == triton_rows.why_absent
+    monkeypatch.setattr(triton_rows, "why_absent", None)
+    triton_rows.why_unusable.cache_clear()
+
+    def failing(*_: Tensor) -> Tensor:
+        raise OSError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(triton_rows, "segment_mean", failing)
+    expected = "Triton's kernels cannot be run on cpu (OSError: Failed to find C compiler. Please specify via CC)"
+    assert triton_rows.why_unusable(CPU) == expected
+    triton_rows.why_unusable.cache_clear()
+    monkeypatch.setattr(triton_rows, "segment_mean", lambda states, starts, _: states[starts])
+    assert triton_rows.why_unusable(CPU) == "Triton's kernels compute wrong numbers on cpu"
+    triton_rows.why_unusable.cache_clear()
+    monkeypatch.setattr(triton_rows, "segment_mean", torch_rows.segment_mean)
+    assert triton_rows.why_unusable(CPU) is None
 
 
 def test_a_product_of_codes() -> None:

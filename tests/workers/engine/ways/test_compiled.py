@@ -20,9 +20,11 @@ CPU = torch.device("cpu")
 
 
 def dense(
-    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, cumulative_B1: Tensor, _: int, scale: float, window: int | None
-) -> Tensor:
+    query_THd: Tensor, key_THd: Tensor, value_THd: Tensor, cumulative_B1: Tensor, _: int, scale: float, window: int | None,
+    *, causal: bool,
+) -> Tensor:  # fmt: skip
     """What torch's kernel computes on CUDA, with a mask over all pairs of tokens."""
+    assert not causal
     places = torch.arange(query_THd.shape[0])
     owner = torch.bucketize(places, cumulative_B1[1:], right=True)
     mask = owner[:, None] == owner

@@ -99,7 +99,7 @@ def test_the_tanh_form_is_offered_where_it_differs() -> None:
 
 
 def test_what_float8_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_rows, "why_absent", None)
+    monkeypatch.setattr(triton_rows, "why_unusable", lambda _: None)
     weights = weights_of(model_of("Bert"))
     assert why_not_float8(weights, (9, 0)) is None
     assert why_not_float8(weights, (8, 9)) is None
@@ -107,7 +107,7 @@ def test_what_float8_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "only BERT" in (why_not_float8(None, (9, 0)) or "")
     config = transformers.BertConfig(**{**TINY, "intermediate_size": 40})
     assert "40 channels" in (why_not_float8(weights_of(of_config(config)), (9, 0)) or "")
-    monkeypatch.setattr(triton_rows, "why_absent", "Triton cannot be imported (No module named 'triton')")
+    monkeypatch.setattr(triton_rows, "why_unusable", lambda _: "Triton cannot be imported (No module named 'triton')")
     assert "Triton" in (why_not_float8(weights, (9, 0)) or "")
 
 

@@ -38,7 +38,7 @@ def bert() -> Checkpoint:
 
 @pytest.fixture
 def with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_rows, "why_absent", None)
+    monkeypatch.setattr(triton_rows, "why_unusable", lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_ways_of_other_families() -> None:
 
 def test_without_triton(bert: Checkpoint, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Said once, however often it is asked."""
-    monkeypatch.setattr(triton_rows, "why_absent", "Triton cannot be imported (No module named 'triton')")
+    monkeypatch.setattr(triton_rows, "why_unusable", lambda _: "Triton cannot be imported (No module named 'triton')")
     supported._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
