@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import subprocess
@@ -24,6 +25,11 @@ _ASKED_ONCE = (
 )  # fmt: skip
 _ASKED = ("power.draw", "clocks.sm", "clocks.mem", "utilization.gpu", "temperature.gpu")
 _PERIOD_MS = 500
+EXPECTED = (  # what the product and Ray import; without Ray and what only it needs, end_to_end alone cannot run
+    "triton", "transformers", "tokenizers", "sentence_transformers", "flash_attn", "pyarrow", "pydantic", "tenacity",
+    "psutil", "yaml", "typer", "rich", "fsspec", "filelock", "packaging", "ray", "msgpack", "google.protobuf", "requests",
+    "jsonschema", "attrs", "click",
+)  # fmt: skip
 
 
 class Timing(NamedTuple):
@@ -57,6 +63,7 @@ def facts() -> Iterator[tuple[str, Any]]:
     """Section: the device as torch and the driver describe it, and the host's processor."""
     host = hardware()
     yield "host", {"cpu": host["cpu"], "cores": host["cores"], "memory_bytes": host["memory_bytes"]}
+    yield "absent_packages", [name for name in EXPECTED if not _is_there(name)]
     yield "torch", {"version": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     if not CUDA:
         yield "device", "cpu"
@@ -68,6 +75,13 @@ def facts() -> Iterator[tuple[str, Any]]:
         "second_cache_bytes": getattr(found, "L2_cache_size", None),
     }  # fmt: skip
     yield "driver", dict(zip(_ASKED_ONCE, _ask(_ASKED_ONCE), strict=False))
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is what it is part of
+        return False
 
 
 def _ask(fields: tuple[str, ...]) -> list[str]:
