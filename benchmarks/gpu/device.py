@@ -77,6 +77,14 @@ def facts() -> Iterator[tuple[str, Any]]:
     yield "driver", dict(zip(_ASKED_ONCE, _ask(_ASKED_ONCE), strict=False))
 
 
+def _number(text: str) -> float | None:
+    """None: the driver says that there is no such figure here ("[N/A]")."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _is_there(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
@@ -97,7 +105,7 @@ class Meter:
     """Power, clocks, utilisation and temperature twice a second, into a file and for `during`. Nothing without a GPU."""
 
     def __init__(self, file: Path) -> None:
-        self._seen: list[tuple[float, list[float]]] = []
+        self._seen: list[tuple[float, list[float | None]]] = []
         self._process: subprocess.Popen[str] | None = None
         if not CUDA:
             return
@@ -112,10 +120,7 @@ class Meter:
         with file.open("w") as out:
             out.write(",".join(("seconds", *_ASKED)) + "\n")
             for line in self._process.stdout if self._process and self._process.stdout else ():
-                try:
-                    values = [float(part) for part in line.split(",")]
-                except ValueError:  # "[N/A]"
-                    continue
+                values = [_number(part) for part in line.split(",")]
                 now = time.monotonic()
                 self._seen.append((now, values))
                 out.write(f"{now:.1f},{line.strip()}\n")
@@ -126,8 +131,8 @@ class Meter:
         rows = [values for moment, values in list(self._seen) if moment >= time.monotonic() + since]
         if not rows:
             return None
-        columns = dict(zip(_ASKED, zip(*rows, strict=True), strict=True))
-        return {name: {"median": statistics.median(seen), "max": max(seen)} for name, seen in columns.items()}
+        columns = {name: [row[at] for row in rows if row[at] is not None] for at, name in enumerate(_ASKED)}
+        return {name: {"median": statistics.median(seen), "max": max(seen)} for name, seen in columns.items() if seen}
 
     def close(self) -> None:
         if self._process is not None:
