@@ -80,6 +80,9 @@ def _products(tokens: int, inputs: int, outputs: int, *, activated: bool) -> dic
         rows, columns = torch.ones(tokens, 1, device=DEVICE), torch.ones(1, outputs, device=DEVICE)
         out = torch.bfloat16  # a scale a row has no other output
         kinds["FP8, a scale a tensor"] = lambda: torch._scaled_mm(x8, weight8.t(), scale, scale, out_dtype=out)
+        kinds["FP8, a scale a tensor, fast sums"] = lambda: torch._scaled_mm(
+            x8, weight8.t(), scale, scale, out_dtype=out, use_fast_accum=True
+        )
         kinds["FP8, a scale a row"] = lambda: torch._scaled_mm(x8, weight8.t(), rows, columns, out_dtype=out)
         kinds["FP8, a scale a row, fast sums"] = lambda: torch._scaled_mm(
             x8, weight8.t(), rows, columns, out_dtype=out, use_fast_accum=True

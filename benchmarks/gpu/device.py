@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import statistics
 import subprocess
@@ -24,6 +25,11 @@ _ASKED_ONCE = (
 )  # fmt: skip
 _ASKED = ("power.draw", "clocks.sm", "clocks.mem", "utilization.gpu", "temperature.gpu")
 _PERIOD_MS = 500
+EXPECTED = (  # what the product and Ray import; without Ray and what only it needs, end_to_end alone cannot run
+    "triton", "transformers", "tokenizers", "sentence_transformers", "flash_attn", "pyarrow", "pydantic", "tenacity",
+    "psutil", "yaml", "typer", "rich", "fsspec", "filelock", "packaging", "ray", "msgpack", "google.protobuf", "requests",
+    "jsonschema", "attrs", "click",
+)  # fmt: skip
 
 
 class Timing(NamedTuple):
@@ -57,6 +63,7 @@ def facts() -> Iterator[tuple[str, Any]]:
     """Section: the device as torch and the driver describe it, and the host's processor."""
     host = hardware()
     yield "host", {"cpu": host["cpu"], "cores": host["cores"], "memory_bytes": host["memory_bytes"]}
+    yield "absent_packages", [name for name in EXPECTED if not _is_there(name)]
     yield "torch", {"version": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     if not CUDA:
         yield "device", "cpu"
@@ -68,6 +75,21 @@ def facts() -> Iterator[tuple[str, Any]]:
         "second_cache_bytes": getattr(found, "L2_cache_size", None),
     }  # fmt: skip
     yield "driver", dict(zip(_ASKED_ONCE, _ask(_ASKED_ONCE), strict=False))
+
+
+def _number(text: str) -> float | None:
+    """None: the driver says that there is no such figure here ("[N/A]")."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is what it is part of
+        return False
 
 
 def _ask(fields: tuple[str, ...]) -> list[str]:
@@ -83,7 +105,7 @@ class Meter:
     """Power, clocks, utilisation and temperature twice a second, into a file and for `during`. Nothing without a GPU."""
 
     def __init__(self, file: Path) -> None:
-        self._seen: list[tuple[float, list[float]]] = []
+        self._seen: list[tuple[float, list[float | None]]] = []
         self._process: subprocess.Popen[str] | None = None
         if not CUDA:
             return
@@ -98,10 +120,7 @@ class Meter:
         with file.open("w") as out:
             out.write(",".join(("seconds", *_ASKED)) + "\n")
             for line in self._process.stdout if self._process and self._process.stdout else ():
-                try:
-                    values = [float(part) for part in line.split(",")]
-                except ValueError:  # "[N/A]"
-                    continue
+                values = [_number(part) for part in line.split(",")]
                 now = time.monotonic()
                 self._seen.append((now, values))
                 out.write(f"{now:.1f},{line.strip()}\n")
@@ -112,8 +131,8 @@ class Meter:
         rows = [values for moment, values in list(self._seen) if moment >= time.monotonic() + since]
         if not rows:
             return None
-        columns = dict(zip(_ASKED, zip(*rows, strict=True), strict=True))
-        return {name: {"median": statistics.median(seen), "max": max(seen)} for name, seen in columns.items()}
+        columns = {name: [row[at] for row in rows if row[at] is not None] for at, name in enumerate(_ASKED)}
+        return {name: {"median": statistics.median(seen), "max": max(seen)} for name, seen in columns.items() if seen}
 
     def close(self) -> None:
         if self._process is not None:

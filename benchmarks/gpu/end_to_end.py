@@ -1,6 +1,7 @@
 """`reembed embed` on a local Ray, files in and files out: with one replica on the GPU, and with four that share it.
 
-Each process has an interpreter, a writing thread and a CUDA context of its own, so four may feed what one cannot.
+Each process has an interpreter, a writing thread and a CUDA context of its own, so four may feed what one cannot. All cores
+are shared out among the replicas. A run that takes too long is ended with everything that it started.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ import gc
 import importlib.util
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ import torch
 import yaml
 
 from benchmarks.contestants.roster import surroundings
-from benchmarks.gpu.device import CUDA
+from benchmarks.contestants.stopwatch import run_timed
+from benchmarks.gpu.device import CUDA, cores
 from benchmarks.gpu.subject import Subject, expected_rate, rate_of
 from benchmarks.machine import ROOT
 
@@ -68,7 +68,8 @@ def _run(subject: Subject, corpus: Path, replicas: int, options: argparse.Namesp
     config = folder / f"embed_{replicas}.yaml"
     cluster: dict[str, Any] = {"address": "local"}
     if CUDA:
-        cluster |= {"gpus_per_replica": 1.0 / replicas, "replicas": replicas}
+        share = {"gpus_per_replica": 1.0 / replicas, "cpus_per_replica": max(1, cores() // replicas)}
+        cluster |= share | {"replicas": replicas}
     raw = {
         "corpus": {"uri": f"{corpus}/", "id": "id", "text": "text"}, "model": {"name": str(subject.bench.folder)},
         "output": {"uri": str(folder / f"output_{replicas}")}, "cluster": cluster,
@@ -76,17 +77,17 @@ def _run(subject: Subject, corpus: Path, replicas: int, options: argparse.Namesp
     config.write_text(yaml.safe_dump(raw))
     environment = surroundings() | {key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ}
     command = [sys.executable, "-m", "jobs.cli", "embed", str(config), "--json"]
-    began = time.perf_counter()
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=options.limit_seconds, check=False
-    )
-    wall = time.perf_counter() - began
-    if done.returncode:
-        raise RuntimeError(f"reembed ended with {done.returncode}: {done.stderr[-1500:]}")
-    summary = json.loads(done.stdout)
+    said, log = folder / f"said_{replicas}", folder / f"log_{replicas}"
+    timing = run_timed(command, environment, ROOT, said, log, options.limit_seconds)
+    wall = timing.seconds
+    if timing.exit_code:
+        raise RuntimeError(f"ended with {timing.exit_code} after {wall:.0f} s: {log.read_text(errors='replace')[-1500:]}")
+    summary = json.loads(said.read_text())
     encoding = summary["stage_seconds"].get("encode", 0.0) / replicas
     return {
         "precision": summary["model"]["precision"], "wall_seconds": round(wall, 2),
+        "cpu_seconds": round(timing.cpu_seconds, 1),
+        "cpu_us_a_document": round(1e6 * timing.cpu_seconds / summary["documents"], 1),
         "Mtok_s": round(summary["tokens_per_second"] / 1e6, 4), "Mtok_s_wall": round(summary["tokens"] / wall / 1e6, 4),
         "Mtok_s_while_encoding": round(summary["tokens"] / encoding / 1e6, 4) if encoding else None,
         "encoder_alone_Mtok_s": round(subject.rate / 1e6, 4),

@@ -29,7 +29,7 @@ from benchmarks.models import say
 from benchmarks.peers import find_model
 
 SMALL = ("tenacity", "pydantic", "pydantic-core", "annotated-types", "typing-inspection")
-RAYS = ("jsonschema", "jsonschema-specifications", "referencing", "rpds-py")
+RAYS = ("msgpack", "protobuf", "jsonschema", "jsonschema-specifications", "referencing", "rpds-py")
 GLIBC_UP_TO = 39  # of the machine: wheels built for any older glibc run there too
 LEFT_OUT_OF_MODEL = ("*.safetensors", "*.bin", "*.onnx", "*.msgpack", "openvino*", "README.md", "data_config.json")
 LEFT_OUT_OF_RAY = (".jar", ".js.map")  # of use to programs in Java, and to nobody

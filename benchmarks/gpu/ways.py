@@ -90,7 +90,7 @@ def _candidates(subject: Subject, *, compiled: bool) -> Iterator[tuple[str, Prec
 
 
 def _compiled(subject: Subject, precision: Precision) -> Forward:
-    """On a CPU the compiler's back end is left out: only the tracing is tried."""
+    """On a CPU the compiler's back end is left out and the attention is wrong: only the tracing is tried."""
     torch._dynamo.reset()
     model = subject.bench.transformer(subject.loaded, precision.value)
     return CompiledPacked(model, "inductor" if CUDA else "eager")
