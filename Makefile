@@ -17,6 +17,7 @@ WORKERS := 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
+COMPILED := workers/engine/kernels/attention.c $(addprefix workers/model/wordpiece/,wordpiece.c unicode_tables.h)
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
@@ -75,12 +76,12 @@ $(VENV)/.stamp-torch: constraints.txt | $(VENV)/.stamp-venv
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 
-$(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml workers/engine/kernels/attention.c
+$(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml $(COMPILED)
 	@echo "installing the project"
 	@$(PIP) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.stamp-dev: $(VENV)/.stamp-torch pyproject.toml workers/engine/kernels/attention.c
+$(VENV)/.stamp-dev: $(VENV)/.stamp-torch pyproject.toml $(COMPILED)
 	@echo "installing the project with its development tools"
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.stamp-demo
