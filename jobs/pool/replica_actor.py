@@ -6,6 +6,7 @@ settings hold credentials. The driver imports this module without torch; Replica
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ class ReplicaActor:
 
     def ready(self, settings: ReplicaSettings, name: str, resolved: ResolvedSettings | None) -> dict[str, Any]:
         """Load the model once, configure the replica when the run is resolved; returns the replica's facts."""
+        # read when `tokenizers` first encodes: else each replica of a node takes all its cores
+        os.environ.setdefault("RAYON_NUM_THREADS", str(max(settings.threads, 1)))
         from workers.replica.replica import Replica
 
         with self._loading:
