@@ -19,6 +19,7 @@ BIN := $(VENV)/bin
 # --no-compile: compiling every module of torch, Ray and transformers takes longer than all that is installed for; Python compiles
 # what is imported, once.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-compile -c constraints.txt
+COMPILED := $(wildcard workers/*/*.c workers/*/*/*.c workers/*/*/*.h)
 CANDIDATES := $(or $(PYTHON),python3 python3.13 python3.12 python3.11)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
 
@@ -78,12 +79,12 @@ $(VENV)/.stamp-torch: constraints.txt | $(VENV)/.stamp-venv
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
 	@touch $@
 
-$(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml workers/engine/kernels/attention.c workers/records/blake2.c
+$(VENV)/.stamp-demo: $(VENV)/.stamp-torch pyproject.toml $(COMPILED)
 	@echo "installing the project"
 	@$(PIP) -e '.[demo]'
 	@touch $@
 
-$(VENV)/.stamp-dev: $(VENV)/.stamp-torch pyproject.toml workers/engine/kernels/attention.c workers/records/blake2.c
+$(VENV)/.stamp-dev: $(VENV)/.stamp-torch pyproject.toml $(COMPILED)
 	@echo "installing the project with its development tools"
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.stamp-demo

@@ -23,7 +23,10 @@ from tests.shared import Shared
 
 PACKAGES = ("jobs", "workers")
 ENTRY = "reembed.py"  # outside both
-EXTENSION = "workers/engine/kernels/_attention" + sysconfig.get_config_var("EXT_SUFFIX")
+EXTENSIONS = [
+    name + sysconfig.get_config_var("EXT_SUFFIX")
+    for name in ("workers/engine/kernels/_attention", "workers/model/wordpiece/_wordpiece")
+]
 
 
 def source_files() -> list[str]:
@@ -66,7 +69,7 @@ def test_the_wheel_has_every_package_of_the_tree(wheel: Path) -> None:
     assert packages_of(names) == packages_of(source_files())
     data = {name for name in source_files() if not name.endswith(".py")}
     assert {"jobs/py.typed", "workers/py.typed"} <= data
-    assert sorted(set(names) - {EXTENSION}) == source_files()
+    assert sorted(set(names) - set(EXTENSIONS)) == source_files()
     assert ENTRY in zipfile.ZipFile(wheel).namelist()
 
 
@@ -77,9 +80,11 @@ def test_every_package_is_marked_by_an_init_file() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (ROOT / EXTENSION).exists(), reason="this checkout was installed without a C compiler")
-def test_the_wheel_has_the_compiled_kernel(wheel: Path) -> None:
-    assert EXTENSION in zipfile.ZipFile(wheel).namelist()
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_the_wheel_has_the_compiled_parts(wheel: Path, extension: str) -> None:
+    if not (ROOT / extension).exists():
+        pytest.skip("this checkout was installed without a C compiler")
+    assert extension in zipfile.ZipFile(wheel).namelist()
 
 
 @pytest.fixture(scope="session")

@@ -41,10 +41,14 @@ class DedupedWindow:
     row_U: Positions  # first cache row of each text; -1 for new ones until rows are assigned
     count_U: Positions  # number of cache rows, likewise 0
 
-    def texts(self) -> list[str]:
-        """What to tokenise and encode: [N + P], the probes last."""
+    def column(self) -> pa.ChunkedArray:
+        """The texts to tokenise and encode: [N + P], the probes last."""
         texts, chosen = self.window.table[TEXT], np.concatenate([self.new, self.probes])
-        listed: list[str] = (texts if len(self.new) == len(texts) else texts.take(pa.array(chosen))).to_pylist()
+        return texts if len(self.new) == len(texts) else texts.take(pa.array(chosen))
+
+    def texts(self) -> list[str]:
+        """The same as strings."""
+        listed: list[str] = self.column().to_pylist()
         return listed
 
     @property

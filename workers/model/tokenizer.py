@@ -8,21 +8,23 @@
 
 The prompt is prepended to the text and tokenised with it, as in sentence-transformers; later chunks repeat the prompt's
 tokens. The tokenizer is the one that transformers makes of the model's files (tokenizer_files.py), run by the `tokenizers`
-library; at load its tokens of the texts of proof are compared with transformers'. Knows nothing of batches, models or
-vectors.
+library; at load its tokens of the texts of proof are compared with transformers'. Where the compiled WordPiece (wordpiece/)
+is proved to make the same tokens, it encodes, and truncated documents are its output as it is: no clip, no assembly. Knows
+nothing of batches, models or vectors.
 
 Shapes: D documents, N sequences, T tokens.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
@@ -30,15 +32,17 @@ from workers.config import LongText
 from workers.errors import UsageError
 from workers.model.auto_tokenizer import LONG_TEXT, PROOF_TOKENS, Conversion
 from workers.model.recipe import EmbeddingRecipe
+from workers.model.text_pieces import groups, pieces, tail
 from workers.model.tokenizer_files import backend, read_conversion
 from workers.model.transformer_settings import read_transformer_settings
+from workers.model.wordpiece.library import Vocabulary
+from workers.model.wordpiece.proof import proven_vocabulary
 from workers.records.tokens import TokenizedTexts, ranges
 
 CLIP_CHARACTERS_A_TOKEN = 16  # a clip of this length nearly always has enough tokens; otherwise the whole text is encoded
 SEAM_CHARACTERS = 40  # of a piece, to see whether a tokenizer's tokens may be joined from pieces
 PIECE_CHARACTERS = 1 << 17  # longer texts are encoded in pieces: an Encoding takes some 100 bytes per token
 GROUP_CHARACTERS = 1 << 20  # of the texts encoded by one call
-_BOUNDARY = re.compile(r"(?<=[^\s])(?=[ \n])")  # no tokenizer family has tokens that cross the start of white space
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,8 @@ class _Windows:
 class TextTokenizer:
     """The model's tokenizer under one recipe. Not thread-safe."""
 
-    def __init__(self, folder: Path, recipe: EmbeddingRecipe) -> None:
-        """`folder` is the model's (ModelFiles.folder).
+    def __init__(self, folder: Path, recipe: EmbeddingRecipe, threads: int = 1) -> None:
+        """`folder` is the model's (ModelFiles.folder); `threads`: that the compiled WordPiece divides texts among.
 
         Raises:
             UsageError: unusable tokenizer files, or max_tokens too small for prompt, special tokens and chunk_overlap.
@@ -72,6 +76,7 @@ class TextTokenizer:
             self._prefix, self._suffix = _special_tokens(self._tokenizer)
         self._prove(conversion, folder / recipe.transformer)
         self._joins = self._joins_pieces()
+        self._compiled = proven_vocabulary(conversion.tokenizer, self._tokenizer, conversion.texts, threads)
         specials = len(self._prefix) + len(self._suffix)
         self._room = recipe.max_tokens - specials  # for prompt and content
         prompt = len(self._tokenizer.encode(recipe.prompt, add_special_tokens=False).ids) if recipe.prompt else 0
@@ -94,11 +99,22 @@ class TextTokenizer:
         """The largest id of the vocabulary, added tokens included."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
-    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Tokenise documents. Raises for no text: one without tokens becomes its special tokens."""
-        prompt = self._recipe.prompt
-        prompted = [prompt + text for text in texts] if prompt else texts
-        if self._recipe.long_text is LongText.TRUNCATE:
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled WordPiece encodes, not `tokenizers`."""
+        return self._compiled is not None
+
+    def tokenize(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> TokenizedTexts:
+        """Tokenise documents. Raises for no text: one without tokens becomes its special tokens.
+
+        `texts`: strings, or an Arrow column of them without nulls, of which the compiled WordPiece makes no Python objects.
+        """
+        prompt, truncate = self._recipe.prompt, self._recipe.long_text is LongText.TRUNCATE
+        if self._compiled is not None and truncate and not self._from_end:
+            return self._truncate(self._compiled, texts)
+        listed = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else texts
+        prompted = [prompt + text for text in listed] if prompt else listed
+        if truncate:
             contents = self._encode_clipped(prompted)
             lengths = np.fromiter((len(ids) for ids in contents), np.int64, len(contents))
             kept = np.minimum(lengths, self._room)
@@ -112,6 +128,35 @@ class TextTokenizer:
     def strings(self, ids: NDArray[np.int32] | Sequence[int]) -> list[str]:
         """The tokens' strings in the vocabulary (##ing, ▁the, Ġof)."""
         return [self._tokenizer.id_to_token(int(token)) or "" for token in ids]
+
+    def _truncate(self, compiled: Vocabulary, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> TokenizedTexts:
+        """Documents without windows, by the compiled WordPiece; texts that it leaves to `tokenizers` are put in between."""
+        column = _column(texts)
+        if self._recipe.prompt:
+            prompt, nothing = (pa.scalar(text, column.type) for text in (self._recipe.prompt, ""))
+            column = pc.binary_join_element_wise(prompt, column, nothing)
+        encoded = compiled.encode(column, self._room, before=self._prefix, after=self._suffix)
+        ids, truncated = encoded.ids, encoded.truncated
+        lengths = np.diff(encoded.ends, prepend=0)
+        if len(encoded.odd):
+            contents = self._encode_clipped(column.take(pa.array(encoded.odd)).to_pylist(), library=True)
+            parts, start = [], 0
+            for position, content in zip(encoded.odd, contents, strict=True):
+                end = encoded.ends[position]
+                parts += [ids[start:end], self._prefix, content[: self._room], self._suffix]
+                lengths[position] = sum(map(len, parts[-3:]))
+                truncated[position], start = len(content) > self._room, end
+            ids = np.concatenate([*parts, ids[start:]])
+        return TokenizedTexts(
+            input_ids=ids,
+            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            document=np.arange(len(lengths), dtype=np.int32),
+            chunk_start=None,
+            chunk_end=None,
+            truncated=truncated,
+            num_tokens=lengths.astype(np.int32),
+            prompt_tokens=self._prompt_tokens,
+        )
 
     def _chunks(self, texts: Sequence[str]) -> TokenizedTexts:
         """Windows over each text. `texts` begin with the prompt."""
@@ -165,25 +210,47 @@ class TextTokenizer:
             prompt_tokens=self._prompt_tokens,
         )
 
-    def _encode_clipped(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        """Content tokens [T] of each text: all, or at least one more than there is room for, which marks it as truncated."""
+    def _encode_clipped(self, texts: Sequence[str], *, library: bool = False) -> list[NDArray[np.int32]]:
+        """Content tokens [T] of each text: all, or at least one more than there is room for, which marks it as truncated.
+
+        `library`: by `tokenizers` in any case.
+        """
         limit = CLIP_CHARACTERS_A_TOKEN * self._recipe.max_tokens
+        encode = self._encode_by_library if library else self._encode
         if not self._joins:
-            return [ids for ids, _ in self._encode(texts, offsets=False)]
-        clips = [_tail(text, limit) if self._from_end else next(_pieces(text, limit)) for text in texts]
-        contents = [ids for ids, _ in self._encode(clips, offsets=False)]
+            return [ids for ids, _ in encode(texts, offsets=False)]
+        clips = [tail(text, limit) if self._from_end else next(pieces(text, limit)) for text in texts]
+        contents = [ids for ids, _ in encode(clips, offsets=False)]
         for index, (clip, text) in enumerate(zip(clips, texts, strict=True)):
             if len(clip) < len(text) and len(contents[index]) <= self._room:  # too few tokens in so many characters
-                contents[index] = next(self._encode([text], offsets=False))[0]
+                contents[index] = next(iter(encode([text], offsets=False)))[0]
         return contents
 
     def _encode(self, texts: Sequence[str], *, offsets: bool) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
         """Content tokens [T] of each text, in order, and their spans of characters [T, 2] (empty unless asked for)."""
+        if self._compiled is None:
+            yield from self._encode_by_library(texts, offsets=offsets)
+            return
+        nothing = np.empty(0, np.int32)
+        for group in groups(texts, GROUP_CHARACTERS):
+            encoded = self._compiled.encode(_column(group), before=nothing, after=nothing, spans=offsets)
+            odd, start = set(encoded.odd.tolist()), 0
+            for number, end in enumerate(encoded.ends.tolist()):
+                if number in odd:
+                    yield from self._encode_by_library([group[number]], offsets=offsets)
+                else:
+                    yield encoded.ids[start:end], encoded.spans[start:end]
+                start = end
+
+    def _encode_by_library(
+        self, texts: Sequence[str], *, offsets: bool
+    ) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+        """The same, by `tokenizers`."""
         encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
-        for group in _groups(texts):
-            pieces = [list(_pieces(text, PIECE_CHARACTERS)) if self._joins else [text] for text in group]
-            encodings = iter(encode(list(chain.from_iterable(pieces)), add_special_tokens=False))
-            for parts in pieces:
+        for group in groups(texts, GROUP_CHARACTERS):
+            cut = [list(pieces(text, PIECE_CHARACTERS)) if self._joins else [text] for text in group]
+            encodings = iter(encode(list(chain.from_iterable(cut)), add_special_tokens=False))
+            for parts in cut:
                 encoded = [(next(encodings), part) for part in parts]
                 ids = np.concatenate([np.array(encoding.ids, np.int32) for encoding, _ in encoded])
                 yield ids, _characters(encoded) if offsets else np.empty((0, 2), np.int64)
@@ -203,9 +270,18 @@ class TextTokenizer:
 
     def _joins_pieces(self) -> bool:
         """Whether the tokens of a text are those of its pieces. Not so for one that puts something before each piece."""
-        pieces = list(_pieces(LONG_TEXT, SEAM_CHARACTERS))
-        whole, *parts = self._tokenizer.encode_batch_fast([LONG_TEXT, *pieces], add_special_tokens=False)
+        cut = list(pieces(LONG_TEXT, SEAM_CHARACTERS))
+        whole, *parts = self._tokenizer.encode_batch_fast([LONG_TEXT, *cut], add_special_tokens=False)
         return list(whole.ids) == [token for part in parts for token in part.ids]
+
+
+def _column(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
+    """The texts as one Arrow array of strings."""
+    if not isinstance(texts, pa.Array | pa.ChunkedArray):
+        return pa.array(texts, pa.large_string())
+    if isinstance(texts, pa.Array):
+        return texts
+    return texts.chunk(0) if texts.num_chunks == 1 else pa.concat_arrays([pa.array([], texts.type), *texts.chunks])
 
 
 def _span(text: str, offsets_TX: NDArray[np.int64], start: int, length: int, prompt: int, *, leads: bool) -> tuple[int, int]:
@@ -238,45 +314,6 @@ def _leading(ends: NDArray[np.int64], border: int) -> int:
     """How many leading tokens end at or before the character `border`."""
     beyond = np.flatnonzero(ends > border)
     return int(beyond[0]) if len(beyond) else len(ends)
-
-
-def _pieces(text: str, size: int) -> Iterator[str]:
-    """The text in pieces of at least `size` characters; all but the last end before white space."""
-    start = 0
-    while len(text) - start > size:
-        boundary = _BOUNDARY.search(text, start + size)
-        if boundary is None:
-            break
-        yield text[start : boundary.start()]
-        start = boundary.start()
-    yield text[start:]
-
-
-def _tail(text: str, size: int) -> str:
-    """The end of the text, at least `size` characters, from the last white space before them that follows a word."""
-    end, reach = len(text) - size, 64
-    while end > 0:
-        start = max(end - reach, 0)
-        if borders := [found.start() for found in _BOUNDARY.finditer(text, start, end + 1)]:
-            return text[borders[-1] :]
-        if start == 0:
-            break
-        reach *= 8
-    return text
-
-
-def _groups(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in groups of at most GROUP_CHARACTERS; a longer text is a group of its own."""
-    group: list[str] = []
-    characters = 0
-    for text in texts:
-        if group and characters + len(text) > GROUP_CHARACTERS:
-            yield group
-            group, characters = [], 0
-        group.append(text)
-        characters += len(text)
-    if group:
-        yield group
 
 
 def _special_tokens(tokenizer: Tokenizer) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

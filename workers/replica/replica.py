@@ -77,7 +77,7 @@ class Replica:
         self._recipe = read_recipe(files, settings.model)
         self._store = Store(settings.output.uri, settings.output.storage_options)
         self._store.atomic_create = settings.atomic_create
-        self._tokenizer = TextTokenizer(files.folder, self._recipe)
+        self._tokenizer = TextTokenizer(files.folder, self._recipe, settings.threads)
         self._encoder = self._load(settings.precision)
         if self._encoder.dim != settings.dim:
             raise UsageError(
@@ -104,6 +104,7 @@ class Replica:
             "device": str(self._encoder.device),
             "precision": self._encoder.precision.value,
             "way": self._encoder.way,
+            "tokenizer": "compiled" if self._tokenizer.compiled else "tokenizers",
             "batch_tokens": self._encoder.batch_tokens,
             "loaded_seconds": round(self._loaded_seconds, 2),
         }
@@ -192,7 +193,7 @@ class Replica:
         """Tokenise the texts whose vectors are not in the shard's cache."""
         window, deduplicator = item
         deduped = deduplicator.deduplicate(window)
-        tokens = self._tokenizer.tokenize(deduped.texts())
+        tokens = self._tokenizer.tokenize(deduped.column())
         deduplicator.assign_rows(deduped, rows_of_texts(tokens, self._configured().schema.chunked))
         # probes are reused texts that are encoded again
         self._documents_spared += window.table.num_rows - len(deduped.new) - len(deduped.probes)

@@ -19,7 +19,7 @@ def _poison(module: ModuleType) -> None:
     poison = os.environ["REEMBED_POISON"]
 
     def poisoned(tokenizer: object, texts: Sequence[str]) -> object:
-        if any(poison in text for text in texts):
+        if any(poison in str(text) for text in texts):  # strings, or cells of an Arrow column
             if os.environ["REEMBED_POISON_HOW"] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ArithmeticError("the poison works")
