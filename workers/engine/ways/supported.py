@@ -16,7 +16,7 @@ from workers.engine.ways.packed import Packed
 
 def unpadded_ways(checkpoint: Checkpoint, *, cuda: bool, precision: Precision) -> Iterator[type[Fused] | type[Packed]]:
     """Ways without padding that the model seems to support, fastest first. Lazy: transformers is loaded only for Packed."""
-    fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and _fuses_bfloat16())
+    fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and fuses_bfloat16())
     if not cuda and fusible and checkpoint.bert() is not None:
         yield Fused
     if precision is not Precision.INT8 and not (cuda and precision is Precision.FLOAT32):
@@ -31,7 +31,7 @@ def _goes_through_interface(model: Any) -> bool:
     return bool(can_set is not None and can_set())
 
 
-def _fuses_bfloat16() -> bool:
+def fuses_bfloat16() -> bool:
     """Whether oneDNN's bfloat16 products run on this processor at all, even if emulated."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(supported and supported())
