@@ -1,6 +1,6 @@
-"""Calibration: precision, token budget and int8 scale, which only a replica can determine, before a run begins.
+"""Calibration: precision, way, token budget and int8 scale, which only a replica can determine, before a run begins.
 
-    calibrate        for a planned run: the first ready replica's precision and budget, and the scale of int8 vectors
+    calibrate        for a planned run: the first ready replica's precision, way and budget, and the scale of int8 vectors
     try_precision    for a run begun on a base: checks that a replica can work in the base's precision
 
 All replicas are started at once, so that none waits for the first; the pool keeps them. Every replica, and every later
@@ -37,6 +37,7 @@ class Calibration(NamedTuple):
     precision: str
     int8_scale: float | None  # None if vectors are not stored as int8
     batch_tokens: int
+    way: str | None  # how the model is run (workers/engine/trial.py)
 
 
 def calibrate(run: PlannedRun, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> Calibration:
@@ -48,7 +49,7 @@ def calibrate(run: PlannedRun, pool: ReplicaPool, shape: ReplicaShape, stop: Sto
     """
     replica, facts = _first_ready(run, pool, shape, stop)
     scale = _int8_scale(run, pool, replica) if run.config.output.vector is VectorType.INT8 else None
-    return Calibration(facts["precision"], scale, facts["batch_tokens"])
+    return Calibration(facts["precision"], scale, facts["batch_tokens"], facts.get("way"))
 
 
 def try_precision(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> None:

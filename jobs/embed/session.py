@@ -75,7 +75,7 @@ class Session:
     def begin(self, planned: PlannedRun, predicted: Callable[[], Mapping[str, Any]]) -> Run:
         """Calibrate and begin a run. Raises: as calibrate() and PlannedRun.begin()."""
         facts = calibrate(planned, self._pool, self._shape, self._driver.stop)
-        return planned.begin(facts.precision, facts.int8_scale, facts.batch_tokens, predicted())
+        return planned.begin(*facts, predicted=predicted())
 
     def embed(self, run: Run, receipts: Mapping[int, Receipt], work: Work) -> tuple[Mapping[int, str], Work]:
         """Embed every shard without a receipt. Returns the quarantined shards with reasons, and the work spent.
@@ -88,7 +88,7 @@ class Session:
             if run.took_precision and all(receipt.carried_from is not None for receipt in receipts.values()):
                 try_precision(run, self._pool, self._shape, self._driver.stop)
             batch_tokens = run.record.batch_tokens or LEAST_BATCH_TOKENS
-            self._pool.configure(ResolvedSettings(run.stamp, batch_tokens, run.record.nullable_elements))
+            self._pool.configure(ResolvedSettings(run.stamp, batch_tokens, run.record.nullable_elements, run.way))
             embedding = _Embedding(self._driver, run, receipts, work, self._shape, self._pool)
             embedding.run()
         finally:
@@ -222,6 +222,7 @@ def _settings(run: Run | PlannedRun, shape: ReplicaShape, reference: GoldenRefer
         dim=run.stamp.dim,
         precision=run.precision,
         batch_tokens=run.batch_tokens,
+        way=run.way,
         threads=shape.cpus,
         atomic_create=run.store.atomic_create,
         reference=reference,

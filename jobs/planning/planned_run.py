@@ -18,7 +18,7 @@ from jobs.planning.matching import KINDS, NEW, Reuse
 from jobs.planning.reuse import RECIPE, recipe_facts
 from jobs.planning.run import Run, RunOutline
 from jobs.state.manifest import save_manifest
-from jobs.state.records import NULLABLE_ELEMENTS, RunRecord, config_snapshot, create_run, plan_to_json
+from jobs.state.records import NULLABLE_ELEMENTS, WAY, RunRecord, config_snapshot, create_run, plan_to_json
 from jobs.state.stored_run import StoredRun
 from workers import __version__
 from workers.config import Auto, Precision
@@ -55,21 +55,27 @@ class PlannedRun(RunOutline):
         return self.config.model.batch_tokens
 
     @property
+    def way(self) -> None:
+        """Not known until a replica has tried."""
+        return None
+
+    @property
     def stamp(self) -> SnapshotStamp:
         """The stamp of its parts, except for precision and scale, which are not known yet."""
         return self.stamp_with("float32", None)
 
     def begin_on_base(self, predicted: Mapping[str, Any]) -> Run:
-        """Begin with the base's precision, scale and token budget. Raises: as begin()."""
+        """Begin with the base's precision, way, scale and token budget. Raises: as begin()."""
         if self.base is None:
             raise RuntimeError("the run has no base to begin on")
         base, budget = self.base.record, self.config.model.batch_tokens
         tokens = base.batch_tokens if budget == "auto" else budget
-        return self.begin(base.model["precision"], base.int8_scale, tokens, predicted)
+        return self.begin(base.model["precision"], base.int8_scale, tokens, base.way, predicted=predicted)
 
     def begin(
-        self, precision: str, int8_scale: float | None, batch_tokens: int | None, predicted: Mapping[str, Any] | None = None
-    ) -> Run:
+        self, precision: str, int8_scale: float | None, batch_tokens: int | None, way: str | None = None, *,
+        predicted: Mapping[str, Any] | None = None,
+    ) -> Run:  # fmt: skip
         """Store the manifest, then run.json. The settings of the first driver apply to all later ones.
 
         `predicted`: the expected cost of the run (prediction.py), for its report.
@@ -102,7 +108,7 @@ class PlannedRun(RunOutline):
             int8_scale=int8_scale,
             batch_tokens=batch_tokens,
             base=self.reuse.base if self.reuse else None,
-            extra=extra | ({"predicted": dict(predicted)} if predicted else {}),
+            extra=extra | ({"predicted": dict(predicted)} if predicted else {}) | ({WAY: way} if way else {}),
         )
         create_run(self.store, record)
         return Run(self.request, self.run_id, shards, self.plan, record)

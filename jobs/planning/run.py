@@ -126,6 +126,11 @@ class Run(RunOutline):
         return self.record.batch_tokens or self.config.model.batch_tokens
 
     @property
+    def way(self) -> str | None:
+        """The way to run the model that every replica takes; None in runs begun by an earlier version."""
+        return self.record.way
+
+    @property
     def stamp(self) -> SnapshotStamp:
         """What the footer of every part says of its origin."""
         return self.stamp_with(self.record.model["precision"], self.record.int8_scale)

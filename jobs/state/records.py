@@ -38,6 +38,7 @@ from workers.table.vector_identity import LATER_RECIPE, LATER_SETTINGS, as_first
 ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
 NULLABLE_ELEMENTS = "nullable_elements"  # in RunRecord.extra
+WAY = "way"  # in RunRecord.extra
 
 
 class RunState(StrEnum):
@@ -76,6 +77,12 @@ class RunRecord:
     def nullable_elements(self) -> bool:
         """Whether its parts declare the elements of their lists as nullable. Runs begun by version 0.1.0 do not tell."""
         return bool(self.extra.get(NULLABLE_ELEMENTS, True))
+
+    @property
+    def way(self) -> str | None:
+        """The way to run the model that the first replica settled; None: of a run begun by an earlier version."""
+        way = self.extra.get(WAY)
+        return way if isinstance(way, str) else None
 
     def facts(self) -> dict[str, Any]:
         """The facts that identify the run's snapshot, for summary.json and CURRENT.json."""

@@ -76,7 +76,7 @@ class HandSession:
 
     def begin(self, planned: PlannedRun, predicted: Callable[[], Mapping[str, Any]]) -> Run:
         scale = 0.01 if planned.config.output.vector == "int8" else None
-        return planned.begin("float32", scale, 1000, {})  # `predicted` loads a tokenizer in a process of its own
+        return planned.begin("float32", scale, 1000, predicted={})  # `predicted` loads a tokenizer in a process of its own
 
     def embed(self, run: Run, receipts: Mapping[int, Receipt], work: Work) -> tuple[Mapping[int, str], Work]:
         for shard in pending(run.shards, receipts):

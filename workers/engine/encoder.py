@@ -39,6 +39,7 @@ from workers.engine.heads import Heads
 from workers.engine.kernels.packing import pack
 from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool, pools_half
 from workers.engine.self_check import SelfCheck, reference_vectors
+from workers.engine.trial import Choice, recall, remember
 from workers.engine.ways.interface import Forward
 from workers.errors import ReembedError, ReplicaError, UsageError
 from workers.model.files import ModelFiles
@@ -62,6 +63,7 @@ class EncoderOptions:
     batch_tokens: int | Auto = "auto"  # limit of a batch
     threads: int | None = None  # torch's CPU threads; None: as torch is set
     reference: Callable[[], NDArray[np.float32] | None] | None = None  # see SelfCheck; None: computed here
+    way: str | None = None  # the run's settled way in `precision`; None: the fastest that passes
 
 
 class Encoder:
@@ -81,10 +83,18 @@ class Encoder:
         """
         options = options or EncoderOptions()
         self._open(files, recipe, golden, options.threads)
-        check = SelfCheck(self._checkpoint, golden, options.precision, self.device, self._golden_vectors, options.reference)
+        digest, wanted = files.weights_digest, options.precision
+        preferred = Choice(wanted, options.way) if options.way else recall(digest, wanted, self.device)
+        check = SelfCheck(
+            self._checkpoint, golden, wanted, self.device, self._golden_vectors, options.reference, preferred
+        )  # fmt: skip
         self._forward: Forward
         try:
             self.precision, self._forward = check.choose_precision()
+            if options.way not in (None, self.way):
+                _log.warning("%s: the run's way %s is not possible here; working by %s", self.device, options.way, self.way)
+            elif check.tried:
+                remember(Choice(self.precision, self.way), digest, wanted, self.device)
             limit = options.batch_tokens
             self.batch_tokens = choose_batch_tokens(self._forward, golden, self.device) if limit == "auto" else limit
             self._overflow = self._mender(files, recipe, golden, options, check) if self.precision in OVERFLOWS else None

@@ -6,6 +6,7 @@
                    families in which padding changes the other tokens; one sequence at a time
     3. device      on its device and in its precision the model must stay within the precision's tolerance; else the next
                    precision if `auto` leaves a choice, else the replica refuses to work
+    4. trial       where several ways, or on a CPU several precisions, are left, the fastest (trial.py)
 
 This detects families that ignore packed positions or let padding leak, kernels that mix sequences, and GPUs that compute
 wrongly, before anything is written.
@@ -28,13 +29,14 @@ from workers.engine.checkpoint import Checkpoint
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels.packing import pack
 from workers.engine.precision import candidates, out_of_tolerance
+from workers.engine.trial import Candidate, Choice, fastest
 from workers.engine.ways.by_runs import ByRuns
 from workers.engine.ways.fused import Fused
 from workers.engine.ways.fused_cuda import FusedCuda, why_not_float8
 from workers.engine.ways.interface import TOKEN_TYPES, Forward, takes
 from workers.engine.ways.padded import Padded
 from workers.engine.ways.pooler import OwnPooler
-from workers.engine.ways.supported import Unpadded, unpadded_ways
+from workers.engine.ways.supported import Unpadded, fuses_bfloat16, unpadded_ways
 from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
@@ -44,8 +46,8 @@ SAME = 1e-4  # largest accepted difference of float32 vectors, relative to the l
 # rounding errors are larger gets batches of one length, which are slower and not wrong.
 LEAK = 2e-5
 NO_INT8 = (
-    "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT and MPNet models have 8-bit products, "
-    "on x86 processors with AVX512; use bfloat16"
+    "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT and MPNet models have 8-bit products, on "
+    "processors for which oneDNN has them (x86 with AVX512); use auto"
 )
 _log = logging.getLogger(__name__)
 Embed = Callable[[Forward, TokenizedTexts, torch.device], NDArray[np.float32]]
@@ -62,15 +64,18 @@ class SelfCheck:
         embed: (way, texts, device) -> their vectors, from batches as mixed as the way's layout allows.
         reference: waits for `reference_vectors` that another process computes and returns them, or None. Called as late as
             possible.
+        preferred: the choice of the run, or of an earlier trial: if it passes, nothing else is tried.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, golden: TokenizedTexts, wanted: Precision, device: torch.device, embed: Embed,
-        reference: Callable[[], NDArray[np.float32] | None] | None = None,
+        reference: Callable[[], NDArray[np.float32] | None] | None = None, preferred: Choice | None = None,
     ) -> None:  # fmt: skip
         self._checkpoint, self._golden, self._wanted, self._device = checkpoint, golden, wanted, device
         self._embed, self._await_reference = embed, reference
         self._measured: dict[Way, bool] = {}
+        self._preferred = preferred
+        self.tried = False  # whether a trial decided
 
     def choose_precision(self) -> tuple[Precision, Forward]:
         """The first precision that is within its tolerance, and the way to run the model in it.
@@ -103,22 +108,45 @@ class SelfCheck:
         return self._reference
 
     def _choose(self) -> tuple[Precision, Forward]:
-        reasons: list[str] = []
         reference = self._reference  # first: it may be computed here, which takes the modules around the model to the CPU
+        reasons: list[str] = []
+        proved: list[Candidate] = []
         cuda = self._device.type == "cuda"
-        for precision in candidates(self._wanted, cuda=cuda, bfloat16_cpu=_multiplies_bfloat16()):
+        wanted = candidates(self._wanted, cuda=cuda, bfloat16_cpu=_computes_bfloat16())
+        if self._preferred is not None and self._preferred.precision in wanted:
+            found = self._of_name(self._preferred, reference)
+            if found is not None:
+                return found.precision, found.forward
+        for precision in wanted:
             for way in self._fitting_ways(precision):
                 forward = self._build(way, precision)
                 reason = self._flaw(forward, precision, reference)
                 if reason is None:
-                    for earlier in reasons:
-                        _log.warning("%s; working in %s", earlier, precision.value)
-                    return precision, forward
-                reasons.append(f"{self._device}, {forward.name}: {reason}")
-                if not cuda:
-                    break  # on a CPU another way in the same precision would be slower than the next precision
+                    proved.append(Candidate(precision, forward))
+                else:
+                    reasons.append(f"{self._device}, {forward.name}: {reason}")
+            if proved and (cuda or precision is not Precision.BFLOAT16):  # on a CPU float32 may be faster than bfloat16
+                break
+        if proved:
+            self.tried = len(proved) > 1
+            chosen = fastest(proved, self._golden, self._device)
+            for earlier in reasons:
+                _log.warning("%s; working in %s", earlier, chosen.precision.value)
+            return chosen.precision, chosen.forward
         hint = "; this device computes wrongly, or the model needs model.precision=float32"
         raise (ReplicaError if self._wanted is Precision.AUTO else PrecisionRefused)("; ".join(reasons) + hint)
+
+    def _of_name(self, choice: Choice, reference: NDArray[np.float32]) -> Candidate | None:
+        """The way of that name, if the model has it here and it passes."""
+        for way in self._fitting_ways(choice.precision):
+            forward = self._build(way, choice.precision)
+            if forward.name == choice.way:
+                reason = self._flaw(forward, choice.precision, reference)
+                if reason is None:
+                    return Candidate(choice.precision, forward)
+                _log.info("%s, %s: %s", self._device, forward.name, reason)
+                return None
+        return None
 
     @functools.cached_property
     def _reference(self) -> NDArray[np.float32]:
@@ -126,8 +154,10 @@ class SelfCheck:
         return received if received is not None else reference_vectors(self._checkpoint, self._golden, self._embed)
 
     def _fitting_ways(self, precision: Precision) -> Iterator[Way]:
-        """The ways without padding that reproduce the reference in float32 on the CPU, in their order; if there are none,
-        the first layout in which transformers' model does.
+        """The ways that reproduce the reference in float32 on the CPU: those without padding, in their order, or else the
+        first layout in which transformers' model does.
+
+        On a CPU only the first without padding: the next ones are slower, and loading transformers takes seconds.
 
         Raises:
             UsageError: none does.
@@ -137,6 +167,8 @@ class SelfCheck:
             if self._reproduces(way):
                 found = True
                 yield way
+                if self._device.type != "cuda":
+                    return
         if found:
             return
         if precision is Precision.INT8:
@@ -254,7 +286,7 @@ def _token_types(checkpoint: Checkpoint) -> TokenTypes | None:
     return checkpoint.token_types if takes(checkpoint.transformer(), TOKEN_TYPES) else None
 
 
-def _multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for bfloat16, so that it is not emulated."""
+def _computes_bfloat16() -> bool:
+    """Whether bfloat16 is worth a try: the processor multiplies it, or oneDNN has products that emulate it."""
     asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(bool(ask()) for ask in asked if ask is not None)
+    return fuses_bfloat16() or any(bool(ask()) for ask in asked if ask is not None)

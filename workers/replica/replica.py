@@ -78,7 +78,7 @@ class Replica:
         self._store = Store(settings.output.uri, settings.output.storage_options)
         self._store.atomic_create = settings.atomic_create
         self._tokenizer = TextTokenizer(files.folder, self._recipe, settings.threads)
-        self._encoder = self._load(settings.precision)
+        self._encoder = self._load(settings.precision, settings.way)
         if self._encoder.dim != settings.dim:
             raise UsageError(
                 f"model.name={files.name}: gives vectors of {self._encoder.dim} components, and its config.json says "
@@ -110,14 +110,15 @@ class Replica:
         }
 
     def configure(self, resolved: ResolvedSettings) -> None:
-        """Use the run's settings. If `auto` chose another precision here, the model is loaded again.
+        """Use the run's settings. If another precision or way was chosen here, the model is loaded again.
 
         Raises:
             ReplicaError: the run's precision is out of tolerance on this device.
         """
         precision = Precision(resolved.stamp.precision)
-        if precision is not self._encoder.precision:
-            self._encoder = self._load(precision)
+        wanted = (precision, resolved.way or self._encoder.way)
+        if wanted not in ((self._encoder.precision, self._encoder.way), self._asked):
+            self._encoder = self._load(precision, resolved.way)
         self._encoder.batch_tokens = resolved.batch_tokens
         output = self._settings.output
         schema = output_schema(
@@ -219,10 +220,11 @@ class Replica:
         finally:
             self._encoding_since = None
 
-    def _load(self, precision: Precision) -> Encoder:
+    def _load(self, precision: Precision, way: str | None) -> Encoder:
+        self._asked = (precision, way)  # a way that is not possible here is not asked for twice
         golden, settings = self._tokenizer.tokenize(GOLDEN_TEXTS), self._settings
         reference = functools.partial(await_golden_reference, settings.reference, self._files.weights_digest)
-        options = EncoderOptions(precision, settings.batch_tokens, settings.threads, reference)
+        options = EncoderOptions(precision, settings.batch_tokens, settings.threads, reference, way)
         return Encoder(self._files, self._recipe, golden, options)
 
     def _configured(self) -> ShardContext:

@@ -24,6 +24,7 @@ class ReplicaSettings:
     batch_tokens: int | Auto
     threads: int  # torch's CPU threads
     atomic_create: bool  # as the driver's probe of the store found
+    way: str | None = None  # of the run, once it is settled
     reference: GoldenReferenceFile | None = None  # of the golden texts, if replicas run on the driver's machine
 
     def settled(self, resolved: ResolvedSettings) -> ReplicaSettings:
@@ -38,3 +39,4 @@ class ResolvedSettings:
     stamp: SnapshotStamp
     batch_tokens: int
     nullable_elements: bool = False  # of the output's lists; see output_schema
+    way: str | None = None  # how the model is run; None: of a run begun by an earlier version

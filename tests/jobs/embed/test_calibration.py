@@ -23,7 +23,7 @@ from tests.jobs.source_files import jsonl
 from workers.errors import RunAborted, UsageError
 from workers.records.shard import ReplicaStats, Shard
 
-FACTS = {"precision": "bfloat16", "batch_tokens": 1234, "device": "cpu"}
+FACTS = {"precision": "bfloat16", "batch_tokens": 1234, "way": "fused bfloat16", "device": "cpu"}
 SHAPE = ReplicaShape(replicas=2, gpus=0.0, cpus=1)
 
 
@@ -87,7 +87,7 @@ def test_the_first_that_is_ready_decides(new_run: Callable[..., PlannedRun]) -> 
     run, pool = new_run(), Pool([], [Stats(0, ReplicaStats()), Ready(1, FACTS), Ready(0, FACTS | {"batch_tokens": 9})])
     facts = calibrate(run, pool)
     assert pool.started == [0, 1]
-    assert facts == ("bfloat16", None, 1234)
+    assert facts == ("bfloat16", None, 1234, "fused bfloat16")
     assert pool.sampled == []
     assert nothing_written(run)
     begun = run.begin(*facts)
@@ -95,6 +95,7 @@ def test_the_first_that_is_ready_decides(new_run: Callable[..., PlannedRun]) -> 
     stored = find_unfinished(run.store, run.request.settings)
     assert stored is not None
     assert (stored.model["precision"], stored.batch_tokens, stored.int8_scale) == ("bfloat16", 1234, None)
+    assert (stored.way, begun.way) == ("fused bfloat16", "fused bfloat16")
 
 
 def untried(run: PlannedRun, *answers: list[Event]) -> Pool:

@@ -21,7 +21,7 @@ def test_tokens_are_foretold_and_kept_with_the_run(tmp_path: Path, minilm: Path)
     predicted = predict(run)
     assert predicted["tokens"] == pytest.approx(400 * (4 * 9 + 2), rel=0.05)
     assert (predicted["replica_hours"], predicted["cost_usd"]) == (None, None)
-    run.begin("float32", None, 4096, predicted)
+    run.begin("float32", None, 4096, predicted=predicted)
     record = read_run(run.store, run.run_id)
     assert record is not None
     assert record.extra["predicted"] == predicted

@@ -24,7 +24,7 @@ ABORT = RunAborted("no document was embedded anywhere for 1800 s; look at the re
 @pytest.fixture
 def begun(tmp_path: Path, minilm: Path) -> Run:
     run = planned_run(tmp_path, minilm, price=1.0)
-    return run.begin("float32", None, 4096, {"tokens": 1234})
+    return run.begin("float32", None, 4096, predicted={"tokens": 1234})
 
 
 def _receipts(run: Run) -> dict[int, Receipt]:

@@ -282,7 +282,7 @@ def test_overflow_in_float16_falls_to_bfloat16(monkeypatch: pytest.MonkeyPatch, 
 
 def test_int8_of_a_family_without_8_bit_products(minilm: Path, tmp_path: Path) -> None:
     folder = save_family(minilm, tmp_path / "albert", FAMILIES["Albert"])
-    with pytest.raises(UsageError, match=r"model\.precision=int8: only BERT.*use bfloat16"):
+    with pytest.raises(UsageError, match=r"model\.precision=int8: only BERT.*use auto"):
         build(folder, precision="int8")
 
 

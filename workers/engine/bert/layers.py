@@ -5,8 +5,8 @@
     Embeddings      token ids and positions to the first hidden states
 
 In the feed-forward network of trained BERTs, one or two channels have values several times larger than all others. A single
-8-bit scale would leave the others few levels. The LOUD_CHANNELS largest channels are therefore computed in bfloat16, beside
-the 8-bit product: the decomposition of LLM.int8() (arXiv:2208.07339), with channels chosen once instead of for every batch.
+8-bit scale would leave the others few levels. The loudest channels are therefore divided into several columns of the second
+product, SPLIT_COLUMNS more in all (linear.SplitLinear).
 
 Shapes: T tokens, I hidden size, H heads, d size of a head, E size of an embedding.
 """
@@ -19,13 +19,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from workers.engine.bert.weights import EmbeddingWeights, LayerWeights
+from workers.engine.bert.weights import EmbeddingWeights, LayerWeights, Norm
 from workers.engine.kernels.attention import fused_attention
-from workers.engine.kernels.linear import ActivationRange, Linear, QuantizedLinear
+from workers.engine.kernels.linear import ActivationRange, Linear, QuantizedLinear, SplitLinear, split_of
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.kernels.relative import RelativeBias
+from workers.engine.kernels.rowwise import RowNorm, activate, add_norm
 
-LOUD_CHANNELS = 32  # of the feed-forward network's inner channels
+SPLIT_COLUMNS = 64  # added to the feed-forward network's inner channels
 TOKENS_MULTIPLE = 32
 
 
@@ -59,28 +60,35 @@ class QuantizedLayer:
 
     def __init__(self, weights: LayerWeights, seen: Sequence[ActivationRange]) -> None:
         self._heads, self._activation, self._bias = weights.heads, weights.activation, weights.bias
-        dtype = torch.bfloat16
-        self._attention_norm, self._output_norm = weights.attention_norm.to(dtype), weights.output_norm.to(dtype)
+        self._attention_norm, self._output_norm = _row_norm(weights.attention_norm), _row_norm(weights.output_norm)
         self._qkv = QuantizedLinear(*weights.qkv, seen[0], smooth=True)
         self._out = QuantizedLinear(*weights.out, seen[1], smooth=False)
         reach = torch.maximum(seen[3].least_I.abs(), seen[3].most_I.abs())
-        order = reach.argsort(descending=True, stable=True)
-        count = min(LOUD_CHANNELS, len(order) // 8)
-        loud, quiet = order[:count].sort().values, order[count:].sort().values
+        order, split = split_of(reach, min(SPLIT_COLUMNS, len(reach) // 8))
         (up, up_bias), (down, down_bias) = weights.up, weights.down
-        self._up = QuantizedLinear(up[quiet], up_bias[quiet], seen[2], smooth=True)
-        self._loud_up = Linear(up[loud], up_bias[loud], dtype)
-        within = ActivationRange(seen[3].least_I[quiet], seen[3].most_I[quiet])
-        self._down = QuantizedLinear(down[:, quiet], down_bias, within, smooth=False)
-        self._loud_down = Linear(down[:, loud], torch.zeros_like(down_bias), dtype)
+        self._up = QuantizedLinear(up[order], up_bias[order], seen[2], smooth=True)
+        within = ActivationRange(seen[3].least_I[order], seen[3].most_I[order])
+        self._down = SplitLinear(down[:, order], down_bias, within, split)
 
     def __call__(self, x_TI: Tensor, batch: PackedBatch) -> Tensor:
         """[T, I] in bfloat16."""
         attended = _attend(self._qkv(self._qkv.quantize(x_TI)), self._heads, batch, self._bias)
-        middle = self._attention_norm(self._out(self._out.quantize(attended), residual=x_TI))
-        wide = self._up(self._up.quantize(middle), activation=self._activation, quantized_for=self._down)
-        loud = self._loud_down(self._loud_up(middle, activation=self._activation), residual=middle)
-        return self._output_norm(self._down(wide, residual=loud))
+        middle, levels = add_norm(self._out(self._out.quantize(attended)), x_TI, self._attention_norm, self._up.inputs)
+        wide = activated(self._up(levels), self._activation)
+        with_gelu = self._activation == "gelu"
+        down = self._down(activate(wide, self._down.inputs, self._down.split, with_gelu=with_gelu))
+        return add_norm(down, middle, self._output_norm)[0]
+
+
+def activated(x: Tensor, activation: str) -> Tensor:
+    """In place, the activations that rowwise.activate does not have."""
+    if activation == "relu":
+        return x.relu_()
+    return torch.nn.functional.gelu(x, approximate="tanh") if activation == "gelu_tanh" else x
+
+
+def _row_norm(norm: Norm) -> RowNorm:
+    return RowNorm(norm.weight.float(), norm.bias.float(), norm.eps)
 
 
 def dense_layers(weights: Sequence[LayerWeights], dtype: torch.dtype) -> list[Layer]:

@@ -13,15 +13,19 @@ I inputs, O outputs.
 
 from __future__ import annotations
 
-import warnings
+import functools
+import heapq
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from workers.engine.kernels.rowwise import Quantizer, Split, quantize
+
 TYPICAL_TOKENS = 2048  # number of rows for which the weights' layout is chosen; any other works as well
-_LEVELS = 127
+_LEVELS, _LEVELS_PAIRED = 127, 63  # of weights; the second where a processor adds pairs of products in 16 bits
 ACTIVATIONS = {"none": "", "gelu": "none", "gelu_tanh": "tanh", "relu": ""}  # our name -> oneDNN's algorithm
 
 
@@ -58,46 +62,89 @@ class QuantizedLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor, seen: ActivationRange, *, smooth: bool) -> None:
         weight, least, most = weight.float(), seen.least_I.float(), seen.most_I.float()
-        self.smoothing_I: Tensor | None = None
+        share_I = torch.ones(weight.shape[1])
         if smooth:
             loud_I = torch.maximum(least.abs(), most.abs()).clamp(min=1e-6)
             share_I = (weight.abs().amax(0).clamp(min=1e-6) / loud_I).sqrt()
-            weight, least, most, self.smoothing_I = (
-                weight / share_I,
-                least * share_I,
-                most * share_I,
-                share_I.to(torch.bfloat16),
-            )
+            weight, least, most = weight / share_I, least * share_I, most * share_I
         low, high = min(float(least.min()), 0.0), max(float(most.max()), 1e-6)
-        self.scale = (high - low) / 255
-        self.zero = round(-low / self.scale)
-        self._scales_O = weight.abs().amax(1).clamp(min=1e-12) / _LEVELS
-        rounded = torch.round(weight / self._scales_O[:, None]).clamp(-_LEVELS, _LEVELS).to(torch.int8)
+        self._scale, levels = (high - low) / 255, _levels()
+        self.inputs = Quantizer(share_I / self._scale, round(-low / self._scale))
+        self._scales_O = weight.abs().amax(1).clamp(min=1e-12) / levels
+        rounded = torch.round(weight / self._scales_O[:, None]).clamp(-levels, levels).to(torch.int8)
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, [TYPICAL_TOKENS, weight.shape[1]])
         self._zeros_O = torch.zeros(len(self._scales_O), dtype=torch.int64)
         self._bias = bias.float()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns once that this function will move
-            self.quantize(torch.zeros(1, weight.shape[1]))
 
     def quantize(self, x_TI: Tensor) -> Tensor:
         """[T, I] -> uint8 [T, I]."""
-        x_TI = x_TI if self.smoothing_I is None else x_TI * self.smoothing_I
-        return torch.quantize_per_tensor(x_TI.float(), self.scale, self.zero, torch.quint8).int_repr()
+        return quantize(x_TI, self.inputs)
 
-    def __call__(
-        self, x_TI: Tensor, *, activation: str = "none", residual: Tensor | None = None,
-        quantized_for: QuantizedLinear | None = None,
-    ) -> Tensor:  # fmt: skip
-        """[T, O] in bfloat16, or in uint8 as input of the layer `quantized_for`. `x_TI` is uint8, `residual` bfloat16."""
+    def __call__(self, x_TI: Tensor) -> Tensor:
+        """uint8 [T, I] -> bfloat16 [T, O]."""
         run: Any = torch.ops.onednn.qlinear_pointwise
-        ours = (x_TI, self.scale, self.zero, self._weight, self._scales_O, self._zeros_O)
-        if residual is not None:
-            return run.binary(  # type: ignore[no-any-return]
-                *ours, residual, self._bias, 1.0, 0, torch.bfloat16, 1.0, 0, "add", 1.0, "none", [], ""
-            )
-        scale, zero, dtype = 1.0, 0, torch.bfloat16
-        if quantized_for is not None:
-            scale, zero, dtype = quantized_for.scale, quantized_for.zero, torch.uint8
-        kind, algorithm = activation.partition("_")[0], ACTIVATIONS[activation]
-        return run(*ours, self._bias, scale, zero, dtype, kind, [], algorithm)  # type: ignore[no-any-return]
+        return run(  # type: ignore[no-any-return]
+            x_TI, self._scale, self.inputs.zero, self._weight, self._scales_O, self._zeros_O, self._bias, 1.0, 0,
+            torch.bfloat16, "none", [], "",
+        )  # fmt: skip
+
+
+@functools.cache
+def _levels() -> int:
+    """Levels of weights with which 8-bit products are exact here.
+
+    Without VNNI, processors add two products in 16 bits, which two of 255 * 127 exceed (oneDNN: "Nuances of int8
+    computations"). It is measured: what oneDNN uses of a processor can be limited.
+    """
+    inputs, outputs = 64, 16
+    x, weight = torch.full((TYPICAL_TOKENS // 64, inputs), 255, dtype=torch.uint8), torch.full((outputs, inputs), 127)
+    packed = torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), list(x.shape))
+    ones, zeros = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int64)
+    run: Any = torch.ops.onednn.qlinear_pointwise
+    sums = run(x, 1.0, 0, packed, ones, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+    return _LEVELS if bool((sums == 255 * 127 * inputs).all()) else _LEVELS_PAIRED
+
+
+def split_of(reach_I: Tensor, budget: int) -> tuple[Tensor, Split]:
+    """Divides the channels of largest reach until `budget` columns are added: the order of channels, and how they are split.
+
+    reach_I: largest absolute value of each channel. Channels that stay whole come first, in their order. This is outlier
+    channel splitting (arXiv:1901.09504).
+    """
+    reach, parts = reach_I.double().numpy(), np.ones(len(reach_I), np.int64)
+    heap = [(-float(value), channel) for channel, value in enumerate(reach)]
+    heapq.heapify(heap)
+    for _ in range(budget):
+        channel = heap[0][1]
+        parts[channel] += 1
+        heapq.heapreplace(heap, (-float(reach[channel] / parts[channel]), channel))
+    loud = np.flatnonzero(parts > 1)
+    order = np.concatenate([np.flatnonzero(parts == 1), loud])
+    source = np.repeat(np.arange(len(loud)), parts[loud])
+    count = parts[loud][source]
+    number = np.arange(len(source)) - np.repeat(np.cumsum(parts[loud]) - parts[loud], parts[loud])
+    split = Split(
+        len(reach) - len(loud), *(torch.from_numpy(part) for part in (
+            source.astype(np.int32), (number + 0.5).astype(np.float32), (1 / count).astype(np.float32)
+        ))
+    )  # fmt: skip
+    return torch.from_numpy(order), split
+
+
+class SplitLinear:
+    """A QuantizedLinear whose loudest input channels are divided into several columns, so that one scale serves all.
+
+    Its inputs come from `activate`, with the channels in the order of `split_of`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, seen: ActivationRange, split: Split) -> None:
+        channel_C = split.order()
+        parts_C = torch.cat([torch.ones(split.quiet), 1 / split.share_C])
+        within = ActivationRange(seen.least_I[channel_C] / parts_C, seen.most_I[channel_C] / parts_C)
+        self._linear = QuantizedLinear(weight[:, channel_C], bias, within, smooth=False)
+        inputs = self._linear.inputs
+        self.inputs, self.split = Quantizer(inputs.factors_I[:1].expand(weight.shape[1]).contiguous(), inputs.zero), split
+
+    def __call__(self, x_TC: Tensor) -> Tensor:
+        """uint8 [T, C] -> bfloat16 [T, O]."""
+        return self._linear(x_TC)

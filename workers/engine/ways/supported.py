@@ -35,7 +35,7 @@ def unpadded_ways(checkpoint: Checkpoint, *, cuda: bool, precision: Precision, c
         return
     if precision is Precision.FLOAT8:
         return
-    fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and _fuses_bfloat16())
+    fusible = precision is Precision.FLOAT32 or (precision in (Precision.BFLOAT16, Precision.INT8) and fuses_bfloat16())
     weights = checkpoint.bert()
     if fusible and weights is not None:
         yield Fused
@@ -93,7 +93,7 @@ def _goes_through_interface(model: Any) -> bool:
     return flash or not any(hasattr(part, "is_causal") for part in model.modules())
 
 
-def _fuses_bfloat16() -> bool:
+def fuses_bfloat16() -> bool:
     """Whether oneDNN's bfloat16 products run on this processor at all, even if emulated."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(supported and supported())
