@@ -46,8 +46,8 @@ SAME = 1e-4  # largest accepted difference of float32 vectors, relative to the l
 # rounding errors are larger gets batches of one length, which are slower and not wrong.
 LEAK = 2e-5
 NO_INT8 = (
-    "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT and MPNet models have 8-bit products, on "
-    "processors for which oneDNN has them (x86 with AVX512); use auto"
+    "model.precision=int8: only BERT, RoBERTa, XLM-R, CamemBERT, ELECTRA, DistilBERT and MPNet models have 8-bit products, "
+    "on processors for which oneDNN has them (x86 with AVX512); use auto"
 )
 _log = logging.getLogger(__name__)
 Embed = Callable[[Forward, TokenizedTexts, torch.device], NDArray[np.float32]]

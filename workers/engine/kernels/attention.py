@@ -98,7 +98,7 @@ def flash(
 
     FlashAttention-2 as torch contains it (arXiv:2307.08691). torch.nn.attention.varlen calls the same operator through a
     custom one, which costs the host 17 us a call and one more kernel, and in torch 2.11 refuses shared heads, which the
-    operator takes. The first axis may be strided, as in a fused projection. A window that ends at the token itself is causal.
+    operator takes. The first axis may be strided, as in a fused projection. A window that ends at the token is causal.
     """
     back = -1 if window is None else window - 1
     return _FLASH(  # type: ignore[no-any-return]
