@@ -52,7 +52,13 @@ def peers(result: Result, source: str) -> str:
         f"{result['rows']:,} texts, {result['tokens']:,} tokens, of {result['corpus']}; {result['rounds']} rounds, "
         f"interleaved, file to file, start-up included; {where(result)} ({_link(source)})"
     )
-    return f"{told}:\n\n{markdown((*_peers_header(result, base), 'top-10 overlap'), lines)}"
+    return f"{told}:\n\n{markdown((*_peers_header(result, base), 'top-10 overlap'), lines)}{_left_out(result)}"
+
+
+def _left_out(result: Result) -> str:
+    """The peers that could not take part, each with the reason."""
+    reasons = [" ".join(str(reason).split()) for reason in result.get("left_out", {}).values()]
+    return f"\n\nLeft out: {'; '.join(reasons)}." if reasons else ""
 
 
 def _finished(result: Result) -> list[tuple[str, Mapping[str, Any]]]:

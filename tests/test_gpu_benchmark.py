@@ -48,9 +48,10 @@ def test_every_section_runs_on_a_cpu(tmp_path: Path, small_model: Path) -> None:
     assert set(SECTIONS) <= found.keys()
     name = f"{small_model.parent.name}/{small_model.name}"
     one: dict[str, dict[str, Any]] = {section: found[section].get(name, found[section].get("all")) for section in SECTIONS}
-    # 8 times: [CLS] and [SEP] beside "a short text 0" (4), "another …" (10 words and a comma, 1 number), 254 of 301 words
-    assert one["load"]["tokens"] == 8 * (2 + 4 + 2 + 12 + 256)
-    assert one["load"]["longest"] == 256
+    # 8 times: 4 and 11 tokens, the third cut where the model's positions end; [CLS] and [SEP] count
+    positions = json.loads((small_model / "config.json").read_text())["max_position_embeddings"]
+    assert one["load"]["tokens"] == 8 * (4 + 2 + 11 + 2 + positions)
+    assert one["load"]["longest"] == positions
     assert one["correctness"]["lengths"]["cosine_min"] > 0.999
     assert one["correctness"]["varlen, 32 components a head"]["worst_relative_error"] < 1e-5
     assert any(way.startswith("Packed ") for way in one["ways"])

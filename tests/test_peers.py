@@ -13,6 +13,7 @@ import pytest
 from benchmarks.contestants import environments, files
 from benchmarks.contestants.roster import ROSTER
 from benchmarks.peers import Race, _unfit
+from benchmarks.tables import RESULTS, peers, read_results
 
 CONTESTANTS = Path(environments.__file__).parent
 
@@ -73,3 +74,10 @@ def test_every_contestant_can_be_found() -> None:
 
 def test_the_longest_text_comes_first() -> None:
     assert files.by_length(["bb", "a", "dddd", "cc"]).tolist() == [2, 0, 3, 1]
+
+
+def test_the_table_names_who_was_left_out_and_why() -> None:
+    [(result, source), *_] = read_results(RESULTS, "peers")
+    assert "Left out" not in peers(result, source)
+    text = peers({**result, "left_out": {"daft": "daft: exit 1\nafter 3 s"}}, source)
+    assert text.endswith("\n\nLeft out: daft: exit 1 after 3 s.")

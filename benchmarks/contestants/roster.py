@@ -93,7 +93,7 @@ ROSTER = {
         Contestant("ray-data-bfloat16", "Ray Data + sentence-transformers, bf16", "ray_data", _BF16, packages=_RAY),
         Contestant(
             "fastembed",
-            "fastembed (ONNX Runtime)",
+            "fastembed, ONNX Runtime",
             "fastembed_onnx",
             _SMALL,
             environment="fastembed",
@@ -102,7 +102,7 @@ ROSTER = {
         ),
         Contestant(
             "embed-anything",
-            "EmbedAnything (ONNX Runtime)",
+            "EmbedAnything, ONNX Runtime",
             "embed_anything",
             {"backend": "onnx", **_SMALL},
             environment="embed-anything",
