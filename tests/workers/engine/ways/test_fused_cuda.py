@@ -162,8 +162,14 @@ def on_cuda(way: type[FusedCuda], weights: BertWeights, precision: Precision) ->
             return forward(batch, layers=True), calls.counts
 
 
-@pytest.mark.parametrize("name", ["Bert", "Roberta", "DistilBert", "Electra", "relu"])
-@pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT8])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        *((name, Precision.FLOAT16) for name in ("Bert", "Roberta", "DistilBert", "Electra", "relu")),
+        *((name, Precision.FLOAT8) for name in ("Bert", "Roberta", "Electra")),
+        ("Bert", Precision.BFLOAT16),
+    ],
+)
 @pytest.mark.usefixtures("cuda_guard")
 def test_the_calls_on_cuda(name: str, precision: Precision) -> None:
     """Four products and one attention a layer, the activation within the product; nothing waits for the device."""
@@ -242,6 +248,7 @@ def test_on_a_gpu_the_states_are_those_of_transformers(name: str, precision: Pre
 def test_on_a_gpu_the_row_kernels_are_those_of_torch() -> None:
     """At the sizes of real models, more rows than a wave of the GPU has programs."""
     device = torch.device("cuda")
+    triton_rows.why_unusable.cache_clear()  # fake tensors, of other tests, cannot be computed with
     assert triton_rows.why_unusable(device) is None
     generator = torch.Generator(device).manual_seed(3)
     for width in (384, 768, 1024, 4096):
