@@ -32,6 +32,7 @@ class Compiled(Packed):
     """transformers' model on packed tokens, compiled where it runs on CUDA. Also takes a `backend` of torch.compile."""
 
     warm_up_seconds = WARM_UP_SECONDS
+    on_cpu = Packed
 
     def __init__(
         self, model: Any, token_types: TokenTypes | None = None, pooler: OwnPooler | None = None, backend: Any = "inductor"

@@ -62,6 +62,7 @@ class FusedCudaEpilogue(FusedCuda):
     """The same, with GELU in its tanh form."""
 
     epilogue = True
+    on_cpu = FusedCuda  # where it computes the erf form as well
 
 
 def fused_cuda_ways(weights: BertWeights, precision: Precision) -> tuple[type[FusedCuda], ...]:

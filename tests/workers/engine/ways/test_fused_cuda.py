@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.workers.families import FAMILIES, TINY, of_config, of_lengths
 from workers.config import Precision
-from workers.engine.bert.weights import BertWeights
+from workers.engine.bert.weights import BertWeights, Norm
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.kernels import torch_rows, triton_rows
 from workers.engine.kernels.packing import PackedBatch, pack
@@ -162,8 +162,14 @@ def on_cuda(way: type[FusedCuda], weights: BertWeights, precision: Precision) ->
             return forward(batch, layers=True), calls.counts
 
 
-@pytest.mark.parametrize("name", ["Bert", "Roberta", "DistilBert", "Electra", "relu"])
-@pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT8])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [
+        *((name, Precision.FLOAT16) for name in ("Bert", "Roberta", "DistilBert", "Electra", "relu")),
+        *((name, Precision.FLOAT8) for name in ("Bert", "Roberta", "Electra")),
+        ("Bert", Precision.BFLOAT16),
+    ],
+)
 @pytest.mark.usefixtures("cuda_guard")
 def test_the_calls_on_cuda(name: str, precision: Precision) -> None:
     """Four products and one attention a layer, the activation within the product; nothing waits for the device."""
@@ -213,3 +219,53 @@ def test_float8_keeps_the_vectors_of_a_trained_model(minilm: Path) -> None:
 def pooled(states_TH: Tensor, batch: PackedBatch) -> Tensor:
     borders = batch.cumulative_B1.to(torch.int64)
     return torch_rows.segment_mean(states_TH, borders[:-1], borders[1:]).double()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT8])
+def test_on_a_gpu_the_states_are_those_of_transformers(name: str, precision: Precision) -> None:
+    """Both forms of GELU, against float32 on the CPU; a text's states do not depend on the other texts of its batch."""
+    device = torch.device("cuda")
+    model, weights = model_of(name), weights_of(model_of(name))
+    if precision is Precision.FLOAT8 and (reason := why_not_float8(weights, torch.cuda.get_device_capability())):
+        pytest.skip(reason)
+    tokens = of_lengths(np.array([60, 33, 16, 9, 1]))
+    batch = pack(tokens, np.arange(5), device)
+    with torch.inference_mode():
+        expected = Padded(model)(pack(tokens, np.arange(5), CPU), layers=False).last_TH
+        for way in fused_cuda_ways(weights, precision):
+            forward = way(weights, precision, device)
+            found = forward(batch, layers=True)
+            assert len(found.layers) == 4
+            cosines = torch.cosine_similarity(found.last_TH.float().cpu(), expected)
+            assert cosines.mean() >= (0.99 if precision is Precision.FLOAT8 else 0.999), way
+            alone = forward(pack(tokens, np.array([2]), device), layers=False).last_TH
+            assert torch.cosine_similarity(alone.float(), found.last_TH[93:109].float()).min() >= 0.9999
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_row_kernels_are_those_of_torch() -> None:
+    """At the sizes of real models, more rows than a wave of the GPU has programs."""
+    device = torch.device("cuda")
+    triton_rows.why_unusable.cache_clear()  # fake tensors, of other tests, cannot be computed with
+    assert triton_rows.why_unusable(device) is None
+    generator = torch.Generator(device).manual_seed(3)
+    for width in (384, 768, 1024, 4096):
+        x, residual = (torch.randn(20000, width, generator=generator, device=device).bfloat16() for _ in range(2))
+        bias, weight, shift = (torch.randn(width, generator=generator, device=device).bfloat16() for _ in range(3))
+        norm = Norm(weight, shift, 1e-12)
+        (found, codes), (expected, exact) = (
+            rows.add_norm_codes(x, bias, residual, norm) for rows in (triton_rows, torch_rows)
+        )
+        assert torch.equal(found, triton_rows.add_norm(x, bias, residual, norm))
+        assert (found.float() - expected.float()).abs().max() <= 0.02 * expected.float().abs().max()
+        assert torch.allclose(codes.scales_T1, exact.scales_T1, rtol=1e-5)
+        assert (codes.values_TH.float() != exact.values_TH.float()).float().mean() <= 1e-3
+        for activation in ("none", "gelu", "gelu_tanh", "relu"):
+            codes, exact = (rows.codes(x, activation) for rows in (triton_rows, torch_rows))
+            assert torch.allclose(codes.scales_T1, exact.scales_T1, rtol=1e-5)
+            assert (codes.values_TH.float() != exact.values_TH.float()).float().mean() <= 1e-3
+        ends = torch.arange(50, 20001, 50, device=device)
+        means, exact_means = (rows.segment_mean(x, ends - 50, ends) for rows in (triton_rows, torch_rows))
+        assert torch.allclose(means, exact_means, rtol=1e-5, atol=1e-5)

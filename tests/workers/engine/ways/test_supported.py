@@ -119,6 +119,7 @@ def test_a_way_that_fails_on_the_device_gives_way_to_the_next(
     with caplog.at_level(logging.WARNING):
         precision, forward = check.choose_precision()
     assert (precision, type(forward)) == (Precision.FLOAT16, Packed)
+    assert set(check._measured) == {FusedCuda, Packed}, "the two forms of GELU are one on the CPU"
     assert ["no C compiler" in caplog.messages[0], "no kernel image" in caplog.messages[1]] == [True, True]
 
 
