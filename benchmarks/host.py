@@ -15,8 +15,8 @@ Held lock: this process reads the word of CPython 3.11 that points to the thread
 memory, about every millisecond; the turn itself is not disturbed. On a loaded machine a thread that holds the lock may be
 waiting for a core, so that the share is too high there. CPU times hardly depend on the load.
 
-With --output on an object store, `while_parts_were_put` shows whether sending parts holds the encoder up: windows that were
-encoded in those seconds, and in all. One JSON object on stdout, progress on stderr.
+With --output on an object store and --rate, `while_parts_were_put` shows whether sending parts holds the encoder up: windows
+that were encoded in those seconds, and in all. One JSON object on stdout, progress on stderr.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def told(turns: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def while_parts_were_put(turns: list[dict[str, Any]]) -> dict[str, float]:
-    """How the encoder fared while at least one part was on its way to the store."""
+    """How the encoder fared while at least one part was on its way to the store, up to the last window."""
     seconds = windows = total = 0.0
     for turn in turns:
         spans = sorted(turn["trace"].get("put", []))
@@ -194,8 +194,19 @@ def while_parts_were_put(turns: list[dict[str, Any]]) -> dict[str, float]:
         "windows_encoded_meanwhile": windows,
         "windows": total,
         "windows_a_second_meanwhile": round(windows / seconds, 2) if seconds else 0.0,
-        "windows_a_second_in_all": round(total / sum(turn["seconds"] for turn in turns), 2),
+        "windows_a_second_in_all": round(total / sum(_encoding_seconds(turn) for turn in turns), 2),
+        "encoder_busy_share": round(sum(map(_busy_seconds, turns)) / sum(map(_encoding_seconds, turns)), 3),
     }
+
+
+def _encoding_seconds(turn: dict[str, Any]) -> float:
+    """From the first window's start to the last one's end."""
+    spans = turn["trace"]["pack"]
+    return float(max(stop for _, stop in spans) - min(start for start, _ in spans))
+
+
+def _busy_seconds(turn: dict[str, Any]) -> float:
+    return float(sum(stop - start for start, stop in turn["trace"]["pack"]))
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -219,7 +230,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
                     order = {
                         "corpus": str(source), "model": str(model), "folder": place, "dim": dim, "vector": vector,
                         "output": f"{options.output.rstrip('/')}/{next(numbers)}" if options.output else f"{place}/out",
-                        "shards": options.shards + 1, "null_tokenizer": options.null_tokenizer,
+                        "shards": options.shards + 1, "null_tokenizer": options.null_tokenizer, "rate": options.rate,
                     }  # fmt: skip
                     last = run_turn(checkout, order)
                 turns[side, dim, vector].append(last)
@@ -233,6 +244,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "model": f"{model.parent.name}/{model.name}",
         "rounds": options.rounds,
         "shards": options.shards,
+        "rate_of_encoder": options.rate,
         "tokenizer": "null" if options.null_tokenizer else "the model's",
         "output": options.output.partition(":")[0] if options.output else "local",
         "load": spread(loads),
@@ -266,6 +278,9 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=240_000, help="measured ones")
     parser.add_argument("--shards", type=int, default=4, help="measured ones; and one to warm")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--rate", type=float, help="the encoder answers like a device of so many tokens a second; else at once"
+    )
     parser.add_argument("--null-tokenizer", action="store_true", help="ids at once too: all other stages are the same")
     parser.add_argument("--output", help="empty folder of the parts, s3://bucket/folder for instance; else a local one")
     parser.add_argument("--folder", type=Path, help="of the local disk to write to; else the temporary folder")

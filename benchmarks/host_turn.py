@@ -137,11 +137,12 @@ class NullEncoder:
 
     way, batch_tokens, device = "none", 131_072, "none"
 
-    def __init__(self, product: Product, dim: int, watch: Stopwatch) -> None:
+    def __init__(self, product: Product, dim: int, watch: Stopwatch, rate: float | None = None) -> None:
+        """`rate`: answer as late as a device of so many tokens a second; None: at once."""
         import torch
 
         torch.set_num_threads(1)  # others would spin beside the stages that are measured
-        self._product, self._torch, self.dim = product, torch, dim
+        self._product, self._torch, self.dim, self._rate = product, torch, dim, rate
         self.precision = product.stages.Precision("float32")
         self.documents_done = self.tokens_done = self.batches_done = 0
         drawn = np.random.default_rng(1).standard_normal((POOL_ROWS, dim), np.float32)
@@ -154,6 +155,8 @@ class NullEncoder:
         for rows in self._product.plan_batches(tokens.lengths, self.batch_tokens):
             self._product.packing.pack(tokens, rows, cpu)
             self.batches_done += 1
+        if self._rate is not None:
+            time.sleep(len(tokens.input_ids) / self._rate)
         count = len(tokens.num_tokens)
         if self._at + count > len(self._pool):
             self._at = 0
@@ -268,7 +271,7 @@ def turn(order: dict[str, Any]) -> None:
     }
     run = product.plan(product.request.resolve(product.parse(raw, "host")))
     replica_type = product.replica_type
-    replica_type._load = lambda _self, _precision: NullEncoder(product, dim, watch)
+    replica_type._load = lambda _self, _precision: NullEncoder(product, dim, watch, order["rate"])
     replica = replica_type(replace(product.settings(run, 1), dim=dim), "host")
     if order["null_tokenizer"]:
         replica._tokenizer = NullTokenizer(product)

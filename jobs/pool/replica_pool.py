@@ -27,6 +27,7 @@ from jobs.pool.error_text import first_line, last_line, plain, refusal
 from jobs.pool.replica_actor import NODE_ID, ReplicaActor
 from jobs.pool.replica_shape import ReplicaShape
 from jobs.scheduling.messages import Command, Dispatch, Event, Finished, Lost, Ready, StartReplica, Stats, StopReplica
+from jobs.scheduling.policy import GPU_SLOTS
 from workers.errors import RunAborted
 from workers.records.shard import Shard
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
@@ -47,9 +48,9 @@ class ReplicaPool:
     def __init__(self, shape: ReplicaShape, settings: ReplicaSettings) -> None:
         self._settings = settings
         self._resolved: ResolvedSettings | None = None  # None: replicas load and report their facts, but get no shard
-        # threads for two shards in flight (one is encoded, the next is read), for `stats` meanwhile, and one to spare
+        # threads for the shards in flight (GPU_SLOTS at most), for `stats` meanwhile, and one to spare
         self._actor_class = ray.remote(ReplicaActor).options(
-            num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0, max_task_retries=0, max_concurrency=4
+            num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0, max_task_retries=0, max_concurrency=GPU_SLOTS + 2
         )
         self._actors: dict[int, Any] = {}
         self._ready: set[int] = set()

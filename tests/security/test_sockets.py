@@ -27,7 +27,7 @@ ray.init(address="local", include_dashboard=False, object_store_memory=100 << 20
 class Bare:
     def ready(self):
         return True
-actors = [ray.remote(Bare).options(num_cpus=1, max_concurrency=4).remote() for _ in range(2)]
+actors = [ray.remote(Bare).options(num_cpus=1, max_concurrency=5).remote() for _ in range(2)]
 ray.get([actor.ready.remote() for actor in actors])
 print("ready", flush=True)
 sys.stdin.read()

@@ -7,6 +7,7 @@ the name is taken) or by a rename (which replaces). Where hard links are unsuppo
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import shutil
 import uuid
@@ -15,7 +16,7 @@ from pathlib import Path
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def write_local(target: Path, data: bytes, *, create: bool) -> bool:
+def write_local(target: Path, data: bytes | mmap.mmap, *, create: bool) -> bool:
     """Create (False if the name is taken) or replace a file."""
     temporary = _temporary(target)
     try:

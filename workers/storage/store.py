@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import mmap
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -107,7 +108,21 @@ class Store:
         """Create or replace a file, atomically. Raises: UsageError, TransientError."""
         self._try_write(lambda: self._write(path, data, create=False), path)
 
-    def put_if_absent(self, path: str, data: bytes) -> bool:
+    def put_file_if_absent(self, path: str, local: Path) -> bool:
+        """As put_if_absent, with the contents of a local file, which is not empty.
+
+        A local folder takes them from the file's mapping: in memory they would cost as much again as the copy. Other stores
+        need them in memory.
+
+        Raises:
+            UsageError, TransientError (StorageFull: no room is left). OSError: the local file cannot be read.
+        """
+        if self._kind != "local":
+            return self.put_if_absent(path, local.read_bytes())
+        with local.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return self.put_if_absent(path, mapped)
+
+    def put_if_absent(self, path: str, data: bytes | mmap.mmap) -> bool:
         """Create a file. True if it holds exactly `data` afterwards, so also if the answer to our own write was lost.
 
         Raises:
@@ -117,7 +132,7 @@ class Store:
         if not taken and self._try_write(lambda: self._write(path, data, create=True), path):
             return True
         try:
-            return self._size(path) == len(data) and self.read(path) == data
+            return self._size(path) == len(data) and memoryview(data) == self.read(path)
         except FileNotFoundError:  # deleted in the meantime
             return False
 
@@ -204,9 +219,10 @@ class Store:
 
         return self._try(stat, path)
 
-    def _write(self, path: str, data: bytes, *, create: bool) -> bool:
+    def _write(self, path: str, data: bytes | mmap.mmap, *, create: bool) -> bool:
         if self._kind == "local":
             return write_local(Path(self._at(path)), data, create=create)
+        data = bytes(data)  # a copy only of what is mapped
         if self._kind == "s3":
             return self._write_s3(path, data, create=create)
         try:

@@ -92,9 +92,8 @@ def put_or_adopt(store: Store, file: LocalFile) -> OutputFile:
         PartConflict: a file of a later attempt, or an unknown one, is there. UsageError, TransientError.
     """
     path, epoch = file.output.path, int(file.footer[PREFIX + "epoch"])
-    data = file.local.read_bytes()
     for _ in range(PUT_ROUNDS):
-        if store.put_if_absent(path, data):
+        if store.put_file_if_absent(path, file.local):
             return file.output
         try:
             there = store.read(path)

@@ -7,8 +7,8 @@
     abandon              remove everything local
 
 Where a part ends depends on the number of its vectors alone, so a re-run cuts the same parts. Inside a part rows keep source
-order, a document's rows side by side. Memory holds one row group while encoding, at most IN_FLIGHT_BYTES of files while
-sending; the local disk holds the shard twice. Knows nothing of how vectors are made or shared.
+order, a document's rows side by side. Memory holds one row group while encoding, at most IN_FLIGHT_BYTES of files (of all
+shards) while sending; the local disk holds the shard twice. Knows nothing of how vectors are made or shared.
 """
 
 from __future__ import annotations

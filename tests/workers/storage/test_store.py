@@ -340,6 +340,20 @@ def test_a_lost_acknowledgement_of_our_own_create_is_success(losing_proxy: _Prox
     assert Store(f"s3://{s3_bucket}/lost-ack", {}).read("key") == b"mine"
 
 
+@pytest.mark.parametrize("kind", ["local", "memory"])
+def test_a_file_is_put_once_and_found_again(kind: str, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "out") if kind == "local" else f"memory://{tmp_path.name}", {})
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    ours.write_bytes(b"rows" * 100_000)
+    other.write_bytes(b"ROWS" * 100_000)
+    assert store.put_file_if_absent("data/part", ours)
+    assert store.put_file_if_absent("data/part", ours)  # as after a lost answer: what is there is what was to be put
+    assert not store.put_file_if_absent("data/part", other)
+    assert store.read("data/part") == ours.read_bytes()
+    ours.unlink()
+    assert store.read("data/part") == b"rows" * 100_000
+
+
 def test_a_store_without_room_is_tried_for_one_budget_only(tmp_path: Path) -> None:
     """Every later write would otherwise wait as long again: heartbeats, status, the record of how the run ended."""
     full, calls = True, 0
