@@ -32,7 +32,7 @@ class History:
     no_room: set[int] = field(default_factory=set)  # replicas whose local disk was full
     blamed: dict[str, int] = field(default_factory=dict)  # object uri -> the one replica that blamed it so far
     excluded_objects: tuple[tuple[str, str], ...] = ()  # (uri, reason)
-    suspect: bool = False  # was in flight when a replica died: runs alone until its receipt
+    suspect: bool = False  # was in flight when a replica died, or found its disk full: runs alone until its receipt
 
     def blame(self, uri: str, replica: int, reason: str, *, one_suffices: bool) -> None:
         """A replica blames this object. Once two replicas have, the object is excluded."""
