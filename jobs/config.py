@@ -37,7 +37,7 @@ class ClusterConfig(Section):
     gpus_per_replica: Annotated[float, Field(ge=0)] | Auto = "auto"
     """1, a fraction, or 0 for CPU. auto: 1 if the cluster has GPUs, else 0."""
     cpus_per_replica: Count | Auto = "auto"
-    """Cores (torch threads) of one replica. auto: an even share, at most 4."""
+    """Cores of one replica: threads of torch and of the tokenizer. auto: an even share, at most 4."""
     replica_ready_seconds: float = Field(900.0, gt=0)
     """Seconds in which a replica must load its model; after them it is replaced."""
 

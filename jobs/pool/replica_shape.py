@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from jobs.config import ClusterConfig
 from workers.errors import UsageError
 
-MAX_AUTO_CPUS = 4  # torch threads of one replica for cpus_per_replica=auto
+MAX_AUTO_CPUS = 4  # of one replica for cpus_per_replica=auto
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaShape:
-    """The number of replicas, and what each takes of the cluster. `cpus` is also its number of torch threads."""
+    """The number of replicas, and what each takes of the cluster.
+
+    `cpus` is also the number of threads that torch has on a CPU, and of the tokenizer's.
+    """
 
     replicas: int
     gpus: float

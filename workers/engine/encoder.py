@@ -97,7 +97,8 @@ class Encoder:
                 remember(Choice(self.precision, self.way), digest, wanted, self.device)
             limit = options.batch_tokens
             self.batch_tokens = choose_batch_tokens(self._forward, golden, self.device) if limit == "auto" else limit
-            self._overflow = self._mender(files, recipe, golden, options, check) if self.precision in OVERFLOWS else None
+            if self.precision in OVERFLOWS:
+                self._overflow = self._mender(files, recipe, golden, options, check.reference)
             self._move_heads()  # whichever device the last of the golden vectors were computed on
         except ReembedError:
             raise
@@ -210,10 +211,15 @@ class Encoder:
         return self._overflow.mended(tokens, encoded) if self._overflow is not None else encoded
 
     def _mender(
-        self, files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts, options: EncoderOptions, check: SelfCheck
+        self,
+        files: ModelFiles,
+        recipe: EmbeddingRecipe,
+        golden: TokenizedTexts,
+        options: EncoderOptions,
+        reference: NDArray[np.float32],
     ) -> Overflow:
         """Embeds what overflows this precision by an encoder like this one in float32, which is loaded when needed."""
-        exact = EncoderOptions(Precision.FLOAT32, EXACT_TOKENS, options.threads, lambda: check.reference)
+        exact = EncoderOptions(Precision.FLOAT32, EXACT_TOKENS, options.threads, lambda: reference)
         load = functools.partial(Encoder, files, recipe, golden, exact)
         return Overflow(load, str(self.device), chunked=recipe.long_text is LongText.CHUNKS)
 

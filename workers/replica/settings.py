@@ -22,7 +22,7 @@ class ReplicaSettings:
     dim: int
     precision: Precision  # auto: the replica chooses for its device
     batch_tokens: int | Auto
-    threads: int  # torch's CPU threads
+    threads: int  # of torch on CPUs, and of the tokenizer
     atomic_create: bool  # as the driver's probe of the store found
     way: str | None = None  # of the run, once it is settled
     reference: GoldenReferenceFile | None = None  # of the golden texts, if replicas run on the driver's machine

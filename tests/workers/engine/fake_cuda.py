@@ -101,21 +101,22 @@ def on_fake_cuda(module: nn.Module, dtype: torch.dtype) -> Any:
 
 
 class FakeCopy:
-    def __init__(self, shape: torch.Size) -> None:
-        self.shape, self.waited = shape, False
+    def __init__(self, shape: torch.Size, value: float) -> None:
+        self.shape, self.value, self.waited = shape, value, False
 
     def done(self) -> bool:
         return self.waited
 
     def wait(self) -> np.ndarray:
         self.waited = True
-        return np.ones(tuple(self.shape), np.float32)
+        return np.full(tuple(self.shape), self.value, np.float32)
 
 
 class FakeLane:
-    """Takes what CUDA would copy, and gives ones."""
+    """Takes what CUDA would copy, and gives `value`."""
 
     def __init__(self) -> None:
+        self.value = 1.0
         self.copies: list[FakeCopy] = []
 
     def pinned(self, floats: int) -> Tensor:
@@ -126,5 +127,5 @@ class FakeLane:
         assert source.dtype is torch.float32
         assert source.is_contiguous()
         assert start + source.numel() <= len(buffer)
-        self.copies.append(FakeCopy(source.shape))
+        self.copies.append(FakeCopy(source.shape, self.value))
         return self.copies[-1]

@@ -5,6 +5,7 @@ Values are not computed; those of the same code are compared with transformers o
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from tests.workers.models import build
 from workers.config import LongText, Pooling
 from workers.engine.batching import Layout
 from workers.engine.device.in_flight import Pending, Ring
+from workers.engine.device.overflow import Overflow
 from workers.engine.encoder import Encoder
 from workers.engine.heads import Heads
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.ways.interface import Forward, States
 from workers.engine.ways.packed import Packed
 from workers.engine.ways.padded import Padded
-from workers.records.tokens import TokenizedTexts
+from workers.records.tokens import EncodedTexts, TokenizedTexts
 
 HALVES = (torch.float16, torch.bfloat16)
 PADDED = ("MPNet", "DebertaV2")
@@ -161,6 +163,25 @@ def test_out_of_memory(loaded: Encoder, monkeypatch: pytest.MonkeyPatch) -> None
     assert np.isnan(encoded.vectors).all(axis=1).tolist() == [True] + 4 * [False]
     assert device.sent == (4, {32})
     assert loaded.batch_tokens < 100, "the lower budget was forgotten"
+
+
+def test_overflow_is_embedded_again_in_float32(loaded: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an encoder like this one, in which attention goes by runs of equal lengths."""
+    exact = copy.copy(loaded)
+    second = Device(exact, Packed(moved("Bert", torch.float32)), monkeypatch)
+    first = Device(loaded, Packed(moved("Bert", torch.float16)), monkeypatch)
+    first.lane.value = np.nan
+
+    class Exact:
+        def encode(self, tokens: TokenizedTexts) -> EncodedTexts:
+            return second.submit(tokens).result()
+
+    monkeypatch.setattr(loaded, "_overflow", Overflow(Exact, "cuda", chunked=False))
+    encoded = first.submit().result()
+    assert not any(second.ran[name] for name in ATTENTION)
+    assert second.sent == (16, {32})
+    assert np.isfinite(encoded.vectors).all()
+    assert encoded.overflowed == 16
 
 
 def test_two_calls_are_under_way(loaded: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,3 +182,34 @@ def test_a_device_gone_bad_shows_although_all_is_reused(
     assert receipt.probe_cosine is not None
     assert receipt.probe_cosine < 0.6
     assert np.array_equal(vectors(settings, receipt), vectors(settings, base))
+
+
+def test_a_cuda_error_that_is_told_late_is_the_replicas(
+    replica: Replica, settings: ReplicaSettings, task: Assignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It surfaces where the vectors are waited for. Charged to shards, a broken device would quarantine many."""
+
+    class Broken:
+        asked = 0
+
+        def send(self, *_: object) -> int:
+            return 1
+
+        def landed(self, _: int) -> bool:
+            self.asked += 1
+            return self.asked > 3  # under way for a while, as an event is
+
+        def land(self, _: int) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nand a long explanation")
+
+    replica.configure(resolved(settings, "float32"))
+    monkeypatch.setattr(replica._encoder, "device", torch.device("cuda"))
+    monkeypatch.setattr(replica._encoder, "_embed", lambda tokens, rows: torch.zeros(len(rows), 32))
+    monkeypatch.setattr(replica._encoder, "_landing", Broken)
+    answer = replica.embed_shard(task)
+    assert isinstance(answer, Failure)
+    assert (answer.blame, answer.reason) == (Blame.REPLICA, "cuda: CUDA error: an illegal memory access was encountered")
+    with pytest.raises(ReplicaError, match="illegal memory access"):
+        replica.golden()
+    with pytest.raises(ReplicaError, match="illegal memory access"):
+        replica.calibrate([task.shard])

@@ -114,6 +114,7 @@ class Ring:
         self._size = 0  # of the buffer, in floats
         self._under_way: deque[_Piece] = deque()
         self._sent = self._landed = 0
+        self._failure: RuntimeError | None = None  # a device that has failed once gives nothing any more
 
     def send(self, vectors: Tensor, out: NDArray[np.float32], rows: NDArray[np.int64]) -> int:
         floats = vectors.numel()
@@ -124,16 +125,22 @@ class Ring:
         return self._sent
 
     def landed(self, number: int) -> bool:
-        return number <= self._landed or self._under_way[number - self._landed - 1].copy.done()
+        return number <= self._landed or self._failure is not None or self._under_way[number - self._landed - 1].copy.done()
 
     def land(self, number: int) -> None:
         while self._landed < number:
+            if self._failure is not None:  # the rows of a copy that failed are never taken for rows without a vector
+                raise self._failure
             self._land_oldest()
 
     def _land_oldest(self) -> None:
         piece = self._under_way.popleft()
-        self._landed += 1  # also when it fails: its memory is not waited for again
-        piece.out[piece.rows] = piece.copy.wait()
+        try:
+            piece.out[piece.rows] = piece.copy.wait()
+        except RuntimeError as error:
+            self._failure = error
+            raise
+        self._landed += 1
 
     def _piece(self, floats: int) -> tuple[Tensor, int]:
         """A free piece of this size: the buffer, and the piece's first float."""

@@ -16,9 +16,10 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from workers.errors import ReembedError
+from workers.errors import PrecisionRefused, ReembedError, UsageError
 from workers.records.tokens import EncodedTexts, TokenizedTexts, of_documents, text_of_vectors
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Overflow:
         """The same with finite vectors for the documents that have one in float32.
 
         Raises:
-            ReplicaError: the device failed.
+            ReplicaError: the device failed; another replica may mend them.
         """
         if np.isfinite(encoded.vectors.sum(dtype=np.float32)):  # not finite if a summand is not
             return encoded
@@ -79,8 +80,15 @@ class Overflow:
             try:
                 self._exact = self._load()
             except ReembedError as error:
+                if not _is_about_float32(error):
+                    raise
                 self._lost = True
                 _log.warning(
                     "%s: texts that overflow float16 are quarantined, float32 is not possible: %s", self._device, error
                 )
         return self._exact
+
+
+def _is_about_float32(error: ReembedError) -> bool:
+    """Whether the device still works, and has no memory for float32 or does not reproduce the golden vectors in it."""
+    return isinstance(error, PrecisionRefused | UsageError) or isinstance(error.__cause__, torch.OutOfMemoryError)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workers.engine.device.in_flight import Arrivals, Arrived, Pending, Ring
+from workers.engine.device.in_flight import Arrivals, Arrived, CudaLane, Pending, Ring
 from workers.records.tokens import EncodedTexts
 
 FLOAT = 4
@@ -154,6 +154,8 @@ def test_two_windows_fit_without_waiting() -> None:
 
 
 def test_the_device_fails_while_it_is_waited_for() -> None:
+    """Every call that was under way says so, also one whose copy was waited for to make room for another."""
+
     class Broken(SlowLane):
         def copy(self, source: Tensor, buffer: Tensor, start: int) -> SlowCopy:
             copy = super().copy(source, buffer, start)
@@ -164,10 +166,37 @@ def test_the_device_fails_while_it_is_waited_for() -> None:
             copy.wait = wait  # type: ignore[method-assign]
             return copy
 
-    arrivals = Arrivals(Ring(Broken()), 1, 1)
-    arrivals.add(vectors(1, 1, 0.0), np.array([0]))
+    ring = Ring(Broken(), least_bytes=4 * FLOAT, most_bytes=4 * FLOAT)
+    first, second = Arrivals(ring, 4, 1), Arrivals(ring, 4, 1)
+    first.add(vectors(4, 1, 0.0), np.arange(4))
     with pytest.raises(RuntimeError, match="unspecified launch failure"):
-        arrivals.all()
+        second.add(vectors(4, 1, 0.0), np.arange(4))
+    assert first.complete()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="unspecified launch failure"):
+            first.all()
+
+
+@pytest.mark.gpu
+def test_copies_of_a_real_device() -> None:
+    """Each is as its source was when it was sent, whatever the device computes afterwards."""
+    device = torch.device("cuda")
+    ring = Ring(CudaLane(device), least_bytes=1 << 16, most_bytes=1 << 20)
+    generator, expected, calls = torch.Generator(device).manual_seed(1), [], []
+    work = torch.randn(2048, 2048, device=device)
+    for _ in range(50):
+        source = torch.randn(300, 384, device=device, generator=generator)
+        for _ in range(5):
+            work = torch.nn.functional.normalize(work @ work, dim=-1)  # the copy is behind it
+        kept = source.clone()
+        arrivals = Arrivals(ring, 300, 384)
+        arrivals.add(source, np.arange(300)[::-1].copy())
+        del source  # its memory may be used again at once
+        torch.full((300, 384), torch.nan, device=device)
+        calls.append(arrivals)
+        expected.append(kept)
+    for arrivals, kept in zip(calls, expected, strict=True):
+        assert np.array_equal(arrivals.all()[::-1], kept.cpu().numpy())
 
 
 def test_a_result_is_made_once() -> None:

@@ -15,7 +15,7 @@ import transformers
 from tests.workers.families import random_model, sequences
 from tests.workers.models import build
 from workers.engine.device.overflow import Overflow
-from workers.errors import ReplicaError
+from workers.errors import PrecisionRefused, ReembedError, ReplicaError
 from workers.records.tokens import EncodedTexts, TokenizedTexts, of_documents
 
 HUGE = 29998  # a token of no golden text, whose embedding float16 cannot hold; `sequences` has ids up to 29,999
@@ -142,18 +142,32 @@ def test_what_the_model_refused_is_not_tried_again() -> None:
     assert Overflow(lambda: asked, "cpu", chunked=False).mended(tokens, same) is same
 
 
-def test_without_float32_they_stay_without_a_vector(caplog: pytest.LogCaptureFixture) -> None:
-    tries: list[int] = []
-
+def failing(error: ReembedError, tries: list[int]) -> Overflow:
     def load() -> Asked:
         tries.append(1)
-        raise ReplicaError("cuda: out of memory")
+        raise error
 
-    mender, encoded = Overflow(load, "cuda", chunked=False), EncodedTexts(np.full((4, 4), np.inf, np.float32), None, 50)
-    for _ in range(2):
-        assert mender.mended(sequences(4, 9), encoded) is encoded
-    assert tries == [1]
+    return Overflow(load, "cuda", chunked=False)
+
+
+OVERFLOWN = EncodedTexts(np.full((4, 4), np.inf, np.float32), None, 50)
+
+
+def test_without_float32_they_stay_without_a_vector(caplog: pytest.LogCaptureFixture) -> None:
+    full, tries = ReplicaError("cuda: out of memory"), list[int]()
+    full.__cause__ = torch.OutOfMemoryError("CUDA out of memory")
+    for error in (full, PrecisionRefused("cuda: golden texts in float32 have cosines of 0.9")):
+        mender = failing(error, tries)
+        for _ in range(2):
+            assert mender.mended(sequences(4, 9), OVERFLOWN) is OVERFLOWN
+    assert len(tries) == 2, "it was tried again"
     assert "cuda: texts that overflow float16 are quarantined, float32 is not possible: cuda: out of memory" in caplog.text
+
+
+def test_a_device_that_fails_meanwhile_is_told() -> None:
+    """Else its rows would be quarantined, which another replica can embed."""
+    with pytest.raises(ReplicaError, match="illegal memory access"):
+        failing(ReplicaError("cuda: an illegal memory access was encountered"), []).mended(sequences(4, 9), OVERFLOWN)
 
 
 def test_documents_with_their_sequences() -> None:
