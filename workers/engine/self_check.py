@@ -30,6 +30,7 @@ from workers.engine.kernels.packing import pack
 from workers.engine.precision import candidates, out_of_tolerance
 from workers.engine.ways.by_runs import ByRuns
 from workers.engine.ways.fused import Fused
+from workers.engine.ways.fused_modern import FusedModern
 from workers.engine.ways.interface import TOKEN_TYPES, Forward, takes
 from workers.engine.ways.packed import Packed
 from workers.engine.ways.padded import Padded
@@ -183,6 +184,8 @@ class SelfCheck:
             batch = pack(self._golden, np.flatnonzero(self._golden.lengths), _CPU)
             with torch.inference_mode():
                 return Fused(weights, precision, [batch], pooler)
+        if way is FusedModern:
+            return FusedModern(self._checkpoint.transformer(), precision)
         model = copy.deepcopy(self._checkpoint.transformer()).to(device, getattr(torch, precision.value))
         types = _token_types(self._checkpoint)
         if isinstance(way, Layout):

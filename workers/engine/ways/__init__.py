@@ -1,6 +1,7 @@
 """Ways to run a model over a packed batch. Each maps a batch to the hidden states of its tokens.
 
     fused.py      CPU, BERT-like models: our own layers, without padding          (float32, bfloat16, int8)
+    fused_modern.py  the same for ModernBERT                                       (float32, bfloat16)
     packed.py     transformers' model without padding, with our attention         (families that use its AttentionInterface)
     by_runs.py    transformers' MPNet without padding: its bias by distance goes through no AttentionInterface
     padded.py     transformers' model unchanged: padded rectangle, attention mask (any family; one text at a time it is the

@@ -11,10 +11,11 @@ from workers.config import Precision
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.ways.by_runs import ByRuns
 from workers.engine.ways.fused import Fused
+from workers.engine.ways.fused_modern import FusedModern, fits
 from workers.engine.ways.interface import takes
 from workers.engine.ways.packed import Packed
 
-Unpadded = type[Fused] | type[Packed] | type[ByRuns]
+Unpadded = type[Fused] | type[FusedModern] | type[Packed] | type[ByRuns]
 
 
 def unpadded_ways(checkpoint: Checkpoint, *, cuda: bool, precision: Precision) -> Iterator[Unpadded]:
@@ -27,6 +28,8 @@ def unpadded_ways(checkpoint: Checkpoint, *, cuda: bool, precision: Precision) -
         yield ByRuns
     elif precision is not Precision.INT8 and not (cuda and precision is Precision.FLOAT32):
         model = checkpoint.transformer()
+        if not cuda and fusible and fits(model):
+            yield FusedModern
         if _goes_through_interface(model) and takes(model, "position_ids"):
             yield Packed
 
