@@ -40,13 +40,14 @@ RANDOM = {  # layers, hidden size, heads, inner size
     "bert-tiny": (2, 128, 2, 512),
     "bert-base": (12, 768, 12, 3072),
     "bert-large": (24, 1024, 16, 4096),
+    "mpnet-base": (12, 768, 12, 3072),
 }
 
 
 def random_model(kind: str, source: Path, folder: Path, seed: int = 0) -> Path:
-    """A BERT of that size with random weights below `folder`; tokenizer, pooling and longest input are those of `source`."""
+    """A BERT or MPNet of that size with random weights below `folder`; all else is as in `source`: tokenizer, pooling, …"""
     import torch
-    from transformers import BertConfig, BertModel
+    from transformers import AutoModel, BertConfig, MPNetConfig
 
     layers, hidden, heads, inner = RANDOM[kind]
     target = folder / kind
@@ -59,10 +60,10 @@ def random_model(kind: str, source: Path, folder: Path, seed: int = 0) -> Path:
         name.write_text(json.dumps(settings))
     words = json.loads((source / "config.json").read_text())["vocab_size"]
     torch.manual_seed(seed)
-    config = BertConfig(
+    config = (MPNetConfig if kind.startswith("mpnet") else BertConfig)(
         vocab_size=words, num_hidden_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=inner
     )
-    BertModel(config).save_pretrained(target)
+    AutoModel.from_config(config).save_pretrained(target)
     return target
 
 

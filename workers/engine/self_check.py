@@ -33,6 +33,7 @@ from workers.engine.trial import Candidate, Choice, fastest
 from workers.engine.ways.by_runs import ByRuns
 from workers.engine.ways.fused import Fused
 from workers.engine.ways.fused_cuda import FusedCuda, why_not_float8
+from workers.engine.ways.fused_modern import FusedModern
 from workers.engine.ways.interface import TOKEN_TYPES, Forward, takes
 from workers.engine.ways.padded import Padded
 from workers.engine.ways.pooler import OwnPooler
@@ -245,6 +246,8 @@ class SelfCheck:
             batch = pack(self._golden, np.flatnonzero(self._golden.lengths), _CPU)
             with torch.inference_mode():
                 return way(weights, precision, [batch], pooler)
+        if not isinstance(way, Layout) and issubclass(way, FusedModern):
+            return FusedModern(self._checkpoint.transformer(), precision)
         model = copy.deepcopy(self._checkpoint.transformer()).to(device, getattr(torch, precision.value))
         types = _token_types(self._checkpoint)
         if isinstance(way, Layout):

@@ -26,7 +26,7 @@ from workers.model.tokenizer import TextTokenizer
 from workers.records.tokens import TokenizedTexts
 
 BERT_LIKE = dict.fromkeys(("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra", "MPNet"), "fused float32")
-WAYS = BERT_LIKE | {"DebertaV2": "padded"}
+WAYS = BERT_LIKE | {"ModernBert": "fused float32", "DebertaV2": "padded"}
 
 
 @pytest.fixture(scope="module")

@@ -232,3 +232,25 @@ __attribute__((visibility("default"))) int reembed_attend(const bfloat16 *qkv, b
     free(memory);
     return 0;
 }
+
+INLINE __m512 widened(const bfloat16 *from) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
+}
+
+/* Rotary positions in place: each of a token's `vectors` (of `size` numbers, a multiple of 32) is two halves a and b, which become
+ * a cos - b sin and b cos + a sin. cosines, sines [tokens, size / 2]; a token begins every `stride` numbers. */
+__attribute__((visibility("default"))) void reembed_rotate(bfloat16 *states, long tokens, long stride, long vectors, long size,
+                                                           const float *cosines, const float *sines) {
+    const long half = size / 2;
+    for (long token = 0; token < tokens; token++)
+        for (long at = 0; at < half; at += LANES) {
+            const __m512 c = _mm512_loadu_ps(cosines + token * half + at), s = _mm512_loadu_ps(sines + token * half + at);
+            for (long v = 0; v < vectors; v++) {
+                bfloat16 *low = states + token * stride + v * size + at, *high = low + half;
+                const __m512 a = widened(low), b = widened(high);
+                const __m512 turned = _mm512_fnmadd_ps(b, s, _mm512_mul_ps(a, c));
+                _mm256_storeu_si256((__m256i *)high, (__m256i)_mm512_cvtneps_pbh(_mm512_fmadd_ps(a, s, _mm512_mul_ps(b, c))));
+                _mm256_storeu_si256((__m256i *)low, (__m256i)_mm512_cvtneps_pbh(turned));
+            }
+        }
+}

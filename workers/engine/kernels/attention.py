@@ -192,6 +192,8 @@ def fused_attention(qkv_T3Hd: Tensor, packed: PackedBatch, bias: RelativeBias | 
 
 def _all_by_runs(qkv_T3Hd: Tensor, packed: PackedBatch, out: Tensor, bias: RelativeBias | None) -> Tensor:
     query, key, value = qkv_T3Hd[: packed.tokens].unbind(1)
+    if bias is not None and bias.window is not None:
+        return _write_by_runs(out, (query, key, value), packed, SCORE_UNIT, bias.window)
     return _write_by_runs(out, (query, key, value), packed, SCORE_UNIT, bias=bias)
 
 

@@ -68,6 +68,20 @@ def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.signedinteger], threads: int, 
     return out
 
 
+def rotate(qkv_T3Hd: Tensor, cosines_Tc: Tensor, sines_Tc: Tensor) -> bool:
+    """Rotary positions of queries and keys, in place; False, and nothing done, if this machine has no kernel for it.
+
+    `qkv_T3Hd` is bfloat16 and contiguous, of T or more tokens. `cosines_Tc`, `sines_Tc`: float32 [T, d / 2].
+    """
+    _, _, heads, size = qkv_T3Hd.shape
+    if size % HEAD_MULTIPLE or qkv_T3Hd.dtype is not torch.bfloat16 or not _verified():
+        return False
+    angles = (cosines_Tc.contiguous(), sines_Tc.contiguous())
+    states = (qkv_T3Hd.data_ptr(), len(cosines_Tc), 3 * heads * size, 2 * heads, size)
+    _library().reembed_rotate(*states, *(part.data_ptr() for part in angles))
+    return True
+
+
 def _cuts(offsets_B1: NDArray[np.int32], parts: int) -> list[int]:
     """Indices of sequences, 0 to B, that divide the work (length squared) evenly into `parts`; some may coincide."""
     done = np.cumsum(np.diff(offsets_B1).astype(np.int64) ** 2)
@@ -87,8 +101,12 @@ def _library() -> ctypes.CDLL:
     if spec is None or spec.origin is None:
         raise OSError("not built; install with a C compiler at hand")
     library = ctypes.CDLL(spec.origin)
+    if not hasattr(library, "reembed_rotate"):
+        raise OSError("of an earlier version; install again")
     library.reembed_attend.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 3, ctypes.c_void_p, ctypes.c_long]
     library.reembed_attend.restype = ctypes.c_int
+    library.reembed_rotate.argtypes = [ctypes.c_void_p, *[ctypes.c_long] * 4, *[ctypes.c_void_p] * 2]
+    library.reembed_rotate.restype = None
     return library
 
 

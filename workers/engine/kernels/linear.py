@@ -6,6 +6,7 @@
     y = x W' + b              layer(x)
     y = gelu(x W' + b)        layer(x, activation="gelu")
     y = x W' + b + residual   layer(x, residual=r)
+    y = (x W' + b) * gate     layer(x, gate=g)
 
 The operators are those that torch.compile generates calls to; calling them directly needs no compilation. Shapes: T tokens,
 I inputs, O outputs.
@@ -36,9 +37,13 @@ class Linear:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), TYPICAL_TOKENS)
         self._bias = bias.to(dtype)
 
-    def __call__(self, x_TI: Tensor, *, activation: str = "none", residual: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x_TI: Tensor, *, activation: str = "none", residual: Tensor | None = None, gate: Tensor | None = None
+    ) -> Tensor:
         """[T, I] -> [T, O]."""
         run: Any = torch.ops.mkldnn._linear_pointwise
+        if gate is not None:
+            return run.binary(x_TI, gate, self._weight, self._bias, "mul")  # type: ignore[no-any-return]
         if residual is not None:
             return run.binary(x_TI, residual, self._weight, self._bias, "add")  # type: ignore[no-any-return]
         kind = activation.partition("_")[0]

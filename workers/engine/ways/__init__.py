@@ -1,6 +1,7 @@
 """Ways to run a model over a packed batch. Each maps a batch to the hidden states of its tokens.
 
     fused.py      CPU, BERT-like models: our own layers, without padding          (float32, bfloat16, int8)
+    fused_modern.py  the same for ModernBERT                                      (float32, bfloat16)
     fused_cuda.py CUDA, BERT-like models: the same                                (float16, bfloat16, float8)
     packed.py     transformers' model without padding, with our attention         (families that use its AttentionInterface)
     compiled.py   packed, through torch.compile                                   (CUDA)

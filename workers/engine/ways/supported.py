@@ -15,10 +15,11 @@ from workers.engine.ways.by_runs import ByRuns
 from workers.engine.ways.compiled import Compiled
 from workers.engine.ways.fused import Fused
 from workers.engine.ways.fused_cuda import FusedCuda, fused_cuda_ways, why_not_fused
+from workers.engine.ways.fused_modern import FusedModern, fits
 from workers.engine.ways.interface import takes
 from workers.engine.ways.packed import Packed
 
-Unpadded = type[Fused] | type[FusedCuda] | type[Packed] | type[Compiled] | type[ByRuns]
+Unpadded = type[Fused] | type[FusedModern] | type[FusedCuda] | type[Packed] | type[Compiled] | type[ByRuns]
 _log = logging.getLogger(__name__)
 
 
@@ -39,6 +40,8 @@ def unpadded_ways(checkpoint: Checkpoint, *, cuda: bool, precision: Precision, c
     weights = checkpoint.bert()
     if fusible and weights is not None:
         yield Fused
+    elif fusible and precision is not Precision.INT8 and fits(checkpoint.transformer()):
+        yield FusedModern
     if precision is not Precision.INT8:
         yield from _of_transformers(checkpoint)
 

@@ -118,6 +118,19 @@ def test_a_bias_by_distance(attend: Any, dtype: torch.dtype, most: float) -> Non
     assert distance(attend(states, batch).view_as(expected), expected) > 0.1
 
 
+@pytest.mark.parametrize(
+    ("attend", "dtype", "most"),
+    [(fused_attention, torch.float32, 1e-6), (fused_attention, torch.bfloat16, 2e-2), (softmax_free, torch.bfloat16, 2e-2)],
+    ids=str,
+)
+def test_a_window_of_fused_layers(attend: Any, dtype: torch.dtype, most: float) -> None:
+    batch = packed_of(MIXED)
+    states = random_states(batch.tokens, dtype)
+    expected = naive(states, batch.offsets_B1.tolist(), SCORE_UNIT, lambda i, j: (i - j).abs() < 5)
+    found = attend(states, batch, RelativeBias.of_window(HEADS, 5))
+    assert distance(found.view_as(expected), expected) <= most
+
+
 @pytest.mark.parametrize("causal", [False, True], ids=["both ways", "causal"])
 @pytest.mark.parametrize(("window", "sides"), [(None, (-1, -1)), (1, (0, 0)), (9, (8, 8)), (100, (99, 99))])
 @pytest.mark.parametrize("groups", [1, 3])

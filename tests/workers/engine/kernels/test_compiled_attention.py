@@ -16,7 +16,7 @@ from torch import Tensor
 from tests.workers.engine.kernels.test_attention import distance, naive
 from workers.engine.kernels import compiled_attention
 from workers.engine.kernels.attention import SCORE_UNIT
-from workers.engine.kernels.compiled_attention import HEAD_MULTIPLE, attend
+from workers.engine.kernels.compiled_attention import HEAD_MULTIPLE, attend, rotate
 from workers.engine.kernels.relative import RelativeBias
 
 HEADS = 3
@@ -87,6 +87,34 @@ def test_a_bias_by_distance(reach: int) -> None:
     exact = naive(qkv[: offsets[-1]], offsets.tolist(), SCORE_UNIT, bias=bias).flatten(1)
     for start, stop in pairwise(offsets.tolist()):
         assert distance(found[start:stop], exact[start:stop]) < 4e-3, stop - start
+
+
+@needs_kernel
+@pytest.mark.parametrize("window", [1, 9, 65])
+def test_a_window(window: int) -> None:
+    qkv, offsets = states([1, 9, 64, 200])
+    kernel = attend(HEAD_MULTIPLE)
+    assert kernel is not None
+    found = kernel(qkv, offsets, 1, RelativeBias.of_window(HEADS, window))[: offsets[-1]]
+    exact = naive(qkv[: offsets[-1]], offsets.tolist(), SCORE_UNIT, lambda i, j: (i - j).abs() < window).flatten(1)
+    assert distance(found, exact) < 4e-3
+
+
+@needs_kernel
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_rotary_positions(size: int) -> None:
+    """Against the rotation of pairs as complex numbers, in float64; values and rows behind the last angle stay."""
+    qkv, _ = states([9], size)
+    angles = 10 * torch.rand(9, size // 2, generator=torch.Generator().manual_seed(3))
+    before = qkv.double()
+    assert rotate(qkv, angles.cos(), angles.sin())
+    low, high = before[:9, :2].chunk(2, dim=-1)
+    turned = torch.complex(low, high) * torch.polar(torch.ones_like(angles.double()), angles.double())[:, None, None]
+    expected = torch.cat([turned.real, turned.imag], -1)
+    assert ((qkv[:9, :2].double() - expected).abs() <= 2**-8 * expected.abs() + 1e-5).all()
+    assert torch.equal(qkv[:, 2].double(), before[:, 2])
+    assert torch.equal(qkv[9:].double(), before[9:])
+    assert not rotate(qkv.float(), angles.cos(), angles.sin())
 
 
 @needs_kernel

@@ -40,3 +40,9 @@ def test_other_mpnets_are_not_read() -> None:
     state["encoder.relative_attention_bias.weight"] = torch.zeros(16, 4)
     with pytest.raises(ValueError, match="16 buckets"):
         read_weights(state, facts)
+
+
+def test_a_window_is_a_bias() -> None:
+    square = RelativeBias.of_window(3, 2).square(4, torch.empty(0))
+    far = -torch.inf
+    assert square.tolist() == [[[0, 0, far, far], [0, 0, 0, far], [far, 0, 0, 0], [far, far, 0, 0]]]

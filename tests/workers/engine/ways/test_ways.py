@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.workers.families import FAMILIES, random_model, sequences
+from tests.workers.families import FAMILIES, of_config, random_model, sequences
 from workers.config import Precision
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.kernels.packing import PackedBatch, pack
 from workers.engine.self_check import SAME
 from workers.engine.ways.by_runs import ByRuns
 from workers.engine.ways.fused import Fused
+from workers.engine.ways.fused_modern import FusedModern, fits
 from workers.engine.ways.interface import States
 from workers.engine.ways.packed import Packed
 from workers.engine.ways.padded import Padded
@@ -24,8 +30,8 @@ from workers.engine.ways.supported import unpadded_ways
 FUSED = ("Bert", "Roberta", "XLMRoberta", "DistilBert", "Electra", "MPNet")
 IN_VAIN = ("MPNet", "DebertaV2")  # take packed positions, and let sequences see each other all the same
 OFFERS = [(family, Fused) for family in FUSED] + [(family, Packed) for family in FAMILIES if family not in IN_VAIN]
-OFFERS += [("MPNet", ByRuns)]
-Way = type[Fused] | type[Packed] | type[ByRuns] | type[Padded]
+OFFERS += [("MPNet", ByRuns), ("ModernBert", FusedModern)]
+Way = type[Fused] | type[FusedModern] | type[Packed] | type[ByRuns] | type[Padded]
 
 
 def mixed_batch(*, descending: bool) -> PackedBatch:
@@ -42,6 +48,8 @@ def run(way: Way, family: str, batch: PackedBatch, *, layers: bool, with_pooler:
             weights = Checkpoint.of(model).bert()
             assert weights is not None
             return Fused(weights, Precision.FLOAT32, (), pooler)(batch, layers=layers)
+        if way is FusedModern:
+            return FusedModern(model, Precision.FLOAT32)(batch, layers=layers)
         if way is ByRuns:
             bias = Checkpoint.of(model).bert().bias  # type: ignore[union-attr]
             assert bias is not None
@@ -103,7 +111,8 @@ def test_ways_offered() -> None:
         assert offered[True, Precision.FLOAT32] == ([ByRuns] if family == "MPNet" else []), "no varlen kernel in float32"
         fused = [Fused] if family in FUSED else []
         assert offered[False, Precision.INT8] == fused
-        assert offered[False, Precision.FLOAT32] == offered[False, Precision.BFLOAT16] == fused + packed
+        modern = [FusedModern] if family == "ModernBert" else []
+        assert offered[False, Precision.FLOAT32] == offered[False, Precision.BFLOAT16] == fused + modern + packed
 
 
 @pytest.mark.parametrize("family", IN_VAIN)
@@ -125,3 +134,54 @@ def test_other_builds_are_not_fused() -> None:
     model.config.is_decoder, model.config.hidden_act = False, "silu"
     assert Fused not in unpadded_ways(Checkpoint.of(model), cuda=False, precision=Precision.FLOAT32)
     assert Checkpoint.of(model).bert() is None
+
+
+@torch.inference_mode()
+def test_modernbert_with_biases_and_other_builds() -> None:
+    settings = FAMILIES["ModernBert"].to_dict() | {"attention_bias": True, "mlp_bias": True, "norm_bias": True}
+    model, batch = of_config(transformers.ModernBertConfig(**settings)), mixed_batch(descending=True)
+    expected = Padded(copy.deepcopy(model))(batch, layers=False).last_TH
+    found = FusedModern(model, Precision.FLOAT32)(batch, layers=False).last_TH
+    assert (found - expected).abs().max() <= 1e-5
+    rounded = FusedModern(model, Precision.BFLOAT16)(batch, layers=False).last_TH.float()
+    assert 1e-4 < (rounded - expected).norm() / expected.norm() < 2e-2
+    model.config.hidden_activation = "silu"
+    assert not fits(model)
+
+
+class Ops(TorchDispatchMode):
+    """Names of the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class Shows(torch.nn.Module):
+    """A model whose hidden states are its inputs."""
+
+    config = SimpleNamespace(pad_token_id=7)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
+        assert attention_mask is not None
+        return SimpleNamespace(last_hidden_state=torch.stack([input_ids, attention_mask], -1))
+
+
+def test_padding_is_placed_without_asking_the_device() -> None:
+    """No operator whose result's size depends on data, or that brings a number to the host: on CUDA each would wait."""
+    tokens, shown = sequences(5, 9), Shows()
+    batch = pack(tokens, np.arange(5), torch.device("cpu"))
+    given: list[torch.Tensor] = []
+    shown.register_forward_hook(lambda _module, _args, output: given.append(output.last_hidden_state))
+    with Ops() as ops:
+        found = Padded(shown)(batch, layers=False).last_TH
+    assert not ops.names & {"nonzero", "masked_select", "index", "index_put", "index_put_", "_local_scalar_dense", "item"}
+    assert torch.equal(found[:, 0], batch.ids_T)
+    assert found[:, 1].all()
+    for row, (start, stop) in zip(given[0], pairwise(tokens.offsets), strict=True):
+        assert row[: stop - start, 0].tolist() == tokens.input_ids[start:stop].tolist()
+        assert (row[stop - start :] == torch.tensor([7, 0])).all()
