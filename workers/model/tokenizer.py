@@ -43,6 +43,7 @@ CLIP_CHARACTERS_A_TOKEN = 16  # a clip of this length nearly always has enough t
 SEAM_CHARACTERS = 40  # of a piece, to see whether a tokenizer's tokens may be joined from pieces
 PIECE_CHARACTERS = 1 << 17  # longer texts are encoded in pieces: an Encoding takes some 100 bytes per token
 GROUP_CHARACTERS = 1 << 20  # of the texts encoded by one call
+_NOTHING = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +232,11 @@ class TextTokenizer:
         if self._compiled is None:
             yield from self._encode_by_library(texts, offsets=offsets)
             return
-        nothing = np.empty(0, np.int32)
         for group in groups(texts, GROUP_CHARACTERS):
-            encoded = self._compiled.encode(_column(group), before=nothing, after=nothing, spans=offsets)
+            if len(group) == 1:
+                yield self._encode_long(self._compiled, group[0], offsets=offsets)
+                continue
+            encoded = self._compiled.encode(_column(group), before=_NOTHING, after=_NOTHING, spans=offsets)
             odd, start = set(encoded.odd.tolist()), 0
             for number, end in enumerate(encoded.ends.tolist()):
                 if number in odd:
@@ -241,6 +244,18 @@ class TextTokenizer:
                 else:
                     yield encoded.ids[start:end], encoded.spans[start:end]
                 start = end
+
+    def _encode_long(self, compiled: Vocabulary, text: str, *, offsets: bool) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Of one text, in pieces: the compiled WordPiece takes room for the worst case, an id a byte."""
+        ids, spans, shift = [], [], 0
+        for part in pieces(text, GROUP_CHARACTERS):
+            encoded = compiled.encode(_column([part]), before=_NOTHING, after=_NOTHING, spans=offsets)
+            if len(encoded.odd):
+                return next(iter(self._encode_by_library([text], offsets=offsets)))
+            ids.append(encoded.ids)
+            spans.append(encoded.spans + shift)
+            shift += len(part)
+        return np.concatenate(ids), np.concatenate(spans)
 
     def _encode_by_library(
         self, texts: Sequence[str], *, offsets: bool
