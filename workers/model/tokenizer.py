@@ -43,6 +43,7 @@ CLIP_CHARACTERS_A_TOKEN = 16  # a clip of this length nearly always has enough t
 SEAM_CHARACTERS = 40  # of a piece, to see whether a tokenizer's tokens may be joined from pieces
 PIECE_CHARACTERS = 1 << 17  # longer texts are encoded in pieces: an Encoding takes some 100 bytes per token
 GROUP_CHARACTERS = 1 << 20  # of the texts encoded by one call
+_NOTHING = np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +178,8 @@ class TextTokenizer:
         length_N = np.minimum(room_D[document], length_D[document] - start_N)
         first = last = None
         if spans:
-            first, last = np.zeros(len(document), np.int64), np.zeros(len(document), np.int64)
-            for row, (owner, start, length) in enumerate(
-                zip(document.tolist(), start_N + prompt_D[document], length_N, strict=True)
-            ):
-                leads = start == prompt_D[owner]
-                first[row], last[row] = _span(texts[owner], encoded[owner][1], start, length, prompt, leads=leads)
+            places = [places_TX for _, places_TX in encoded]
+            first, last = _spans(texts, places, document, start_N + prompt_D[document], length_N, prompt, leads=start_N == 0)
         windows = _Windows(document.astype(np.int32), prompt_D[document], start_N, length_N, first, last)
         return self._assemble(contents, windows, np.zeros(len(texts), np.bool_))
 
@@ -231,9 +228,11 @@ class TextTokenizer:
         if self._compiled is None:
             yield from self._encode_by_library(texts, offsets=offsets)
             return
-        nothing = np.empty(0, np.int32)
         for group in groups(texts, GROUP_CHARACTERS):
-            encoded = self._compiled.encode(_column(group), before=nothing, after=nothing, spans=offsets)
+            if len(group) == 1:
+                yield self._encode_long(self._compiled, group[0], offsets=offsets)
+                continue
+            encoded = self._compiled.encode(_column(group), before=_NOTHING, after=_NOTHING, spans=offsets)
             odd, start = set(encoded.odd.tolist()), 0
             for number, end in enumerate(encoded.ends.tolist()):
                 if number in odd:
@@ -241,6 +240,18 @@ class TextTokenizer:
                 else:
                     yield encoded.ids[start:end], encoded.spans[start:end]
                 start = end
+
+    def _encode_long(self, compiled: Vocabulary, text: str, *, offsets: bool) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Of one text, in pieces: the compiled WordPiece takes room for the worst case, an id a byte."""
+        ids, spans, shift = [], [], 0
+        for part in pieces(text, GROUP_CHARACTERS):
+            encoded = compiled.encode(_column([part]), before=_NOTHING, after=_NOTHING, spans=offsets)
+            if len(encoded.odd):
+                return next(iter(self._encode_by_library([text], offsets=offsets)))
+            ids.append(encoded.ids)
+            spans.append(encoded.spans + shift)
+            shift += len(part)
+        return np.concatenate(ids), np.concatenate(spans)
 
     def _encode_by_library(
         self, texts: Sequence[str], *, offsets: bool
@@ -284,21 +295,32 @@ def _column(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
     return texts.chunk(0) if texts.num_chunks == 1 else pa.concat_arrays([pa.array([], texts.type), *texts.chunks])
 
 
-def _span(text: str, offsets_TX: NDArray[np.int64], start: int, length: int, prompt: int, *, leads: bool) -> tuple[int, int]:
-    """The characters of a window, without the `prompt` characters before the text: from its first token to the next window.
+def _spans(
+    texts: Sequence[str], places: Sequence[NDArray[np.int64]], document: NDArray[np.int64], start_N: NDArray[np.int64],
+    length_N: NDArray[np.int64], prompt: int, *, leads: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
+    """First and last character, exclusive, of N windows, without the `prompt` characters before each text.
 
+    A window reaches from its first token to the next window.
     Characters that the tokenizer drops (accents, control characters) belong to the window before them, those before the
-    text's first token (`leads`) to the first window; white space around them is left out.
+    text's first token to the first window (`leads`); white space around them is left out.
     """
-    end = offsets_TX[start + length - 1, 1] if length else prompt
-    begin = offsets_TX[start, 0] if length else prompt
-    following = offsets_TX[start + length, 0] if start + length < len(offsets_TX) else len(text)
-    if leads and length:
-        begin -= len(text[prompt:begin].lstrip())
-    elif leads and text[prompt:].strip():
-        begin = len(text) - len(text[prompt:].lstrip())
-    end += len(text[end:following].rstrip())
-    return max(int(begin) - prompt, 0), max(int(end) - prompt, 0)
+    size_D = np.fromiter(map(len, places), np.int64, len(places))
+    end_D = np.fromiter(map(len, texts), np.int64, len(texts))
+    flat = np.concatenate([*places, np.zeros((1, 2), np.int64)])  # a row behind the last: windows may end there
+    at_N, some = (np.cumsum(size_D) - size_D)[document] + start_N, length_N > 0
+    first = np.where(some, flat[at_N, 0], prompt)
+    last = np.where(some, flat[at_N + length_N - 1, 1], prompt)
+    follows = start_N + length_N < size_D[document]
+    following = np.where(follows, flat[at_N + length_N, 0], end_D[document])
+    for row in np.flatnonzero((following > last) | (leads & ((first > prompt) | ~some))).tolist():
+        text, begin = texts[document[row]], int(first[row])
+        if leads[row] and some[row]:
+            first[row] = begin - len(text[prompt:begin].lstrip())
+        elif leads[row] and text[prompt:].strip():
+            first[row] = len(text) - len(text[prompt:].lstrip())
+        last[row] += len(text[last[row] : following[row]].rstrip())
+    return np.maximum(first - prompt, 0), np.maximum(last - prompt, 0)
 
 
 def _characters(encoded: list[tuple[Encoding, str]]) -> NDArray[np.int64]:

@@ -164,7 +164,7 @@ class Vocabulary:
             ends[cuts[number] : cuts[number + 1]] += sum(done[:number])
         taken = [slice(start, start + size) for start, size in zip(starts, done, strict=True)]
         return Encoded(
-            ids=ids[taken[0]] if len(taken) == 1 else np.concatenate([ids[part] for part in taken]),
+            ids=np.concatenate([ids[part] for part in taken]),  # a copy also of one: most of the room is not used
             ends=ends,
             truncated=(flags & _TRUNCATED) > 0,
             odd=np.flatnonzero(flags & _ODD),

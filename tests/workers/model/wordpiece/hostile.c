@@ -21,12 +21,14 @@ int main(int count, char **arguments) {
     const int rounds = count > 1 ? atoi(arguments[1]) : 1000;
     const char *pieces_of[] = {"a", "snow", " ", "[CLS]", "[C", "<x>", "\xcc\x81", "\xcc\xa3", "\xe1\xad\x84", "\xe4\xb8\xad", "\xea\xb0\x81",
                                "\xf0\x9d\x85\xa5", "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop", "\xc4\xb0", "é!"};
-    for (int flags = 0; flags < 32; flags++) {
+    const int kinds[] = {15, 13, 7, 31, 8, 0}; /* of the normaliser: some of its 32 combinations */
+    for (int kind = 0; kind < 6; kind++) {
+        const int flags = kinds[kind];
         for (int longest = 1; longest < 120; longest += 117) {
             vocabulary *v = reembed_wordpiece_new((const uint8_t *)words, ends, ids, 14, (const uint8_t *)"##", 2, 0, longest, flags,
                                                   (const uint8_t *)added, added_ends, 3, runs, flags & 1 ? 4 : 0);
             worker *k = reembed_wordpiece_worker(v);
-            for (int round = 0; round < rounds / 64; round++) {
+            for (int round = 0; round < rounds / 12; round++) {
                 const int64_t number = 1 + (int64_t)draw(4);
                 int64_t offsets[6] = {0}, size = 0;
                 uint8_t draft[4096];

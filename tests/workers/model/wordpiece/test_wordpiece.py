@@ -31,6 +31,7 @@ from tests.workers.model.wordpiece.tokenizers_of_kinds import (
     trained,
 )
 from tests.workers.model_folders import ADDED, make, tokenizer_settings
+from workers.model import tokenizer as tokenizer_module
 from workers.model.wordpiece import library, proof
 from workers.model.wordpiece.definition import Definition, definition_of
 from workers.model.wordpiece.make_tables import HEADER, header
@@ -142,10 +143,13 @@ def test_added_tokens_in_a_text_are_left_to_tokenizers() -> None:
         ({"long_text": "mean_of_chunks", "chunk_overlap": 2}, "right"),
     ],
 )
-def test_texts_with_added_tokens_among_others(folder: Path, settings: dict[str, Any], side: str) -> None:
+def test_texts_with_added_tokens_among_others(
+    folder: Path, settings: dict[str, Any], side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What transformers makes of each text, whichever of the two encodes it."""
     tokenizer_settings(folder, added_tokens_decoder={"600": ADDED}, truncation_side=side)
     texts = ["hello [WORLD]", *SENTENCES, "[WORLD]" * 30, "[CLS] a", "", "a\u1b44\u0334b", *CORPUS, "end [SEP]"]
+    monkeypatch.setattr(tokenizer_module, "GROUP_CHARACTERS", 60)  # longer ones are encoded in pieces
     tokenizer = make(folder, max_tokens=16, **settings)
     assert tokenizer.compiled
     reference, prompt = AutoTokenizer.from_pretrained(folder), settings.get("prompt", "")
@@ -248,6 +252,6 @@ def test_no_access_out_of_bounds(tmp_path: Path) -> None:
     if "cannot find" in built.stderr:
         pytest.skip("gcc without sanitizers")
     assert built.returncode == 0, built.stderr
-    done = subprocess.run([tmp_path / "hostile", "3000"], capture_output=True, text=True, check=False)
+    done = subprocess.run([tmp_path / "hostile", "6000"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sys.byteorder == "big" or "texts" in done.stdout
