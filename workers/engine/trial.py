@@ -37,7 +37,7 @@ from workers.model.fetch import cache_folder
 from workers.records.tokens import TokenizedTexts
 
 TRIAL_SECONDS = 1.0  # of each way, at most, after its first pass
-TRIAL_TOKENS = {"cpu": 512, "cuda": 65536}  # of a timed batch: on a CPU rates hardly depend on it
+TRIAL_TOKENS = {"cpu": 128, "cuda": 65536}  # of a timed batch: on a CPU ways differ by as much at any size
 ROUNDS = 5
 CLEAR = 1.25  # a way so many times as fast as every other after one timed pass needs no further rounds
 SAME_RATE = 0.97  # ways within this share of the fastest are equally fast: the first of them is taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from workers.engine.kernels import attention
 from workers.engine.kernels.attention import by_runs
 from workers.engine.kernels.packing import EqualRun, PackedBatch, pack
 from workers.engine.self_check import SelfCheck
+from workers.engine.trial import Choice
 from workers.engine.ways.interface import Forward, States
+from workers.engine.ways.supported import fuses_bfloat16
 from workers.errors import PrecisionRefused, ReplicaError, UsageError
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
@@ -323,3 +326,54 @@ def test_the_number_of_threads_does_not_matter(minilm: Path, exact: tuple[Encode
     reference, tokens = exact
     assert threads_matter(reference, tokens) <= 1e-6
     assert threads_matter(build(minilm, precision="bfloat16", max_tokens=64)[1], tokens) <= 1e-6
+
+
+def choose_between(
+    monkeypatch: pytest.MonkeyPatch, preferred: Choice | None, *, slow: Precision | None = None
+) -> tuple[Precision, Forward, list[str], bool]:
+    """(precision, way, ways built for the device, whether a trial decided), with bfloat16 and float32 both possible."""
+    built: list[str] = []
+    whole = SelfCheck._build
+
+    def build(check: SelfCheck, way: Any, precision: Precision) -> Forward:
+        forward = whole(check, way, precision)
+        built.append(forward.name)
+        if precision is slow:
+            return Wrong(forward, lambda states: time.sleep(0.05) or states)
+        return forward
+
+    monkeypatch.setattr(SelfCheck, "_build", build)
+    check = SelfCheck(Checkpoint.of(random_model("Bert")), GOLDEN, Precision.AUTO, CPU, mean_vectors, preferred=preferred)
+    return *check.choose_precision(), built, check.tried
+
+
+needs_bfloat16 = pytest.mark.skipif(not fuses_bfloat16(), reason="oneDNN has no bfloat16 products here")
+
+
+@needs_bfloat16
+@pytest.mark.parametrize(
+    ("slow", "found"), [(Precision.BFLOAT16, Precision.FLOAT32), (Precision.FLOAT32, Precision.BFLOAT16)]
+)
+def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch, slow: Precision, found: Precision) -> None:
+    precision, forward, built, tried = choose_between(monkeypatch, None, slow=slow)
+    assert (precision, forward.name) == (found, f"fused {found.value}")
+    assert built == ["fused bfloat16", "fused float32"]
+    assert tried
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("settled", [Precision.BFLOAT16, Precision.FLOAT32])
+def test_a_settled_way_is_taken_without_a_trial(monkeypatch: pytest.MonkeyPatch, settled: Precision) -> None:
+    name = f"fused {settled.value}"
+    assert choose_between(monkeypatch, Choice(settled, name), slow=settled)[0] is settled
+    _, forward, built, tried = choose_between(monkeypatch, Choice(settled, name))
+    assert (forward.name, tried) == (name, False)
+    assert set(built) == {name}
+
+
+@needs_bfloat16
+def test_a_settled_way_that_is_not_possible_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    precision, forward, _, tried = choose_between(
+        monkeypatch, Choice(Precision.FLOAT16, "fused cuda"), slow=Precision.FLOAT32
+    )
+    assert (precision, forward.name, tried) == (Precision.BFLOAT16, "fused bfloat16", True)

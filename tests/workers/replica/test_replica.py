@@ -123,6 +123,24 @@ def test_a_run_in_another_precision_loads_the_model_again(
     assert replica.stats().documents == 3
 
 
+def test_the_runs_way_is_taken_and_an_impossible_one_is_told_once(
+    replica: Replica, settings: ReplicaSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = replica._encoder
+    replica.configure(dataclasses.replace(resolved(settings, "float32"), way="fused float32"))
+    assert replica._encoder is before
+    elsewhere = dataclasses.replace(resolved(settings, "float32"), way="fused cuda")
+    replica.configure(elsewhere)
+    after = replica._encoder
+    assert after is not before
+    assert replica.facts()["way"] == "fused float32"
+    assert "the run's way fused cuda is not possible here; working by fused float32" in caplog.text
+    replica.configure(elsewhere)
+    assert replica._encoder is after
+    tokens = replica._tokenizer.tokenize(["one text", "and another, which is longer", "a"])
+    assert np.array_equal(before.encode(tokens).vectors, after.encode(tokens).vectors)  # one way, the same bits
+
+
 def test_a_precision_that_does_not_hold_here(
     replica: Replica, settings: ReplicaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
