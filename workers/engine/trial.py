@@ -73,18 +73,20 @@ def fastest(candidates: Sequence[Candidate], golden: TokenizedTexts, device: tor
     """The fastest of these; the first of those that are equally fast. A way that fails beside the others is left out.
 
     Raises:
-        RuntimeError: every way fails on the device.
+        Exception: what the last way raised, if every way fails; a CUDA error at once, as no way works after it.
     """
     if len(candidates) == 1:
         return candidates[0]
     best: dict[int, float] = {}  # candidate -> tokens a second
-    failure: RuntimeError | None = None
+    failure: Exception | None = None
     for index, candidate in enumerate(candidates):
         try:
             batch = _batch(golden, device, candidate.forward.layout)
             _timed(candidate.forward, batch, device)  # untimed: kernels are made in the first pass
             best[index] = batch.tokens / _timed(candidate.forward, batch, device)
-        except RuntimeError as error:  # memory, or an operator that only this batch needs
+        except Exception as error:  # memory, an operator that only this batch needs, a kernel that cannot be built
+            if device.type == "cuda" and "CUDA error" in str(error):
+                raise
             _log.info("trial: %s fails: %s", candidate.choice, error)
             failure = error
     if not best:

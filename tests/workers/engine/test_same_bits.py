@@ -19,7 +19,7 @@ from tests.workers.families import FAMILIES, TINY, save_family, sequences
 from tests.workers.models import layout
 from workers.config import Precision
 from workers.engine.encoder import Encoder, EncoderOptions
-from workers.engine.self_check import _multiplies_bfloat16
+from workers.engine.ways.supported import fuses_bfloat16
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.tokenizer import TextTokenizer
 
@@ -36,7 +36,7 @@ WAYS = {
     "packed": ("Albert", "float32"),
     "padded": ("DebertaV2", "float32"),
     "equal lengths": ("FNet", "float32"),
-} | ({"fused bfloat16": ("Bert", "bfloat16"), "fused int8": ("Bert", "int8")} if _multiplies_bfloat16() else {})
+} | ({"fused bfloat16": ("Bert", "bfloat16"), "fused int8": ("Bert", "int8")} if fuses_bfloat16() else {})
 
 
 def digests(folder: Path, before: int) -> dict[str, str]:
