@@ -107,7 +107,7 @@ def by_distance(query: Tensor, key: Tensor) -> Tensor:
         (fused_attention, torch.bfloat16, 2e-2),
         (softmax_free, torch.bfloat16, 2e-2),
     ],
-    ids=str,
+    ids=["fused float32", "fused bfloat16", "softmax free"],
 )
 def test_a_bias_by_distance(attend: Any, dtype: torch.dtype, most: float) -> None:
     batch = packed_of(MIXED)
