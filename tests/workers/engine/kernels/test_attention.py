@@ -100,15 +100,14 @@ def by_distance(query: Tensor, key: Tensor) -> Tensor:
     return BIAS.double()[:, (key - query).clamp(-20, 20) + 20]
 
 
-@pytest.mark.parametrize(
+ON_CPUS = pytest.mark.parametrize(
     ("attend", "dtype", "most"),
-    [
-        (fused_attention, torch.float32, 1e-6),
-        (fused_attention, torch.bfloat16, 2e-2),
-        (softmax_free, torch.bfloat16, 2e-2),
-    ],
+    [(fused_attention, torch.float32, 1e-6), (fused_attention, torch.bfloat16, 2e-2), (softmax_free, torch.bfloat16, 2e-2)],
     ids=["fused float32", "fused bfloat16", "softmax free"],
 )
+
+
+@ON_CPUS
 def test_a_bias_by_distance(attend: Any, dtype: torch.dtype, most: float) -> None:
     batch = packed_of(MIXED)
     states = random_states(batch.tokens, dtype)
@@ -118,11 +117,7 @@ def test_a_bias_by_distance(attend: Any, dtype: torch.dtype, most: float) -> Non
     assert distance(attend(states, batch).view_as(expected), expected) > 0.1
 
 
-@pytest.mark.parametrize(
-    ("attend", "dtype", "most"),
-    [(fused_attention, torch.float32, 1e-6), (fused_attention, torch.bfloat16, 2e-2), (softmax_free, torch.bfloat16, 2e-2)],
-    ids=str,
-)
+@ON_CPUS
 def test_a_window_of_fused_layers(attend: Any, dtype: torch.dtype, most: float) -> None:
     batch = packed_of(MIXED)
     states = random_states(batch.tokens, dtype)
