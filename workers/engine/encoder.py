@@ -84,12 +84,12 @@ class Encoder:
         options = options or EncoderOptions()
         self._open(files, recipe, golden, options.threads)
         digest, wanted = files.weights_digest, options.precision
-        preferred = Choice(wanted, options.way) if options.way else recall(digest, wanted, self.device)
-        check = SelfCheck(
-            self._checkpoint, golden, wanted, self.device, self._golden_vectors, options.reference, preferred
-        )  # fmt: skip
         self._forward: Forward
         try:
+            preferred = Choice(wanted, options.way) if options.way else recall(digest, wanted, self.device)
+            check = SelfCheck(
+                self._checkpoint, golden, wanted, self.device, self._golden_vectors, options.reference, preferred
+            )
             self.precision, self._forward = check.choose_precision()
             if options.way not in (None, self.way):
                 _log.warning("%s: the run's way %s is not possible here; working by %s", self.device, options.way, self.way)

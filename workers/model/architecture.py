@@ -16,6 +16,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from workers.config import Precision
 from workers.errors import UsageError
 
 ENCODER_HALVES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
@@ -163,12 +164,19 @@ def check_longest(config: Mapping[str, Any], max_tokens: int, shown: str) -> Non
         )
 
 
-def engine_revision(model: Mapping[str, Any]) -> str:
+def engine_revision(model: Mapping[str, Any], precision: Precision) -> str:
     """Since which revision of the engine the family's vectors are what they are; empty: since version 0.1, but for rounding.
 
     A part of the recipe, so that no run and no snapshot holds vectors of both.
+
+        alone     each text as if it were alone (self_check.py)
+        columns   8-bit products with loud channels split into columns (engine/kernels/linear.py)
     """
-    return "" if str(model.get("model_type")) in EARLIER_ENGINE_HELD else "alone"
+    revisions = {
+        "alone": str(model.get("model_type")) not in EARLIER_ENGINE_HELD,
+        "columns": precision is Precision.INT8,
+    }
+    return ", ".join(name for name, holds in revisions.items() if holds)
 
 
 def has_pooler(config: Mapping[str, Any], names: Collection[str]) -> bool:

@@ -107,7 +107,7 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         vector_modules=vector_modules,
         dim=None,
         query_tokens=query_tokens,
-        engine=engine_revision(model),
+        engine=engine_revision(model, config.precision),
         tokenizer=conversion.unlike,
     )
     hidden = next((model[key] for key in ("hidden_size", "d_model") if isinstance(model.get(key), int)), None)

@@ -84,7 +84,6 @@ def test_families_without_padding(loaded: Encoder, monkeypatch: pytest.MonkeyPat
     assert vectors.shape == (16, 64)
 
 
-@pytest.mark.xfail(reason="Padded asks the device which positions are tokens", strict=False)
 @pytest.mark.parametrize("family", [*PADDED, "Bert"])
 def test_families_with_padding(loaded: Encoder, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     device = Device(loaded, Padded(moved(family, torch.float32)), monkeypatch)

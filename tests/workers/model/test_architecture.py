@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.workers.models import copy_model, edit_json, layout
+from workers.config import Precision
 from workers.errors import UsageError
 from workers.model.architecture import check_config, check_longest, common_names, engine_revision, has_pooler, refuse_unused
 
@@ -111,6 +112,7 @@ def test_families_whose_vectors_version_0_1_made_otherwise_have_a_revision() -> 
     """Commit 8645ff9 was run over the models of tests/workers/many_families.py: these were off by 0.04 to 0.5."""
     for family in ("gpt2", "gpt_neo", "gptj", "gpt_bigcode", "openai-gpt", "codegen", "ctrl", "xlm", "flaubert", "xlnet",
                    "fnet", "funnel", "yoso", "convbert", "mobilebert", "of_next_year"):  # fmt: skip
-        assert engine_revision({"model_type": family}) == "alone"
+        assert engine_revision({"model_type": family}, Precision.AUTO) == "alone"
     for family in ("bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "distilbert", "qwen3", "gemma3_text"):
-        assert engine_revision({"model_type": family}) == ""
+        assert engine_revision({"model_type": family}, Precision.BFLOAT16) == ""
+        assert engine_revision({"model_type": family}, Precision.INT8) == "columns"
