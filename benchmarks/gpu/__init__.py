@@ -7,7 +7,6 @@ subject.py       one model with the corpus in its tokens
 ceilings.py      copies and bare matrix products
 correctness.py   golden proof, attention against float64, half precision against float32
 ways.py          every way to run the model: tokens/s, host beside device time, kernels
-compiled.py      the packed way in a form that torch.compile takes
 host.py          whole calls of the encoder, alone and beside a busy interpreter; the tokenizer by threads
 end_to_end.py    `reembed embed` on a local Ray, with one replica and with four
 opponents.py     sentence-transformers in half precision

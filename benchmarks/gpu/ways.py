@@ -9,7 +9,6 @@ longest first, and as the profiler's own table in kernels_MODEL.txt.
 from __future__ import annotations
 
 import functools
-import inspect
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.compiled import CompiledPacked
 from benchmarks.gpu.correctness import PADDED_TOKENS
 from benchmarks.gpu.device import CUDA, DEVICE, synchronize, timed
 from benchmarks.gpu.session import FAILED_CHECKS
@@ -75,25 +73,13 @@ def _candidates(subject: Subject, *, compiled: bool) -> Iterator[tuple[str, Prec
     folder = subject.bench.files.folder / subject.bench.recipe.transformer
     checkpoint = Checkpoint(folder, subject.title, with_pooler=False)
     asked = [(settled, CUDA)] if CUDA else [(Precision.FLOAT32, False), (Precision.BFLOAT16, True)]
-    if CUDA and (float8 := getattr(Precision, "FLOAT8", None)) is not None:
-        asked.append((float8, True))
-    takes_compiled = "compiled" in inspect.signature(unpadded_ways).parameters
+    if CUDA:
+        asked.append((Precision.FLOAT8, True))
     golden = subject.bench.tokenizer.tokenize(GOLDEN_TEXTS)
     for precision, cuda in asked:
         check = SelfCheck(checkpoint, golden, precision, DEVICE, subject.loaded._golden_vectors)
-        more = {"compiled": compiled} if takes_compiled else {}
-        for way in unpadded_ways(checkpoint, cuda=cuda, precision=precision, **more):
+        for way in unpadded_ways(checkpoint, cuda=cuda, precision=precision, compiled=compiled):
             yield f"{way.__name__} {precision.value}", precision, functools.partial(check._build, way, precision)
-    if compiled and not takes_compiled:
-        dtype = settled if CUDA else Precision.FLOAT32
-        yield f"CompiledPacked {dtype.value}", dtype, functools.partial(_compiled, subject, dtype)
-
-
-def _compiled(subject: Subject, precision: Precision) -> Forward:
-    """On a CPU the compiler's back end is left out and the attention is wrong: only the tracing is tried."""
-    torch._dynamo.reset()
-    model = subject.bench.transformer(subject.loaded, precision.value)
-    return CompiledPacked(model, "inductor" if CUDA else "eager")
 
 
 def _quality(vectors: np.ndarray, reference: np.ndarray, precision: Precision) -> dict[str, Any]:
