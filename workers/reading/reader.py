@@ -68,7 +68,8 @@ def _source_rows(piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
                 raise
             other = footer_problem(stream.head(SIGNATURE_BYTES), traits)
             if other is None and piece.rows is None and piece.stop == piece.size:  # as planned where its footer is not good
-                other = _as_planned(stream, traits.footer, plan)
+                planned = _as_planned(stream, traits.footer, plan)
+                other = planned and _with_mend(planned)
             raise ObjectError(stream.uri, other or error.reason) from None
 
 
@@ -92,6 +93,13 @@ def _as_planned(stream: SourceStream, reader: FooterReader, plan: ReadPlan) -> s
     except ProcessEnded as ended:
         return footer_ended(ended)
     return facts if isinstance(facts, str) else None
+
+
+def _with_mend(problem: str) -> str:
+    """As every reason in the quarantine; planning has one mend for all objects that it names."""
+    if "decrypt it" in problem:
+        return problem
+    return f"{problem}; {'decrypt it' if 'encrypted' in problem else 'upload it again'}"
 
 
 class _WindowCutter:

@@ -115,7 +115,8 @@ def test_unreadable_footer_is_kept_as_a_problem_and_named(
     (shard,) = cut(corpus, 1 << 20, id_given=False)
     with pytest.raises(ObjectError) as refused:
         list(read_windows(shard, corpus.read_plan, {}))
-    assert refused.value.reason == corpus.objects[1].problem, "the quarantine has the reason that planning gave"
+    planned = corpus.objects[1].problem
+    assert refused.value.reason == f"{planned}; upload it again", "the quarantine has the reason that planning gave"
 
 
 def deadly(data: bytes) -> bytes:
