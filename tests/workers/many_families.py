@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.workers.families import of_config
+from workers.model.golden import GOLDEN_TEXTS
 
 ENCODER: dict[str, Any] = {"vocab_size": 30522, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
                            "intermediate_size": 48, "max_position_embeddings": 130}  # fmt: skip
@@ -142,10 +144,25 @@ def random_folder(family: str, minilm: Path, target: Path) -> Path:
     settings = FAMILIES.get(family) or REFUSED[family]
     kind = family.partition(" ")[0]  # what follows is a variant
     of_config(transformers.AutoConfig.for_model(kind, **settings)).save_pretrained(target)
-    (target / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
+    if kind == "qwen2":  # transformers 5.23 makes a Qwen2Tokenizer, which is BPE, of every such folder
+        byte_pairs().save(str(target / "tokenizer.json"))
+    else:
+        (target / "tokenizer.json").write_bytes((minilm / "tokenizer.json").read_bytes())
     names = ["input_ids", *(["token_type_ids"] if family in TYPED else []), "attention_mask"]
     facts = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": names, "pad_token": "[PAD]",
              "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]",
              "model_max_length": 120}  # fmt: skip
     (target / "tokenizer_config.json").write_text(json.dumps(facts))
     return target
+
+
+def byte_pairs() -> Tokenizer:
+    """A small tokenizer of bytes and pairs of them, as Qwen's are."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(GOLDEN_TEXTS, trainer)
+    return tokenizer
