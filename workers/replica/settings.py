@@ -28,8 +28,9 @@ class ReplicaSettings:
     reference: GoldenReferenceFile | None = None  # of the golden texts, if replicas run on the driver's machine
 
     def settled(self, resolved: ResolvedSettings) -> ReplicaSettings:
-        """For a replica that starts when the run's precision and token budget are known, and so need not be found out."""
-        return replace(self, precision=Precision(resolved.stamp.precision), batch_tokens=resolved.batch_tokens)
+        """For a replica that starts when precision, way and token budget are known, and so need not be found out."""
+        precision = Precision(resolved.stamp.precision)
+        return replace(self, precision=precision, batch_tokens=resolved.batch_tokens, way=resolved.way)
 
 
 @dataclass(frozen=True, slots=True)

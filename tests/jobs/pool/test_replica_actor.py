@@ -77,8 +77,11 @@ def test_a_replica_that_starts_later_need_not_find_out_what_is_settled(monkeypat
     pool.execute(StartReplica(0))
     pool.configure(ResolvedSettings(stamp(dim=32, precision="float16"), 65536))
     pool.execute(StartReplica(1))
+    pool.configure(ResolvedSettings(stamp(dim=32, precision="float16"), 65536, way="packed"))
+    pool.execute(StartReplica(2))
     assert given[0][0] == settings
     assert given[1][0] == dataclasses.replace(settings, precision=Precision.FLOAT16, batch_tokens=65536)
+    assert given[2][0] == dataclasses.replace(given[1][0], way="packed"), "no trial of its own"
 
 
 def test_a_budget_that_is_given_is_not_measured(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
