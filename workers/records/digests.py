@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import importlib.util
 import itertools
 import logging
 import sys
@@ -22,6 +21,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from workers.extension import load
 
 HASH_BYTES = 16
 ROWS_AT_ONCE = 8192  # as Python objects, where hashlib does it
@@ -141,14 +142,13 @@ def _column(cells: Cells) -> tuple[_Column, object]:
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """The extension, where it is built, runs here and gives hashlib's values."""
-    spec = importlib.util.find_spec(_EXTENSION)
-    if spec is None or spec.origin is None or sys.byteorder != "little":
-        _log.info("digests by hashlib: the compiled way is not built; install with a C compiler at hand")
+    if sys.byteorder != "little":
+        _log.info("digests by hashlib: the compiled way is for little-endian machines")
         return None
     try:
-        library = ctypes.CDLL(spec.origin)
+        library = load(_EXTENSION)
     except OSError as error:
-        _log.info("digests by hashlib: the compiled way cannot be loaded: %s", error)
+        _log.info("digests by hashlib: the compiled way is %s", error)
         return None
     library.reembed_hash_texts.argtypes = [ctypes.POINTER(_Column), ctypes.c_int64, ctypes.c_void_p]
     library.reembed_sum_rows.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import itertools
 import logging
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -25,6 +22,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from workers.engine.kernels.relative import RelativeBias
+from workers.engine.kernels.threads import kernel_threads
+from workers.extension import load
 
 HEAD_MULTIPLE = 32  # a head's size must be a multiple: bfloat16 numbers in a register
 _EXTENSION = "workers.engine.kernels._attention"
@@ -62,7 +61,7 @@ def _run(qkv_T3Hd: Tensor, offsets_B1: NDArray[np.signedinteger], threads: int, 
         failed = part(0, len(borders) - 1)
     else:
         cuts = _cuts(borders, threads)
-        failed = min(_threads().map(part, cuts[:-1], cuts[1:]), default=0)
+        failed = min(kernel_threads().map(part, cuts[:-1], cuts[1:]), default=0)
     if failed:
         raise MemoryError(f"attention over {int(np.diff(offsets_B1).max())} tokens: no memory for its keys and values")
     return out
@@ -90,17 +89,9 @@ def _cuts(offsets_B1: NDArray[np.int32], parts: int) -> list[int]:
 
 
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, "attention")
-
-
-@functools.cache
 def _library() -> ctypes.CDLL:
     """Raises: OSError."""
-    spec = importlib.util.find_spec(_EXTENSION)
-    if spec is None or spec.origin is None:
-        raise OSError("not built; install with a C compiler at hand")
-    library = ctypes.CDLL(spec.origin)
+    library = load(_EXTENSION)
     if not hasattr(library, "reembed_rotate"):
         raise OSError("of an earlier version; install again")
     library.reembed_attend.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 3, ctypes.c_void_p, ctypes.c_long]

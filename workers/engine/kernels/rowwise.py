@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import logging
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
+
+from workers.engine.kernels.threads import kernel_threads
+from workers.extension import load
 
 _EXTENSION = "workers.engine.kernels._rowwise"
 _MOST_CHANNELS = 16384  # of a row: rowwise.c
@@ -152,12 +152,7 @@ def _each(part: Callable[[int, int], None], rows: int) -> None:
         part(0, rows)
         return
     cuts = [rows * index // threads for index in range(threads + 1)]
-    list(_threads().map(lambda index: part(cuts[index], cuts[index + 1] - cuts[index]), range(threads)))
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(os.cpu_count() or 1, "rowwise")
+    list(kernel_threads().map(lambda index: part(cuts[index], cuts[index + 1] - cuts[index]), range(threads)))
 
 
 def _usable(x_TI: Tensor) -> ctypes.CDLL | None:
@@ -167,10 +162,7 @@ def _usable(x_TI: Tensor) -> ctypes.CDLL | None:
 @functools.cache
 def _library() -> ctypes.CDLL:
     """Raises: OSError."""
-    spec = importlib.util.find_spec(_EXTENSION)
-    if spec is None or spec.origin is None:
-        raise OSError("not built; install with a C compiler at hand")
-    library = ctypes.CDLL(spec.origin)
+    library = load(_EXTENSION)
     address, number, size = ctypes.c_void_p, ctypes.c_float, ctypes.c_long
     library.reembed_quantize.argtypes = [address, address, number, address, size, size]
     library.reembed_quantize.restype = None

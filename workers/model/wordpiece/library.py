@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import itertools
 import threading
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from workers.extension import load
 from workers.model.wordpiece.definition import Definition
 
 _EXTENSION = "workers.model.wordpiece._wordpiece"
@@ -44,10 +44,7 @@ class Encoded:
 @functools.cache
 def library() -> ctypes.CDLL:
     """Raises: OSError: not built, or not for this machine."""
-    spec = importlib.util.find_spec(_EXTENSION)
-    if spec is None or spec.origin is None:
-        raise OSError("not built; install with a C compiler at hand")
-    loaded = ctypes.CDLL(spec.origin)
+    loaded = load(_EXTENSION)
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "new": (_pointer, [*[_pointer] * 3, _number, _pointer, _number, ctypes.c_int32, _number, ctypes.c_int32,
                            *[_pointer] * 2, _number, _pointer, _number]),
