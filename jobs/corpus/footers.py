@@ -18,9 +18,9 @@ import pyarrow as pa
 from jobs.corpus.listing import RowGroup, SourceObject
 from workers.config import CorpusConfig
 from workers.errors import AccessDenied, ObjectArchived, ObjectError
-from workers.host.isolated_process import IsolatedProcess, ProcessEnded
-from workers.reading.first_look import footer_ended
-from workers.reading.footers.facts import FooterBytes, FooterFacts, FooterReader
+from workers.host.isolated_process import IsolatedProcess
+from workers.reading.first_look import parse_footers
+from workers.reading.footers.facts import FooterBytes, FooterReader
 from workers.storage.checksums import fetch_checked
 from workers.storage.client import filesystem, patiently
 from workers.storage.uris import redact
@@ -115,7 +115,7 @@ def _read_once(
     fetched = [_fetch(source, reader, config) for source in objects]
     to_parse = [(data, source.info.size) for data, source in zip(fetched, objects, strict=True) if not isinstance(data, str)]
     others = [*config.keep, *([config.id] if config.id else [])]
-    parsed = iter(_parse(reader, to_parse, config.text, others, isolated))
+    parsed = iter(parse_footers(reader, to_parse, config.text, others, isolated))
     footers = []
     for data in fetched:
         facts = data if isinstance(data, str) else next(parsed)
@@ -138,19 +138,3 @@ def _fetch(source: SourceObject, reader: FooterReader, config: CorpusConfig) -> 
         return _Denied(str(error).removeprefix(f"{redact(uri)}: "))
     except ObjectError as error:
         return _Denied(error.reason) if isinstance(error, ObjectArchived) else error.reason
-
-
-def _parse(
-    reader: FooterReader,
-    footers: Sequence[tuple[FooterBytes, int]],
-    text: Sequence[str],
-    others: Sequence[str],
-    isolated: IsolatedProcess,
-) -> list[FooterFacts | str]:
-    """One by one when the isolated process does not survive them together: so the one that ends it is found."""
-    try:
-        return isolated.call(reader.parse, footers, text, others) if footers else []
-    except ProcessEnded as error:
-        if len(footers) == 1:
-            return [footer_ended(error)]
-        return [facts for footer in footers for facts in _parse(reader, [footer], text, others, isolated)]

@@ -1,5 +1,5 @@
-"""An object's first bytes, compared with what its name and the settings say of it: by the driver before anything is started,
-and by every reader, so that both say the same.
+"""An object's first bytes and its footer, compared with what its name and the settings say of it: by the driver before
+anything is started, and by every reader, so that both say the same.
 
     HEAD_BYTES as stored -> compressed as named? -> decompressed -> text at all? -> the format's own `examine`
 """
@@ -7,11 +7,14 @@ and by every reader, so that both say the same.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from workers.config import CorpusConfig, SourceFormat
+from workers.host.isolated_process import IsolatedProcess, ProcessEnded
+from workers.reading.footers.facts import FooterBytes, FooterFacts, FooterReader
 from workers.reading.formats.registry import traits_of
 from workers.reading.formats.traits import FormatTraits
 from workers.reading.signatures import SIGNATURE_BYTES, compression_error, content_error, empty_error
@@ -58,9 +61,23 @@ def footer_problem(stored: bytes, traits: FormatTraits) -> str | None:
     return None if traits.signature and stored.startswith(traits.signature) else content_error(stored[:SIGNATURE_BYTES])
 
 
-def footer_ended(how: Exception) -> str:
-    """The problem of a footer that ended the isolated process which parsed it."""
-    return f"its footer is corrupt: parsing it {how}"
+def parse_footers(
+    reader: FooterReader,
+    footers: Sequence[tuple[FooterBytes, int]],
+    text: Sequence[str],
+    others: Sequence[str],
+    isolated: IsolatedProcess,
+) -> list[FooterFacts | str]:
+    """What each footer says, or the problem with it. `footers`: with the size of their object.
+
+    One by one when the isolated process does not survive them together: so the one that ends it is found.
+    """
+    try:
+        return isolated.call(reader.parse, footers, text, others) if footers else []
+    except ProcessEnded as error:
+        if len(footers) == 1:
+            return [f"its footer is corrupt: parsing it {error}"]
+        return [facts for footer in footers for facts in parse_footers(reader, [footer], text, others, isolated)]
 
 
 def decompressed_head(data: bytes, codec: str, limit: int) -> bytes:

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from workers.errors import ObjectError
-from workers.host.isolated_process import IsolatedProcess, ProcessEnded
-from workers.reading.first_look import HEAD_BYTES, first_look, footer_ended, footer_problem
+from workers.host.isolated_process import IsolatedProcess
+from workers.reading.first_look import HEAD_BYTES, first_look, footer_problem, parse_footers
 from workers.reading.footers.facts import FooterReader
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.signatures import SIGNATURE_BYTES
@@ -87,11 +87,8 @@ def _as_planned(stream: SourceStream, reader: FooterReader, plan: ReadPlan) -> s
     if isinstance(footer, str):
         return footer
     others = [*plan.keep.names, *([plan.corpus.id] if plan.corpus.id else [])]
-    try:
-        with IsolatedProcess() as isolated:
-            (facts,) = isolated.call(reader.parse, [(footer, stream.size)], plan.corpus.text, others)
-    except ProcessEnded as ended:
-        return footer_ended(ended)
+    with IsolatedProcess() as isolated:
+        (facts,) = parse_footers(reader, [(footer, stream.size)], plan.corpus.text, others, isolated)
     return facts if isinstance(facts, str) else None
 
 
