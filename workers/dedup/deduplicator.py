@@ -102,7 +102,7 @@ class Deduplicator:
         return DedupedWindow(window, hashes, first_U[row_U < 0], probes, self._prefilled_rows, own_D, row_U, count_U)
 
     def assign_rows(self, deduped: DedupedWindow, counts: Positions) -> None:
-        """`counts`: [N + P] cache rows that each of deduped.texts() takes, by the tokeniser."""
+        """`counts`: [N + P] cache rows that each of deduped.column() takes, by the tokeniser."""
         new_U, counts = deduped.row_U < 0, counts[: len(deduped.new)]
         deduped.count_U[new_U] = counts
         deduped.row_U[new_U] = self._add(deduped.hashes[deduped.new], counts)

@@ -36,10 +36,10 @@ def candidates(wanted: Precision, *, cuda: bool, bfloat16_cpu: bool) -> tuple[Pr
     """Precisions to try until one reproduces the golden vectors; more than one only for auto.
 
     On CUDA, float16 first: as fast as bfloat16, with three more bits of mantissa, but some models overflow it. On a CPU,
-    bfloat16 if the processor has instructions for it; emulated it is slower than float32.
+    bfloat16 where oneDNN has it; a processor may emulate it, slower than float32, which the trial finds (trial.py).
 
     Args:
-        bfloat16_cpu: the processor multiplies bfloat16.
+        bfloat16_cpu: bfloat16 can be computed on this processor.
 
     Raises:
         UsageError: int8 on CUDA, float8 on a CPU.

@@ -46,28 +46,31 @@ def _attention(
 ) -> tuple[Tensor, None]:  # fmt: skip
     """transformers' interface of an attention function, which fixes the parameters: [1, H, T, d] -> [1, T, H, d].
 
-    Scale, window and causality are read as its flash attention reads them, which gets no mask either.
+    Raises: NotImplementedError: as `read_call`.
+    """
+    query_THd, key_TGd, value_TGd, scale, causal = read_call(module, (query, key, value), scaling, is_causal, other)
+    attend = varlen if takes_varlen(query, value) else by_runs
+    attended = attend(query_THd, key_TGd, value_TGd, packed, scale, sliding_window, causal=causal)
+    return attended.view(1, *query_THd.shape[:2], -1), None
+
+
+def read_call(
+    module: Any, states: tuple[Tensor, Tensor, Tensor], scaling: float | None, is_causal: bool | None,
+    other: Mapping[str, Any],
+) -> tuple[Tensor, Tensor, Tensor, float, bool]:  # fmt: skip
+    """Query, key and value ([1, H, T, d] each) as [T, H, d]; the scale of scores; whether they are causal.
+
+    Scale and causality are read as transformers' flash attention reads them, which gets no mask either.
 
     Raises:
         NotImplementedError: the model asks for more, as a cap of the scores.
     """
-    refuse_more(other)
-    query_THd, key_TGd, value_TGd = (states[0].transpose(0, 1) for states in (query, key, value))
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    attend = varlen if takes_varlen(query, value) else by_runs
-    attended = attend(query_THd, key_TGd, value_TGd, packed, scale, sliding_window, causal=is_causal_of(module, is_causal))
-    return attended.view(1, *query_THd.shape[:2], -1), None
-
-
-def refuse_more(other: Mapping[str, Any]) -> None:
-    """Raises: NotImplementedError: a model asks more of its attention than scale, window and causality."""
     if more := [name for name in _MORE if other.get(name) is not None]:
         raise NotImplementedError(f"packed attention with {', '.join(more)}")
-
-
-def is_causal_of(module: Any, given: bool | None) -> bool:
-    """As transformers' flash attention reads it: what the model passes, else what its module says."""
-    return bool(getattr(module, "is_causal", False) if given is None else given)
+    query_THd, key_TGd, value_TGd = (part[0].transpose(0, 1) for part in states)
+    scale = scaling if scaling is not None else query_THd.shape[-1] ** -0.5
+    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
+    return query_THd, key_TGd, value_TGd, scale, causal
 
 
 def takes_varlen(query: Tensor, value: Tensor) -> bool:

@@ -69,9 +69,7 @@ def _attention(
 
     Raises: NotImplementedError: as of Packed.
     """
-    attention.refuse_more(other)
-    query_THd, key_TGd, value_TGd = (states[0].transpose(0, 1) for states in (query, key, value))
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    causal = attention.is_causal_of(module, is_causal)
+    states = (query, key, value)
+    query_THd, key_TGd, value_TGd, scale, causal = attention.read_call(module, states, scaling, is_causal, other)
     attended = attention.flash(query_THd, key_TGd, value_TGd, borders, longest, scale, sliding_window, causal=causal)
     return attended.unsqueeze(0), None

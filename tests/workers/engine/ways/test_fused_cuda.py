@@ -6,11 +6,8 @@ The cases named triton run the real kernels in Triton's interpreter (see kernels
 from __future__ import annotations
 
 import collections
-import ctypes
 import dataclasses
 import os
-import shutil
-import subprocess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +20,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.workers.engine.fake_cuda import load_guard
 from tests.workers.families import FAMILIES, TINY, of_config, of_lengths
 from workers.config import Precision
 from workers.engine.bert.weights import BertWeights, Norm
@@ -49,9 +47,6 @@ CONFIGS: dict[str, Any] = {
 INTERPRETS = triton_rows.why_absent is None and os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETS, reason="run by kernels/test_rows.py, in a process of its own")
 ROWS = [pytest.param(torch_rows, id="torch"), pytest.param(triton_rows, id="triton", marks=interpreted)]
-GUARD = """#include <c10/core/impl/DeviceGuardImplInterface.h>
-namespace c10::impl { C10_REGISTER_GUARD_IMPL(CUDA, NoOpDeviceGuardImpl<DeviceType::CUDA>) }
-"""
 
 
 def model_of(name: str) -> Any:
@@ -112,18 +107,8 @@ def test_what_float8_needs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def cuda_guard(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Fake tensors on device `cuda` in a build of torch without CUDA: it lacks the device guard alone."""
-    if torch.cuda.is_available() or torch.version.cuda:
-        return
-    if shutil.which("g++") is None:
-        pytest.skip("no C++ compiler for the device guard")
-    folder, home = tmp_path_factory.mktemp("guard"), Path(torch.__file__).parent
-    (folder / "guard.cpp").write_text(GUARD)
-    command = ["g++", "-std=c++20", "-O0", "-shared", "-fPIC", f"-I{home}/include", "guard.cpp", "-o", "guard.so"]
-    command += [f"-L{home}/lib", "-lc10"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    ctypes.CDLL(str(folder / "guard.so"))
+def cuda_guard() -> None:
+    load_guard()
 
 
 class Calls(TorchDispatchMode):
