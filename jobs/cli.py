@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from jobs.driver.log_lines import StderrHandler
 from jobs.driver.unexpected import described, hook, machine_full, stack_file
@@ -25,8 +26,20 @@ from workers.errors import ReembedError, UsageError
 EXIT_OK, EXIT_DEFECT, EXIT_USAGE, EXIT_REFUSED, EXIT_ABORTED = 0, 1, 2, 3, 4
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
+
+class _Commands(TyperGroup):
+    """Errors of a command reach main(): click ends the process in silence, with status 1, on any broken pipe."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise RuntimeError(f"a process or connection ended that was being written to: {error}") from error
+
+
 app = typer.Typer(
     name="reembed",
+    cls=_Commands,
     help="Re-embed a text corpus with a BERT model on a Ray cluster: exact, resumable, published atomically.",
     no_args_is_help=True,
     add_completion=False,

@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
@@ -25,6 +25,7 @@ MAX_CONFIG_BYTES = 1 << 20  # a configuration is about a page of text; a larger 
 
 
 Count = Annotated[int, Field(ge=1)]
+_Kind = TypeVar("_Kind", bound=Section)
 
 
 class ClusterConfig(Section):
@@ -152,7 +153,12 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_y
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a YAML file, apply `dotted.key=value` overrides (values are YAML), validate.
+    """The configuration of `reembed embed`. Raises: as load_section()."""
+    return load_section(path, overrides, RunConfig)
+
+
+def load_section(path: str | Path, overrides: Iterable[str], kind: type[_Kind]) -> _Kind:
+    """Read a YAML file, apply `dotted.key=value` overrides (values are YAML), validate as the job's own configuration.
 
     Raises:
         UsageError: one line that names the file, the setting and the remedy.
@@ -160,18 +166,23 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     raw = _read(Path(path))
     for override in overrides:
         _apply(raw, override)
-    return parse_config(raw, str(path))
+    return parse_section(raw, str(path), kind)
 
 
 def parse_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
     """Validate a mapping; `origin` names it in errors."""
+    return parse_section(raw, origin, RunConfig)
+
+
+def parse_section(raw: Mapping[str, Any], origin: str, kind: type[_Kind]) -> _Kind:
+    """As parse_config, for the configuration of another job."""
     odd = _odd_text(raw)
     if odd is not None:
         raise UsageError(f"{origin}: {odd}: holds a character that no name or text can have (NUL or half a surrogate pair)")
     try:
-        return RunConfig.model_validate(dict(raw))
+        return kind.model_validate(dict(raw))
     except ValidationError as error:
-        clauses = _explain(error.errors())
+        clauses = _explain(error.errors(), kind)
         more = f"; and {len(clauses) - MOST_CLAUSES} more" if len(clauses) > MOST_CLAUSES else ""
         raise UsageError(f"{origin}: " + "; ".join(clauses[:MOST_CLAUSES]) + more) from None
 
@@ -186,7 +197,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"configuration {path}: larger than {MAX_CONFIG_BYTES} bytes; this is no configuration")
     raw = _parse(data, f"configuration {path}")
     if not isinstance(raw, dict):
-        raise UsageError(f"configuration {path}: must be a mapping with corpus: and output:, not {type(raw).__name__}")
+        raise UsageError(
+            f"configuration {path}: must be a mapping of sections (output: …), not {type(raw).__name__}"
+        )
     return raw
 
 
@@ -235,7 +248,7 @@ def _odd_text(value: object, name: str = "") -> str | None:
     return None
 
 
-def _explain(errors: Iterable[Any]) -> list[str]:
+def _explain(errors: Iterable[Any], kind: type[Section]) -> list[str]:
     """One clause for each setting; the messages of a union type's branches are joined."""
     clauses: list[str] = []
     wrong: dict[str, tuple[list[str], str]] = {}
@@ -245,7 +258,7 @@ def _explain(errors: Iterable[Any]) -> list[str]:
             path.pop()
         name = _cut(".".join(path), 200)
         if error["type"] == "extra_forbidden":
-            known = _fields_at(path[:-1])
+            known = _fields_at(path[:-1], kind)
             near = difflib.get_close_matches(path[-1], known, n=1)
             clauses.append(
                 f"unknown key {name}; " + (f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}")
@@ -261,8 +274,8 @@ def _explain(errors: Iterable[Any]) -> list[str]:
     return clauses
 
 
-def _fields_at(path: list[str]) -> list[str]:
-    model: Any = RunConfig
+def _fields_at(path: list[str], kind: type[Section]) -> list[str]:
+    model: Any = kind
     for part in path:
         field = model.model_fields.get(part)
         if field is None or not hasattr(field.annotation, "model_fields"):

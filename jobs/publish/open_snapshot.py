@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from jobs.config import RunConfig, load_config
 from jobs.state.current import Current, read_current
 from jobs.state.stored_run import StoredRun
-from workers.config import LongText
+from workers.config import LongText, StorageOptions
 from workers.errors import UsageError
 from workers.storage.store import Store
 from workers.storage.uris import redact
@@ -23,22 +23,25 @@ if TYPE_CHECKING:
     from workers.replica.embedder import Embedder
 
 
-def open_store(target: str) -> tuple[Store, RunConfig | None]:
+def open_store(target: str, storage_options: StorageOptions | None = None) -> tuple[Store, RunConfig | None]:
     """The output that a target names, and the configuration if the target is one. Raises: UsageError."""
     if Path(target).suffix in (".yaml", ".yml") and "://" not in target:
         config = load_config(target)
         return Store(config.output.uri, config.output.storage_options), config
-    return Store(target, {}), None
+    return Store(target, storage_options or {}), None
 
 
-def open_published(target: str) -> StoredRun:
+def open_published(target: str, storage_options: StorageOptions | None = None) -> StoredRun:
     """The run of the published snapshot. Raises: as open_current()."""
-    return open_current(target)[1]
+    return open_current(target, storage_options)[1]
 
 
-def open_current(target: str) -> tuple[Current, StoredRun]:
-    """CURRENT.json and its run. Raises: UsageError: nothing is published there. RunAborted: its documents are damaged."""
-    store, today = open_store(target)
+def open_current(target: str, storage_options: StorageOptions | None = None) -> tuple[Current, StoredRun]:
+    """CURRENT.json and its run. `storage_options`: for a target that is a URI.
+
+    Raises: UsageError: nothing is published there. RunAborted: its documents are damaged.
+    """
+    store, today = open_store(target, storage_options)
     current = read_current(store)
     if current is None:
         raise UsageError(f"{redact(store.uri)}: nothing is published there; run `reembed embed` first, or correct the uri")

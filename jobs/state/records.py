@@ -39,6 +39,7 @@ ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
 NULLABLE_ELEMENTS = "nullable_elements"  # in RunRecord.extra
 WAY = "way"  # in RunRecord.extra
+JOB = "job"  # in RunRecord.extra of a derived run
 
 
 class RunState(StrEnum):
@@ -83,6 +84,12 @@ class RunRecord:
         """The way to run the model that the first replica settled; None: of a run begun by an earlier version."""
         way = self.extra.get(WAY)
         return way if isinstance(way, str) else None
+
+    @property
+    def job(self) -> str | None:
+        """The job over a snapshot that made it (`reduce`, `cluster`, ...); None: `embed`."""
+        job = self.extra.get(JOB)
+        return job if isinstance(job, str) else None
 
     def facts(self) -> dict[str, Any]:
         """The facts that identify the run's snapshot, for summary.json and CURRENT.json."""

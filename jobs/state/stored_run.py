@@ -54,6 +54,11 @@ class StoredRun:
         return self.record.run_id
 
     @property
+    def job(self) -> str | None:
+        """As RunRecord.job."""
+        return self.record.job
+
+    @property
     def paths(self) -> RunPaths:
         return RunPaths(self.run_id)
 

@@ -173,7 +173,7 @@ FILES = {
     "tag": ("corpus: !!python/object/apply:os.mkdir [out]\n", [r"not valid YAML: .*python/object/apply"]),
     "key twice": ("corpus: {}\ncorpus: {}\n", [r"'corpus' stands twice \(line 2"]),
     "key is a list": ("? [a, b]\n: c\n", [r"not valid YAML: "]),
-    "empty": ("", [r"must be a mapping with corpus: and output:"]),
+    "empty": ("", [r"must be a mapping of sections"]),
     "no output": ("corpus: {uri: x}\n", [r"output is required"]),
     "secret in a broken line": ("corpus: {storage_options: {secret: not-a-secret}\n", [r"not valid YAML: .*\(line 2"]),
 }  # fmt: skip

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import resource
 import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,16 +27,16 @@ from numpy.typing import NDArray
 from workers.config import Precision
 from workers.dedup.deduplicator import DedupedWindow
 from workers.engine.encoder import Encoder, EncoderOptions
-from workers.errors import LocalDiskFull, ObjectError, ReplicaError, StorageFull, StoreRefused, TransientError, UsageError
+from workers.errors import ReplicaError, UsageError
 from workers.host.memory import Trimmer
-from workers.host.spill_file import no_room, own_spill_folder
+from workers.host.spill_file import own_spill_folder
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.reading.reader import read_windows
 from workers.records.documents import TEXT
-from workers.records.shard import Assignment, Blame, Failure, Receipt, ReplicaStats, Shard
+from workers.records.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
 from workers.records.tokens import TokenizedTexts, rows_of_texts
 from workers.replica.golden_reference import await_golden_reference
 from workers.replica.pipeline import Later, Pipeline
@@ -49,11 +47,9 @@ from workers.storage.store import Store
 from workers.table.schema import output_schema
 from workers.table.vectors import calibrate_scale
 from workers.writing.commit import adopt
-
-log = logging.getLogger("reembed")
+from workers.writing.failure import failure_of
 
 CALIBRATION_DOCUMENTS = 256  # of each sampled shard, to calibrate the scale of int8 vectors
-ENOSPC_HINT = "the local disk of this node is full; free space under its temporary folder"
 
 
 class Replica:
@@ -147,7 +143,7 @@ class Replica:
                 return adopted
             return self._pipeline.submit(ShardJob(assignment, context)).result()
         except Exception as error:  # noqa: BLE001 - every error is returned as a Failure that says what is at fault
-            return _failure(assignment, error)
+            return failure_of(assignment, error)
         finally:
             with self._lock:
                 self._in_flight.pop(shard.number, None)
@@ -231,31 +227,3 @@ class Replica:
         if self._context is None:
             raise ReplicaError(f"{self.name} was given a shard before it was configured")
         return self._context
-
-
-def _failure(assignment: Assignment, error: Exception) -> Failure:
-    """The failure that an error stands for."""
-    shard, uri, rows_read = assignment.shard, None, 0
-    reason = str(error)
-    match error:
-        case ObjectError():
-            blame, uri, reason, rows_read = Blame.OBJECT, error.object_uri, error.reason, error.rows_read
-        case ReplicaError():
-            blame = Blame.REPLICA
-        case StorageFull():
-            blame = Blame.OUTPUT
-        case LocalDiskFull():
-            blame = Blame.DISK
-        case OSError() if no_room(error):
-            blame, reason = Blame.DISK, f"{error}; {ENOSPC_HINT}"
-        case TransientError() | StoreRefused():  # storage away, credentials expired: not the shard's fault
-            blame = Blame.NOBODY
-        case UsageError():  # every shard would meet it, on every replica
-            blame = Blame.REQUEST
-        case OSError():
-            blame = Blame.NOBODY
-        case _:
-            blame = Blame.SHARD
-            reason = f"{type(error).__name__}: {error}"
-            log.error("shard %d: %s", shard.number, "".join(traceback.format_exception(error)))
-    return Failure(shard.number, assignment.epoch, blame, " ".join(reason.split())[:1000], uri, rows_read)

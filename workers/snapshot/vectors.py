@@ -77,7 +77,7 @@ def iterate_vectors(
     stored = [name for name in columns if name not in schema.partition_by]
     for path in paths:
         with open_part(store, path) as part:
-            values = _partition_columns(part, path, schema, [name for name in columns if name in schema.partition_by])
+            values = partition_columns(part, path, schema, [name for name in columns if name in schema.partition_by])
             rows = _batch_rows(part, schema.stamp.vector, stored, batch_bytes)
             for batch in part_vectors(part, path, schema.vector_format, stored, rows):
                 cells = [
@@ -113,7 +113,7 @@ def _batch_rows(part: PartReader, vector: VectorType, columns: Sequence[str], ba
     return max(1, batch_bytes // max(1, row_bytes))
 
 
-def _partition_columns(part: PartReader, path: str, schema: OutputSchema, names: Sequence[str]) -> dict[str, pa.Scalar]:
+def partition_columns(part: PartReader, path: str, schema: OutputSchema, names: Sequence[str]) -> dict[str, pa.Scalar]:
     """The part's value of each partition column, from its footer: folder names may be shortened.
 
     Raises: ObjectError: a value that does not fit the column.

@@ -2,7 +2,7 @@
 
     PartName         `part-<shard>[-<piece>].parquet`, built and parsed
     path_in_run      where a part of one run stands in another that carries it over
-    write_part       tables -> the file, one row group each, and its footer entries
+    write_part       tables -> the file, one row group each, and its footer entries; write_columns without vectors
     open_part        a part on the store -> PartReader: footer, row groups, batches of chosen columns
     read_footer      the footer entries of a file in memory, whatever it is
 
@@ -149,16 +149,35 @@ def write_part(
         OSError: disk full or not writable.
     """
     leaf = EMBEDDING + ".list.element" * (2 if schema.lists else 1)  # the vectors' components
-    kind, level = encoding or _AUTO[schema.stamp.vector]
-    leaves = _leaves(schema.part)
+    _write(path, groups, schema.part, footer, leaf, encoding or _AUTO[schema.stamp.vector])
+
+
+def write_columns(
+    path: Path, groups: Iterable[pa.Table], schema: pa.Schema, footer: Callable[[], Mapping[str, str]]
+) -> None:
+    """As write_part, for a part without vectors. Raises: OSError: disk full or not writable."""
+    _write(path, groups, schema, footer, None, _PLAIN)
+
+
+def _write(
+    path: Path,
+    groups: Iterable[pa.Table],
+    schema: pa.Schema,
+    footer: Callable[[], Mapping[str, str]],
+    leaf: str | None,
+    encoding: ColumnEncoding,
+) -> None:
+    kind, level = encoding
+    leaves = _leaves(schema)
     names = [name for name in leaves if name not in (leaf, ID, TEXT_HASH)]
+    as_dictionary = leaf is not None and kind == "DICTIONARY"
     with pq.ParquetWriter(
         path,
-        schema.part,
+        schema,
         compression="zstd",
         compression_level={name: level if name == leaf else ZSTD_LEVEL for name in leaves},
-        use_dictionary=[*names, leaf] if kind == "DICTIONARY" else names,
-        column_encoding=None if kind == "DICTIONARY" else {leaf: kind},
+        use_dictionary=[*names, leaf] if as_dictionary else names,
+        column_encoding=None if leaf is None or as_dictionary else {leaf: kind},
         write_statistics=[ID, *names],
         write_page_checksum=True,
         data_page_size=PAGE_BYTES,

@@ -3,7 +3,7 @@
     bad_rows       rows that must be quarantined, with the reason
     to_arrow       [N, D] float32 -> fixed_size_list<float32|float16|int8|uint8 not null>
     to_arrow_lists the same for `pooling: tokens`, one list of vectors a document
-    as_float32     a stored column -> [N, D] float32
+    as_float32     a stored column -> [N, D] float32; stored_cells and decode are its two halves
     cosines        row by row; cosines_to_stored the same where one side comes from a part
 
 int8 is symmetric with ONE scale for the snapshot, q = clip(rint(x / scale), -127, 127), so vectors of different shards can
@@ -126,6 +126,12 @@ def as_float32(column: pa.ChunkedArray | pa.Array, vector_type: VectorType, scal
     Raises:
         UsageError: int8 without its scale (the footer's reembed.int8_scale).
     """
+    cells_NW = stored_cells(column, vector_type)
+    return decode(cells_NW, vector_type, scale)
+
+
+def stored_cells(column: pa.ChunkedArray | pa.Array, vector_type: VectorType) -> npt.NDArray[Any]:
+    """A stored column's components [N, W], as they are stored; lists of vectors end to end."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     if pa.types.is_list(column.type):
         chunks = [chunk.flatten() for chunk in chunks]
@@ -133,7 +139,11 @@ def as_float32(column: pa.ChunkedArray | pa.Array, vector_type: VectorType, scal
     else:
         width = column.type.list_size
     parts = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in chunks]
-    cells_NW = np.concatenate(parts) if parts else np.empty((0, width), _ELEMENT[vector_type].to_pandas_dtype())
+    return np.concatenate(parts) if parts else np.empty((0, width), _ELEMENT[vector_type].to_pandas_dtype())
+
+
+def decode(cells_NW: npt.NDArray[Any], vector_type: VectorType, scale: float | None = None) -> Floats:
+    """Stored components as [N, D] float32; float32 ones are not copied. Raises: as as_float32."""
     if vector_type == VectorType.BINARY:
         bits_ND = np.unpackbits(cells_NW, axis=1)
         return bits_ND.astype(np.float32) * 2 - 1

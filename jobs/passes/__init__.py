@@ -1,0 +1,1 @@
+"""Jobs over the vectors of a snapshot: passes, their journal, and the life of a derived run."""

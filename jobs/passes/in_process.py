@@ -1,0 +1,64 @@
+"""InProcess: passes by threads of the driver's own process, for snapshots that need no cluster. Starts no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from workers.errors import RunAborted, UsageError
+from workers.records.shard import Assignment, Blame, Failure, Receipt, Shard
+from workers.vectors.derived import WriteStep
+from workers.vectors.step import Combiner, Step, UnitStep
+from workers.vectors.worker import PassResult, VectorWorker
+
+
+class InProcess:
+    """An Executor (passes.py). `check` raises if the driver must stop; it is asked after each shard."""
+
+    def __init__(self, worker: VectorWorker, threads: int, first_epoch: int, check: Callable[[], None]) -> None:
+        self._worker, self._threads, self._check = worker, threads, check
+        self._epoch = first_epoch
+
+    def run(self, step: Step | UnitStep, shards: Sequence[Shard], combiner: Combiner) -> None:
+        """Raises: as Executor.run()."""
+
+        def call(assignment: Assignment) -> PassResult | Failure:
+            return (
+                self._worker.unit(step, assignment) if isinstance(step, UnitStep) else self._worker.answer(step, assignment)
+            )
+
+        for result in self._in_order(call, shards):
+            if isinstance(result, PassResult):
+                combiner.add(result.partial)
+
+    def write(self, step: WriteStep, shards: Sequence[Shard], record: Callable[[Receipt], None]) -> None:
+        """Every shard is written; `record` is given its receipt. Raises: as Executor.run()."""
+        for result in self._in_order(lambda assignment: self._worker.write(step, assignment), shards):
+            if isinstance(result, Receipt):
+                record(result)
+
+    def _in_order(
+        self, call: Callable[[Assignment], PassResult | Receipt | Failure], shards: Sequence[Shard]
+    ) -> Iterator[PassResult | Receipt]:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="passes") as pool:
+            try:
+                for result in pool.map(call, map(self._assignment, shards)):
+                    self._check()
+                    if isinstance(result, Failure):
+                        raise failed(result)
+                    yield result
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _assignment(self, shard: Shard) -> Assignment:
+        self._epoch += 1
+        return Assignment(shard, self._epoch, 1)
+
+
+def failed(failure: Failure) -> UsageError | RunAborted:
+    """The error that a failed attempt ends the job with."""
+    if failure.blame is Blame.REQUEST:
+        return UsageError(failure.reason)
+    return RunAborted(
+        f"shard {failure.shard}: {failure.reason}; what is committed stays, run the same command again to resume"
+    )

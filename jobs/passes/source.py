@@ -1,0 +1,122 @@
+"""The snapshot that a job works on, opened once: the same for all passes, whatever is published meanwhile.
+
+Its shards are those of the run that made it: one for each receipt, with the receipt's parts as slices. So a derived part has
+the name of its source part, and a shard whose parts have the digests that they had last night needs no new work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.publish.open_snapshot import open_published
+from jobs.state.stored_run import StoredRun
+from workers.config import StorageOptions
+from workers.errors import UsageError
+from workers.records.shard import ObjectSlice, Receipt, Shard
+from workers.storage.store import Store
+from workers.storage.uris import redact
+from workers.table.schema import OutputSchema
+
+
+@dataclass(frozen=True)
+class SourceSnapshot:
+    """A published snapshot of vectors."""
+
+    run: StoredRun
+    storage_options: StorageOptions
+
+    @classmethod
+    def open(cls, uri: str, storage_options: StorageOptions, setting: str) -> SourceSnapshot:
+        """`setting`: its name in errors. Raises: UsageError: nothing is published there, or it holds no vectors."""
+        run = open_published(uri, storage_options)
+        if run.job not in (None, "reduce"):
+            raise UsageError(
+                f"{setting}={redact(uri)}: the output of `reembed {run.job}`, which holds no vectors; "
+                "give the snapshot it was made from"
+            )
+        return cls(run, storage_options)
+
+    @property
+    def store(self) -> Store:
+        return self.run.store
+
+    @property
+    def run_id(self) -> str:
+        return self.run.run_id
+
+    @property
+    def uri(self) -> str:
+        """Without credentials."""
+        return redact(self.store.uri)
+
+    @property
+    def dim(self) -> int:
+        """Components of a vector."""
+        return int(self.run.stamp.dim)
+
+    @cached_property
+    def schema(self) -> OutputSchema:
+        return self.run.schema
+
+    @cached_property
+    def receipts(self) -> Mapping[int, Receipt]:
+        """Those with rows, by shard."""
+        return {number: receipt for number, receipt in self.run.receipts.items() if receipt.files}
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        """In order of numbers."""
+        return tuple(
+            Shard(
+                number,
+                tuple(ObjectSlice(file.path, file.bytes, file.sha256, 0, file.bytes, file.rows) for file in receipt.files),
+                sum(file.bytes for file in receipt.files),
+            )
+            for number, receipt in self.receipts.items()
+        )
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows in all; with pooling=tokens there are more vectors."""
+        return sum(shard.rows or 0 for shard in self.shards)
+
+    @cached_property
+    def first_rows(self) -> tuple[int, ...]:
+        """Number of each shard's first row in the whole snapshot."""
+        ends = np.cumsum([0, *(shard.rows or 0 for shard in self.shards)])
+        return tuple(int(end) for end in ends[:-1])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the digests of all parts: equal for equal vectors."""
+        sums = hashlib.sha256()
+        for receipt in self.receipts.values():
+            for file in receipt.files:
+                sums.update(f"{receipt.shard} {file.sha256}\n".encode())
+        return sums.hexdigest()
+
+    def require_columns(self, names: Sequence[str], setting: str) -> None:
+        """Raises: UsageError: a column that the snapshot has not got."""
+        for name in names:
+            if name not in self.schema.rows.names:
+                kept = ", ".join(self.run.plan.keep.names) or "none"
+                raise UsageError(
+                    f"{setting}: {name} is not in the snapshot (kept columns: {kept}); embed with corpus.keep=[{name}]"
+                )
+
+    def column_type(self, name: str) -> pa.DataType:
+        return self.schema.rows.field(name).type
+
+    def require_rows_of_text(self, job: str) -> None:
+        """Raises: UsageError: a snapshot of token vectors, for a job that needs one vector a text."""
+        if self.schema.lists:
+            raise UsageError(
+                f"{job}: the snapshot {self.uri} holds a vector for each token (model.pooling: tokens); this job needs one "
+                "vector a text: embed with another pooling"
+            )

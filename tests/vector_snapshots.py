@@ -1,0 +1,164 @@
+"""Published snapshots of given vectors, without a model, and passes over them in this process, without Ray.
+
+publish_vectors     ids, vectors, texts and kept columns -> an OUTPUT as `reembed embed` leaves it
+passes_over         a Passes over its snapshot, with a journal in memory
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.config import parse_config
+from jobs.driver.lock import DriverLock
+from jobs.passes.in_process import InProcess
+from jobs.passes.passes import Passes
+from jobs.passes.source import SourceSnapshot
+from jobs.publish.publish import Snapshot, publish
+from jobs.state.ledger import Ledger
+from jobs.state.manifest import save_manifest
+from jobs.state.records import RunRecord, config_snapshot, create_run, new_run_id, plan_to_json, write_summary
+from tests.workers.output_samples import INT8_SCALE, append, draft_for, plan, stamp
+from workers.config import VectorType
+from workers.records.documents import text_hash
+from workers.records.shard import Assignment, ObjectSlice, Shard
+from workers.storage.store import Store
+from workers.table.paths import RunPaths
+from workers.table.schema import output_schema
+from workers.table.vectors import to_arrow
+from workers.vectors.derived import DerivedStamp
+from workers.vectors.step import Partial
+from workers.vectors.worker import VectorWorker, WorkerSettings
+from workers.writing.writer import PART_BYTES, ShardWriter
+
+
+def publish_vectors(
+    output: str | Path,
+    vectors_ND: np.ndarray[Any, Any],
+    *,
+    ids: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None,
+    keep: Mapping[str, pa.Array] | None = None,
+    shards: int = 4,
+    vector: VectorType = VectorType.FLOAT32,
+    partition_by: Sequence[str] = (),
+    part_bytes: int = PART_BYTES,
+    storage_options: Mapping[str, Any] | None = None,
+    **stamped: Any,
+) -> str:
+    """A published run of one row a vector, cut evenly into shards. Returns its run id.
+
+    Args:
+        ids: `0`, `1`, ... by default. texts: the ids by default; only their hashes are stored, as by `embed`.
+        keep: kept columns by name.
+        stamped: changes of the stamp, e.g. weights_digest.
+    """
+    store, count = Store(str(output), dict(storage_options or {})), len(vectors_ND)
+    ids = list(ids or map(str, range(count)))
+    columns = dict(keep or {})
+    run = new_run_id("test", datetime.now(UTC))
+    read_plan = plan({name: cells.type for name, cells in columns.items()})
+    made = stamp(
+        run_id=run, dim=vectors_ND.shape[1], vector=vector, int8_scale=INT8_SCALE if vector == "int8" else None, **stamped
+    )
+    shape = output_schema(read_plan, made, partition_by)
+    cells: dict[str, Any] = {
+        "id": pa.array(ids, pa.string()),
+        "num_tokens": pa.array([1] * count, pa.int32()),
+        "truncated": pa.array([False] * count),
+        "text_hash": pa.array([text_hash(text) for text in texts or ids], pa.binary(16)),
+        "embedding": to_arrow(vectors_ND, vector, INT8_SCALE)[0],
+        **columns,
+    }
+    table = pa.Table.from_arrays([cells[name] for name in shape.rows.names], schema=shape.rows)
+    ends = np.linspace(0, count, shards + 1).astype(int)
+    planned = [
+        Shard(number, (ObjectSlice(f"corpus/{number}", 1, "", 0, 1, int(ends[number + 1] - ends[number])),), 1)
+        for number in range(shards)
+    ]
+    save_manifest(store, RunPaths(run).manifest, planned, "settings")
+    facts = {name: getattr(made, name) for name in (
+        "revision", "weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "max_tokens",
+    )}  # fmt: skip
+    where = {"uri": str(output), "partition_by": list(partition_by), "vector": vector.value}
+    raw = {
+        "corpus": {"uri": "corpus/", "keep": list(columns)},
+        "output": where,
+    }
+    record = RunRecord(
+        run_id=run,
+        fingerprint="settings",
+        source_fingerprint=hashlib.sha256(vectors_ND.tobytes()).hexdigest(),
+        config=config_snapshot(parse_config(raw, "test")),
+        plan=plan_to_json(read_plan),
+        model=facts | {"name": made.model, "vector": vector.value, "long_text": made.long_text.value},
+        shards=shards,
+        rows=count,
+        code_version="test",
+        created=datetime.now(UTC).isoformat(),
+        int8_scale=made.int8_scale,
+        extra={"nullable_elements": False},
+    )
+    create_run(store, record)
+    receipts = []
+    for number in range(shards):
+        task = Assignment(planned[number], 1, 1)
+        writer = ShardWriter(store, task, shape, Path(str(output) + ".spill"), part_bytes=part_bytes)
+        piece = table.slice(ends[number], ends[number + 1] - ends[number])
+        append(writer, shape, piece)
+        receipts.append(writer.finish(draft_for(task, len(piece))))
+    with Ledger(store, run) as ledger:
+        for receipt in receipts:
+            ledger.record(receipt)
+    files = [file for receipt in receipts for file in receipt.files]
+    with DriverLock(store) as lock:
+        assert publish(Snapshot(store, run, files, record.facts() | {"documents": count}), lock) is None
+    summary = {"run_id": run, "state": "complete", "published": True, "reasons": [], "documents": count, "rows": count}
+    write_summary(store, run, summary | {"quarantined_rows": 0, "output_bytes": 0} | record.facts())
+    return run
+
+
+class MemoryJournal:
+    """Keeps everything, and compares steps as the stored one does."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[str, str, Partial]] = {}
+
+    def read(self, place: int, name: str, digest: str) -> Partial | None:
+        found = self.kept.get(place)
+        return found[2] if found is not None and found[:2] == (name, digest) else None
+
+    def write(self, place: int, name: str, digest: str, value: Partial) -> None:
+        self.kept[place] = (name, digest, value)
+
+
+@contextmanager
+def passes_over(
+    output: str | Path,
+    columns: Sequence[str] = (),
+    *,
+    threads: int = 1,
+    journal: MemoryJournal | None = None,
+    cache_bytes: int = 1 << 30,
+    work: str | Path | None = None,
+) -> Iterator[Passes]:
+    """`columns`: of the snapshot, that steps read. `work`: the output of the derived run, for steps that write scratch."""
+    source = SourceSnapshot.open(str(output), {}, "snapshot")
+    target = str(work or f"{output}.work")
+    made = DerivedStamp("20260101T000000Z-00000000", "test", source.run_id, source.uri)
+    numbers = [shard.number for shard in source.shards]
+    settings = WorkerSettings(
+        str(output), target, source.schema, made, "test", tuple(columns), source.first_rows, numbers, cache_bytes, True
+    )
+    worker = VectorWorker(settings, "test")
+    try:
+        yield Passes(source, InProcess(worker, threads, 1, lambda: None), journal or MemoryJournal())
+    finally:
+        worker.close()

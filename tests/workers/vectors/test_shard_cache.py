@@ -1,0 +1,37 @@
+"""Shards in memory and on disk: the same vectors, and no more memory than allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from workers.vectors.shard_cache import ShardCache
+from workers.vectors.shard_rows import PartSpan, ShardRows
+
+ROWS, DIM = 100, 8
+
+
+def _shard(number: int) -> ShardRows:
+    stored = np.random.default_rng(number).standard_normal((ROWS, DIM)).astype(np.float32)
+    span = PartSpan(f"part-{number}", 0, ROWS, "")
+    return ShardRows(number, number * ROWS, [span], [stored], lambda cells: np.asarray(cells, np.float32), pa.table({}))
+
+
+def test_what_does_not_fit_is_mapped_from_files(tmp_path: Path) -> None:
+    one = _shard(0).stored_bytes
+    cache = ShardCache(tmp_path, memory_bytes=2 * one)
+    loaded: list[int] = []
+
+    def load(number: int) -> ShardRows:
+        loaded.append(number)
+        return _shard(number)
+
+    for _ in range(3):
+        for number in range(5):
+            rows = cache.get(number, lambda number=number: load(number))  # type: ignore[misc]
+            assert (rows.take(np.arange(ROWS), unit=False) == _shard(number).stored[0]).all()
+    assert loaded == [0, 1, 2, 3, 4], "each is read once"
+    in_memory = [number for number in range(5) if not isinstance(cache.get(number, lambda: _shard(0)).stored[0], np.memmap)]
+    assert len(in_memory) == 2

@@ -1,0 +1,102 @@
+"""The rows of one shard as a step sees them: vectors in blocks, chosen columns, and what was remembered of earlier passes.
+
+Vectors are kept as they are stored (int8 stays a quarter of float32, a mapped file stays on the disk) and decoded block by
+block, so memory holds one block in float32. With pooling=tokens a row is one token's vector; there are no columns then.
+Axes: N rows of the shard, D components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from workers.table.vectors import Floats, unit_rows
+
+BLOCK_ROWS = 4096  # of one block: 6 MB at 384 components; fixed, because a sum over other blocks has other bits
+
+
+@dataclass(frozen=True, slots=True)
+class PartSpan:
+    """A part's rows within its shard: `first` to `first + rows`. `counts`: vectors of each document (pooling=tokens)."""
+
+    path: str  # relative to the source's root
+    first: int
+    rows: int
+    rows_digest: str  # as the source's receipts have it
+    counts: NDArray[np.int64] | None = None
+
+
+class ShardRows:
+    """Rows in the order of the shard's parts.
+
+    Args:
+        first_row: number of the first row in the whole snapshot.
+        parts: spans, in order, without gaps.
+        stored: one array [rows, W] for each part, as stored.
+        decode: [n, W] stored -> [n, D] float32.
+        columns: [N] the columns that were asked for.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        first_row: int,
+        parts: Sequence[PartSpan],
+        stored: Sequence[NDArray[Any]],
+        decode: Callable[[NDArray[Any]], Floats],
+        columns: pa.Table,
+    ) -> None:
+        self.number, self.first_row, self.parts = number, first_row, tuple(parts)
+        self.columns = columns
+        self.stored = list(stored)  # by part; the cache replaces it by the same arrays, mapped from files
+        self._decode = decode
+        self._remembered: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of the vectors as they are stored."""
+        return sum(int(cells.nbytes) for cells in self.stored)
+
+    def blocks(self, *, unit: bool) -> Iterator[tuple[int, Floats]]:
+        """(first row within the shard, vectors [n, D] float32) of at most BLOCK_ROWS rows; a block ends where a part ends.
+
+        `unit`: each vector divided by its length.
+        """
+        for part, stored in zip(self.parts, self.stored, strict=True):
+            for at in range(0, part.rows, BLOCK_ROWS):
+                vectors = self._decode(stored[at : at + BLOCK_ROWS])
+                yield part.first + at, unit_rows(vectors) if unit else vectors
+
+    def take(self, rows: NDArray[np.int64], *, unit: bool) -> Floats:
+        """Vectors [len(rows), D] of these rows of the shard, in the order asked for."""
+        taken: Floats | None = None
+        for part, stored in zip(self.parts, self.stored, strict=True):
+            here = np.flatnonzero((rows >= part.first) & (rows < part.first + part.rows))
+            vectors = self._decode(np.asarray(stored[rows[here] - part.first]))
+            if taken is None:
+                taken = np.empty((len(rows), vectors.shape[1]), np.float32)
+            taken[here] = vectors
+        if taken is None:
+            raise ValueError("a shard without parts has no rows")
+        return unit_rows(taken) if unit else taken
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """[N] one of the step's columns."""
+        return self.columns.column(name)
+
+    def remember(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returned the first time, in this actor: for what every pass needs and no pass changes (label codes).
+
+        Lost with the actor, and then made again: `make` must be deterministic. Keep it small beside the vectors.
+        """
+        if name not in self._remembered:
+            self._remembered[name] = make()
+        return self._remembered[name]

@@ -1,0 +1,264 @@
+"""VectorWorker: does the passes of one actor. It reads a shard once and keeps it for the passes that follow.
+
+    answer(step, assignment)   a pass over a shard       -> PassResult | Failure
+    unit(step, assignment)     a pass over a unit        -> PassResult | Failure
+    write(step, assignment)    the last pass             -> Receipt | Failure
+
+One thread a call, BLAS and OpenMP included: sums of several threads have bits that depend on their number. Errors are
+returned as a Failure, never raised; which shard comes next is the scheduler's knowledge.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import resource
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from workers.config import StorageOptions
+from workers.errors import ObjectError
+from workers.host.spill_file import local_disk, own_spill_folder
+from workers.records.shard import Assignment, Blame, Failure, OutputFile, Receipt, ReplicaStats
+from workers.snapshot.vectors import partition_columns
+from workers.storage.store import Store
+from workers.table.part_file import PartReader, decoding, open_part
+from workers.table.paths import RunPaths
+from workers.table.schema import EMBEDDING, PREFIX, OutputSchema
+from workers.table.vectors import decode, stored_cells, vectors_per_row
+from workers.vectors.derived import DerivedStamp, Desk, Made, WriteStep
+from workers.vectors.shard_cache import ShardCache
+from workers.vectors.shard_rows import PartSpan, ShardRows
+from workers.vectors.step import Partial, Step, UnitStep
+from workers.vectors.workplace import Workplace
+from workers.writing.commit import LocalFile, adopt, in_parallel, put_or_adopt, stage
+from workers.writing.failure import failure_of
+
+READ_ROWS = 8192
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker is started with. Holds storage options with credentials, so it is never logged or stored."""
+
+    source_uri: str
+    output_uri: str
+    schema: OutputSchema  # of the source
+    stamp: DerivedStamp
+    fingerprint: str  # of the run: parts of other settings are not adopted
+    columns: tuple[str, ...]  # of the source, that any step reads
+    first_rows: Sequence[int]  # number of each shard's first row in the whole snapshot, by place in `numbers`
+    numbers: Sequence[int]  # shard numbers, ascending
+    cache_bytes: int
+    atomic_create: bool
+    source_options: StorageOptions = field(default_factory=dict)
+    output_options: StorageOptions = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """A shard's or unit's answer to a pass."""
+
+    shard: int
+    epoch: int
+    partial: Partial
+    seconds: float
+    bytes_read: int = 0  # of vectors, from the store
+    adopted: bool = False
+
+
+class VectorWorker:
+    """The passes of one actor (or of the driver itself, on several threads)."""
+
+    def __init__(self, settings: WorkerSettings, name: str) -> None:
+        self.name, self._settings = name, settings
+        self._source = Store(settings.source_uri, settings.source_options)
+        self._output = Store(settings.output_uri, settings.output_options)
+        self._output.atomic_create = settings.atomic_create
+        folder = own_spill_folder()
+        with local_disk(folder):
+            self._folder = Path(tempfile.mkdtemp(prefix="vectors-", dir=folder))
+        self._cache = ShardCache(self._folder, settings.cache_bytes)
+        self._place = {number: place for place, number in enumerate(settings.numbers)}
+        self.workplace = Workplace(
+            self._source, self._output, f"{RunPaths(settings.stamp.run_id).root}/scratch", self._folder
+        )
+        self._began = time.monotonic()
+        self.rows_done, self.busy_seconds, self.bytes_read = 0, 0.0, 0
+
+    def facts(self) -> dict[str, Any]:
+        """For the log."""
+        return {"node": socket.gethostname()}
+
+    def close(self) -> None:
+        """Remove its local files."""
+        self._cache.forget()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def answer(self, step: Step, assignment: Assignment) -> PassResult | Failure:
+        return self._attempt(assignment, lambda: self._result(assignment, lambda: step.of_shard(self._rows(assignment))))
+
+    def unit(self, step: UnitStep, assignment: Assignment) -> PassResult | Failure:
+        number = assignment.shard.number
+        return self._attempt(assignment, lambda: self._result(assignment, lambda: step.of_unit(number, self.workplace)))
+
+    def write(self, step: WriteStep, assignment: Assignment) -> Receipt | Failure:
+        return self._attempt(assignment, lambda: self._written(step, assignment))
+
+    def stats(self) -> ReplicaStats:
+        """Totals since the start; `tokens` counts rows, which shows that a pass goes on."""
+        return ReplicaStats(
+            documents=self.rows_done,
+            tokens=self.rows_done,
+            busy_seconds=self.busy_seconds,
+            uptime_seconds=time.monotonic() - self._began,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        )
+
+    def _attempt(self, assignment: Assignment, work: Callable[[], _Answer]) -> _Answer | Failure:
+        began = time.monotonic()
+        try:
+            with threadpool_limits(limits=1):
+                answer = work()
+            self.rows_done += assignment.shard.rows or 0
+            return answer
+        except ObjectError as error:  # a part of the source: no other actor can read it either
+            reason = f"{error}; `reembed verify` of the source tells more, `reembed embed` writes it again"
+            return Failure(assignment.shard.number, assignment.epoch, Blame.SHARD, reason)
+        except FileNotFoundError as error:
+            reason = f"{error}: gone; the source's snapshot has been deleted or replaced meanwhile"
+            return Failure(assignment.shard.number, assignment.epoch, Blame.SHARD, reason)
+        except Exception as error:  # noqa: BLE001 - every error is returned as a Failure that says what is at fault
+            return failure_of(assignment, error)
+        finally:
+            self.busy_seconds += time.monotonic() - began
+
+    def _result(self, assignment: Assignment, compute: Callable[[], Partial]) -> PassResult:
+        began, read = time.monotonic(), self.bytes_read
+        partial = compute()
+        seconds = time.monotonic() - began
+        return PassResult(assignment.shard.number, assignment.epoch, partial, seconds, self.bytes_read - read)
+
+    def _rows(self, assignment: Assignment) -> ShardRows:
+        return self._cache.get(assignment.shard.number, lambda: self._load(assignment))
+
+    def _load(self, assignment: Assignment) -> ShardRows:
+        settings, shard = self._settings, assignment.shard
+        schema = settings.schema
+        spans: list[PartSpan] = []
+        stored: list[NDArray[Any]] = []
+        tables: list[pa.Table] = []
+        first = 0
+        for piece in shard.slices:
+            with open_part(self._source, piece.uri, size=piece.size) as part:
+                cells, counts, table = _read_part(part, piece.uri, schema, settings.columns)
+                digest = part.footer.get(PREFIX + "rows_digest", "")
+            spans.append(PartSpan(piece.uri, first, len(cells), digest, counts))
+            stored.append(cells)
+            tables.append(table)
+            first += len(cells)
+            self.bytes_read += cells.nbytes
+        fields = pa.schema([schema.rows.field(name) for name in settings.columns])
+        columns = pa.concat_tables(tables) if tables else fields.empty_table()
+        form = schema.vector_format
+        unpack = functools.partial(decode, vector_type=form.vector, scale=form.int8_scale)
+        place = settings.first_rows[self._place[shard.number]]
+        return ShardRows(shard.number, place, spans, stored, unpack, columns)
+
+    def _written(self, step: WriteStep, assignment: Assignment) -> Receipt:
+        settings, shard = self._settings, assignment.shard
+        run_id = settings.stamp.run_id
+        adopted = adopt(self._output, run_id, shard, settings.fingerprint)
+        if adopted is not None:
+            return adopted
+        began = time.monotonic()
+        with local_disk(self._folder):
+            folder = Path(tempfile.mkdtemp(prefix=f"shard-{shard.name}-", dir=self._folder))
+        try:
+            desk = Desk(self._source, settings.schema, assignment, settings.stamp, self._source_run, folder)
+            with local_disk(folder):
+                files = [_local(made) for made in step.files(self._rows(assignment), desk)]
+            documents = sum(file.output.rows for file in files)
+
+            def receipt(outputs: Sequence[OutputFile]) -> Receipt:
+                return _receipt(assignment, self.name, outputs, documents, time.monotonic() - began)
+
+            staged = RunPaths(run_id).staged(shard.number)
+            stage(self._output, staged, settings.fingerprint, receipt([file.output for file in files]))
+            sizes = [file.output.bytes for file in files]
+            standing = in_parallel(lambda file: put_or_adopt(self._output, file), files, sizes)
+            if standing != [file.output for file in files]:
+                stage(self._output, staged, settings.fingerprint, receipt(standing))
+            return receipt(standing)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def _source_run(self) -> str:
+        return self._settings.stamp.source_run_id
+
+
+def _read_part(
+    part: PartReader, path: str, schema: OutputSchema, columns: Sequence[str]
+) -> tuple[NDArray[Any], NDArray[np.int64] | None, pa.Table]:
+    """Vectors as stored [V, W], vectors of each row where there are lists, and the columns [N]."""
+    folder = [name for name in columns if name in schema.partition_by]
+    inside = [name for name in columns if name not in folder]
+    batches = list(part.batches(READ_ROWS, [EMBEDDING, *inside]))
+    table = pa.Table.from_batches(batches, pa.schema([part.schema.field(name) for name in [EMBEDDING, *inside]]))
+    with decoding(part.uri):
+        embedding = table.column(EMBEDDING)
+        cells = stored_cells(embedding, schema.stamp.vector)
+        counts = vectors_per_row(embedding) if schema.lists else None
+        if len(cells) != (table.num_rows if counts is None else counts.sum()):
+            raise ValueError("a row without a vector")
+    values = partition_columns(part, path, schema, folder)
+    arrays = [
+        pa.chunked_array([pa.repeat(values[name], table.num_rows)]) if name in values else table.column(name)
+        for name in columns
+    ]
+    fields = pa.schema([schema.rows.field(name) for name in columns])
+    found = pa.Table.from_arrays(arrays, names=list(columns)).cast(fields) if columns else fields.empty_table()
+    return cells, counts, found
+
+
+def _local(made: Made) -> LocalFile:
+    with made.local.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    output = OutputFile(made.path, made.rows, made.local.stat().st_size, sha256, made.rows_digest)
+    return LocalFile(made.local, output, made.footer)
+
+
+def _receipt(assignment: Assignment, replica: str, files: Sequence[OutputFile], rows: int, seconds: float) -> Receipt:
+    return Receipt(
+        shard=assignment.shard.number,
+        epoch=assignment.epoch,
+        rows_read=rows,
+        documents=rows,
+        rows=rows,
+        quarantined_rows=0,
+        lost_objects=(),
+        tokens=0,
+        padded_tokens=0,
+        truncated=0,
+        duplicate_ids=0,
+        files=tuple(files),
+        quarantine=None,
+        stage_seconds={},
+        seconds=round(seconds, 4),
+        replica=replica,
+        ended=round(time.time(), 3),
+    )
