@@ -11,6 +11,7 @@ signal handler raises between them. The main thread waits for it: deadlines and 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import time
@@ -152,11 +153,29 @@ class _Connection:
         self._opened.set_result(None)
         self._close.wait()
         try:
-            ray.shutdown()
+            with _nothing_released():
+                ray.shutdown()
         except BaseException as error:  # noqa: BLE001 - as above
             self._closed.set_exception(error)
         else:
             self._closed.set_result(None)
+
+
+@contextlib.contextmanager
+def _nothing_released() -> Iterator[None]:
+    """No reference of Ray's is released by the garbage collector of another thread while Ray shuts down.
+
+    Ray's C++ would end the whole process there and then, with status 1. The errors of lost actors hold such references, in
+    cycles with their tracebacks.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager
