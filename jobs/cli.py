@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -22,6 +22,9 @@ from jobs.driver.log_lines import StderrHandler
 from jobs.driver.unexpected import described, hook, machine_full, stack_file
 from workers import __version__
 from workers.errors import ReembedError, UsageError
+
+if TYPE_CHECKING:
+    from jobs.passes.kind import JobKind
 
 EXIT_OK, EXIT_DEFECT, EXIT_USAGE, EXIT_REFUSED, EXIT_ABORTED = 0, 1, 2, 3, 4
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -168,6 +171,27 @@ def search(
     from jobs.commands.search import search_snapshot, search_text
 
     _print(search_snapshot(output, text, k), as_json, search_text)
+
+
+@app.command()
+def reduce(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Make a snapshot of fewer components (PCA) of a snapshot. Resumes; the same command again is a no-op."""
+    from jobs.config import load_section
+    from jobs.reduce.config import ReduceConfig
+    from jobs.reduce.job import Reduce
+
+    _run_job(Reduce(load_section(config, overrides or (), ReduceConfig)), as_json)
+
+
+def _run_job(kind: JobKind, as_json: bool) -> None:
+    from jobs.passes.job import run_job
+    from jobs.passes.summary import summary_text
+
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints its workers' messages; stdout is for the result
+        summary = run_job(kind)
+    _print(summary, as_json, lambda report: summary_text(kind, report))
+    if not summary["published"]:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 def _print(report: dict[str, Any], as_json: bool, as_text: Callable[[dict[str, Any]], str]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from workers.errors import RunAborted, UsageError
 from workers.records.shard import Assignment, Blame, Failure, Receipt, Shard
@@ -17,32 +20,31 @@ class InProcess:
 
     def __init__(self, worker: VectorWorker, threads: int, first_epoch: int, check: Callable[[], None]) -> None:
         self._worker, self._threads, self._check = worker, threads, check
-        self._epoch = first_epoch
+        self._epoch = self._first_epoch = first_epoch
 
     def run(self, step: Step | UnitStep, shards: Sequence[Shard], combiner: Combiner) -> None:
         """Raises: as Executor.run()."""
 
-        def call(assignment: Assignment) -> PassResult | Failure:
-            return (
-                self._worker.unit(step, assignment) if isinstance(step, UnitStep) else self._worker.answer(step, assignment)
-            )
-
-        for result in self._in_order(call, shards):
+        for result in self._in_order(step, shards):
             if isinstance(result, PassResult):
                 combiner.add(result.partial)
 
-    def write(self, step: WriteStep, shards: Sequence[Shard], record: Callable[[Receipt], None]) -> None:
+    def write(self, step: WriteStep, shards: Sequence[Shard], record: Callable[[Receipt], Any]) -> None:
         """Every shard is written; `record` is given its receipt. Raises: as Executor.run()."""
-        for result in self._in_order(lambda assignment: self._worker.write(step, assignment), shards):
+        for result in self._in_order(step, shards):
             if isinstance(result, Receipt):
                 record(result)
 
-    def _in_order(
-        self, call: Callable[[Assignment], PassResult | Receipt | Failure], shards: Sequence[Shard]
-    ) -> Iterator[PassResult | Receipt]:
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="passes") as pool:
+    def spent(self) -> tuple[int, int, int]:
+        """Assignments, vector bytes read from the store, peak memory of this process in bytes."""
+        return self._epoch - self._first_epoch, self._worker.bytes_read, self._worker.stats().peak_memory_bytes
+
+    def _in_order(self, step: Step | UnitStep | WriteStep, shards: Sequence[Shard]) -> Iterator[PassResult | Receipt]:
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="passes") as pool, threadpool_limits(limits=1):
             try:
-                for result in pool.map(call, map(self._assignment, shards)):
+                for result in pool.map(
+                    lambda assignment: self._worker.work(step, assignment), map(self._assignment, shards)
+                ):
                     self._check()
                     if isinstance(result, Failure):
                         raise failed(result)
