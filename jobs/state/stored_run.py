@@ -142,4 +142,4 @@ class StoredRun:
     @property
     def stored(self) -> VectorFormat:
         """The format of its stored vectors."""
-        return VectorFormat(self.stamp.vector, self.stamp.int8_scale)
+        return VectorFormat(VectorType(self.model["vector"]), self.model.get("int8_scale", self.record.int8_scale))
