@@ -33,7 +33,7 @@ def test_below_a_bound_and_below_last_night() -> None:
 
 
 def test_a_bound_of_an_unknown_figure() -> None:
-    with pytest.raises(UsageError, match="evaluate.min: f1 is no figure of task=classify; there are macro_f1, accuracy"):
+    with pytest.raises(UsageError, match=r"evaluate\.min: f1 is no figure of task=classify; there are macro_f1, accuracy"):
         require_known(_section(min={"f1": 0.5}), METRICS)
 
 
