@@ -12,6 +12,7 @@ from workers.config import Section, StorageOptions
 
 class Task(StrEnum):
     CLASSIFY = "classify"
+    RETRIEVE = "retrieve"
 
 
 class SplitBy(StrEnum):
@@ -58,9 +59,11 @@ class EvaluateSection(SnapshotSection):
     c: list[float] = Field([1.0, 10.0, 100.0], min_length=1, max_length=10)
     """classify: candidates of the probe's inverse penalty (C of scikit-learn, for vectors of length 1)."""
     queries: str | None = None
-    """retrieve: a file of queries (id, text)."""
+    """retrieve: a file of queries (id, text), Parquet or JSON lines. Files are opened with `storage_options`."""
     qrels: str | None = None
     """retrieve: a file of relevant documents (query, document, relevance)."""
+    query_column: str | None = None
+    """retrieve, instead of the two files: a kept column of texts, each of which should find its row."""
     min: dict[str, float] = Field(default_factory=dict)
     """Lower bounds of figures, e.g. {macro_f1: 0.65}: below one the evaluation is not published (exit 3)."""
     max_drop: float | None = Field(None, ge=0)

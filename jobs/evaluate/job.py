@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs.evaluate.config import EvaluateConfig, EvaluateSection, Task
 from jobs.evaluate.limits import limit_checks, require_known
+from jobs.evaluate.tables import digests
 from jobs.evaluate.task import TaskModule
 from jobs.passes.kind import JobKind, Kept, Outcome
 from jobs.passes.passes import Passes
@@ -19,7 +20,9 @@ from jobs.passes.source import SourceSnapshot
 
 def task_of(section: EvaluateSection) -> TaskModule:
     """The module of a section's task."""
-    tasks: dict[Task, TaskModule] = {}
+    from jobs.evaluate import retrieve
+
+    tasks: dict[Task, TaskModule] = {Task.RETRIEVE: retrieve}
     return tasks[section.task]
 
 
@@ -37,6 +40,10 @@ class EvaluateJob(JobKind):
         task = task_of(self.section)
         require_known(self.section, task.METRICS)
         return task.check(source, self.section)
+
+    def settings(self) -> dict[str, Any]:
+        """With the digests of the files that the section names: another content is another evaluation."""
+        return super().settings() | {"files": digests(self.section)}
 
     def program(self, passes: Passes, kept: Kept | None) -> Outcome:
         task = task_of(self.section)

@@ -99,7 +99,7 @@ class ScoredTexts(Step):
         used, at = np.unique(np.concatenate(of_pair), return_inverse=True)
         vectors = unit64(rows.take(used, unit=False))[at]
         products = (vectors * unit64(self.queries[np.repeat(self.query[pairs], counts)])).sum(axis=1)
-        starts = np.cumsum(counts) - counts
+        starts = (np.cumsum(counts) - counts).tolist()
         scores: NDArray[np.float32] = np.maximum.reduceat(products, starts).astype(np.float32)
         return scores
 
@@ -220,11 +220,10 @@ def unit64(vectors: Floats) -> NDArray[np.float64]:
 
 def _columns(text_of_row: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The texts of a block: number of each; the block's rows ordered by text; where each text begins in that order."""
-    texts, first, counts = np.unique(text_of_row, return_index=True, return_counts=True)
+    texts, counts = np.unique(text_of_row, return_counts=True)
     if len(texts) == len(text_of_row):
         rows = np.arange(len(text_of_row))
         return text_of_row, rows, rows
-    del first
     return texts, np.argsort(text_of_row, kind="stable"), np.cumsum(counts) - counts
 
 

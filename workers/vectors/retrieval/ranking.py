@@ -1,5 +1,5 @@
-"""Measures of a ranking, as trec_eval defines them (github.com/usnistgov/trec_eval: m_ndcg_cut.c, m_recip_rank.c, m_map_cut.c,
-m_recall.c), so that they equal pytrec_eval's.
+"""Measures of a ranking, as trec_eval defines them (github.com/usnistgov/trec_eval: m_ndcg_cut.c, m_recip_rank.c,
+m_map_cut.c, m_recall.c), so that they equal pytrec_eval's.
 
     nDCG@10     sum of relevance / log2(rank + 1) over the first 10, divided by the best possible sum (linear gain)
     MRR@10      1 / rank of the first relevant text; 0 where none is among the first 10
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 CUT = 10  # of nDCG and MRR
 DEPTH = 100  # ranks that are looked at
 RECALLS = (1, 10, 100)
-MEASURES = ("ndcg@10", "mrr@10", "map@100", *(f"recall@{k}" for k in RECALLS))
+MEASURES: tuple[str, ...] = ("ndcg@10", "mrr@10", "map@100", *(f"recall@{k}" for k in RECALLS))
 
 
 def ranking_measures(
