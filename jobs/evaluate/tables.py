@@ -19,7 +19,7 @@ from workers.storage.store import Store
 from workers.storage.uris import redact
 
 FIRST = 5  # offending ids named in an error
-_OPTIONS = ("queries", "qrels")
+_OPTIONS = ("queries", "qrels", "pairs")
 
 
 def read_table(section: EvaluateSection, option: str, columns: Mapping[str, pa.DataType]) -> pa.Table:
