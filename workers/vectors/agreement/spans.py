@@ -1,4 +1,4 @@
-"""F1 of spans, as seqeval counts them: entities of tags in the scheme IOB2 (Ramshaw and Marcus 1995; CoNLL-2000's conlleval).
+"""F1 of spans, as seqeval counts them: entities of tags in IOB2 (Ramshaw and Marcus 1995; CoNLL-2000's conlleval).
 
     spans_of     tags of one sequence -> (type, first, last) of each span
     SpanCounts   right, predicted and given spans by type: sums, so shards may be counted apart
