@@ -19,7 +19,9 @@ from jobs.passes.source import SourceSnapshot
 
 def task_of(section: EvaluateSection) -> TaskModule:
     """The module of a section's task."""
-    tasks: dict[Task, TaskModule] = {}
+    from jobs.evaluate import classify
+
+    tasks: dict[Task, TaskModule] = {Task.CLASSIFY: classify}
     return tasks[section.task]
 
 

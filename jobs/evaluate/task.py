@@ -17,14 +17,11 @@ class TaskModule(Protocol):
     METRICS: tuple[str, ...]
     """Figures of its facts that `evaluate.min` may bound, between 0 and 1, more is better; the first is the main one."""
 
-    @staticmethod
-    def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
+    def check(self, source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
         """As JobKind.check()."""
 
-    @staticmethod
-    def evaluate(passes: Passes, section: EvaluateSection, kept: Kept | None) -> Outcome:
+    def evaluate(self, passes: Passes, section: EvaluateSection, kept: Kept | None) -> Outcome:
         """As JobKind.program(). Its facts have `task`, `rows` and METRICS; limits are checked by job.py."""
 
-    @staticmethod
-    def text(facts: Mapping[str, Any]) -> list[str]:
+    def text(self, facts: Mapping[str, Any]) -> list[str]:
         """As JobKind.text()."""
