@@ -20,9 +20,14 @@ from jobs.passes.source import SourceSnapshot
 
 def task_of(section: EvaluateSection) -> TaskModule:
     """The module of a section's task."""
-    from jobs.evaluate import cluster, pairs, retrieve
+    from jobs.evaluate import classify, cluster, pairs, retrieve
 
-    tasks: dict[Task, TaskModule] = {Task.RETRIEVE: retrieve, Task.PAIRS: pairs, Task.CLUSTER: cluster}
+    tasks: dict[Task, TaskModule] = {
+        Task.CLASSIFY: classify,
+        Task.RETRIEVE: retrieve,
+        Task.PAIRS: pairs,
+        Task.CLUSTER: cluster,
+    }
     return tasks[section.task]
 
 
