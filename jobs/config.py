@@ -197,9 +197,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"configuration {path}: larger than {MAX_CONFIG_BYTES} bytes; this is no configuration")
     raw = _parse(data, f"configuration {path}")
     if not isinstance(raw, dict):
-        raise UsageError(
-            f"configuration {path}: must be a mapping of sections (output: …), not {type(raw).__name__}"
-        )
+        raise UsageError(f"configuration {path}: must be a mapping of sections (output: …), not {type(raw).__name__}")
     return raw
 
 

@@ -21,7 +21,7 @@ from workers.vectors.derived import AlignedColumns
 from workers.vectors.shard_rows import PartSpan, ShardRows
 from workers.vectors.step import Combiner, Concatenation, Partial, Step, Sum
 
-FARTHEST = 64  # rows of a pass that empty clusters may be given
+FARTHEST = 32  # rows of a pass that empty clusters may be given
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class Lloyd(Step):
         distances: list[NDArray[np.float32]] = []
         places: list[NDArray[np.int32]] = []
         for _, block in rows.blocks(unit=centroids.unit):
-            found = nearest(centroids, block)
+            found = nearest(centroids, block, exact=False)
             sums += sums_by_cluster(found.place, block, len(centroids))
             counts += np.bincount(found.place, minlength=len(centroids))
             inertia += float(found.squared(centroids.metric).sum())
             distances.append(found.distance)
             places.append(found.place)
         distance = np.concatenate([np.empty(0, np.float32), *distances])
-        far = np.sort(np.argsort(-distance, kind="stable")[: 4 * FARTHEST])  # some may be copies of each other
+        far = _largest(distance, 2 * FARTHEST)  # some may be copies of each other
         place = np.concatenate([np.empty(0, np.int32), *places])[far]
         return _farthest(
             {
@@ -93,6 +93,15 @@ class _LloydTotals(Combiner):
 
     def result(self) -> Partial:
         return self._sum.result() | self._far
+
+
+def _largest(values: NDArray[np.float32], most: int) -> NDArray[np.int64]:
+    """Rows of the largest values, ascending; of equal values the first rows."""
+    if len(values) <= most:
+        return np.arange(len(values))
+    least = np.partition(values, len(values) - most)[len(values) - most]
+    rows = np.flatnonzero(values >= least)
+    return np.sort(rows[np.argsort(-values[rows], kind="stable")[:most]])
 
 
 def _farthest(rows: Partial) -> Partial:
