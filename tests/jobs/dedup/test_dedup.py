@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,25 @@ def test_units_hold_a_bounded_number_of_rows() -> None:
 def test_settings_out_of_range_are_named(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"dedup.{next(iter(settings))}"):
         parse_section({"dedup": {"snapshot": "x", **settings}, "output": {"uri": "y"}}, "test", DedupConfig)
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_where_a_third_of_the_rows_are_equal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """9,000 of 27,000 rows have the same vector and other texts, as texts have that a model cuts at the same place."""
+    random, rows, crowd = np.random.default_rng(6), 27_000, 9_000
+    vectors = random.standard_normal((rows, DIM)).astype(np.float32)
+    vectors[random.permutation(rows)[:crowd]] = 1.0
+    publish_vectors(tmp_path / "out", vectors, shards=6)
+    monkeypatch.setattr("jobs.dedup.job.UNIT_BYTES", 4 * DIM * 4000)
+    tracemalloc.start()
+    try:
+        outcome, table = _run(tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert outcome.facts["largest_cell"] >= crowd
+    assert (outcome.facts["pairs"], outcome.facts["groups"]) == (crowd * (crowd - 1) // 2, 1)
+    assert sum(table.column("keep").to_pylist()) == rows - crowd + 1
+    assert peak < 110e6, "9,000 x 9,000 cosines take 324 MB"

@@ -101,12 +101,13 @@ class CellSearch:
         self.texts += (texts := int(counted.sum()))
         alone = (left.copies == 1).all() and (right.copies == 1).all()
         self.pairs += texts if alone else int(left.copies @ (counted @ right.copies))
-        if near.sum() > FEW:  # a crowd: of most pairs both rows are in one set already
-            of_left, of_right = (self.links.roots(rows.first + np.arange(len(rows))) for rows in (left, right))
+        while near.sum() > FEW:  # a crowd: one link a row and column, until what is left are rows of one set or few
+            for rows, columns in (_first_of(near), _first_of(near.T)[::-1]):
+                self.links.join(rows + left.first, columns + right.first)
+            of_left, of_right = (self.links.roots(side.first + np.arange(len(side))) for side in (left, right))
             near &= of_left[:, None] != of_right[None, :]
         rows, columns = np.nonzero(near)
-        if len(rows):
-            self.links.join(rows + left.first, columns + right.first)
+        self.links.join(rows + left.first, columns + right.first)
 
     def _refused(self, left: CellRows, right: CellRows, border: Flags) -> Flags:
         """Of borderline pairs: those below the threshold in float64."""
@@ -118,6 +119,12 @@ class CellSearch:
             below = cosine < self._threshold - ROUNDING
             refused[rows[span][below], columns[span][below]] = True
         return refused
+
+
+def _first_of(near: Flags) -> tuple[Numbers, Numbers]:
+    """The rows that have a flag, and the first column of each."""
+    rows = np.flatnonzero(near.any(axis=1))
+    return rows, near[rows].argmax(axis=1)
 
 
 def cosines_in_float64(left: Floats, right: Floats) -> NDArray[np.float64]:
