@@ -176,7 +176,7 @@ class VectorWorker:
         form = schema.vector_format
         unpack = functools.partial(decode, vector_type=form.vector, scale=form.int8_scale)
         place = settings.first_rows[self._place[shard.number]]
-        return ShardRows(shard.number, place, spans, stored, unpack, columns)
+        return ShardRows(shard.number, place, spans, stored, unpack, columns, self.workplace)
 
     def _written(self, step: WriteStep, assignment: Assignment) -> Receipt:
         settings, shard = self._settings, assignment.shard
