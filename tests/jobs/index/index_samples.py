@@ -15,8 +15,10 @@ from jobs.passes.in_process import InProcess
 from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
+from jobs.state.current import Current
 from tests.vector_snapshots import MemoryJournal, passes_over
 from workers.records.shard import OutputFile, Receipt
+from workers.storage.store import Store
 from workers.vectors.derived import DerivedStamp
 from workers.vectors.worker import VectorWorker, WorkerSettings
 
@@ -64,3 +66,13 @@ def write_files(output: Path, target: Path, settings: IndexConfig, threads: int 
     for name, table in outcome.tables.items():
         pq.write_table(table, target / "data" / RUN / f"{name}.parquet")
     return outcome, [file for receipt in receipts for file in receipt.files]
+
+
+def publish_index(output: Path, target: Path, settings: IndexConfig) -> None:
+    """write_files(), and CURRENT.json, as readers find them."""
+    outcome, files = write_files(output, target, settings)
+    data = f"data/{RUN}"
+    current = Current(
+        RUN, str(target / data), data, sum(file.rows for file in files), "now", "test", facts=dict(outcome.facts)
+    )
+    Store(str(target), {}).put("CURRENT.json", current.to_json())
