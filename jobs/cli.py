@@ -165,12 +165,16 @@ def search(
     output: Output,
     text: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
+    index: Annotated[
+        str | None, typer.Option(metavar="INDEX_URI", help="Output of `reembed index`: asks its files.")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="Only rows for which it holds, e.g. \"lang = 'de'\".")] = None,
     as_json: Json = False,
 ) -> None:
     """Nearest documents in the published snapshot."""
     from jobs.commands.search import search_snapshot, search_text
 
-    _print(search_snapshot(output, text, k), as_json, search_text)
+    _print(search_snapshot(output, text, k, index=index, where=where), as_json, search_text)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
-from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section
+from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section, StorageOptions
 from workers.errors import UsageError
 from workers.storage.uris import hide_users
 
@@ -105,6 +105,15 @@ class CostConfig(Section):
     """Price of one replica-hour, in USD."""
 
 
+class SearchSection(Section):
+    """`reembed search CONFIG`. Runs do not depend on it."""
+
+    index: str | None = Field(None, min_length=1)
+    """OUTPUT of `reembed index`, whose files a search uses. null: every vector is compared. --index counts before it."""
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+    """To fsspec, for the index."""
+
+
 class RunConfig(Section):
     """The whole configuration of `reembed embed`."""
 
@@ -115,6 +124,7 @@ class RunConfig(Section):
     run: RunSection = Field(default_factory=lambda: RunSection())
     gate: GateConfig = Field(default_factory=lambda: GateConfig())
     cost: CostConfig = Field(default_factory=lambda: CostConfig())
+    search: SearchSection = Field(default_factory=lambda: SearchSection())
 
 
 _TYPES = ("bool", "int", "float", "str")  # pydantic's names for the branches of a union type

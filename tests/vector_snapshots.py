@@ -29,13 +29,13 @@ from jobs.state.ledger import Ledger
 from jobs.state.manifest import save_manifest
 from jobs.state.records import RunRecord, config_snapshot, create_run, new_run_id, plan_to_json, write_summary
 from tests.workers.output_samples import INT8_SCALE, append, draft_for, plan, stamp
-from workers.config import VectorType
+from workers.config import Pooling, VectorType
 from workers.records.documents import text_hash
 from workers.records.shard import Assignment, ObjectSlice, Shard
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
 from workers.table.schema import output_schema
-from workers.table.vectors import to_arrow
+from workers.table.vectors import to_arrow, to_arrow_lists
 from workers.vectors.derived import DerivedStamp
 from workers.vectors.step import Partial
 from workers.vectors.worker import VectorWorker, WorkerSettings
@@ -53,6 +53,7 @@ def publish_vectors(
     vector: VectorType = VectorType.FLOAT32,
     partition_by: Sequence[str] = (),
     part_bytes: int = PART_BYTES,
+    counts: Sequence[int] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     **stamped: Any,
 ) -> str:
@@ -61,12 +62,15 @@ def publish_vectors(
     Args:
         ids: `0`, `1`, ... by default. texts: the ids by default; only their hashes are stored, as by `embed`.
         keep: kept columns by name.
+        counts: vectors of each row, as with pooling=tokens; then `vectors_ND` are the rows' vectors end to end.
         stamped: changes of the stamp, e.g. weights_digest.
     """
-    store, count = Store(str(output), dict(storage_options or {})), len(vectors_ND)
+    store, count = Store(str(output), dict(storage_options or {})), len(vectors_ND if counts is None else counts)
     ids = list(ids or map(str, range(count)))
     columns = dict(keep or {})
     run = new_run_id("test", datetime.now(UTC))
+    if counts is not None:
+        stamped = {"pooling": Pooling.TOKENS.value} | stamped
     read_plan = plan({name: cells.type for name, cells in columns.items()})
     made = stamp(
         run_id=run, dim=vectors_ND.shape[1], vector=vector, int8_scale=INT8_SCALE if vector == "int8" else None, **stamped
@@ -77,7 +81,10 @@ def publish_vectors(
         "num_tokens": pa.array([1] * count, pa.int32()),
         "truncated": pa.array([False] * count),
         "text_hash": pa.array([text_hash(text) for text in texts or ids], pa.binary(16)),
-        "embedding": to_arrow(vectors_ND, vector, INT8_SCALE)[0],
+        "embedding": to_arrow(vectors_ND, vector, INT8_SCALE)[0]
+        if counts is None
+        else to_arrow_lists(vectors_ND, np.array(counts), vector, INT8_SCALE)[0],
+        "tokens": pa.array([["token"] * number for number in counts or ()]),
         **columns,
     }
     table = pa.Table.from_arrays([cells[name] for name in shape.rows.names], schema=shape.rows)
