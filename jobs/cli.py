@@ -187,6 +187,56 @@ def reduce(config: Config, overrides: Overrides = None, as_json: Json = False) -
     _run_job(Reduce(load_section(config, overrides or (), ReduceConfig)), as_json)
 
 
+@app.command()
+def cluster(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """k-means over a snapshot: every row's cluster, words and examples of each, a map. Resumes; again it is a no-op."""
+    from jobs.cluster.config import ClusterJobConfig
+    from jobs.cluster.job import ClusterJob
+    from jobs.config import load_section
+
+    _run_job(ClusterJob(load_section(config, overrides or (), ClusterJobConfig)), as_json=as_json)
+
+
+@app.command()
+def dedup(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Near-duplicate groups of a snapshot, and which row of each to keep. Resumes; again it is a no-op."""
+    from jobs.config import load_section
+    from jobs.dedup.config import DedupConfig
+    from jobs.dedup.job import DedupJob
+
+    _run_job(DedupJob(load_section(config, overrides or (), DedupConfig)), as_json=as_json)
+
+
+@app.command()
+def index(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Files for approximate search beside a snapshot; `search --index` uses them. Resumes; again it is a no-op."""
+    from jobs.config import load_section
+    from jobs.index.config import IndexConfig
+    from jobs.index.job import IndexJob
+
+    _run_job(IndexJob(load_section(config, overrides or (), IndexConfig)), as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    target: Target,
+    overrides: Overrides = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Kept column that holds the classes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How good the vectors of a snapshot are, by labels, queries or graded pairs. OUTPUT_URI with --label writes nothing."""
+    from jobs.config import load_section
+    from jobs.evaluate.config import EvaluateConfig
+    from jobs.evaluate.job import EvaluateJob
+    from jobs.evaluate.look import evaluate_snapshot, look_text
+
+    if not target.endswith((".yaml", ".yml")):
+        _print(evaluate_snapshot(target, label, overrides or ()), as_json, look_text)
+        return
+    settings = [*(overrides or ()), *([f"evaluate.label={label}"] if label else ())]
+    _run_job(EvaluateJob(load_section(target, settings, EvaluateConfig)), as_json=as_json)
+
+
 def _run_job(kind: JobKind, as_json: bool) -> None:
     from jobs.passes.job import run_job
     from jobs.passes.summary import summary_text

@@ -173,10 +173,14 @@ def load_section(path: str | Path, overrides: Iterable[str], kind: type[_Kind]) 
     Raises:
         UsageError: one line that names the file, the setting and the remedy.
     """
-    raw = _read(Path(path))
+    return with_overrides(_read(Path(path)), overrides, str(path), kind)
+
+
+def with_overrides(raw: dict[str, Any], overrides: Iterable[str], origin: str, kind: type[_Kind]) -> _Kind:
+    """As load_section, of a mapping that no file holds; it is changed. Raises: UsageError."""
     for override in overrides:
         _apply(raw, override)
-    return parse_section(raw, str(path), kind)
+    return parse_section(raw, origin, kind)
 
 
 def parse_config(raw: Mapping[str, Any], origin: str) -> RunConfig:

@@ -159,7 +159,6 @@ class ClusterJob(JobKind):
             },
             state=state,
             tables={"clusters": table},
-            footer={"centroids_digest": centroids.digest},
             report=sections(clusters, topics, table),
         )
 

@@ -35,6 +35,7 @@ class EvaluateJob(JobKind):
     """`reembed evaluate`."""
 
     name = "evaluate"
+    writes_parts = False
     config: EvaluateConfig
 
     @property

@@ -26,7 +26,7 @@ from jobs.state.records import JOB, SOURCE, UNFINISHED, RunRecord, create_run, n
 from jobs.state.stored_run import StoredRun
 from workers import __version__
 from workers.errors import UsageError
-from workers.records.shard import Shard
+from workers.records.shard import ObjectSlice, Shard
 from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RunPaths
@@ -105,7 +105,7 @@ def _begin(store: Store, kind: JobKind, source: SourceSnapshot, settings: str, k
         dataclasses.replace(shard, carried=parts.get(tuple(piece.etag for piece in shard.slices))) for shard in source.shards
     ]
     if not kind.writes_parts:
-        planned = [Shard(TABLES, (), 0)]
+        planned = [Shard(TABLES, (ObjectSlice(source.uri, 0, source.digest, 0, 0),), 0)]
     shards = save_manifest(store, RunPaths(run_id).manifest, planned, settings)
     origin = source.run.record
     config = json.loads(json.dumps(origin.config))

@@ -32,7 +32,7 @@ from jobs.driver.lock import DriverLock
 from jobs.driver.preflight import RAY_ADDRESS, require_cluster, require_endpoint, standing_cluster
 from jobs.driver.signals import StopFlag, Stopped, stop_flag
 from jobs.passes.derived_run import TABLES, DerivedRun, choose, ended_run
-from jobs.passes.in_process import InProcess
+from jobs.passes.in_process import InProcess, cores
 from jobs.passes.journal import StoredJournal
 from jobs.passes.kind import Check, JobKind, Outcome
 from jobs.passes.passes import Executor, Passes
@@ -243,7 +243,7 @@ class _Work:
         else:
             worker = VectorWorker(self._settings(), "driver")
             try:
-                yield InProcess(worker, _threads(), first_epoch, self._check)
+                yield InProcess(worker, cores(), first_epoch, self._check)
             finally:
                 worker.close()
 
@@ -289,11 +289,6 @@ def _in_cluster(kind: JobKind, source: SourceSnapshot) -> bool:
     address = kind.config.cluster.address
     named = address not in ("auto", "local") or (address == "auto" and (RAY_ADDRESS in os.environ or standing_cluster()))
     return bool(named) or kind.config.cluster.replicas != "auto" or source.bytes > SMALL_BYTES
-
-
-def _threads() -> int:
-    """Of this process: one a core that it may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _require_elsewhere(source: SourceSnapshot, store: Store) -> None:

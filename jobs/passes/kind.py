@@ -98,7 +98,7 @@ class JobKind(ABC):
 
     @abstractmethod
     def text(self, summary: Mapping[str, Any]) -> list[str]:
-        """Lines for a terminal, after those that all jobs have."""
+        """Lines for a terminal, after those that all jobs have. `summary`: with the job's own facts at its top level."""
 
     def settings(self) -> dict[str, Any]:
         """Everything of the configuration that changes the output."""

@@ -79,7 +79,7 @@ def summary_text(kind: JobKind, summary: Mapping[str, Any]) -> str:
     lines = [
         f"{summary['job']} {summary['run_id']}: {summary['state']}{nothing}",
         f"  source      {source['uri']}, snapshot {source['run_id']}, {source['rows']:,} rows",
-        *(f"  {line}" for line in kind.text(summary)),
+        *(f"  {line}" for line in kind.text({**summary, **summary[FACTS]})),
         f"  passes      {len(passes)} in {summary['seconds']:,.1f} s, {summary['vector_bytes_read']:,} vector bytes read; "
         f"{summary['reuse']['carried_shards']} of {summary['shards']['planned']} shards carried over",
         f"  checks      {told}",

@@ -94,4 +94,4 @@ def _place(run_id: str, path: str) -> str:
 
 def _aligned(file: OutputFile) -> bool:
     """Whether it is a part that stands for a part of the source."""
-    return PartName.parse(file.path) is not None and bool(file.rows_digest)
+    return file.path.endswith(".parquet") and PartName.parse(file.path) is not None and bool(file.rows_digest)

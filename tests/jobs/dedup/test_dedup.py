@@ -237,9 +237,7 @@ def test_settings_out_of_range_are_named(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_memory_is_bounded_where_a_third_of_the_rows_are_equal(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_memory_is_bounded_where_a_third_of_the_rows_are_equal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """9,000 of 27,000 rows have the same vector and other texts, as texts have that a model cuts at the same place."""
     random, rows, crowd = np.random.default_rng(6), 27_000, 9_000
     vectors = random.standard_normal((rows, DIM)).astype(np.float32)

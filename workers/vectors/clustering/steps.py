@@ -135,6 +135,9 @@ class Assign(AlignedColumns):
 
     centroids: Centroids
 
+    def footer(self) -> dict[str, str]:
+        return {"centroids_digest": self.centroids.digest}
+
     def added(self) -> pa.Schema:
         return pa.schema(
             [
