@@ -60,12 +60,14 @@ def main() -> None:
             rows[name] = (described[name], each["Section"])
     names = sorted(rows)
     rest = pa.table({"id": names, "text": [rows[name][0] for name in names], "section": [rows[name][1] for name in names]})
-    whole = pa.concat_tables([
-        corpus.append_column("split", pa.array(["train"] * len(corpus))),
-        rest.append_column("split", pa.array(["test"] * len(rest))).cast(
-            corpus.append_column("split", pa.array(["train"] * len(corpus))).schema
-        ),
-    ])
+    whole = pa.concat_tables(
+        [
+            corpus.append_column("split", pa.array(["train"] * len(corpus))),
+            rest.append_column("split", pa.array(["test"] * len(rest))).cast(
+                corpus.append_column("split", pa.array(["train"] * len(corpus))).schema
+            ),
+        ]
+    )
     pq.write_table(whole, args.out, row_group_size=2000)
     print(f"{len(corpus):,} rows to train, {len(rest):,} to test")
 
