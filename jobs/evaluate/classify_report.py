@@ -114,7 +114,7 @@ def _curves(found: Evaluation, kind: str) -> str:
         axes.set_ylim(0, 1.02)
         axes.set_xlabel(x)
         axes.set_title(y, loc="left", fontsize=FONT_PIXELS, pad=8)
-        axes.legend(frameon=False, loc="lower right" if kind == "roc" else "lower left")
+        axes.legend(frameon=False, loc="lower right" if kind == "roc" else "upper right")
 
     figure = "AUC" if kind == "roc" else "average precision"
     told = "; ".join(f"{names[at]} {value[at]:.3f}" for at in worst)
