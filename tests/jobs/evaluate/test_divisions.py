@@ -143,3 +143,12 @@ def test_classes_of_one_row_and_rows_without_a_label(tmp_path: Path) -> None:
     assert "alone" not in facts["classes"]
     assert facts["unlabelled_rows"] == 2
     assert facts["rows"] + facts["training_rows"] == 600 - 2 - sum(facts["excluded_classes"].values())
+
+
+def test_shards_without_any_label(tmp_path: Path) -> None:
+    rows = drawn(600, seed=14)
+    labels = np.array([None if at < 250 else name for at, name in enumerate(rows.labels)], object)
+    publish(tmp_path / "out", Rows(rows.vectors, labels, rows.texts))
+    outcome, _ = evaluated(section_of(tmp_path / "out"))
+    assert outcome.facts["unlabelled_rows"] == 250
+    assert min(map(int, by_id(outcome.tables["label_issues"]))) >= 250
