@@ -28,6 +28,8 @@ COLOURED = 10  # clusters of the map, the largest; the others are grey
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#8c6bb1", "#a6761d", "#66a61e", "#e7298a")
 _WIDTHS = {"narrow": 336, "wide": 700}  # pixels: a phone, a desktop
 _LABEL_WORDS = 2
+_LABEL = (0.22, 0.036)  # width and height of a label, in shares of the map
+_DOT = 3e-4  # of the map's width: some renderers leave out lines of no length
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,23 +144,19 @@ def _painter(clusters: Clusters, table: pa.Table) -> Any:
     def paint(figure: Figure) -> None:
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
-        axes.add_artist(_dots(points[~np.isin(numbers, coloured)], GRID))
+        least, most = points.min(axis=0), points.max(axis=0)
+        width = float(most[0] - least[0]) * _DOT
+        axes.add_artist(_dots(points[~np.isin(numbers, coloured)], width, GRID))
         for number, colour in zip(coloured, _COLOURS, strict=False):
-            axes.add_artist(_dots(points[numbers == number], colour))
+            axes.add_artist(_dots(points[numbers == number], width, colour))
+        placed: list[NDArray[np.float64]] = []
         for number in coloured:
             here = points[numbers == number]
             if len(here):
+                at = _free((np.median(here, axis=0) - least) / np.maximum(most - least, 1e-6), placed)
                 label = f"{number} {' '.join(words[number][:_LABEL_WORDS])}".strip()
-                axes.text(
-                    float(np.median(here[:, 0])),
-                    float(np.median(here[:, 1])),
-                    label,
-                    color=TEXT,
-                    ha="center",
-                    va="center",
-                    fontsize=11,
-                )
-        least, most = points.min(axis=0), points.max(axis=0)
+                x, y = (at * (most - least) + least).tolist()
+                axes.text(x, y, label, color=TEXT, ha="center", va="center", fontsize=11)
         margin = np.maximum((most - least) * 0.03, 1e-6)
         axes.set_xlim(least[0] - margin[0], most[0] + margin[0])
         axes.set_ylim(least[1] - margin[1], most[1] + margin[1])
@@ -166,12 +164,22 @@ def _painter(clusters: Clusters, table: pa.Table) -> Any:
     return paint
 
 
-def _dots(points: NDArray[np.float32], colour: str) -> Any:
-    """One path for all points of a colour, with lines of no length and round ends: a fifth of the bytes of markers."""
+def _free(at: NDArray[Any], placed: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The place of a label, in shares of the map, moved down from those that are there."""
+    at = np.asarray(at, np.float64)
+    while any((np.abs(at - other) < _LABEL).all() for other in placed):
+        at = at - np.array([0, _LABEL[1] / 2])
+    placed.append(at)
+    return at
+
+
+def _dots(points: NDArray[np.float32], width: float, colour: str) -> Any:
+    """One path for all points of a colour, with very short lines and round ends: a fifth of the bytes of markers."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     twice = np.repeat(points, 2, axis=0)
+    twice[1::2, 0] += width
     codes = np.tile(np.array([Path.MOVETO, Path.LINETO], np.uint8), len(points))
     path = Path(twice, codes) if len(points) else Path(np.empty((0, 2)))
     path.should_simplify = False
