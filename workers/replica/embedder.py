@@ -17,6 +17,7 @@ from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
+from workers.replica.golden_reference import kept_reference
 from workers.table.schema import SnapshotStamp
 from workers.table.vectors import Floats
 
@@ -61,13 +62,17 @@ class Embedder:
         self._tokenizer = TextTokenizer(files.folder, recipe)
         golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
         precision = Precision(stamp.precision)
+        # a query waits for nothing but this; `verify` embeds for minutes, and checks against a reference made now
+        reference = (lambda: kept_reference(files, recipe, golden)) if query else None
         try:
-            self._encoder = Encoder(files, recipe, golden, EncoderOptions(precision, config.batch_tokens))
+            options = EncoderOptions(precision, config.batch_tokens, reference=reference)
+            self._encoder = Encoder(files, recipe, golden, options)
         except UsageError as error:
             if not query or precision not in (Precision.INT8, Precision.FLOAT8):
                 raise
             _log.warning("queries are embedded in this device's own precision: %s", error)
-            self._encoder = Encoder(files, recipe, golden, EncoderOptions(Precision.AUTO, config.batch_tokens))
+            options = EncoderOptions(Precision.AUTO, config.batch_tokens, reference=reference)
+            self._encoder = Encoder(files, recipe, golden, options)
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Vectors [n, dim] of each text: one, or one per chunk, or one per token.
