@@ -96,6 +96,9 @@ class GateConfig(Section):
     """Least mean cosine distance (1 - cosine) between pairs of up to 4,096 vectors of this snapshot. 0: no limit."""
     min_mean_cosine: Cosine = 0.9
     """Least cosine between the mean vectors of this and the last snapshot, each over up to 4,096 vectors."""
+    evaluate: dict[str, Any] | None = None
+    """What the vectors must be worth: the section of `reembed evaluate` without its snapshot, {task: classify, label: lang}.
+    A main figure that is lower than the last snapshot's by more than `max_drop` (0.01) refuses the run."""
 
 
 class CostConfig(Section):

@@ -26,6 +26,7 @@ from jobs.driver.lock import DriverLock
 from jobs.driver.preflight import require_cluster, starts_a_ray
 from jobs.driver.signals import StopFlag, Stopped, stop_flag
 from jobs.embed.context import DriverContext
+from jobs.evaluate.gate import judge_quality, quality_section
 from jobs.gate.checks import failed
 from jobs.gate.judge import judge
 from jobs.monitoring.metrics import Outcome, RunMetrics, Stage
@@ -69,6 +70,8 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
         UsageError: the request is invalid; nothing was started or written.
         RunAborted: stopped early (LockHeld: another driver works on this output); the same command resumes.
     """
+    if config.gate.evaluate is not None:
+        quality_section(config.gate.evaluate)  # refused before anything is written
     request = Request.resolve(config)
     lock = DriverLock(request.store)
     lock.refuse_if_held()
@@ -244,6 +247,9 @@ def _account(run: Run, receipts: Mapping[int, Receipt], quarantined: Mapping[int
     """
     accounting, sums = audit(run.shards, receipts, quarantined), totals(receipts)
     checks = judge(run.stored(receipts), sums, accounting, run.config.gate, run.config.run.max_quarantined_rows)
+    if run.config.gate.evaluate is not None and not failed(checks):
+        quality = quality_section(run.config.gate.evaluate)
+        checks.append(judge_quality(run.stored(receipts), quality, run.config.output.storage_options))
     reasons = [check.reason for check in failed(checks)]
     ending = Ending(
         RunState.REFUSED if reasons else RunState.RUNNING,

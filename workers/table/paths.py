@@ -9,7 +9,7 @@
                   ledger/<generation>-<n>.jsonl.zst
                   staged/<shard>.json             receipts of attempts that are putting their files
                   quarantine/shard-<shard>.parquet
-                  golden.npz, gate.npz            what the gate compares the next snapshot with
+                  golden.npz, gate.npz, quality.json    what the gate compares the next snapshot with
                   status.json, summary.json, report.html
                   passes/<place>-<name>.npz       of a job over a snapshot: what its passes answered
                   scratch/                        of a job over a snapshot: what one pass leaves for the next
@@ -108,6 +108,11 @@ class RunPaths:
     @property
     def figures(self) -> str:
         return f"{self.root}/gate.npz"
+
+    @property
+    def quality(self) -> str:
+        """What `gate.evaluate` measured of the run."""
+        return f"{self.root}/quality.json"
 
     @property
     def passes(self) -> str:
