@@ -56,7 +56,9 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
     """All contestants in turns; of each the medians, and its ratios to faiss."""
     from benchmarks.machine import commit, hardware
 
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {metric: {name: [] for name in CONTESTANTS} for metric in options.metrics}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {
+        metric: {name: [] for name in CONTESTANTS} for metric in options.metrics
+    }
     for number in range(options.rounds):
         for metric in options.metrics:
             for name in CONTESTANTS if number % 2 == 0 else CONTESTANTS[::-1]:
@@ -222,11 +224,11 @@ def _steps() -> tuple[Any, Any]:
     return Read, Clusters
 
 
-def _Read() -> Any:  # noqa: N802
+def _Read() -> Any:
     return _steps()[0]()
 
 
-def _Clusters(step: Any) -> Any:  # noqa: N802
+def _Clusters(step: Any) -> Any:
     return _steps()[1](step)
 
 
