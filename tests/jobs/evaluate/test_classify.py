@@ -106,7 +106,7 @@ def test_same_bits_whatever_the_threads_and_after_every_kill(output: Path, outco
 def test_other_shards_give_the_same_rows_and_all_but_the_same_figures(rows: Rows, outcome: Outcome, tmp_path: Path) -> None:
     order = np.random.default_rng(5).permutation(ROWS)
     mixed = Rows(rows.vectors[order], rows.labels[order], [rows.texts[at] for at in order])
-    publish(tmp_path / "out", mixed, shards=2, ids=[str(at) for at in order])
+    publish(tmp_path / "out", mixed, shards=2, ids=[str(at) for at in order], partition_by=["lang"])
     other = evaluated(section_of(tmp_path / "out"))[0]
     mine, theirs = by_id(outcome.tables["predictions"]), by_id(other.tables["predictions"])
     assert mine.keys() == theirs.keys()
