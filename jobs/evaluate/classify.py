@@ -263,4 +263,6 @@ def _against(predictions: pa.Table, section: EvaluateSection) -> dict[str, Any]:
         "other_accuracy": found.other_accuracy,
         "accuracy_interval": list(found.accuracy_interval),
         "verdict": found.verdict,
+        "lost_classes": [{"class": name, "f1": here, "other_f1": there} for name, here, there in found.lost],
+        "lost_rows": [{"id": name, "given": given, "predicted": said} for name, given, said in found.examples],
     }

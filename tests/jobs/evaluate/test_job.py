@@ -28,6 +28,8 @@ def _run(output: Path, kept: Kept | None = None, **settings: object) -> Outcome:
 
 def test_worse_vectors_are_refused_and_better_ones_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classify, "sections", lambda *_: [])
+    monkeypatch.setattr(classify, "FOLD_PASSES", 6)
+    monkeypatch.setattr(classify, "FINAL_PASSES", 12)
     rows = drawn(1000, seed=13)
     publish(tmp_path / "good", rows)
     publish(tmp_path / "bad", Rows(rows.vectors[:, :4].copy(), rows.labels, rows.texts))
