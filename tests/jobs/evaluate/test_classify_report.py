@@ -24,7 +24,7 @@ def test_sections(tmp_path: Path) -> None:
         "Classes, the worst first", "Labels to look at",
     ]  # fmt: skip
     against = {
-        "verdict": "worse", "run_id": "run", "rows": 1234, "macro_f1": 0.5, "other_macro_f1": 0.6, 
+        "verdict": "worse", "run_id": "run", "rows": 1234, "macro_f1": 0.5, "other_macro_f1": 0.6,
         "macro_f1_interval": [-0.2, -0.05],
         "lost_classes": [{"class": "<i>", "f1": 0.1, "other_f1": 0.4}],
         "lost_rows": [{"id": "<row>", "given": "a", "predicted": "b"}],

@@ -43,6 +43,22 @@ def test_worse_vectors_are_refused_and_better_ones_pass(tmp_path: Path, monkeypa
     assert [check.ok for check in again.checks] == [True]
 
 
+def test_settings_hold_no_credentials_and_no_limits() -> None:
+    split = {"by": "near", "groups": "s3://groups", "storage_options": {"secret": "hidden"}}
+    section = {
+        "snapshot": "s3://vectors",
+        "label": "lang",
+        "storage_options": {"secret": "hidden"},
+        "split": split,
+        "max_drop": 0.1,
+    }
+    kind = EvaluateJob(EvaluateConfig.model_validate({"evaluate": section, "output": {"uri": "evaluation"}}))
+    kept = kind.settings()
+    assert "hidden" not in str(kept)
+    assert "max_drop" not in kept
+    assert (kept["label"], kept["split"]["groups"]) == ("lang", "s3://groups")
+
+
 def test_settings_that_cannot_be_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     publish(tmp_path / "out", drawn(50))
     with pytest.raises(UsageError, match=r"evaluate\.min: ndcg is no figure of task=classify; there are macro_f1"):
