@@ -12,6 +12,9 @@ from workers.config import Section, StorageOptions
 
 class Task(StrEnum):
     CLASSIFY = "classify"
+    RETRIEVE = "retrieve"
+    PAIRS = "pairs"
+    CLUSTER = "cluster"
 
 
 class SplitBy(StrEnum):
@@ -58,9 +61,15 @@ class EvaluateSection(SnapshotSection):
     c: list[PositiveFloat] = Field([1.0, 10.0, 100.0], min_length=1, max_length=10)
     """classify: candidates of the probe's inverse penalty (C of scikit-learn, for vectors of length 1)."""
     queries: str | None = None
-    """retrieve: a file of queries (id, text)."""
+    """retrieve: a file of queries (id, text), Parquet or JSON lines. Files are opened with `storage_options`."""
     qrels: str | None = None
     """retrieve: a file of relevant documents (query, document, relevance)."""
+    pairs: str | None = None
+    """pairs: a file with a score of two ids (id_1, id_2, score) or of two texts (text_1, text_2, score)."""
+    clusters: int | None = Field(None, ge=2)
+    """cluster: clusters that are compared with the classes; as many as classes by default. All labelled rows take part."""
+    query_column: str | None = None
+    """retrieve, instead of the two files: a kept column of texts, each of which should find its row."""
     min: dict[str, float] = Field(default_factory=dict)
     """Lower bounds of figures, e.g. {macro_f1: 0.65}: below one the evaluation is not published (exit 3)."""
     max_drop: float | None = Field(None, ge=0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs.evaluate.config import EvaluateConfig, EvaluateSection, Task
 from jobs.evaluate.limits import limit_checks, require_known
+from jobs.evaluate.tables import digests
 from jobs.evaluate.task import TaskModule
 from jobs.passes.kind import JobKind, Kept, Outcome
 from jobs.passes.passes import Passes
@@ -19,9 +20,14 @@ from jobs.passes.source import SourceSnapshot
 
 def task_of(section: EvaluateSection) -> TaskModule:
     """The module of a section's task."""
-    from jobs.evaluate import classify
+    from jobs.evaluate import classify, cluster, pairs, retrieve
 
-    tasks: dict[Task, TaskModule] = {Task.CLASSIFY: classify}
+    tasks: dict[Task, TaskModule] = {
+        Task.CLASSIFY: classify,
+        Task.RETRIEVE: retrieve,
+        Task.PAIRS: pairs,
+        Task.CLUSTER: cluster,
+    }
     return tasks[section.task]
 
 
@@ -29,6 +35,7 @@ class EvaluateJob(JobKind):
     """`reembed evaluate`."""
 
     name = "evaluate"
+    writes_parts = False
     config: EvaluateConfig
 
     @property
@@ -39,6 +46,10 @@ class EvaluateJob(JobKind):
         task = task_of(self.section)
         require_known(self.section, task.METRICS)
         return task.check(source, self.section)
+
+    def settings(self) -> dict[str, Any]:
+        """With the digests of the files that the section names: another content is another evaluation."""
+        return super().settings() | {"files": digests(self.section)}
 
     def program(self, passes: Passes, kept: Kept | None) -> Outcome:
         task = task_of(self.section)
