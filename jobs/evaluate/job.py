@@ -57,5 +57,11 @@ class EvaluateJob(JobKind):
         limits = limit_checks(self.section, task.METRICS, outcome.facts, kept)
         return dataclasses.replace(outcome, checks=(*outcome.checks, *limits))
 
+    def settings(self) -> dict[str, Any]:
+        """Without credentials, and without the limits: they decide on publication, not on any figure."""
+        left_out: Any = {"snapshot": True, "storage_options": True, "min": True, "max_drop": True}
+        left_out["split"] = {"storage_options"}
+        return self.section.model_dump(mode="json", exclude=left_out)
+
     def text(self, summary: Mapping[str, Any]) -> list[str]:
         return task_of(self.section).text(summary)
