@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.evaluate.config import EvaluateSection
-from jobs.evaluate.embedding import embedded
-from jobs.evaluate.tables import first_of, read_table, require_distinct
+from jobs.evaluate.given.embedding import embedded
+from jobs.evaluate.given.tables import first_of, read_table, require_distinct
 from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
