@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from jobs.evaluate.classify_facts import Evaluation, facts_of, lines, tables_of
 from jobs.evaluate.classify_inputs import columns_of, division_groups, other_predictions
+from jobs.evaluate.classify_report import ISSUES, sections
 from jobs.evaluate.config import EvaluateSection, SplitBy
 from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes
@@ -147,7 +148,9 @@ def _outcome(found: Evaluation, section: EvaluateSection) -> Outcome:
     facts = facts_of(found)
     if section.against is not None:
         facts["against"] = _against(found.predictions, section)
-    return Outcome(facts=facts, tables=tables_of(found, facts))
+    tables = tables_of(found, facts)
+    issues = tables["label_issues"].slice(0, ISSUES).to_pylist() if "label_issues" in tables else []
+    return Outcome(facts=facts, tables=tables, report=sections(found, facts, issues))
 
 
 def _divided(counted: Partial, task: _Task, schema: OutputSchema) -> tuple[Division, dict[str, int]]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from jobs.evaluate import classify
 from jobs.evaluate.config import EvaluateSection
-from jobs.passes.kind import Kept, Outcome
+from jobs.passes.kind import Outcome
 from jobs.passes.source import SourceSnapshot
 from tests.vector_snapshots import MemoryJournal, passes_over, publish_vectors
 
@@ -50,14 +52,23 @@ def section_of(output: Path, **settings: Any) -> EvaluateSection:
 
 
 def evaluated(
-    section: EvaluateSection, *, threads: int = 1, journal: MemoryJournal | None = None, kept: Kept | None = None
+    section: EvaluateSection, *, threads: int = 1, journal: MemoryJournal | None = None, drawn_report: bool = False
 ) -> tuple[Outcome, list[str]]:
-    """The outcome, and the names of the passes that were carried out."""
+    """The outcome, and the names of the passes that were carried out. Without `drawn_report` the charts are left out."""
     source = SourceSnapshot.open(section.snapshot, {}, "evaluate.snapshot")
     columns = classify.check(source, section)
-    with passes_over(section.snapshot, columns, threads=threads, journal=journal) as passes:
-        outcome = classify.evaluate(passes, section, kept)
+    with passes_over(section.snapshot, columns, threads=threads, journal=journal) as passes, _charts(drawn_report):
+        outcome = classify.evaluate(passes, section, None)
         return outcome, [name for name, _ in passes.done]
+
+
+@contextmanager
+def _charts(drawn_report: bool) -> Iterator[None]:
+    """matplotlib takes longer than all passes over a small snapshot."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not drawn_report:
+            patch.setattr(classify, "sections", lambda *_: [])
+        yield
 
 
 def frozen(outcome: Outcome) -> str:

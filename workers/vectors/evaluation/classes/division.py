@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -170,7 +171,13 @@ class Division:
 
     def used(self, rows: ShardRows) -> UsedRows:
         """Raises: UsageError: the groups do not fit the snapshot."""
-        return rows.remember(f"evaluation {self!r}", lambda: self._divide(rows))  # type: ignore[no-any-return]
+        return rows.remember(f"division {self.digest}", lambda: self._divide(rows))  # type: ignore[no-any-return]
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for equal divisions."""
+        plain = (self.label, self.classes, self.test, self.folds, self.by_text, self.column, self.groups)
+        return hashlib.blake2b(repr(plain).encode() + self.shares.tobytes(), digest_size=16).hexdigest()
 
     def _divide(self, rows: ShardRows) -> UsedRows:
         cells = label_cells(rows.column(self.label))
