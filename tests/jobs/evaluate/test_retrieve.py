@@ -98,6 +98,10 @@ def test_equal_to_pytrec_eval_over_distinct_texts(snapshot: Path, monkeypatch: p
     for ours, their_name in (("ndcg@10", "ndcg_cut_10"), ("map@100", "map_cut_100"), ("recall@10", "recall_10")):
         assert outcome.facts[ours] == pytest.approx(np.mean([row[their_name] for row in expected.values()]), abs=1e-9)
     assert (outcome.facts["queries"], outcome.facts["queries_left_out"]) == (QUERIES - 1, 1)
+    values = np.array([row["ndcg_cut_10"] for row in expected.values()])
+    half = 1.96 * values.std() / len(values) ** 0.5  # the normal interval, which 100 replicates follow roughly
+    for bound, expected_bound in zip(outcome.facts["intervals"]["ndcg@10"], (-half, half), strict=True):
+        assert bound - values.mean() == pytest.approx(expected_bound, rel=0.4, abs=1e-3)
     assert "ask" in outcome.report[0][1]
     assert "29 queries (1 without a relevant document left out) over 400 rows" in retrieve.text(outcome.facts)[0]
 
