@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from jobs.passes.config import JobConfig, SnapshotSection
 from workers.config import Pooling, Section, StorageOptions
@@ -70,7 +70,7 @@ class EvaluateSection(SnapshotSection):
     split: SplitSection = Field(default_factory=lambda: SplitSection())
     sample: int = Field(100_000, ge=0)
     """Labelled rows that are used, about; of a rare class as many as there are. 0: all."""
-    c: list[float] = Field([1.0, 10.0, 100.0], min_length=1, max_length=10)
+    c: list[PositiveFloat] = Field([1.0, 10.0, 100.0], min_length=1, max_length=10)
     """classify: candidates of the probe's inverse penalty (C of scikit-learn, for vectors of length 1)."""
     queries: str | None = None
     """retrieve: a file of queries (id, text), Parquet or JSON lines. Files are opened with `storage_options`."""
