@@ -260,6 +260,19 @@ def test_more_clusters_than_distinct_vectors(tmp_path: Path) -> None:
     assert outcome.facts["empty"] == 0
 
 
+def test_without_faiss(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"faiss is not installed; pip install 'reembed\[vectors\]'"):
+        _job(source).check(SourceSnapshot.open(str(source), {}, "snapshot"))
+
+
+def test_lines_for_a_terminal(source: Path) -> None:
+    job = _job(source)
+    lines = job.text(_run(job, source).facts)
+    assert lines[0].startswith(f"clusters    {GROUPS} (cosine; ")
+    assert "of 1,500 rows, mean distance 0." in lines[1]
+
+
 def test_auto_is_the_root_of_the_rows_and_ray_settings_do_not_change_the_output(source: Path) -> None:
     outcome = _run(_job(source, clusters="auto"), source)
     assert outcome.facts["clusters"] == 38
