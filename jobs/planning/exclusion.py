@@ -22,7 +22,7 @@ from jobs.config import RunConfig
 from jobs.state.current import read_current
 from jobs.state.records import read_summary
 from jobs.state.stored_run import StoredRun
-from workers.errors import UsageError
+from workers.errors import ObjectError, UsageError
 from workers.records.documents import TEXT_HASH_BYTES, Exclusion
 from workers.storage.store import Store
 from workers.storage.uris import redact
@@ -46,7 +46,7 @@ class DedupOutput:
     def open(cls, config: RunConfig) -> DedupOutput | None:
         """None: nothing is excluded. It is read with output.storage_options: derived outputs lie where outputs are.
 
-        Raises: UsageError: nothing is published there, or it is of another job, or of chunks.
+        Raises: UsageError: nothing is published there, or it is of another job.
         """
         if config.corpus.exclude is None:
             return None
@@ -60,19 +60,16 @@ class DedupOutput:
             raise UsageError(
                 f"{setting}: the output of `reembed {run.job or 'embed'}`; give that of a `reembed dedup` over a snapshot"
             )
-        for path in [file.path for receipt in run.receipts.values() for file in receipt.files][:1]:
-            with open_part(store, path) as part:
-                if CHUNK in part.schema.names:
-                    raise UsageError(
-                        f"{setting}: it speaks of chunks, and documents are excluded; run dedup over a snapshot of whole "
-                        "documents (model.long_text: truncate or mean_of_chunks)"
-                    )
         return cls(run, redact(store.uri))
 
     @cached_property
     def pinned(self) -> Exclusion:
         """As run.json has it; the list is made for it."""
         return Exclusion(self.uri, self.run.run_id, len(self.rows), hashlib.sha256(self.rows.to_bytes()).hexdigest())
+
+    @property
+    def _setting(self) -> str:
+        return f"corpus.exclude={self.uri}"
 
     @property
     def kept_share(self) -> float:
@@ -83,7 +80,10 @@ class DedupOutput:
 
     @cached_property
     def rows(self) -> LeftOut:
-        """Memory: 16 bytes a row that is not kept; the columns are read twice, part by part."""
+        """Memory: 16 bytes a row that is not kept; the columns are read twice, part by part.
+
+        Raises: UsageError: it is of chunks, or a part is gone or damaged. TransientError.
+        """
         paths = [file.path for receipt in self.run.receipts.values() for file in receipt.files]
         with ThreadPoolExecutor(THREADS, thread_name_prefix="exclude") as pool:
             not_kept = _joined(pool.map(lambda path: self._keys(path, lambda keep: ~keep), paths))
@@ -97,12 +97,20 @@ class DedupOutput:
 
     def _keys(self, path: str, chosen: Callable[[Keys], Keys]) -> Keys:
         found = []
-        with open_part(self.run.store, path) as part:
-            for batch in part.batches(READ_ROWS, [ID, TEXT_HASH, KEEP]):
-                rows = np.flatnonzero(chosen(batch.column(KEEP).to_numpy(zero_copy_only=False)))
-                ids, hashes = (batch.column(at).take(pa.array(rows)) for at in (0, 1))
-                cells = np.array(hashes.to_pylist(), f"S{TEXT_HASH_BYTES}")
-                found.append(keys_of(ids, cells))
+        try:
+            with open_part(self.run.store, path) as part:
+                if CHUNK in part.schema.names:
+                    raise UsageError(
+                        f"{self._setting}: it speaks of chunks, and documents are excluded; run dedup over a snapshot of "
+                        "whole documents (model.long_text: truncate or mean_of_chunks)"
+                    )
+                for batch in part.batches(READ_ROWS, [ID, TEXT_HASH, KEEP]):
+                    rows = np.flatnonzero(chosen(batch.column(KEEP).to_numpy(zero_copy_only=False)))
+                    ids, hashes = (batch.column(at).take(pa.array(rows)) for at in (0, 1))
+                    cells = np.array(hashes.to_pylist(), f"S{TEXT_HASH_BYTES}")
+                    found.append(keys_of(ids, cells))
+        except (FileNotFoundError, ObjectError) as error:
+            raise UsageError(f"{self._setting}: {error}; run `reembed dedup` again") from None
         return _joined(found)
 
 

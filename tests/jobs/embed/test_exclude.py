@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -109,13 +111,32 @@ def test_a_lost_or_altered_list_is_named(tmp_path: Path, small_model: Path) -> N
     local_embed(_config(tmp_path, small_model, "all", ids=True))
     publish_dedup(tmp_path / "all", tmp_path / "dd")
     config = _config(tmp_path, small_model, "kept", ids=True, exclude=str(tmp_path / "dd"))
-    run = local_embed(config).summary["run_id"]
+    first = local_embed(config).summary
+    run = first["run_id"]
+
+    # a run that has lost all its work resumes with its own list, although the dedup output has lost its parts
+    rows = _rows(tmp_path, first["data"])
+    kept = tmp_path / "kept"
+    for gone in (
+        kept / "data",
+        kept / "runs" / run / "ledger",
+        kept / "runs" / run / "receipts",
+        kept / "runs" / run / "staged",
+    ):
+        shutil.rmtree(gone, ignore_errors=True)
+    for document in ("CURRENT.json", f"runs/{run}/summary.json"):
+        (kept / document).unlink()
+    shutil.rmtree(tmp_path / "dd" / "data")
+    again = local_embed(config).summary
+    assert (again["run_id"], again["excluded_rows"]) == (run, first["excluded_rows"])
+    assert _rows(tmp_path, again["data"]) == rows
     listed = tmp_path / "kept" / "runs" / run / "left_out.keys"
     listed.write_bytes(listed.read_bytes()[:-16])
     report = json.loads(local_run("verify", config, "--sample", "0", "--json").stdout)
     assert "the list of rows to leave out was altered" in report["findings"][0]
 
 
+@pytest.mark.slow
 def test_what_is_no_dedup_output_is_refused(tmp_path: Path, small_model: Path) -> None:
     _write(tmp_path / "corpus", 0, _texts(0), ids=True)
     missing = _config(tmp_path, small_model, "kept", ids=True, exclude=str(tmp_path / "nothing"))
@@ -123,6 +144,18 @@ def test_what_is_no_dedup_output_is_refused(tmp_path: Path, small_model: Path) -
     assert ended.rc == 2
     assert "nothing: nothing is published there; run `reembed dedup` first, or correct the uri" in ended.log
     local_embed(_config(tmp_path, small_model, "all", ids=True))
+    run = publish_dedup(tmp_path / "all", tmp_path / "dd")["run_id"]
+    of_duplicates = _config(tmp_path, small_model, "kept", ids=True, exclude=str(tmp_path / "dd"))
+    part = next((tmp_path / "dd" / "data" / run).iterdir())
+    table = pq.read_table(part)
+    pq.write_table(table.append_column("chunk", pa.array([0] * len(table), pa.int32())), part)
+    ended = local_embed(of_duplicates)
+    assert ended.rc == 2
+    assert "it speaks of chunks, and documents are excluded; run dedup over a snapshot of whole documents" in ended.log
+    part.unlink()
+    ended = local_embed(of_duplicates)
+    assert ended.rc == 2
+    assert "run `reembed dedup` again" in ended.log
     ended = local_embed(_config(tmp_path, small_model, "kept", ids=True, exclude=str(tmp_path / "all")))
     assert ended.rc == 2
     assert "the output of `reembed embed`; give that of a `reembed dedup` over a snapshot" in ended.log
