@@ -162,6 +162,18 @@ def test_no_index_there(output: Path, tmp_path: Path) -> None:
         searcher(output, tmp_path)
 
 
+def test_a_damaged_catalog_is_named(output: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / RUN
+    folder.mkdir(parents=True)
+    for damaged in (b"", b"PAR1 and no more", pa.BufferOutputStream().getvalue().to_pybytes()):
+        (folder / "files.parquet").write_bytes(damaged)
+        with pytest.raises(UsageError, match=r"files\.parquet: damaged .*; build the index again, or search without it"):
+            searcher(output, tmp_path)
+    pq.write_table(pa.table({"other": [1]}), folder / "files.parquet")
+    with pytest.raises(UsageError, match="damaged"):
+        searcher(output, tmp_path)
+
+
 def test_more_hits_than_rows(tmp_path: Path) -> None:
     few = mixture(12)
     publish_vectors(tmp_path / "out", few, shards=2, vector=VectorType.FLOAT16)
