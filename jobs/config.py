@@ -96,6 +96,9 @@ class GateConfig(Section):
     """Least mean cosine distance (1 - cosine) between pairs of up to 4,096 vectors of this snapshot. 0: no limit."""
     min_mean_cosine: Cosine = 0.9
     """Least cosine between the mean vectors of this and the last snapshot, each over up to 4,096 vectors."""
+    evaluate: dict[str, Any] | None = None
+    """What the vectors must be worth: the section of `reembed evaluate` without its snapshot, {task: classify, label: lang}.
+    A main figure that is lower than the last snapshot's by more than `max_drop` (0.01) refuses the run."""
 
 
 class CostConfig(Section):
@@ -173,10 +176,14 @@ def load_section(path: str | Path, overrides: Iterable[str], kind: type[_Kind]) 
     Raises:
         UsageError: one line that names the file, the setting and the remedy.
     """
-    raw = _read(Path(path))
+    return with_overrides(_read(Path(path)), overrides, str(path), kind)
+
+
+def with_overrides(raw: dict[str, Any], overrides: Iterable[str], origin: str, kind: type[_Kind]) -> _Kind:
+    """As load_section, of a mapping that no file holds; it is changed. Raises: UsageError."""
     for override in overrides:
         _apply(raw, override)
-    return parse_section(raw, str(path), kind)
+    return parse_section(raw, origin, kind)
 
 
 def parse_config(raw: Mapping[str, Any], origin: str) -> RunConfig:

@@ -6,21 +6,24 @@ passes_over         a Passes over its snapshot, with a journal in memory
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jobs.config import parse_config
 from jobs.driver.lock import DriverLock
 from jobs.passes.in_process import InProcess
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
+from jobs.publish.open_snapshot import open_published
 from jobs.publish.publish import Snapshot, publish
 from jobs.state.ledger import Ledger
 from jobs.state.manifest import save_manifest
@@ -129,6 +132,43 @@ def publish_vectors(
         assert publish(Snapshot(store, run, files, record.facts() | {"documents": count}), lock) is None
     summary = {"run_id": run, "state": "complete", "published": True, "reasons": [], "documents": count, "rows": count}
     write_summary(store, run, summary | {"quarantined_rows": 0, "output_bytes": 0} | record.facts())
+    return run
+
+
+def publish_next(output: str | Path, changed: Mapping[int, np.ndarray[Any, Any]]) -> str:
+    """The next night: a new run whose other shards' parts are copies, as `embed` carries them over. Returns its run id.
+
+    `changed`: shard -> new vectors [rows of the shard, D] of the same ids; one part a shard, without partitions.
+    """
+    store = Store(str(output), {})
+    before = open_published(str(output))
+    run = new_run_id("next", datetime.now(UTC) + timedelta(seconds=1))
+    save_manifest(store, RunPaths(run).manifest, list(before.shards), "settings")
+    create_run(store, dataclasses.replace(before.record, run_id=run, source_fingerprint=run))
+    shape = output_schema(before.plan, dataclasses.replace(before.stamp, run_id=run), ())
+    receipts = []
+    for number, receipt in before.receipts.items():
+        file = receipt.files[0]
+        data = store.read(file.path)
+        if number in changed:
+            table = pq.read_table(pa.BufferReader(data)).replace_schema_metadata(None)
+            cells = to_arrow(changed[number], before.stamp.vector, before.stamp.int8_scale)[0]
+            table = table.set_column(table.column_names.index("embedding"), "embedding", cells).cast(shape.rows)
+            task = Assignment(before.shards[number], 1, 1)
+            writer = ShardWriter(store, task, shape, Path(str(output) + ".spill"))
+            append(writer, shape, table)
+            receipts.append(writer.finish(draft_for(task, len(table))))
+        else:
+            path = file.path.replace(before.run_id, run)
+            store.put(path, data)
+            receipts.append(dataclasses.replace(receipt, files=(dataclasses.replace(file, path=path),)))
+    with Ledger(store, run) as ledger:
+        for made in receipts:
+            ledger.record(made)
+    files = [file for made in receipts for file in made.files]
+    facts = before.record.facts() | {"documents": sum(file.rows for file in files)}
+    with DriverLock(store) as lock:
+        assert publish(Snapshot(store, run, files, facts), lock) is None
     return run
 
 

@@ -95,7 +95,7 @@ def _speed(subject: Subject, forward: Forward, budget: int) -> dict[str, Any]:
     try:
         batch = subject.batch(budget, forward.layout)
         rounds, warm = (1, 0) if subject.smoke else (5, 2)
-        timing = timed(lambda: forward(batch, layers=False), rounds, warm)
+        timing = timed(lambda: forward(batch, layers=0), rounds, warm)
     except torch.OutOfMemoryError:
         return {"note": "does not fit"}
     return {
@@ -110,10 +110,10 @@ def _kernels(subject: Subject, title: str, forward: Forward, out: Path) -> list[
     """The operators of a CPU where there are no kernels."""
     passes = 1 if subject.smoke else PASSES
     batch = subject.batch(subject.budgets[-2], forward.layout)
-    forward(batch, layers=False)
+    forward(batch, layers=0)
     with profile(activities=[ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if CUDA else [])) as seen:
         for _ in range(passes):
-            forward(batch, layers=False)
+            forward(batch, layers=0)
         synchronize()
     averages = seen.key_averages()
     key = "self_device_time_total" if CUDA else "self_cpu_time_total"

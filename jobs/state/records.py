@@ -39,7 +39,7 @@ ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
 NULLABLE_ELEMENTS = "nullable_elements"  # in RunRecord.extra
 WAY = "way"  # in RunRecord.extra
-JOB = "job"  # in RunRecord.extra of a derived run
+JOB, SOURCE = "job", "source"  # in RunRecord.extra of a derived run: its job's name; uri, run_id and digest of its source
 
 
 class RunState(StrEnum):

@@ -60,7 +60,7 @@ def _rates(forward: Forward, golden: TokenizedTexts, device: torch.device, budge
 
 def _timed(forward: Forward, batch: PackedBatch, device: torch.device) -> float:
     began = time.perf_counter()
-    forward(batch, layers=False)
+    forward(batch, layers=0)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began

@@ -19,9 +19,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,12 +32,13 @@ from workers.config import Auto, LongText, Pooling, Precision
 from workers.engine.attempts import Failed, attempt, first_line, halves, unknown_ids
 from workers.engine.batching import Layout, mixed_batches, plan_batches, positions
 from workers.engine.budget import choose_batch_tokens
+from workers.engine.cells import Cell, pooled_cells, require_cells
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.device.in_flight import Arrivals, Arrived, CudaLane, Landing, Pending, Ring
 from workers.engine.device.overflow import Overflow
 from workers.engine.heads import Heads
 from workers.engine.kernels.packing import pack
-from workers.engine.pooling import HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool, pools_half
+from workers.engine.pooling import KEPT_LAYERS, HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool, pools_half
 from workers.engine.self_check import SelfCheck, reference_vectors
 from workers.engine.trial import Choice, recall, remember
 from workers.engine.ways.interface import Forward
@@ -129,6 +130,7 @@ class Encoder:
         torch.backends.cudnn.allow_tf32 = False
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._recipe, self._lowered = recipe, False
+        self._cells: tuple[Cell, ...] = ()
         self._ring: Ring | None = None
         self._overflow = None
         at_once = min(threads, MOST_AT_ONCE) if self.device.type == "cpu" else 1
@@ -148,7 +150,7 @@ class Encoder:
                 f"model.pooling={recipe.pooling_name}: the model has {checkpoint.layers} layers, four are needed; use mean"
             )
         self.dim, self._vocabulary = output_dim(recipe, checkpoint.hidden), checkpoint.vocabulary
-        self._golden = golden
+        self.layers, self._hidden, self._golden = checkpoint.layers, checkpoint.hidden, golden
         if unknown := unknown_ids(golden, self._vocabulary):
             raise UsageError(next(iter(unknown.values())))
         self._token_heads = Heads(files.folder, recipe.token_modules, torch.device("cpu"))
@@ -166,6 +168,23 @@ class Encoder:
             ReplicaError: the device failed.
         """
         return self.submit(tokens).result()
+
+    def encode_cells(self, tokens: TokenizedTexts, cells: Sequence[Cell]) -> list[EncodedTexts]:
+        """Vectors of every cell (cells.py), from one forward pass of each batch; the recipe's own pooling has no part in it.
+
+        Raises:
+            UsageError: a cell that this model does not have. ReplicaError: the device failed.
+        """
+        require_cells(cells, self._recipe, self.layers)
+        if self._overflow is not None:
+            raise UsageError("candidates.layers: not in float16, in which a layer may overflow; use bfloat16 or float32")
+        self._cells = tuple(cells)
+        try:
+            found = self.encode(tokens)
+        finally:
+            self._cells = ()
+        pieces = np.split(found.vectors, len(cells), axis=1)
+        return [replace(found, vectors=vectors) for vectors in pieces]
 
     def submit(self, tokens: TokenizedTexts) -> Pending:
         """The same, submitted: on CUDA its result is waited for later, so that the device need not wait for the host.
@@ -189,7 +208,8 @@ class Encoder:
     ) -> Pending:
         """`refused`: sequences that are in no batch; others are added. `strict`: every error is raised."""
         lengths_N, layout, by_token = tokens.lengths, self._forward.layout, self._by_token
-        arrivals = Arrivals(self._landing(), len(tokens.input_ids) if by_token else len(lengths_N), self.dim)
+        width = min(self.dim, self._hidden) * len(self._cells) if self._cells else self.dim
+        arrivals = Arrivals(self._landing(), len(tokens.input_ids) if by_token else len(lengths_N), width)
         computed, sequences = 0, sum(map(len, batches))
         for batch, vectors in self._embedded(tokens, batches, refused, strict=strict):
             computed += positions(lengths_N[batch], layout)
@@ -335,7 +355,8 @@ class Encoder:
         """Float32 vectors [B, D], with pooling=tokens [T, D]; [B, D'] if the mean of chunks comes before `_finish`."""
         recipe = self._recipe
         batch = pack(tokens, rows, self.device)
-        states = self._forward(batch, layers=needs_layers(recipe.pooling))
+        kept = (self.layers or 0) + 1 if self._cells else KEPT_LAYERS if needs_layers(recipe.pooling) else 0
+        states = self._forward(batch, layers=kept)
         half = not recipe.token_modules and pools_half(recipe.pooling, self.device)
         last_TH = self._token_heads.on_tokens(states.last_TH if half else states.last_TH.float(), batch.lengths_B)
         if self._by_token:
@@ -351,6 +372,8 @@ class Encoder:
             tuple(layer.float() for layer in states.layers),
             states.pooler_BH.float() if needs_pooler(recipe.pooling) and states.pooler_BH is not None else None,
         )
+        if self._cells:
+            return pooled_cells(states.layers, hidden, self._cells, self._finish)
         vectors = self._vector_heads.on_vectors(pool(hidden, recipe.pooling))
         return vectors if self._averages_chunks else self._finish(vectors)
 

@@ -31,6 +31,8 @@ from torch import Tensor
 from workers.config import Pooling
 from workers.records.tokens import TokenizedTexts
 
+KEPT_LAYERS = 4  # that the last4 modes need
+
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates:

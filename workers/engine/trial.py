@@ -167,7 +167,7 @@ def _batch(golden: TokenizedTexts, device: torch.device, layout: Layout) -> Pack
 
 def _timed(forward: Forward, batch: PackedBatch, device: torch.device) -> float:
     began = time.perf_counter()
-    forward(batch, layers=False)
+    forward(batch, layers=0)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return max(time.perf_counter() - began, 1e-9)

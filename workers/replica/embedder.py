@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.replica.golden_reference import kept_reference
 from workers.table.schema import SnapshotStamp
+from workers.table.vectors import Floats
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Embedder:
         query: texts are queries: the query prompt and the longest query, instead of the documents'. Where this device has no
             8-bit products of the snapshot's kind, queries are embedded more exactly.
         long_text: instead of the configured value.
+        projection: [N, dim of the model] -> [N, dim of the snapshot], where the snapshot has fewer components.
 
     Raises:
         UsageError: the model cannot be loaded, or is not the one the snapshot was made with.
@@ -38,8 +40,15 @@ class Embedder:
     """
 
     def __init__(
-        self, config: ModelConfig, stamp: SnapshotStamp, *, query: bool = False, long_text: LongText | None = None
+        self,
+        config: ModelConfig,
+        stamp: SnapshotStamp,
+        *,
+        query: bool = False,
+        long_text: LongText | None = None,
+        projection: Callable[[Floats], Floats] | None = None,
     ) -> None:
+        self._project = projection
         files = resolve_model(config)
         if (files.weights_digest, files.tokenizer_digest) != (stamp.weights_digest, stamp.tokenizer_digest):
             raise UsageError(
@@ -80,4 +89,5 @@ class Embedder:
             owner = np.repeat(tokens.document, np.diff(encoded.offsets))
         else:
             owner = tokens.document if len(encoded.vectors) == len(tokens.document) else np.arange(len(texts))
-        return [encoded.vectors[owner == index] for index in range(len(texts))]
+        vectors = encoded.vectors if self._project is None else self._project(encoded.vectors)
+        return [vectors[owner == index] for index in range(len(texts))]

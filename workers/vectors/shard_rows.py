@@ -41,7 +41,7 @@ class ShardRows:
         stored: one array [rows, W] for each part, as stored.
         decode: [n, W] stored -> [n, D] float32.
         columns: [N] the columns that were asked for.
-        workplace: of the actor that holds them; for steps whose answers are too costly to be made twice.
+        workplace: of the actor, for steps that leave files for later passes.
     """
 
     def __init__(
@@ -55,13 +55,20 @@ class ShardRows:
         workplace: Workplace | None = None,
     ) -> None:
         self.number, self.first_row, self.parts = number, first_row, tuple(parts)
-        self.columns, self.workplace = columns, workplace
+        self.columns = columns
         self.stored = list(stored)  # by part; the cache replaces it by the same arrays, mapped from files
-        self._decode = decode
+        self._decode, self._workplace = decode, workplace
         self._remembered: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return sum(part.rows for part in self.parts)
+
+    @property
+    def workplace(self) -> Workplace:
+        """Raises: ValueError: these rows were made without one."""
+        if self._workplace is None:
+            raise ValueError("rows without a workplace")
+        return self._workplace
 
     @property
     def stored_bytes(self) -> int:

@@ -27,7 +27,7 @@ class Clock:
         self.now = 0.0
         self.seen: list[int] = []
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         assert not layers
         if batch.tokens > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -88,7 +88,7 @@ def test_those_below_enough_only_where_no_other_fits(
 
 
 class Broken(Clock):
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 

@@ -46,13 +46,13 @@ def rewrite(folder: Path, change: Any) -> None:
 def states(weights: BertWeights | None) -> torch.Tensor:
     assert weights is not None
     batch = pack(sequences(6, 20), np.arange(6), torch.device("cpu"))
-    return Fused(weights, Precision.FLOAT32, ())(batch, layers=False).last_TH
+    return Fused(weights, Precision.FLOAT32, ())(batch, layers=0).last_TH
 
 
 @torch.inference_mode()
 def expected(model: Any) -> torch.Tensor:
     batch = pack(sequences(6, 20), np.arange(6), torch.device("cpu"))
-    return Padded(model)(batch, layers=False).last_TH
+    return Padded(model)(batch, layers=0).last_TH
 
 
 @pytest.mark.parametrize("family", FUSED)

@@ -146,7 +146,7 @@ class Full:
         self._forward, self._limit = forward, limit
         self.tried: list[int] = []
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         self.tried.append(batch.tokens)
         if batch.tokens > self._limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

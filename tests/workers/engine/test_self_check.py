@@ -45,7 +45,7 @@ def mean_vectors(forward: Forward, golden: TokenizedTexts, device: torch.device)
     together = forward.layout if forward.layout in (Layout.EQUAL, Layout.SINGLE) else Layout.PACKED
     for rows in plan_batches(golden.lengths, len(golden.input_ids), together):
         batch = pack(golden, rows, device)
-        states_TH = forward(batch, layers=False).last_TH.float()
+        states_TH = forward(batch, layers=0).last_TH.float()
         pooled = torch.segment_reduce(states_TH, "mean", lengths=torch.from_numpy(batch.lengths_B), axis=0)
         vectors[rows] = pooled.numpy()
     return vectors
@@ -64,7 +64,7 @@ class Wrong:
         self._forward, self._harm = forward, harm
         self.name, self.layout = forward.name, forward.layout
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         return States(self._harm(self._forward(batch, layers=layers).last_TH))
 
 

@@ -30,7 +30,7 @@ class Takes:
     def __init__(self, name: str, seconds: float, fails: bool = False) -> None:
         self.name, self.passes, self.seconds, self._fails = name, 0, seconds, fails
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         self.passes += 1
         if self._fails:
             raise RuntimeError("no such operator")
@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pass takes what its way says: the machine's load decides nothing here."""
 
     def timed(way: Takes, batch: PackedBatch, _: torch.device) -> float:
-        way(batch, layers=False)
+        way(batch, layers=0)
         return way.seconds
 
     monkeypatch.setattr(trial, "_timed", timed)

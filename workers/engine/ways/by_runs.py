@@ -16,7 +16,7 @@ from workers.engine.batching import Layout
 from workers.engine.kernels.attention import by_runs
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.kernels.relative import RelativeBias
-from workers.engine.ways.interface import KEPT_LAYERS, States
+from workers.engine.ways.interface import States
 from workers.engine.ways.pooler import OwnPooler
 from workers.model.recipe import first_position
 
@@ -34,7 +34,7 @@ class ByRuns:
         self._first = first_position(facts)
         self._qkv = [_joined(layer.attention.attn) for layer in self._layers]
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         places_T = batch.positions_without(self._first - 1) + self._first
         x_TI = self._embeddings(input_ids=batch.ids_T.unsqueeze(0), position_ids=places_T.unsqueeze(0))[0]
         kept = [x_TI]
@@ -46,7 +46,7 @@ class ByRuns:
             x_TI = layer.output(layer.intermediate(middle), middle)
             kept = [*(kept if layers else ()), x_TI]
         pooled = self._pooler(x_TI, batch) if self._pooler else None
-        return States(x_TI, tuple(kept[-KEPT_LAYERS:]) if layers else (), pooled)
+        return States(x_TI, tuple(kept[-layers:]) if layers else (), pooled)
 
 
 def _joined(attention: Any) -> tuple[Tensor, Tensor]:

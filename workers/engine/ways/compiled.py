@@ -48,15 +48,15 @@ class Compiled(Packed):
             model.set_attn_implementation(_IMPLEMENTATION)
             self._compiled = torch.compile(model, dynamic=True, backend=backend)
 
-    def _run(self, batch: PackedBatch, inputs: dict[str, Tensor], *, layers: bool) -> Any:
+    def _run(self, batch: PackedBatch, inputs: dict[str, Tensor], *, layers: int) -> Any:
         if self._compiled is None:
             return super()._run(batch, inputs, layers=layers)
         return self._compiled(
-            **inputs, borders=batch.cumulative_B1, longest=batch.longest, output_hidden_states=layers, return_dict=True,
+            **inputs, borders=batch.cumulative_B1, longest=batch.longest, output_hidden_states=layers > 0, return_dict=True,
             **self._settings,
         )  # fmt: skip
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         """Raises: as torch.compile, at the first batch."""
         return super().__call__(batch, layers=layers)
 

@@ -11,7 +11,7 @@ from workers.engine.batching import Layout
 from workers.engine.bert.layers import Embeddings, Layer, dense_layers, quantized_layers
 from workers.engine.bert.weights import BertWeights
 from workers.engine.kernels.packing import PackedBatch
-from workers.engine.ways.interface import KEPT_LAYERS, States
+from workers.engine.ways.interface import States
 from workers.engine.ways.pooler import OwnPooler
 
 
@@ -35,10 +35,10 @@ class Fused:
         self._embeddings, self._layers = Embeddings(weights.embeddings, dtype), layers
         self._pooler = pooler
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         states = [self._embeddings(batch)]
         for layer in self._layers:
             states = [*(states if layers else ()), layer(states[-1], batch)]
-        kept = tuple(state[: batch.tokens] for state in states[-KEPT_LAYERS:]) if layers else ()
+        kept = tuple(state[: batch.tokens] for state in states[-layers:]) if layers else ()
         last_TH = states[-1][: batch.tokens]
         return States(last_TH, kept, self._pooler(last_TH, batch) if self._pooler else None)

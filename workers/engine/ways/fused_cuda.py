@@ -20,7 +20,7 @@ from workers.engine.bert.weights import BertWeights
 from workers.engine.kernels import torch_rows
 from workers.engine.kernels.float8 import CAPABILITY, MULTIPLE
 from workers.engine.kernels.packing import PackedBatch
-from workers.engine.ways.interface import KEPT_LAYERS, States
+from workers.engine.ways.interface import States
 
 
 class FusedCuda:
@@ -48,13 +48,13 @@ class FusedCuda:
             layers = [HalfLayer(layer, dtype, device, rows, epilogue=self.epilogue) for layer in weights.layers]
         self._embeddings, self._layers = CudaEmbeddings(weights.embeddings, dtype, device, rows), layers
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         x = self._embeddings(batch)
         kept = [x.states_TI]
         for layer in self._layers:
             x = layer(x, batch)
             if layers:
-                kept = [*kept[1 - KEPT_LAYERS :], x.states_TI]
+                kept = [*kept, x.states_TI][-layers:]
         return States(x.states_TI, tuple(kept) if layers else ())
 
 

@@ -13,7 +13,7 @@ from workers.engine.bert.layers import TOKENS_MULTIPLE
 from workers.engine.bert.modern import Angles, ModernLayer, norm_of
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.kernels.relative import RelativeBias
-from workers.engine.ways.interface import KEPT_LAYERS, States
+from workers.engine.ways.interface import States
 
 
 class FusedModern:
@@ -36,14 +36,14 @@ class FusedModern:
         biases = {window: RelativeBias.of_window(heads, window) for window in windows}
         self._layers = [ModernLayer(layer, biases.get(layer.attn.sliding_window), dtype) for layer in model.layers]
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         angles = {kind: self._angles(batch, kind) for kind in set(self._kinds)}
         embedded = self._first_norm(self._words.index_select(0, batch.ids_T))
         states = [torch.nn.functional.pad(embedded, (0, 0, 0, -len(embedded) % TOKENS_MULTIPLE))]
         for layer, kind in zip(self._layers, self._kinds, strict=True):
             states = [*(states if layers else ()), layer(states[-1], angles[kind], batch)]
         states[-1] = self._last_norm(states[-1])
-        kept: tuple[Tensor, ...] = tuple(state[: batch.tokens] for state in states[-KEPT_LAYERS:]) if layers else ()
+        kept: tuple[Tensor, ...] = tuple(state[: batch.tokens] for state in states[-layers:]) if layers else ()
         return States(states[-1][: batch.tokens], kept)
 
     def _angles(self, batch: PackedBatch, kind: str) -> Angles:

@@ -11,7 +11,6 @@ from torch import Tensor
 from workers.engine.batching import Layout
 from workers.engine.kernels.packing import PackedBatch
 
-KEPT_LAYERS = 4  # as many as the last4 poolings need
 TOKEN_TYPES = "token_type_ids"  # noqa: S105 - no password
 
 
@@ -20,17 +19,17 @@ class States:
     """Hidden states of a batch, in the precision of the model."""
 
     last_TH: Tensor
-    layers: tuple[Tensor, ...] = ()  # the last four [T, H], deepest last, if asked for
+    layers: tuple[Tensor, ...] = ()  # as many of the last ones [T, H] as asked for, deepest last
     pooler_BH: Tensor | None = None
 
 
 class Forward(Protocol):
-    """A way to run a model. `layers`: also return the last four layers."""
+    """A way to run a model. `layers`: return so many of the last hidden states too; those of the embeddings come first."""
 
     name: str
     layout: Layout  # which sequences may share a batch
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States: ...
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States: ...
 
 
 def takes(model: Any, argument: str) -> bool:

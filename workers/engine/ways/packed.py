@@ -10,7 +10,7 @@ from workers.engine.batching import Layout
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels import attention
 from workers.engine.kernels.packing import PackedBatch
-from workers.engine.ways.interface import KEPT_LAYERS, TOKEN_TYPES, States, settings, takes
+from workers.engine.ways.interface import TOKEN_TYPES, States, settings, takes
 from workers.engine.ways.pooler import OwnPooler
 from workers.model.recipe import first_position, uncounted
 
@@ -30,15 +30,15 @@ class Packed:
         self._pooler = pooler
         self._first, self._uncounted, self._settings = first_position(facts), uncounted(facts), settings(model)
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         places_T = batch.positions_T if self._uncounted is None else batch.positions_without(self._uncounted)
         inputs = {"input_ids": batch.ids_T.unsqueeze(0), "position_ids": (places_T + self._first).unsqueeze(0)}
         if self._types is not None:
             inputs[TOKEN_TYPES] = self._types.of(batch).unsqueeze(0)
         output = self._run(batch, inputs, layers=layers)
-        kept = output.hidden_states[-KEPT_LAYERS:] if layers else ()
+        kept = output.hidden_states[-layers:] if layers else ()
         last_TH = output.last_hidden_state[0]
         return States(last_TH, tuple(layer[0] for layer in kept), self._pooler(last_TH, batch) if self._pooler else None)
 
-    def _run(self, batch: PackedBatch, inputs: dict[str, Tensor], *, layers: bool) -> Any:
-        return self._model(**inputs, packed=batch, output_hidden_states=layers, return_dict=True, **self._settings)
+    def _run(self, batch: PackedBatch, inputs: dict[str, Tensor], *, layers: int) -> Any:
+        return self._model(**inputs, packed=batch, output_hidden_states=layers > 0, return_dict=True, **self._settings)

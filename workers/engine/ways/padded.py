@@ -9,7 +9,7 @@ import torch
 from workers.engine.batching import Layout
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels.packing import PackedBatch
-from workers.engine.ways.interface import KEPT_LAYERS, TOKEN_TYPES, States, settings, takes
+from workers.engine.ways.interface import TOKEN_TYPES, States, settings, takes
 
 
 class Padded:
@@ -23,7 +23,7 @@ class Padded:
         padding = getattr(model.config, "pad_token_id", None)
         self._padding = padding if isinstance(padding, int) and padding >= 0 else 0
 
-    def __call__(self, batch: PackedBatch, *, layers: bool) -> States:
+    def __call__(self, batch: PackedBatch, *, layers: int) -> States:
         shape, slots_T = (len(batch.lengths_B), batch.longest), batch.slots_T
         places = batch.ids_T.new_full((shape[0] * shape[1],), self._padding)
         inputs = {"input_ids": places.index_copy(0, slots_T, batch.ids_T).view(shape)}
@@ -31,7 +31,7 @@ class Padded:
             inputs["attention_mask"] = torch.zeros_like(places).index_fill_(0, slots_T, 1).view(shape)
         if self._types is not None:
             inputs[TOKEN_TYPES] = torch.zeros_like(places).index_copy_(0, slots_T, self._types.of(batch)).view(shape)
-        output = self._model(**inputs, output_hidden_states=layers, return_dict=True, **self._settings)
-        kept = output.hidden_states[-KEPT_LAYERS:] if layers else ()
+        output = self._model(**inputs, output_hidden_states=layers > 0, return_dict=True, **self._settings)
+        kept = output.hidden_states[-layers:] if layers else ()
         last_TH, *kept_TH = (states.flatten(0, 1).index_select(0, slots_T) for states in (output.last_hidden_state, *kept))
         return States(last_TH, tuple(kept_TH), getattr(output, "pooler_output", None))

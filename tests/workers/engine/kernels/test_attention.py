@@ -246,9 +246,9 @@ def test_a_model_on_varlen_is_the_padded_one(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, family: str, windows: set[tuple[int, int]]
 ) -> None:
     model, batch = random_model(family), packed_of(MIXED)
-    expected = Padded(copy.deepcopy(model))(batch, layers=False).last_TH
+    expected = Padded(copy.deepcopy(model))(batch, layers=0).last_TH
     monkeypatch.setattr(attention, "by_runs", varlen)
-    found = Packed(model)(batch, layers=False).last_TH
+    found = Packed(model)(batch, layers=0).last_TH
     assert set(stand_in.windows) == windows
     assert len(stand_in.windows) == model.config.num_hidden_layers
     assert (found - expected).abs().max() <= 1e-5

@@ -74,13 +74,13 @@ def test_the_same_states_as_transformers(name: str, rows: ModuleType) -> None:
     kind = model.config.model_type
     batch = batch_of(9, 3, 7, 1, padding=model.config.pad_token_id if kind in OFFSET_POSITIONS else None)
     with torch.inference_mode():
-        expected = Padded(model)(batch, layers=True)
+        expected = Padded(model)(batch, layers=99)
         way = fused_cuda_ways(weights_of(model), Precision.FLOAT32)[0]
-        found = way(weights_of(model), Precision.FLOAT32, CPU, rows)(batch, layers=True)
+        found = way(weights_of(model), Precision.FLOAT32, CPU, rows)(batch, layers=99)
     assert found.last_TH.shape == expected.last_TH.shape
     assert expected.last_TH.abs().max() > 0.1
     assert (found.last_TH - expected.last_TH).abs().max() <= 1e-5
-    assert len(found.layers) == len(expected.layers) == 4
+    assert len(found.layers) == len(expected.layers) >= 4
     for ours, theirs in zip(found.layers, expected.layers, strict=True):
         assert (ours - theirs).abs().max() <= 1e-5
 
@@ -144,7 +144,7 @@ def on_cuda(way: type[FusedCuda], weights: BertWeights, precision: Precision) ->
         ids, places = (torch.zeros(20, dtype=torch.int64, device=device) for _ in range(2))
         batch = PackedBatch(ids, places, lengths, offsets, torch.zeros(5, dtype=torch.int32, device=device))
         with torch.inference_mode(), Calls() as calls:
-            return forward(batch, layers=True), calls.counts
+            return forward(batch, layers=4), calls.counts
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,8 @@ def test_float8_keeps_the_vectors_of_a_trained_model(minilm: Path) -> None:
     weights = checkpoint.bert()
     assert weights is not None
     with torch.inference_mode():
-        exact = pooled(Padded(checkpoint.transformer())(batch, layers=False).last_TH, batch)
-        found = pooled(FusedCuda(weights, Precision.FLOAT8, CPU)(batch, layers=False).last_TH, batch)
+        exact = pooled(Padded(checkpoint.transformer())(batch, layers=0).last_TH, batch)
+        found = pooled(FusedCuda(weights, Precision.FLOAT8, CPU)(batch, layers=0).last_TH, batch)
     cosines = torch.cosine_similarity(exact, found)
     print(cosines.mean(), cosines.min())
     assert cosines.mean() >= 0.99
@@ -218,14 +218,14 @@ def test_on_a_gpu_the_states_are_those_of_transformers(name: str, precision: Pre
     tokens = of_lengths(np.array([60, 33, 16, 9, 1]))
     batch = pack(tokens, np.arange(5), device)
     with torch.inference_mode():
-        expected = Padded(model)(pack(tokens, np.arange(5), CPU), layers=False).last_TH
+        expected = Padded(model)(pack(tokens, np.arange(5), CPU), layers=0).last_TH
         for way in fused_cuda_ways(weights, precision):
             forward = way(weights, precision, device)
-            found = forward(batch, layers=True)
+            found = forward(batch, layers=4)
             assert len(found.layers) == 4
             cosines = torch.cosine_similarity(found.last_TH.float().cpu(), expected)
             assert cosines.mean() >= (0.99 if precision is Precision.FLOAT8 else 0.999), way
-            alone = forward(pack(tokens, np.array([2]), device), layers=False).last_TH
+            alone = forward(pack(tokens, np.array([2]), device), layers=0).last_TH
             assert torch.cosine_similarity(alone.float(), found.last_TH[93:109].float()).min() >= 0.9999
 
 

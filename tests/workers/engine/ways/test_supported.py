@@ -79,7 +79,7 @@ def last_states(forward: Forward, golden: TokenizedTexts, _device: torch.device)
     """The mean of each text's states, computed on the CPU whatever device is asked for."""
     vectors = []
     for row in range(len(golden.lengths)):
-        vectors.append(forward(pack(golden, np.array([row]), CPU), layers=False).last_TH.float().mean(0).numpy())
+        vectors.append(forward(pack(golden, np.array([row]), CPU), layers=0).last_TH.float().mean(0).numpy())
     return np.array(vectors)
 
 

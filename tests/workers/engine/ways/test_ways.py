@@ -40,7 +40,10 @@ def mixed_batch(*, descending: bool) -> PackedBatch:
     return pack(tokens, rows, torch.device("cpu"))
 
 
-def run(way: Way, family: str, batch: PackedBatch, *, layers: bool, with_pooler: bool = False) -> States:
+EVERY = 99  # more hidden states than there are: all, those of the embeddings included
+
+
+def run(way: Way, family: str, batch: PackedBatch, *, layers: int, with_pooler: bool = False) -> States:
     model = random_model(family)
     pooler = OwnPooler(model) if with_pooler else None
     with torch.inference_mode():
@@ -64,11 +67,11 @@ def run(way: Way, family: str, batch: PackedBatch, *, layers: bool, with_pooler:
 @pytest.mark.parametrize("descending", [True, False], ids=["sorted", "unsorted"])
 def test_the_same_states_as_padded(family: str, way: Way, descending: bool) -> None:
     batch = mixed_batch(descending=descending)
-    expected, found = (run(each, family, batch, layers=True) for each in (Padded, way))
+    expected, found = (run(each, family, batch, layers=EVERY) for each in (Padded, way))
     assert expected.last_TH.shape == found.last_TH.shape == (batch.tokens, 32)
     assert expected.last_TH.abs().max() > 0.1
     assert (found.last_TH - expected.last_TH).abs().max() <= 1e-5
-    assert len(found.layers) == len(expected.layers) == 4
+    assert len(found.layers) == len(expected.layers) >= 4
     assert torch.equal(found.layers[-1], found.last_TH)
     for ours, theirs in zip(found.layers, expected.layers, strict=True):
         assert (ours - theirs).abs().max() <= 1e-5
@@ -85,7 +88,7 @@ def test_the_models_own_head_reads_each_sequence(family: str, way: Way) -> None:
     batch = pack(tokens, np.arange(6), torch.device("cpu"))
     ids = torch.from_numpy(tokens.input_ids.astype(np.int64))
     alone = [model(input_ids=ids[start:stop][None]).pooler_output[0] for start, stop in pairwise(tokens.offsets)]
-    found = run(way, family, batch, layers=False, with_pooler=True).pooler_BH
+    found = run(way, family, batch, layers=0, with_pooler=True).pooler_BH
     assert found is not None
     assert (found - torch.stack(alone)).abs().max() <= 1e-5
 
@@ -93,7 +96,7 @@ def test_the_models_own_head_reads_each_sequence(family: str, way: Way) -> None:
 @pytest.mark.parametrize("way", [Padded, Packed, Fused])
 def test_layers_only_where_asked(way: Way) -> None:
     batch = mixed_batch(descending=True)
-    assert run(way, "Bert", batch, layers=False).layers == ()
+    assert run(way, "Bert", batch, layers=0).layers == ()
 
 
 def test_ways_offered() -> None:
@@ -119,9 +122,9 @@ def test_ways_offered() -> None:
 def test_families_that_cannot_pack_show_it(family: str) -> None:
     """An error or plainly other states: what the proof needs to see."""
     batch = mixed_batch(descending=True)
-    expected = run(Padded, family, batch, layers=False).last_TH
+    expected = run(Padded, family, batch, layers=0).last_TH
     try:
-        found = run(Packed, family, batch, layers=False).last_TH
+        found = run(Packed, family, batch, layers=0).last_TH
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return
     assert (found - expected).abs().max() > 100 * SAME
@@ -140,10 +143,10 @@ def test_other_builds_are_not_fused() -> None:
 def test_modernbert_with_biases_and_other_builds() -> None:
     settings = FAMILIES["ModernBert"].to_dict() | {"attention_bias": True, "mlp_bias": True, "norm_bias": True}
     model, batch = of_config(transformers.ModernBertConfig(**settings)), mixed_batch(descending=True)
-    expected = Padded(copy.deepcopy(model))(batch, layers=False).last_TH
-    found = FusedModern(model, Precision.FLOAT32)(batch, layers=False).last_TH
+    expected = Padded(copy.deepcopy(model))(batch, layers=0).last_TH
+    found = FusedModern(model, Precision.FLOAT32)(batch, layers=0).last_TH
     assert (found - expected).abs().max() <= 1e-5
-    rounded = FusedModern(model, Precision.BFLOAT16)(batch, layers=False).last_TH.float()
+    rounded = FusedModern(model, Precision.BFLOAT16)(batch, layers=0).last_TH.float()
     assert 1e-4 < (rounded - expected).norm() / expected.norm() < 2e-2
     model.config.hidden_activation = "silu"
     assert not fits(model)
@@ -178,7 +181,7 @@ def test_padding_is_placed_without_asking_the_device() -> None:
     given: list[torch.Tensor] = []
     shown.register_forward_hook(lambda _module, _args, output: given.append(output.last_hidden_state))
     with Ops() as ops:
-        found = Padded(shown)(batch, layers=False).last_TH
+        found = Padded(shown)(batch, layers=0).last_TH
     assert not ops.names & {"nonzero", "masked_select", "index", "index_put", "index_put_", "_local_scalar_dense", "item"}
     assert torch.equal(found[:, 0], batch.ids_T)
     assert found[:, 1].all()

@@ -1,0 +1,70 @@
+"""What task classify reads beside the snapshot, and the requests that it refuses."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.evaluate.config import EvaluateSection, SplitBy
+from jobs.passes.source import SourceSnapshot
+from jobs.publish.open_snapshot import open_published
+from jobs.state.stored_run import StoredRun
+from workers.config import StorageOptions
+from workers.errors import UsageError
+from workers.storage.uris import redact
+from workers.table.schema import CHUNK, ID, TEXT_HASH
+from workers.vectors.evaluation.classes.division import NearGroups
+from workers.vectors.evaluation.classes.labels import has_several, require_label
+
+
+def columns_of(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
+    """Columns that the steps read. Raises: UsageError: what cannot be evaluated."""
+    source.require_rows_of_text("evaluate.task=classify")
+    if section.label is None:
+        kept = ", ".join(source.run.plan.keep.names) or "none"
+        raise UsageError(f"evaluate.label: needed for task=classify: a kept column that holds the classes (kept: {kept})")
+    source.require_columns([section.label], "evaluate.label")
+    require_label(source.column_type(section.label), section.label)
+    split = section.split
+    if split.column is not None:
+        source.require_columns([split.column], "evaluate.split.column")
+        kind = source.column_type(split.column)
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UsageError(f"evaluate.split.column: {split.column} is of type {kind}; it must say `train` or `test`")
+    if section.against is not None and has_several(source.column_type(section.label)):
+        raise UsageError("evaluate.against: rows with several labels are not compared one by one; leave it out")
+    if split.by is SplitBy.NEAR:
+        division_groups(source, section)
+    if section.against is not None:
+        _output_of("evaluate", section.against, section.storage_options, "evaluate.against")
+    chunk = [CHUNK] if CHUNK in source.schema.rows.names else []
+    named = dict.fromkeys([ID, *chunk, TEXT_HASH, section.label, *([split.column] if split.column else [])])
+    return tuple(named)
+
+
+def division_groups(source: SourceSnapshot, section: EvaluateSection) -> NearGroups | None:
+    """Raises: UsageError: no output of `reembed dedup` stands there."""
+    split = section.split
+    if split.groups is None:
+        return None
+    run = _output_of("dedup", split.groups, split.storage_options, "evaluate.split.groups")
+    return NearGroups(split.groups, run.run_id, source.run_id, split.storage_options)
+
+
+def other_predictions(section: EvaluateSection) -> tuple[str, pa.Table]:
+    """Run id and predictions of the evaluation `against`. Raises: UsageError."""
+    run = _output_of("evaluate", str(section.against), section.storage_options, "evaluate.against")
+    path = f"data/{run.run_id}/predictions.parquet"
+    try:
+        return run.run_id, pq.read_table(pa.BufferReader(run.store.read(path)))
+    except FileNotFoundError:
+        raise UsageError(
+            f"evaluate.against={redact(str(section.against))}: {path} is missing; it is no evaluation of task=classify"
+        ) from None
+
+
+def _output_of(job: str, uri: str, options: StorageOptions, setting: str) -> StoredRun:
+    run = open_published(uri, options)
+    if run.job != job:
+        raise UsageError(f"{setting}={redact(uri)}: no output of `reembed {job}` (it is of `reembed {run.job or 'embed'}`)")
+    return run

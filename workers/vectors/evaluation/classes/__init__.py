@@ -1,0 +1,1 @@
+"""Classification: a probe that is fitted over shards, k nearest neighbours, and the figures of both."""
