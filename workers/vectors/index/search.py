@@ -74,9 +74,8 @@ class IndexFiles:
         self.files = [self._file(folder, rows) for rows in by_file.values()]
 
     @classmethod
-    def read(cls, store: Store, folder: str, name: str, parts: Mapping[str, str]) -> IndexFiles:
+    def read(cls, store: Store, folder: str, path: str, parts: Mapping[str, str]) -> IndexFiles:
         """Raises: UsageError: there is no catalog, so this is no index; or it is damaged. TransientError: the store."""
-        path = f"{folder}/{name}.parquet"
         try:
             catalog = decode_table(store.read(path)).select(SCHEMA.names).cast(SCHEMA)
         except FileNotFoundError:
