@@ -1,8 +1,9 @@
-"""`make demo`: embeds and searches a small real corpus on this machine. `python -m jobs.demo [--folder demo]`.
+"""`make demo`: embeds, searches and clusters a small real corpus on this machine. `python -m jobs.demo [--folder demo]`.
 
 1. gather   docstrings of the standard library and of installed packages -> FOLDER/corpus/*.jsonl.gz
 2. embed    `reembed embed FOLDER/demo.yaml`: the packaged MiniLM on a local Ray
 3. search   three questions against the published snapshot
+4. cluster  `reembed cluster FOLDER/clusters.yaml`: what the docstrings are about, by words
 
 Everything is written under FOLDER. The commands are those of the command line, each run as a process.
 """
@@ -39,6 +40,15 @@ cluster:
   address: local
 """
 
+CLUSTERS = """\
+# Written by `make demo`. Try: reembed cluster {folder}/clusters.yaml cluster.clusters=50
+cluster:
+  snapshot: {folder}/embeddings
+  clusters: 16
+output:
+  uri: {folder}/clusters
+"""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: that of the first command that failed, or 0."""
@@ -58,6 +68,9 @@ def main(arguments: list[str] | None = None) -> int:
     status = _reembed("embed", str(config))
     for question in QUESTIONS:
         status = status or _reembed("search", str(folder / "embeddings"), question, "-k", "3")
+    clusters = folder / "clusters.yaml"
+    clusters.write_text(CLUSTERS.format(folder=folder))
+    status = status or _reembed("cluster", str(clusters))
     if status == 0:
         _say(f"done in {time.monotonic() - started:.0f} s. Ask your own: reembed search {folder / 'embeddings'} 'text'")
     return status
