@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -113,3 +114,19 @@ def test_binary_vectors_are_allowed_and_said(tmp_path: Path) -> None:
     ended = local_run("dedup", _config(tmp_path, tmp_path / "in"))
     assert "vectors are binary: cosines are those of their signs" in ended.stdout
     assert json.loads(local_run("dedup", tmp_path / "dedup.yaml", "--json").stdout)["unchanged"]
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+def test_on_a_real_s3_server_the_same_bits(snapshot: Path, tmp_path: Path, s3_bucket: str) -> None:
+    """Records travel through ranges of objects; what the passes left is deleted."""
+    calm = _run(_config(tmp_path / "calm", snapshot))
+    config = tmp_path / "s3.yaml"
+    output = f"s3://{s3_bucket}/dedup"
+    config.write_text(yaml.safe_dump({"dedup": {"snapshot": str(snapshot)}, "output": {"uri": output}}))
+    summary = _run(config)
+    store = Store(output, {})
+    parts = sorted(store.list(f"data/{summary['run_id']}"))
+    table = pa.concat_tables([pq.read_table(pa.BufferReader(store.read(path))) for path in parts])
+    assert table.sort_by([("id", "ascending")]).equals(_read(calm))
+    assert not any("/scratch/" in path or "/passes/" in path for path in store.list("runs"))
