@@ -49,7 +49,7 @@ from jobs.state.stored_shards import pending
 from workers.errors import ReembedError, RunAborted, UsageError
 from workers.records.shard import OutputFile, Receipt, Shard
 from workers.storage.atomicity import probe_atomic_create
-from workers.storage.store import Store
+from workers.storage.store import DELETE_BATCH, Store
 from workers.storage.uris import redact
 from workers.table.paths import PROBES, RUNS
 from workers.vectors.arrays import save_arrays
@@ -225,7 +225,9 @@ class _Work:
         store, paths = self._run.store, self._run.paths
         try:
             for folder in (paths.passes, paths.scratch):
-                store.delete_many(list(store.list(folder)))
+                left = list(store.list(folder))
+                for at in range(0, len(left), DELETE_BATCH):
+                    store.delete_many(left[at : at + DELETE_BATCH])
                 store.prune(folder)
         except ReembedError as error:
             log.warning("what the passes left was not all deleted; retention will: %s", error)
