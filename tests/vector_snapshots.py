@@ -30,6 +30,7 @@ from jobs.state.manifest import save_manifest
 from jobs.state.records import RunRecord, config_snapshot, create_run, new_run_id, plan_to_json, write_summary
 from tests.workers.output_samples import INT8_SCALE, append, draft_for, plan, stamp
 from workers.config import Pooling, VectorType
+from workers.host.spill_file import own_spill_folder
 from workers.records.documents import text_hash
 from workers.records.shard import Assignment, ObjectSlice, Shard
 from workers.storage.store import Store
@@ -120,7 +121,7 @@ def publish_vectors(
     receipts = []
     for number in range(shards):
         task = Assignment(planned[number], 1, 1)
-        writer = ShardWriter(store, task, shape, Path(str(output) + ".spill"), part_bytes=part_bytes)
+        writer = ShardWriter(store, task, shape, own_spill_folder(), part_bytes=part_bytes)
         piece = table.slice(ends[number], ends[number + 1] - ends[number])
         append(writer, shape, piece)
         receipts.append(writer.finish(draft_for(task, len(piece))))
@@ -155,7 +156,7 @@ def publish_next(output: str | Path, changed: Mapping[int, np.ndarray[Any, Any]]
             cells = to_arrow(changed[number], before.stamp.vector, before.stamp.int8_scale)[0]
             table = table.set_column(table.column_names.index("embedding"), "embedding", cells).cast(shape.rows)
             task = Assignment(before.shards[number], 1, 1)
-            writer = ShardWriter(store, task, shape, Path(str(output) + ".spill"))
+            writer = ShardWriter(store, task, shape, own_spill_folder())
             append(writer, shape, table)
             receipts.append(writer.finish(draft_for(task, len(table))))
         else:

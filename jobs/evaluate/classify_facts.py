@@ -280,4 +280,5 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
             f"against {other['run_id']}: {other['verdict']}, macro-F1 {other['macro_f1']:.4f} against "
             f"{other['other_macro_f1']:.4f} on {other['rows']:,} rows (95% of the difference: {low:+.4f} to {high:+.4f})"
         )
+        told += [f"  {each['class']}: F1 {each['f1']:.3f}, was {each['other_f1']:.3f}" for each in other["lost_classes"]]
     return [*told, *facts["notes"]]

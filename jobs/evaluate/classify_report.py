@@ -32,6 +32,8 @@ _CHARACTER = 0.64 * FONT_PIXELS
 def sections(found: Evaluation, facts: Mapping[str, Any], issues: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(title, HTML). `issues`: rows of the table label_issues, the worst first."""
     made = [("What the vectors are worth", _figures(facts)), ("Learning curve", _learning_curve(facts))]
+    if "against" in facts:
+        made.insert(1, ("Against the other evaluation", _against(facts["against"])))
     if any(each["auc"] is not None for each in facts["classes"].values()):
         made.append(("ROC", _curves(found, "roc")))
         made.append(("Precision and recall", _curves(found, "precision_recall")))
@@ -62,12 +64,23 @@ def _figures(facts: Mapping[str, Any]) -> str:
     if leak is not None:
         rows.append(("macro-F1 by a random split, which leaks", _shown(leak["macro_f1"]), ""))
         rows.append(("the same of nearest neighbours", _shown(leak["knn_macro_f1"]), ""))
-    other = facts.get("against")
-    if other is not None:
-        rows.append((f"against {other['run_id']}: {other['verdict']}", _shown(other["other_macro_f1"]), ""))
     notes = "".join(f'<p class="quiet foreign">{escape(note)}</p>' for note in facts["notes"])
     told = f"{facts['training_rows']:,} rows trained the probe, {facts['rows']:,} tested it; C = {facts['probe']['c']:g}."
     return f"<p>{escape(told)}</p>{_table(('', 'value', '95% interval'), rows)}{notes}"
+
+
+def _against(other: Mapping[str, Any]) -> str:
+    low, high = other["macro_f1_interval"]
+    told = (
+        f"{other['verdict'].capitalize()}: macro-F1 {other['macro_f1']:.4f} against {other['other_macro_f1']:.4f} of "
+        f"{other['run_id']}, on the same {other['rows']:,} rows; 95% interval of the difference {low:+.4f} to {high:+.4f}."
+    )
+    classes = [(each["class"], _shown(each["f1"]), _shown(each["other_f1"])) for each in other["lost_classes"]]
+    rows = [(each["id"], each["given"], each["predicted"]) for each in other["lost_rows"]]
+    worse = _table(("class that lost most", "F1", "was"), classes) if classes else ""
+    return f'<p class="foreign">{escape(told)}</p>{worse}' + (
+        _table(("row that only the other has right", "given", "predicted"), rows) if rows else ""
+    )
 
 
 def _learning_curve(facts: Mapping[str, Any]) -> str:

@@ -9,9 +9,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.evaluate.candidates import grid
 from jobs.evaluate.config import EvaluateConfig, EvaluateSection, Task
+from jobs.evaluate.given.tables import digests
 from jobs.evaluate.limits import limit_checks, require_known
-from jobs.evaluate.tables import digests
 from jobs.evaluate.task import TaskModule
 from jobs.passes.kind import JobKind, Kept, Outcome
 from jobs.passes.passes import Passes
@@ -45,17 +46,26 @@ class EvaluateJob(JobKind):
     def check(self, source: SourceSnapshot) -> tuple[str, ...]:
         task = task_of(self.section)
         require_known(self.section, task.METRICS)
+        if self.section.candidates:
+            grid.check(source, self.section)
         return task.check(source, self.section)
-
-    def settings(self) -> dict[str, Any]:
-        """With the digests of the files that the section names: another content is another evaluation."""
-        return super().settings() | {"files": digests(self.section)}
 
     def program(self, passes: Passes, kept: Kept | None) -> Outcome:
         task = task_of(self.section)
-        outcome = task.evaluate(passes, self.section, kept)
+        candidates = self.section.candidates
+        outcome = grid.evaluate(passes, self.section, task) if candidates else task.evaluate(passes, self.section, kept)
         limits = limit_checks(self.section, task.METRICS, outcome.facts, kept)
         return dataclasses.replace(outcome, checks=(*outcome.checks, *limits))
 
+    def settings(self) -> dict[str, Any]:
+        """Without credentials, and without the limits: they decide on publication, not on any figure.
+
+        With digests of the files that the section names: another content is another evaluation.
+        """
+        left_out: Any = {"snapshot": True, "storage_options": True, "min": True, "max_drop": True}
+        left_out["split"] = {"storage_options"}
+        return self.section.model_dump(mode="json", exclude=left_out) | {"files": digests(self.section)}
+
     def text(self, summary: Mapping[str, Any]) -> list[str]:
-        return task_of(self.section).text(summary)
+        task = task_of(self.section)
+        return grid.text(summary, task.METRICS) if self.section.candidates else task.text(summary)

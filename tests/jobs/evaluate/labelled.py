@@ -44,7 +44,7 @@ def drawn(rows: int, dim: int = 16, seed: int = 0, noise: float = 1.0) -> Rows:
 
 def publish(output: Path, rows: Rows, **settings: Any) -> None:
     keep = settings.pop("keep", {}) | {"lang": pa.array(rows.labels.tolist())}
-    publish_vectors(output, rows.vectors, texts=rows.texts, keep=keep, **{"shards": 5, **settings})
+    publish_vectors(output, rows.vectors, texts=rows.texts, keep=keep, **{"shards": 3, **settings})
 
 
 def section_of(output: Path, **settings: Any) -> EvaluateSection:
@@ -52,20 +52,33 @@ def section_of(output: Path, **settings: Any) -> EvaluateSection:
 
 
 def evaluated(
-    section: EvaluateSection, *, threads: int = 1, journal: MemoryJournal | None = None, drawn_report: bool = False
+    section: EvaluateSection,
+    *,
+    threads: int = 1,
+    journal: MemoryJournal | None = None,
+    exact: bool = False,
+    drawn_report: bool = False,
 ) -> tuple[Outcome, list[str]]:
-    """The outcome, and the names of the passes that were carried out. Without `drawn_report` the charts are left out."""
+    """The outcome, and the names of the passes that were carried out.
+
+    Args:
+        exact: as many passes as the product makes; otherwise few, which is enough for what is not about exactness.
+        drawn_report: with charts.
+    """
     source = SourceSnapshot.open(section.snapshot, {}, "evaluate.snapshot")
     columns = classify.check(source, section)
-    with passes_over(section.snapshot, columns, threads=threads, journal=journal) as passes, _charts(drawn_report):
+    with passes_over(section.snapshot, columns, threads=threads, journal=journal) as passes, _shortened(exact, drawn_report):
         outcome = classify.evaluate(passes, section, None)
         return outcome, [name for name, _ in passes.done]
 
 
 @contextmanager
-def _charts(drawn_report: bool) -> Iterator[None]:
+def _shortened(exact: bool, drawn_report: bool) -> Iterator[None]:
     """matplotlib takes longer than all passes over a small snapshot."""
     with pytest.MonkeyPatch.context() as patch:
+        if not exact:
+            patch.setattr(classify, "FOLD_PASSES", 6)
+            patch.setattr(classify, "FINAL_PASSES", 12)
         if not drawn_report:
             patch.setattr(classify, "sections", lambda *_: [])
         yield

@@ -32,7 +32,7 @@ def output(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcome(output: Path) -> Outcome:
-    return evaluated(section_of(output))[0]
+    return evaluated(section_of(output), exact=True)[0]
 
 
 def _tested(outcome: Outcome) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_the_probe_is_scikit_learns(rows: Rows, outcome: Outcome) -> None:
         assert found["auc"] == pytest.approx(roc_auc_score(given == name, odds[:, at]), abs=1e-3)
         assert found["average_precision"] == pytest.approx(average_precision_score(given == name, odds[:, at]), abs=0.02)
         assert found["rows"] == (given == name).sum()
-    assert facts["probe"]["fold_passes"] + facts["probe"]["final_passes"] <= 69
+    assert facts["probe"]["fold_passes"] + facts["probe"]["final_passes"] <= 72
 
 
 def test_figures_are_those_of_its_own_predictions(outcome: Outcome) -> None:
@@ -91,14 +91,15 @@ def test_neighbours_are_scikit_learns(rows: Rows, outcome: Outcome) -> None:
     assert outcome.facts["knn_macro_f1"] == pytest.approx(f1_score(given, said, average="macro"), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_same_bits_whatever_the_threads_and_after_every_kill(output: Path, outcome: Outcome) -> None:
     section, journal = section_of(output), MemoryJournal()
-    assert frozen(evaluated(section, threads=3, journal=journal)[0]) == frozen(outcome)
+    assert frozen(evaluated(section, threads=3, journal=journal, exact=True)[0]) == frozen(outcome)
     places = sorted(journal.kept)
     for left in (1, len(places) // 2, len(places) - 1):
         partly = MemoryJournal()
         partly.kept = {place: journal.kept[place] for place in places[: left + 1]}
-        resumed, done = evaluated(section, threads=2, journal=partly)
+        resumed, done = evaluated(section, threads=2, journal=partly, exact=True)
         assert frozen(resumed) == frozen(outcome)
         assert len(done) == len(places) - left - 1
 
@@ -106,8 +107,8 @@ def test_same_bits_whatever_the_threads_and_after_every_kill(output: Path, outco
 def test_other_shards_give_the_same_rows_and_all_but_the_same_figures(rows: Rows, outcome: Outcome, tmp_path: Path) -> None:
     order = np.random.default_rng(5).permutation(ROWS)
     mixed = Rows(rows.vectors[order], rows.labels[order], [rows.texts[at] for at in order])
-    publish(tmp_path / "out", mixed, shards=2, ids=[str(at) for at in order])
-    other = evaluated(section_of(tmp_path / "out"))[0]
+    publish(tmp_path / "out", mixed, shards=2, ids=[str(at) for at in order], partition_by=["lang"])
+    other = evaluated(section_of(tmp_path / "out"), exact=True)[0]
     mine, theirs = by_id(outcome.tables["predictions"]), by_id(other.tables["predictions"])
     assert mine.keys() == theirs.keys()
     assert np.mean([mine[row]["likely"] == theirs[row]["likely"] for row in mine]) > 0.99

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.evaluate.classify_report import _against
 from tests.jobs.evaluate.labelled import Rows, drawn, evaluated, publish, section_of
 
 
@@ -22,6 +23,16 @@ def test_sections(tmp_path: Path) -> None:
         "What the vectors are worth", "Learning curve", "ROC", "Precision and recall", "Confusion of the worst 20 classes",
         "Classes, the worst first", "Labels to look at",
     ]  # fmt: skip
+    against = {
+        "verdict": "worse", "run_id": "run", "rows": 1234, "macro_f1": 0.5, "other_macro_f1": 0.6,
+        "macro_f1_interval": [-0.2, -0.05],
+        "lost_classes": [{"class": "<i>", "f1": 0.1, "other_f1": 0.4}],
+        "lost_rows": [{"id": "<row>", "given": "a", "predicted": "b"}],
+    }  # fmt: skip
+    compared = _against(against)
+    assert "Worse: macro-F1 0.5000 against 0.6000 of run, on the same 1,234 rows" in compared
+    assert "&lt;i&gt;" in compared
+    assert "&lt;row&gt;" in compared
     whole = "".join(pages.values())
     assert "<b>" not in whole
     assert "&lt;b&gt;one&lt;/b&gt; &amp; $two$" in pages["Classes, the worst first"]

@@ -28,6 +28,8 @@ def _run(output: Path, kept: Kept | None = None, **settings: object) -> Outcome:
 
 def test_worse_vectors_are_refused_and_better_ones_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classify, "sections", lambda *_: [])
+    monkeypatch.setattr(classify, "FOLD_PASSES", 6)
+    monkeypatch.setattr(classify, "FINAL_PASSES", 12)
     rows = drawn(1000, seed=13)
     publish(tmp_path / "good", rows)
     publish(tmp_path / "bad", Rows(rows.vectors[:, :4].copy(), rows.labels, rows.texts))
@@ -39,6 +41,22 @@ def test_worse_vectors_are_refused_and_better_ones_pass(tmp_path: Path, monkeypa
     assert f"from {good.facts['macro_f1']:.4f} to {bad.facts['macro_f1']:.4f}" in bad.checks[0].reason
     again = _run(tmp_path / "good", Kept("run", {}, bad.facts, {}), max_drop=0.0)
     assert [check.ok for check in again.checks] == [True]
+
+
+def test_settings_hold_no_credentials_and_no_limits() -> None:
+    split = {"by": "near", "groups": "s3://groups", "storage_options": {"secret": "hidden"}}
+    section = {
+        "snapshot": "s3://vectors",
+        "label": "lang",
+        "storage_options": {"secret": "hidden"},
+        "split": split,
+        "max_drop": 0.1,
+    }
+    kind = EvaluateJob(EvaluateConfig.model_validate({"evaluate": section, "output": {"uri": "evaluation"}}))
+    kept = kind.settings()
+    assert "hidden" not in str(kept)
+    assert "max_drop" not in kept
+    assert (kept["label"], kept["split"]["groups"]) == ("lang", "s3://groups")
 
 
 def test_settings_that_cannot_be_are_refused_before_anything_is_read(tmp_path: Path) -> None:

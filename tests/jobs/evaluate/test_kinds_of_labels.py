@@ -23,7 +23,7 @@ def test_two_classes_are_scikit_learns_binary_regression(tmp_path: Path) -> None
     rows = drawn(700, seed=3, noise=1.5)
     labels = np.where(rows.labels == "class 0", "yes", "no")
     publish(tmp_path / "out", Rows(rows.vectors * 7, labels, rows.texts))  # not of length 1: C is meant for those
-    outcome, _ = evaluated(section_of(tmp_path / "out", c=[1.0]))
+    outcome, _ = evaluated(section_of(tmp_path / "out", c=[1.0]), exact=True)
     told = by_id(outcome.tables["predictions"])
     tested = np.array([str(at) in told for at in range(700)])
     scale = np.sqrt((rows.vectors[~tested].astype(np.float64) ** 2).sum(axis=1).mean())
@@ -44,7 +44,7 @@ def test_several_labels_a_row(tmp_path: Path) -> None:
     texts = [f"text {at}" for at in range(900)]
     publish(tmp_path / "out", Rows(vectors, np.array(["x"] * 900), texts), keep={"tags": lists, "part": _parts(900)})
     section = section_of(tmp_path / "out", label="tags", split={"column": "part"})
-    outcome, _ = evaluated(section)
+    outcome, _ = evaluated(section, exact=True)
     facts = outcome.facts
     tested = np.arange(900) % 3 == 0
     probe = OneVsRestClassifier(LogisticRegression(C=10.0, tol=1e-9)).fit(vectors[~tested], truth[~tested])
@@ -98,6 +98,15 @@ def test_two_snapshots_of_the_same_rows(tmp_path: Path, monkeypatch: pytest.Monk
     assert compared["verdict"] == "better"
     assert compared["macro_f1"] == pytest.approx(good.facts["macro_f1"], abs=1e-12)
     assert compared["other_macro_f1"] == pytest.approx(bad.facts["macro_f1"], abs=1e-12)
+    reverse = compare(bad.tables["predictions"], good.tables["predictions"])
+    assert reverse is not None
+    assert reverse.verdict == "worse"
+    name, here, there = reverse.lost[0]
+    assert here == pytest.approx(bad.facts["classes"][name]["f1"], abs=1e-12)
+    assert there == pytest.approx(good.facts["classes"][name]["f1"], abs=1e-12)
+    row, given, said = reverse.examples[0]
+    assert by_id(bad.tables["predictions"])[row]["likely"] == said != given
+    assert by_id(good.tables["predictions"])[row]["likely"] == given
     low, high = compared["accuracy_interval"]
     assert low < good.facts["accuracy"] - bad.facts["accuracy"] < high
     assert any("better" in line for line in classify.text(facts))

@@ -27,6 +27,8 @@ def quantile_edges(odds: NDArray[np.float32], truth: NDArray[np.uint8], bins: in
     for label in range(odds.shape[1]):
         own, all_rows = np.sort(odds[truth[:, label] > 0, label]), np.sort(odds[:, label])
         half = (bins - 1) // 2
+        if 2 * len(own) <= half:  # a bin for each: the rows of a rare class decide by single ranks
+            own = np.concatenate([own, np.nextafter(own, np.float32(-np.inf))])
         edges[label] = np.sort(np.concatenate([_spread(all_rows, bins - 1 - half), _spread(own, half)]))
     return edges
 

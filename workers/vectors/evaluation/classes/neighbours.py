@@ -22,7 +22,9 @@ from workers.vectors.shard_rows import ShardRows
 from workers.vectors.step import Combiner, Concatenation, Partial, Step
 
 NEIGHBOURS = 5
-QUERIES = 4096  # about, of each division: one pass costs rows x queries x components products
+QUERIES, LEAST_QUERIES = 16_384, 2048  # about, of each division
+PAIRS = 2_000_000_000  # of queries and training rows; beyond, fewer queries are asked
+QUERY_CELLS = 8_000_000  # components of all queries of a division: 32 MB, sent to every actor
 _AT_ONCE = 1024  # queries: similarities of a block are 16 MB
 _FEW = 64  # rows of a block that are nearer than those found before: beyond, a selection among all rows is faster
 
@@ -125,6 +127,12 @@ class _Closest(Combiner):
 
     def result(self) -> Partial:
         return self._best
+
+
+def query_count(training_rows: int, components: int) -> int:
+    """Queries that one pass can afford."""
+    wanted = max(LEAST_QUERIES, min(QUERIES, PAIRS // max(1, training_rows)))
+    return min(wanted, QUERY_CELLS // components)
 
 
 def voted(truth: NDArray[np.uint8], similarity: Floats, *, several: bool) -> NDArray[np.bool_]:

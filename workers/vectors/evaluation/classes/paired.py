@@ -17,6 +17,7 @@ from workers.vectors.evaluation.classes.scoring import poisson_weights
 from workers.vectors.evaluation.figures import ByClass, interval
 
 REPLICATES = 500
+SHOWN = 5  # classes and rows that are named
 _AT_ONCE = 50  # replicates: weights of 200,000 rows are 40 MB
 
 
@@ -31,6 +32,8 @@ class Comparison:
     other_accuracy: float
     macro_f1_interval: tuple[float, float]  # 95%, of the difference
     accuracy_interval: tuple[float, float]
+    lost: tuple[tuple[str, float, float], ...]  # classes whose F1 fell most: name, this one's, the other's
+    examples: tuple[tuple[str, str, str], ...]  # rows that only the other has right: id, given, predicted here
 
     @property
     def verdict(self) -> str:
@@ -43,7 +46,7 @@ def compare(this: pa.Table, other: pa.Table) -> Comparison | None:
     """Args: tables of predictions: id, chunk where there is one, given, likely, key. None: they share no row."""
     row = ["id", *(["chunk"] if "chunk" in this.column_names and "chunk" in other.column_names else [])]
     theirs = other.select([*row, "given", "likely"]).rename_columns([*row, "their_given", "theirs"])
-    both = this.select([*row, "given", "likely", "key"]).join(theirs, row, join_type="inner")
+    both = this.select([*row, "given", "likely", "confidence", "key"]).join(theirs, row, join_type="inner")
     both = both.filter(pc.equal(both["given"], both["their_given"])).sort_by([(name, "ascending") for name in row])
     if not both.num_rows:
         return None
@@ -61,8 +64,26 @@ def compare(this: pa.Table, other: pa.Table) -> Comparison | None:
     differences = np.concatenate(drawn, axis=1)
     return Comparison(
         len(keys), float(f1[0]), float(other_f1[0]), float(accuracy[0]), float(other_accuracy[0]),
-        interval(differences[0]), interval(differences[1]),
+        interval(differences[0]), interval(differences[1]), _lost(given, mine, their, known), _examples(both),
     )  # fmt: skip
+
+
+def _lost(
+    given: NDArray[np.int64], mine: NDArray[np.int64], their: NDArray[np.int64], known: pa.Array
+) -> tuple[tuple[str, float, float], ...]:
+    here, there = (
+        ByClass.of(*(np.bincount(each, minlength=len(known)) for each in (given[given == said], said, given))).f1
+        for said in (mine, their)
+    )
+    order = np.argsort(here - there, kind="stable")[:SHOWN]
+    return tuple((known[at].as_py(), float(here[at]), float(there[at])) for at in order if here[at] < there[at])
+
+
+def _examples(both: pa.Table) -> tuple[tuple[str, str, str], ...]:
+    """Those that this one is surest of."""
+    wrong = pc.and_(pc.not_equal(both["given"], both["likely"]), pc.equal(both["given"], both["theirs"]))
+    sure = both.filter(wrong).sort_by([("confidence", "descending"), ("id", "ascending")]).slice(0, SHOWN)
+    return tuple((row["id"], row["given"], row["likely"]) for row in sure.to_pylist())
 
 
 def _codes(cells: pa.ChunkedArray, known: pa.Array) -> NDArray[np.int64]:

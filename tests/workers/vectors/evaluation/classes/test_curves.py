@@ -61,6 +61,16 @@ def test_over_confident_scores_are_ranked_well_where_equal_bins_of_probabilities
     assert abs(usual.auc[0] - exact) <= usual.auc_bound[0], "its own bound says so"
 
 
+def test_a_rare_class_is_exact_if_the_sample_is_all_rows() -> None:
+    draw = np.random.default_rng(5)
+    truth = (np.arange(6000)[:, None] < 30).astype(np.uint8)
+    odds = (draw.standard_normal((6000, 1)) + truth).astype(np.float32)
+    curves = Curves.of(*_histograms(odds, truth, quantile_edges(odds, truth)))
+    assert curves.auc[0] == pytest.approx(roc_auc_score(truth[:, 0], odds[:, 0]), abs=1e-12)
+    assert curves.auc_bound[0] == 0
+    assert curves.average_precision[0] == pytest.approx(average_precision_score(truth[:, 0], odds[:, 0]), abs=1e-12)
+
+
 def test_a_class_without_positives_has_no_figure() -> None:
     curves = Curves.of(np.array([[0, 0, 0]]), np.array([[3, 2, 1]]))
     assert np.isnan(curves.auc[0])
