@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -65,6 +65,7 @@ class EncoderOptions:
     threads: int | None = None  # torch's CPU threads; None: as torch is set
     reference: Callable[[], NDArray[np.float32] | None] | None = None  # see SelfCheck; None: computed here
     way: str | None = None  # the run's settled way in `precision`; None: the fastest that passes
+    known: Collection[str] = ()  # see SelfCheck
 
 
 class Encoder:
@@ -89,9 +90,17 @@ class Encoder:
         try:
             preferred = Choice(wanted, options.way) if options.way else recall(digest, wanted, self.device)
             check = SelfCheck(
-                self._checkpoint, golden, wanted, self.device, self._golden_vectors, options.reference, preferred
+                self._checkpoint,
+                golden,
+                wanted,
+                self.device,
+                self._golden_vectors,
+                options.reference,
+                preferred,
+                options.known,
             )
             self.precision, self._forward = check.choose_precision()
+            self.reproducing = check.reproducing
             if options.way not in (None, self.way):
                 _log.warning("%s: the run's way %s is not possible here; working by %s", self.device, options.way, self.way)
             elif check.tried:

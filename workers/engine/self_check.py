@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import torch
@@ -66,15 +66,19 @@ class SelfCheck:
         reference: waits for `reference_vectors` that another process computes and returns them, or None. Called as late as
             possible.
         preferred: the choice of the run, or of an earlier trial: if it passes, nothing else is tried.
+        known: names of ways that gave the reference in float32 on this machine, in an earlier process: it is not asked
+            again. What they give on the device, in its precision, is.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, golden: TokenizedTexts, wanted: Precision, device: torch.device, embed: Embed,
         reference: Callable[[], NDArray[np.float32] | None] | None = None, preferred: Choice | None = None,
+        known: Collection[str] = (),
     ) -> None:  # fmt: skip
         self._checkpoint, self._golden, self._wanted, self._device = checkpoint, golden, wanted, device
         self._embed, self._await_reference = embed, reference
         self._measured: dict[Way, bool] = {}
+        self._known = frozenset(known)
         self._exact: dict[Way, Forward] = {}  # measured on the CPU, in float32; where a replica may work so
         self._preferred = preferred
         self.tried = False  # whether a trial decided
@@ -101,6 +105,7 @@ class SelfCheck:
             _log.warning("%s; the reference was made elsewhere, so once more with one made here", error)
             self._await_reference = None
             self._measured.clear()
+            self._known = frozenset()
             del self.__dict__["_reference"]
             return self._choose()
 
@@ -201,11 +206,16 @@ class SelfCheck:
         """Whether a way gives the reference in float32 on the CPU; measured once, also for ways that are the same there."""
         way = getattr(way, "on_cpu", way)
         if way not in self._measured:
-            self._measured[way] = self._measure(way)
+            self._measured[way] = _name(way) in self._known or self._measure(way)
         return self._measured[way]
 
+    @property
+    def reproducing(self) -> list[str]:
+        """Names of the ways that give the reference in float32."""
+        return sorted(_name(way) for way, same in self._measured.items() if same)
+
     def _measure(self, way: Way) -> bool:
-        what = f"{self._checkpoint.family} run {way.value if isinstance(way, Layout) else way.__name__.lower()}"
+        what = f"{self._checkpoint.family} run {_name(way)}"
         try:
             forward = self._forward(way, Precision.FLOAT32, _CPU)
             vectors = self._embed(forward, self._golden, _CPU)
@@ -288,6 +298,10 @@ def reference_vectors(checkpoint: Checkpoint, golden: TokenizedTexts, embed: Emb
             "fetch the model again, or name another"
         )
     return vectors
+
+
+def _name(way: Way) -> str:
+    return way.value if isinstance(way, Layout) else way.__name__.lower()
 
 
 def _token_types(checkpoint: Checkpoint) -> TokenTypes | None:

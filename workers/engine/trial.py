@@ -137,11 +137,11 @@ def kind(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         return {"gpu": torch.cuda.get_device_name(device), "capability": torch.cuda.get_device_capability(device)}
     limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
-    return {"cpu": _processor(), "limits": limits, "threads": torch.get_num_threads()}
+    return {"cpu": processor(), "limits": limits, "threads": torch.get_num_threads()}
 
 
 @functools.cache
-def _processor() -> str:
+def processor() -> str:
     """The processor's model and instructions."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -17,7 +17,7 @@ from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
-from workers.replica.golden_reference import kept_reference
+from workers.replica.golden_reference import keep_ways, kept_reference, known_ways
 from workers.table.schema import SnapshotStamp
 from workers.table.vectors import Floats
 
@@ -64,15 +64,18 @@ class Embedder:
         precision = Precision(stamp.precision)
         # a query waits for nothing but this; `verify` embeds for minutes, and checks against a reference made now
         reference = (lambda: kept_reference(files, recipe, golden)) if query else None
+        known = known_ways(files, recipe) if query else []
         try:
-            options = EncoderOptions(precision, config.batch_tokens, reference=reference)
+            options = EncoderOptions(precision, config.batch_tokens, reference=reference, known=known)
             self._encoder = Encoder(files, recipe, golden, options)
         except UsageError as error:
             if not query or precision not in (Precision.INT8, Precision.FLOAT8):
                 raise
             _log.warning("queries are embedded in this device's own precision: %s", error)
-            options = EncoderOptions(Precision.AUTO, config.batch_tokens, reference=reference)
+            options = EncoderOptions(Precision.AUTO, config.batch_tokens, reference=reference, known=known)
             self._encoder = Encoder(files, recipe, golden, options)
+        if query and self._encoder.reproducing != known:
+            keep_ways(files, recipe, self._encoder.reproducing)
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Vectors [n, dim] of each text: one, or one per chunk, or one per token.

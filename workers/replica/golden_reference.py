@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from workers import __version__
 from workers.config import ModelConfig
 from workers.model.fetch import cache_folder
 from workers.model.files import ModelFiles
@@ -99,6 +100,35 @@ def kept_reference(files: ModelFiles, recipe: EmbeddingRecipe, golden: Tokenized
         np.save(Path(folder) / "golden.npy", made, allow_pickle=False)
         _store(Path(folder) / "golden.npy", cache_path(files, recipe))
     return made
+
+
+def known_ways(files: ModelFiles, recipe: EmbeddingRecipe) -> list[str]:
+    """Names of the ways to run the model that gave the reference, in an earlier process of this code on this processor."""
+    with contextlib.suppress(OSError, ValueError):
+        names = json.loads(_ways_path(files, recipe).read_text())
+        if isinstance(names, list):
+            return [str(name) for name in names]
+    return []
+
+
+def keep_ways(files: ModelFiles, recipe: EmbeddingRecipe, names: Sequence[str]) -> None:
+    """Keep them for known_ways(). If the cache cannot be written, the next process measures again."""
+    path = _ways_path(files, recipe)
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(list(names)))
+        part.replace(path)
+    except OSError as error:
+        log.info("the ways that give the golden texts' reference are not kept: %s", error)
+
+
+def _ways_path(files: ModelFiles, recipe: EmbeddingRecipe) -> Path:
+    from workers.engine.trial import processor
+
+    facts = [cache_path(files, recipe).name, __version__, processor()]
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "golden" / f"{key}.ways.json"
 
 
 def cache_path(files: ModelFiles, recipe: EmbeddingRecipe) -> Path:

@@ -52,21 +52,26 @@ def test_a_second_query_loads_no_transformers(minilm: Path, tmp_path: Path) -> N
         "from tests.workers.replica.test_embedder import minilm_stamp\n"
         "from workers.config import ModelConfig\n"
         "from workers.replica.embedder import Embedder\n"
+        "from workers.engine.self_check import SelfCheck\n"
+        "measure, measured = SelfCheck._measure, []\n"
+        "SelfCheck._measure = lambda self, way: measured.append(way) or measure(self, way)\n"
         f"made = Embedder(ModelConfig(name={str(minilm)!r}), minilm_stamp({str(minilm)!r}), query=True)\n"
         "np.save(sys.argv[1], made.embed(['the harbour froze'])[0])\n"
-        "print('transformers' in sys.modules, 'pandas' in sys.modules, 'ray' in sys.modules)\n"
+        "print('transformers' in sys.modules, 'pandas' in sys.modules, 'ray' in sys.modules, len(measured))\n"
     )
     told, vectors = [], []
     for name in ("first", "second", "damaged"):
         if name == "damaged":
-            (kept,) = (tmp_path / "cache" / "golden").iterdir()
+            (kept,) = (tmp_path / "cache" / "golden").glob("*.npy")
             np.save(kept, np.load(kept)[::-1])
         command = [sys.executable, "-c", program, str(tmp_path / f"{name}.npy")]
         environment = os.environ | {"REEMBED_CACHE": str(tmp_path / "cache"), "PYTHONPATH": "."}
         told.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split())
         vectors.append(np.load(tmp_path / f"{name}.npy"))
     assert [words[0] for words in told] == ["True", "False", "True"]
-    assert told[1] == ["False", "False", "False"]
+    assert told[1] == ["False", "False", "False", "0"], "and no way is measured in float32 again"
+    assert told[0][3] != "0"
+    assert told[2][3] != "0", "nothing agrees with a wrong reference, so everything is measured"
     assert np.array_equal(vectors[0], vectors[1])
     assert np.array_equal(vectors[0], vectors[2])
     exact = Encoder.golden_reference(files, recipe, TextTokenizer(files.folder, recipe).tokenize(["the harbour froze"]))
