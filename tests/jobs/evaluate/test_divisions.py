@@ -41,7 +41,7 @@ def test_equal_texts_do_not_leak(copied: Rows, tmp_path: Path) -> None:
     assert facts["knn_macro_f1"] < 0.5
     assert facts["macro_f1"] < 0.5
     assert facts["split"]["random"]["knn_macro_f1"] > 0.75, "a row's copies are its nearest neighbours"
-    assert any("a random split" in note for note in facts["notes"])
+    assert any("a random split leaks" in note for note in facts["notes"])
     tested = by_id(outcome.tables["predictions"])
     for at in range(DISTINCT):
         assert len({str(at + copy * DISTINCT) in tested for copy in range(COPIES)}) == 1
