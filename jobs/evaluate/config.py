@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
 from jobs.passes.config import JobConfig, SnapshotSection
-from workers.config import Section, StorageOptions
+from workers.config import Pooling, Section, StorageOptions
 
 
 class Task(StrEnum):
@@ -48,6 +49,17 @@ class SplitSection(Section):
         return self
 
 
+class CandidateSection(Section):
+    """A model that could make the snapshot, and ways to use it. Alone: as the model says itself."""
+
+    model: str | None = Field(None, min_length=1)
+    """As model.name. None: the snapshot's own model, with the settings it was embedded with."""
+    layers: Literal["all"] | list[int] | None = None
+    """Hidden states that are pooled: 0, those of the embeddings, to the number of layers. None: the last."""
+    pooling: list[Annotated[Pooling, Field(strict=False)]] | None = Field(None, min_length=1)
+    """Ways to pool them. None: the model's own."""
+
+
 class EvaluateSection(SnapshotSection):
     """Settings of `reembed evaluate`."""
 
@@ -70,6 +82,9 @@ class EvaluateSection(SnapshotSection):
     """cluster: clusters that are compared with the classes; as many as classes by default. All labelled rows take part."""
     query_column: str | None = None
     """retrieve, instead of the two files: a kept column of texts, each of which should find its row."""
+    candidates: list[CandidateSection] = Field(default_factory=list, max_length=50)
+    """classify, cluster: models, layers and poolings that are embedded on a sample of the snapshot's corpus, in the driver's
+    process, and evaluated instead of the snapshot's vectors. `sample`: documents of it."""
     min: dict[str, float] = Field(default_factory=dict)
     """Lower bounds of figures, e.g. {macro_f1: 0.65}: below one the evaluation is not published (exit 3)."""
     max_drop: float | None = Field(None, ge=0)

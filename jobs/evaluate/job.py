@@ -9,10 +9,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.evaluate.candidates import grid
 from jobs.evaluate.classify_inputs import named_outputs
 from jobs.evaluate.config import EvaluateConfig, EvaluateSection, Task
+from jobs.evaluate.given.tables import digests
 from jobs.evaluate.limits import limit_checks, require_known
-from jobs.evaluate.tables import digests
 from jobs.evaluate.task import TaskModule
 from jobs.passes.kind import JobKind, Kept, Outcome
 from jobs.passes.passes import Passes
@@ -46,6 +47,8 @@ class EvaluateJob(JobKind):
     def check(self, source: SourceSnapshot) -> tuple[str, ...]:
         task = task_of(self.section)
         require_known(self.section, task.METRICS)
+        if self.section.candidates:
+            grid.check(source, self.section)
         return task.check(source, self.section)
 
     def settings(self) -> dict[str, Any]:
@@ -59,9 +62,11 @@ class EvaluateJob(JobKind):
 
     def program(self, passes: Passes, kept: Kept | None) -> Outcome:
         task = task_of(self.section)
-        outcome = task.evaluate(passes, self.section, kept)
+        candidates = self.section.candidates
+        outcome = grid.evaluate(passes, self.section, task) if candidates else task.evaluate(passes, self.section, kept)
         limits = limit_checks(self.section, task.METRICS, outcome.facts, kept)
         return dataclasses.replace(outcome, checks=(*outcome.checks, *limits))
 
     def text(self, summary: Mapping[str, Any]) -> list[str]:
-        return task_of(self.section).text(summary)
+        task = task_of(self.section)
+        return grid.text(summary, task.METRICS) if self.section.candidates else task.text(summary)

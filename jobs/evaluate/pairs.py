@@ -15,8 +15,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.evaluate.config import EvaluateSection
-from jobs.evaluate.embedding import embedded
-from jobs.evaluate.tables import column_names, first_of, read_table
+from jobs.evaluate.given.embedding import embedded
+from jobs.evaluate.given.tables import column_names, first_of, read_table
 from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot

@@ -10,7 +10,7 @@ the chunks of one, stand in one place, so a copy of a relevant document is no wr
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs.evaluate.config import EvaluateSection
-from jobs.evaluate.embedding import embedded
-from jobs.evaluate.tables import first_of, read_table, require_distinct
+from jobs.evaluate.given.embedding import embedded
+from jobs.evaluate.given.tables import first_of, read_table, require_distinct
 from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
@@ -29,6 +29,8 @@ from workers.errors import UsageError
 from workers.records.documents import text_hash
 from workers.table.schema import ID, TEXT_HASH
 from workers.table.vectors import unit_rows
+from workers.vectors.evaluation.classes.scoring import poisson_weights
+from workers.vectors.evaluation.figures import interval
 from workers.vectors.retrieval.named import SampledRows, TextsOfIds
 from workers.vectors.retrieval.nearest import MARGIN, MOST_QUERIES, NearestTexts, pairs_to_score, rank_in_group
 from workers.vectors.retrieval.ranking import CUT, DEPTH, MEASURES, ranking_measures
@@ -92,15 +94,25 @@ def evaluate(passes: Passes, section: EvaluateSection, kept: Kept | None) -> Out
         "queries": len(asked.ids),
         "queries_left_out": asked.left_out,
         **{name: float(found[name].mean()) for name in MEASURES},
+        "intervals": {name: _interval(asked.ids, found[name]) for name in MEASURES},
     }
     return Outcome(facts=facts, tables={"queries": _table(asked, found)}, report=[_section(asked, found, facts)])
 
 
 def text(facts: Mapping[str, Any]) -> list[str]:
     """The measures on one line."""
-    measures = ", ".join(f"{name} {facts[name]:.4f}" for name in MEASURES)
+    low, high = facts["intervals"][MEASURES[0]]
+    first = f"{MEASURES[0]} {facts[MEASURES[0]]:.4f} (95%: {low:.4f} to {high:.4f})"
+    measures = ", ".join([first, *(f"{name} {facts[name]:.4f}" for name in MEASURES[1:])])
     left_out = f" ({facts['queries_left_out']:,} without a relevant document left out)" if facts["queries_left_out"] else ""
     return [f"{facts['queries']:,} queries{left_out} over {facts['rows']:,} rows: {measures}"]
+
+
+def _interval(ids: Sequence[str], values: NDArray[np.float64]) -> list[float]:
+    """95% of the mean, by a Poisson bootstrap whose weights depend on the queries' ids: the same in every evaluation."""
+    keys = np.array([int.from_bytes(text_hash(id_)[:8], "big") for id_ in ids], dtype=np.uint64)
+    weights = poisson_weights(keys)
+    return list(interval(values @ weights / np.maximum(weights.sum(axis=0), 1)))
 
 
 def _nearest(passes: Passes, queries: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

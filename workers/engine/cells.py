@@ -48,10 +48,15 @@ def require_cells(cells: Sequence[Cell], recipe: EmbeddingRecipe, layers: int | 
             raise UsageError(
                 f"candidates.pooling: {cell.pooling.value} is not a pooling of every layer; use mean, cls or max"
             )
-        if needs_layers((cell.pooling,)) and cell.layer + 1 < KEPT_LAYERS:
+        if not exists(cell):
             raise UsageError(
                 f"candidates.pooling: {cell.pooling.value} of layer {cell.layer}: four layers are needed; use mean"
             )
+
+
+def exists(cell: Cell) -> bool:
+    """Whether there are as many layers below it as its pooling takes."""
+    return not needs_layers((cell.pooling,)) or cell.layer + 1 >= KEPT_LAYERS
 
 
 def pooled_cells(

@@ -35,5 +35,5 @@ def use_drawn_embedder(patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         loads.append(settings)
         return DrawnEmbedder("query: " if settings["query"] else "")
 
-    patch.setattr("jobs.evaluate.embedding.load_embedder", load)
+    patch.setattr("jobs.evaluate.given.embedding.load_embedder", load)
     return loads

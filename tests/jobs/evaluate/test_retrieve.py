@@ -98,6 +98,10 @@ def test_equal_to_pytrec_eval_over_distinct_texts(snapshot: Path, monkeypatch: p
     for ours, their_name in (("ndcg@10", "ndcg_cut_10"), ("map@100", "map_cut_100"), ("recall@10", "recall_10")):
         assert outcome.facts[ours] == pytest.approx(np.mean([row[their_name] for row in expected.values()]), abs=1e-9)
     assert (outcome.facts["queries"], outcome.facts["queries_left_out"]) == (QUERIES - 1, 1)
+    values = np.array([row["ndcg_cut_10"] for row in expected.values()])
+    half = 1.96 * values.std() / len(values) ** 0.5  # the normal interval, which 100 replicates follow roughly
+    for bound, expected_bound in zip(outcome.facts["intervals"]["ndcg@10"], (-half, half), strict=True):
+        assert bound - values.mean() == pytest.approx(expected_bound, rel=0.4, abs=1e-3)
     assert "ask" in outcome.report[0][1]
     assert "29 queries (1 without a relevant document left out) over 400 rows" in retrieve.text(outcome.facts)[0]
 
@@ -112,7 +116,7 @@ def test_equal_to_pytrec_eval_over_distinct_texts(snapshot: Path, monkeypatch: p
 
 def test_a_column_of_texts_that_should_find_their_rows(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_drawn_embedder(monkeypatch)
-    monkeypatch.setattr("jobs.evaluate.embedding.load_embedder", lambda *_, **__: _Knows())
+    monkeypatch.setattr("jobs.evaluate.given.embedding.load_embedder", lambda *_, **__: _Knows())
     outcome = _evaluate(_section(snapshot, query_column="title"))
     assert (outcome.facts["queries"], outcome.facts["recall@1"], outcome.facts["map@100"]) == (360, 1.0, 1.0)
     sampled = _evaluate(_section(snapshot, query_column="title", sample=50)).tables["queries"]
@@ -156,28 +160,8 @@ def test_refusals(snapshot: Path, settings: dict[str, Any], message: str) -> Non
         _evaluate(_section(snapshot, **settings))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("q.csv", b"id,text", "neither a .parquet nor a .jsonl file"),
-        ("q.jsonl", b'{"id": ', "cannot be read"),
-        ("q.parquet", b"PAR1", "cannot be read"),
-        ("q.jsonl", b'{"id": "a", "words": "b"}\n', r"has no column text \(columns: id, words\)"),
-        ("q.jsonl", b'{"id": "a", "text": null}\n{"id": "b", "text": "c"}\n', "text is null in 1 of 2 rows"),
-        ("q.jsonl", b'{"id": "a", "text": "b"}\n{"id": "a", "text": "c"}\n', r"1 ids stand there more than once \(a\)"),
-        ("q.jsonl", b'{"id": "a", "text": [1]}\n', "text is list"),
-    ],
-)
-def test_a_file_of_queries_that_cannot_be_used(
-    snapshot: Path, tmp_path: Path, name: str, content: bytes, message: str
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UsageError, match=message):
-        _evaluate(_section(snapshot, queries=str(tmp_path / name)))
-
-
 def test_vectors_of_another_width(snapshot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.evaluate.embedding.load_embedder", lambda *_, **__: _Wide())
+    monkeypatch.setattr("jobs.evaluate.given.embedding.load_embedder", lambda *_, **__: _Wide())
     with pytest.raises(UsageError, match=f"its vectors have {DIM} components, those of its model minilm 3"):
         _evaluate(_section(snapshot))
 

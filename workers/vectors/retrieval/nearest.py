@@ -28,6 +28,7 @@ from workers.vectors.step import Combiner, Concatenation, Partial, Step
 MARGIN = 28  # texts beyond those asked for that the first pass keeps
 QUERY_BLOCK = 512  # queries of one product: 8 MB of scores with a block of 4,096 rows; fixed, as the bits depend on it
 PAIR_BLOCK = 4096  # pairs scored at a time
+MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / the golden ratio
 MOST_QUERIES = 16_384  # of one pass: its answers are 40 MB at 128 texts a query
 
 
@@ -44,14 +45,15 @@ class NearestTexts(Step):
         high, low = halves(texts.keys)
         best = Best(len(self.queries), self.keep)
         for first, block in rows.blocks(unit=True):
-            text_of_column, order, starts = _columns(texts.text_of_row[first : first + len(block)])
+            text_of_column = texts.text_of_row[first : first + len(block)]
+            copies = _copies(text_of_column)
+            met_before = texts.rows[texts.starts[text_of_column]] < first
             for at in range(0, len(self.queries), QUERY_BLOCK):
                 scores = self.queries[at : at + QUERY_BLOCK] @ block.T
-                if len(starts) < len(order):
-                    scores = np.maximum.reduceat(scores[:, order], starts, axis=1)
+                copies.leave_the_best(scores)
                 found, column = _largest(scores, best.least(at, len(scores)), self.keep)
                 text = text_of_column[column]
-                best.offer(at + found, scores[found, column], high[text], low[text], distinct=not texts.repeated)
+                best.offer(at + found, scores[found, column], high[text], low[text], distinct=not met_before[column].any())
         return best.partial()
 
     def combiner(self) -> Combiner:
@@ -130,7 +132,7 @@ def pairs_to_score(queries: Floats, nearest: Partial) -> ScoredTexts:
 
 
 class Best:
-    """The best K texts of each of Q queries so far, by score, then by key. Rows without so many texts end in -inf."""
+    """The best K texts of each of Q queries so far, by score. Rows without so many texts end in -inf."""
 
     def __init__(self, queries: int, keep: int) -> None:
         self._keep = keep
@@ -151,7 +153,7 @@ class Best:
         *,
         distinct: bool,
     ) -> None:
-        """Further texts, one an entry. `distinct`: no text was offered before, or is twice among them."""
+        """Further texts, one an entry. `distinct`: none was offered before or is twice among them, which takes less time."""
         useful = (score >= self._scores[query, -1]) & np.isfinite(score)
         if not useful.any():
             return
@@ -164,12 +166,13 @@ class Best:
         high = np.concatenate([self._high[before, slot], high])
         low = np.concatenate([self._low[before, slot], low])
         if not distinct:
-            order = np.lexsort((-score, low, high, query))
+            mixed = high ^ (query.astype(np.uint64) * MIX)  # one key to sort by instead of three
+            order = np.lexsort((-score, mixed))
             query, score, high, low = query[order], score[order], high[order], low[order]
             again = (query[1:] == query[:-1]) & (high[1:] == high[:-1]) & (low[1:] == low[:-1])
             first = np.concatenate([[True], ~again])
             query, score, high, low = query[first], score[first], high[first], low[first]
-        order = np.lexsort((low, high, -score, query))
+        order = np.lexsort((-score, query))
         place = rank_in_group(query[order])
         order, place = order[place < self._keep], place[place < self._keep]
         self._scores[touched] = -np.inf
@@ -218,13 +221,28 @@ def unit64(vectors: Floats) -> NDArray[np.float64]:
     return unit
 
 
-def _columns(text_of_row: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The texts of a block: number of each; the block's rows ordered by text; where each text begins in that order."""
-    texts, counts = np.unique(text_of_row, return_counts=True)
-    if len(texts) == len(text_of_row):
-        rows = np.arange(len(text_of_row))
-        return text_of_row, rows, rows
-    return texts, np.argsort(text_of_row, kind="stable"), np.cumsum(counts) - counts
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """Columns of a block that hold one text: `columns`, text after text, each from `starts` on."""
+
+    columns: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    def leave_the_best(self, scores: Floats) -> None:
+        """In place: the first column of a text gets its best score, the others -inf."""
+        if len(self.starts):
+            best = np.maximum.reduceat(scores[:, self.columns], self.starts.tolist(), axis=1)
+            scores[:, self.columns] = -np.inf
+            scores[:, self.columns[self.starts]] = best
+
+
+def _copies(text_of_column: NDArray[np.int64]) -> _Copies:
+    order = np.argsort(text_of_column, kind="stable")
+    text = text_of_column[order]
+    counts = np.unique(text, return_counts=True)[1]
+    several = np.repeat(counts > 1, counts)
+    kept = counts[counts > 1]
+    return _Copies(order[several].astype(np.int64), (np.cumsum(kept) - kept).astype(np.int64))
 
 
 def _largest(scores: Floats, least: NDArray[np.float32], keep: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -234,6 +252,8 @@ def _largest(scores: Floats, least: NDArray[np.float32], keep: int) -> tuple[NDA
         own = np.partition(scores, scores.shape[1] - keep, axis=1)[:, scores.shape[1] - keep]
         threshold = np.maximum(least, own)
     found, column = np.nonzero(scores >= threshold[:, None])
+    useful = np.isfinite(scores[found, column])  # not of copies
+    found, column = found[useful], column[useful]
     return found.astype(np.int64), column.astype(np.int64)
 
 

@@ -30,10 +30,6 @@ class Texts:
     rows: NDArray[np.int64]  # [N]
     starts: NDArray[np.int64]  # [G + 1]
 
-    @property
-    def repeated(self) -> bool:
-        return len(self.keys) < len(self.rows)
-
 
 def texts_of(rows: ShardRows) -> Texts:
     """Those of the shard; needs the column text_hash."""
