@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,8 @@ from workers.vectors.step import Partial
 
 ONE_LEVEL = 4096  # clusters; more have two levels
 SEED = 20_261_128
-_ITERATIONS = 10  # of faiss on the sample; 20 lower the inertia after five exact passes by 0.1%
+_FIRST_ROWS, _FIRST_ITERATIONS = 32, 10  # of faiss: rows a cluster of a part of the sample, and iterations on it
+_ITERATIONS = 4  # of faiss on the whole sample: from there as good as ten from the beginning, in two thirds of the time
 _MATCHED = 4096  # centroids of last night that are matched at once: the costs are a matrix
 
 
@@ -129,18 +131,26 @@ def _kmeans(sample: Floats, clusters: int, metric: str) -> Floats:
     try:
         with threadpool_limits(limits=1):
             faiss.omp_set_num_threads(1)
-            kmeans = faiss.Kmeans(
-                sample.shape[1],
-                clusters,
-                niter=_ITERATIONS,
-                seed=SEED,
-                spherical=metric != L2,
-                min_points_per_centroid=1,  # below its own limit it writes warnings to stderr
-                max_points_per_centroid=len(sample),  # the sample is drawn already
-            )
-            kmeans.train(np.ascontiguousarray(sample))
+            first = _FIRST_ROWS * clusters
+            if len(sample) < 2 * first:
+                return _trained(faiss, sample, clusters, metric, _FIRST_ITERATIONS, None)
+            begun = _trained(faiss, sample[:first], clusters, metric, _FIRST_ITERATIONS, None)
+            return _trained(faiss, sample, clusters, metric, _ITERATIONS, begun)
     finally:
         faiss.omp_set_num_threads(threads)
+
+
+def _trained(faiss: Any, rows: Floats, clusters: int, metric: str, iterations: int, begun: Floats | None) -> Floats:
+    kmeans = faiss.Kmeans(
+        rows.shape[1],
+        clusters,
+        niter=iterations,
+        seed=SEED,
+        spherical=metric != L2,
+        min_points_per_centroid=1,  # below its own limit it writes warnings to stderr
+        max_points_per_centroid=len(rows),  # the sample is drawn already
+    )
+    kmeans.train(np.ascontiguousarray(rows), init_centroids=begun)
     return np.array(kmeans.centroids, np.float32).reshape(clusters, -1)
 
 
