@@ -25,7 +25,7 @@ from workers.records.documents import text_hash
 from workers.table.schema import ID
 from workers.table.vectors import Floats, cosines
 from workers.vectors.agreement.graded import correlations, most_different
-from workers.vectors.retrieval.named import VectorsOfIds
+from workers.vectors.retrieval.named import VectorsOfIds, found_ids
 
 METRICS: tuple[str, ...] = ("spearman", "pearson")
 LEAST = 3  # pairs
@@ -93,7 +93,7 @@ def _pairs(section: EvaluateSection) -> tuple[list[str], list[str], NDArray[np.f
 
 
 def _of_ids(passes: Passes, names: list[str]) -> Floats:
-    known = passes.run(VectorsOfIds(np.array(names, dtype=np.str_)))
+    known = found_ids(np.array(names, dtype=np.str_), VectorsOfIds, passes.run)
     place, row = np.unique(known.get("place", np.zeros(0, np.int64)), return_index=True)
     absent = np.setdiff1d(np.arange(len(names)), place)
     if len(absent):

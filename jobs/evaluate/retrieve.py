@@ -31,7 +31,7 @@ from workers.table.schema import ID, TEXT_HASH
 from workers.table.vectors import unit_rows
 from workers.vectors.evaluation.classes.scoring import poisson_weights
 from workers.vectors.evaluation.figures import interval
-from workers.vectors.retrieval.named import SampledRows, TextsOfIds
+from workers.vectors.retrieval.named import SampledRows, TextsOfIds, found_ids
 from workers.vectors.retrieval.nearest import MARGIN, MOST_QUERIES, NearestTexts, pairs_to_score, rank_in_group
 from workers.vectors.retrieval.ranking import CUT, DEPTH, MEASURES, ranking_measures
 from workers.vectors.retrieval.texts import Keys
@@ -136,7 +136,7 @@ def _files(section: EvaluateSection) -> tuple[pa.Table, pa.Table]:
 def _of_files(passes: Passes, section: EvaluateSection) -> _Queries:
     queries, qrels = _files(section)
     documents = np.array(sorted(set(qrels["document"].to_pylist())), dtype=np.str_)
-    known = passes.run(TextsOfIds(documents))
+    known = found_ids(documents, TextsOfIds, passes.run)
     place = known.get("place", np.zeros(0, np.int64))
     absent = np.setdiff1d(np.arange(len(documents)), place)
     if len(absent):
