@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.agenda import Agenda
 from benchmarks.scale_weather import Weather
-from jobs.pool.replica_pool import GATHER_SECONDS, GATHER_SECONDS_A_CALL, stats_seconds
+from jobs.pool.actor_pool import GATHER_SECONDS, GATHER_SECONDS_A_CALL, stats_seconds
 from jobs.scheduling.messages import Command, Dispatch, Event, Finished, Lost, Ready, StartReplica, Stats, StopReplica
 from workers.records.shard import Assignment, Blame, Failure, OutputFile, Receipt, ReplicaStats
 from workers.replica.settings import ResolvedSettings

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -22,6 +22,9 @@ from jobs.driver.log_lines import StderrHandler
 from jobs.driver.unexpected import described, hook, machine_full, stack_file
 from workers import __version__
 from workers.errors import ReembedError, UsageError
+
+if TYPE_CHECKING:
+    from jobs.passes.kind import JobKind
 
 EXIT_OK, EXIT_DEFECT, EXIT_USAGE, EXIT_REFUSED, EXIT_ABORTED = 0, 1, 2, 3, 4
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -162,12 +165,87 @@ def search(
     output: Output,
     text: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
+    index: Annotated[
+        str | None, typer.Option(metavar="INDEX_URI", help="Output of `reembed index`: asks its files.")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="Only rows for which it holds, e.g. \"lang = 'de'\".")] = None,
     as_json: Json = False,
 ) -> None:
     """Nearest documents in the published snapshot."""
     from jobs.commands.search import search_snapshot, search_text
 
-    _print(search_snapshot(output, text, k), as_json, search_text)
+    _print(search_snapshot(output, text, k, index=index, where=where), as_json, search_text)
+
+
+@app.command()
+def reduce(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Make a snapshot of fewer components (PCA) of a snapshot. Resumes; the same command again is a no-op."""
+    from jobs.config import load_section
+    from jobs.reduce.config import ReduceConfig
+    from jobs.reduce.job import Reduce
+
+    _run_job(Reduce(load_section(config, overrides or (), ReduceConfig)), as_json)
+
+
+@app.command()
+def cluster(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """k-means over a snapshot: every row's cluster, words and examples of each, a map. Resumes; again it is a no-op."""
+    from jobs.cluster.config import ClusterJobConfig
+    from jobs.cluster.job import ClusterJob
+    from jobs.config import load_section
+
+    _run_job(ClusterJob(load_section(config, overrides or (), ClusterJobConfig)), as_json=as_json)
+
+
+@app.command()
+def dedup(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Near-duplicate groups of a snapshot, and which row of each to keep. Resumes; again it is a no-op."""
+    from jobs.config import load_section
+    from jobs.dedup.config import DedupConfig
+    from jobs.dedup.job import DedupJob
+
+    _run_job(DedupJob(load_section(config, overrides or (), DedupConfig)), as_json=as_json)
+
+
+@app.command()
+def index(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Files for approximate search beside a snapshot; `search --index` uses them. Resumes; again it is a no-op."""
+    from jobs.config import load_section
+    from jobs.index.config import IndexConfig
+    from jobs.index.job import IndexJob
+
+    _run_job(IndexJob(load_section(config, overrides or (), IndexConfig)), as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    target: Target,
+    overrides: Overrides = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Kept column that holds the classes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How good the vectors of a snapshot are, by labels, queries or graded pairs. OUTPUT_URI with --label writes nothing."""
+    from jobs.config import load_section
+    from jobs.evaluate.config import EvaluateConfig
+    from jobs.evaluate.job import EvaluateJob
+    from jobs.evaluate.look import evaluate_snapshot, look_text
+
+    if not target.endswith((".yaml", ".yml")):
+        _print(evaluate_snapshot(target, label, overrides or ()), as_json, look_text)
+        return
+    settings = [*(overrides or ()), *([f"evaluate.label={label}"] if label else ())]
+    _run_job(EvaluateJob(load_section(target, settings, EvaluateConfig)), as_json=as_json)
+
+
+def _run_job(kind: JobKind, as_json: bool) -> None:
+    from jobs.passes.job import run_job
+    from jobs.passes.summary import summary_text
+
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints its workers' messages; stdout is for the result
+        summary = run_job(kind)
+    _print(summary, as_json, lambda report: summary_text(kind, report))
+    if not summary["published"]:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 def _print(report: dict[str, Any], as_json: bool, as_text: Callable[[dict[str, Any]], str]) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
-from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section
+from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section, StorageOptions
 from workers.errors import UsageError
 from workers.storage.uris import hide_users
 
@@ -96,6 +96,9 @@ class GateConfig(Section):
     """Least mean cosine distance (1 - cosine) between pairs of up to 4,096 vectors of this snapshot. 0: no limit."""
     min_mean_cosine: Cosine = 0.9
     """Least cosine between the mean vectors of this and the last snapshot, each over up to 4,096 vectors."""
+    evaluate: dict[str, Any] | None = None
+    """What the vectors must be worth: the section of `reembed evaluate` without its snapshot, {task: classify, label: lang}.
+    A main figure that is lower than the last snapshot's by more than `max_drop` (0.01) refuses the run."""
 
 
 class CostConfig(Section):
@@ -103,6 +106,15 @@ class CostConfig(Section):
 
     gpu_hour_usd: float | None = Field(None, ge=0)
     """Price of one replica-hour, in USD."""
+
+
+class SearchSection(Section):
+    """`reembed search CONFIG`. Runs do not depend on it."""
+
+    index: str | None = Field(None, min_length=1)
+    """OUTPUT of `reembed index`, whose files a search uses. null: every vector is compared. --index counts before it."""
+    storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+    """To fsspec, for the index."""
 
 
 class RunConfig(Section):
@@ -115,6 +127,7 @@ class RunConfig(Section):
     run: RunSection = Field(default_factory=lambda: RunSection())
     gate: GateConfig = Field(default_factory=lambda: GateConfig())
     cost: CostConfig = Field(default_factory=lambda: CostConfig())
+    search: SearchSection = Field(default_factory=lambda: SearchSection())
 
 
 _TYPES = ("bool", "int", "float", "str")  # pydantic's names for the branches of a union type
@@ -163,10 +176,14 @@ def load_section(path: str | Path, overrides: Iterable[str], kind: type[_Kind]) 
     Raises:
         UsageError: one line that names the file, the setting and the remedy.
     """
-    raw = _read(Path(path))
+    return with_overrides(_read(Path(path)), overrides, str(path), kind)
+
+
+def with_overrides(raw: dict[str, Any], overrides: Iterable[str], origin: str, kind: type[_Kind]) -> _Kind:
+    """As load_section, of a mapping that no file holds; it is changed. Raises: UsageError."""
     for override in overrides:
         _apply(raw, override)
-    return parse_section(raw, str(path), kind)
+    return parse_section(raw, origin, kind)
 
 
 def parse_config(raw: Mapping[str, Any], origin: str) -> RunConfig:
@@ -197,9 +214,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"configuration {path}: larger than {MAX_CONFIG_BYTES} bytes; this is no configuration")
     raw = _parse(data, f"configuration {path}")
     if not isinstance(raw, dict):
-        raise UsageError(
-            f"configuration {path}: must be a mapping of sections (output: …), not {type(raw).__name__}"
-        )
+        raise UsageError(f"configuration {path}: must be a mapping of sections (output: …), not {type(raw).__name__}")
     return raw
 
 

@@ -6,33 +6,37 @@ passes_over         a Passes over its snapshot, with a journal in memory
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jobs.config import parse_config
 from jobs.driver.lock import DriverLock
 from jobs.passes.in_process import InProcess
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
+from jobs.publish.open_snapshot import open_published
 from jobs.publish.publish import Snapshot, publish
 from jobs.state.ledger import Ledger
 from jobs.state.manifest import save_manifest
 from jobs.state.records import RunRecord, config_snapshot, create_run, new_run_id, plan_to_json, write_summary
 from tests.workers.output_samples import INT8_SCALE, append, draft_for, plan, stamp
-from workers.config import VectorType
+from workers.config import Pooling, VectorType
+from workers.host.spill_file import own_spill_folder
 from workers.records.documents import text_hash
 from workers.records.shard import Assignment, ObjectSlice, Shard
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
 from workers.table.schema import output_schema
-from workers.table.vectors import to_arrow
+from workers.table.vectors import to_arrow, to_arrow_lists
 from workers.vectors.derived import DerivedStamp
 from workers.vectors.step import Partial
 from workers.vectors.worker import VectorWorker, WorkerSettings
@@ -50,6 +54,7 @@ def publish_vectors(
     vector: VectorType = VectorType.FLOAT32,
     partition_by: Sequence[str] = (),
     part_bytes: int = PART_BYTES,
+    counts: Sequence[int] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     **stamped: Any,
 ) -> str:
@@ -58,12 +63,15 @@ def publish_vectors(
     Args:
         ids: `0`, `1`, ... by default. texts: the ids by default; only their hashes are stored, as by `embed`.
         keep: kept columns by name.
+        counts: vectors of each row, as with pooling=tokens; then `vectors_ND` are the rows' vectors end to end.
         stamped: changes of the stamp, e.g. weights_digest.
     """
-    store, count = Store(str(output), dict(storage_options or {})), len(vectors_ND)
+    store, count = Store(str(output), dict(storage_options or {})), len(vectors_ND if counts is None else counts)
     ids = list(ids or map(str, range(count)))
     columns = dict(keep or {})
     run = new_run_id("test", datetime.now(UTC))
+    if counts is not None:
+        stamped = {"pooling": Pooling.TOKENS.value} | stamped
     read_plan = plan({name: cells.type for name, cells in columns.items()})
     made = stamp(
         run_id=run, dim=vectors_ND.shape[1], vector=vector, int8_scale=INT8_SCALE if vector == "int8" else None, **stamped
@@ -74,7 +82,10 @@ def publish_vectors(
         "num_tokens": pa.array([1] * count, pa.int32()),
         "truncated": pa.array([False] * count),
         "text_hash": pa.array([text_hash(text) for text in texts or ids], pa.binary(16)),
-        "embedding": to_arrow(vectors_ND, vector, INT8_SCALE)[0],
+        "embedding": to_arrow(vectors_ND, vector, INT8_SCALE)[0]
+        if counts is None
+        else to_arrow_lists(vectors_ND, np.array(counts), vector, INT8_SCALE)[0],
+        "tokens": pa.array([["token"] * number for number in counts or ()]),
         **columns,
     }
     table = pa.Table.from_arrays([cells[name] for name in shape.rows.names], schema=shape.rows)
@@ -110,7 +121,7 @@ def publish_vectors(
     receipts = []
     for number in range(shards):
         task = Assignment(planned[number], 1, 1)
-        writer = ShardWriter(store, task, shape, Path(str(output) + ".spill"), part_bytes=part_bytes)
+        writer = ShardWriter(store, task, shape, own_spill_folder(), part_bytes=part_bytes)
         piece = table.slice(ends[number], ends[number + 1] - ends[number])
         append(writer, shape, piece)
         receipts.append(writer.finish(draft_for(task, len(piece))))
@@ -122,6 +133,43 @@ def publish_vectors(
         assert publish(Snapshot(store, run, files, record.facts() | {"documents": count}), lock) is None
     summary = {"run_id": run, "state": "complete", "published": True, "reasons": [], "documents": count, "rows": count}
     write_summary(store, run, summary | {"quarantined_rows": 0, "output_bytes": 0} | record.facts())
+    return run
+
+
+def publish_next(output: str | Path, changed: Mapping[int, np.ndarray[Any, Any]]) -> str:
+    """The next night: a new run whose other shards' parts are copies, as `embed` carries them over. Returns its run id.
+
+    `changed`: shard -> new vectors [rows of the shard, D] of the same ids; one part a shard, without partitions.
+    """
+    store = Store(str(output), {})
+    before = open_published(str(output))
+    run = new_run_id("next", datetime.now(UTC) + timedelta(seconds=1))
+    save_manifest(store, RunPaths(run).manifest, list(before.shards), "settings")
+    create_run(store, dataclasses.replace(before.record, run_id=run, source_fingerprint=run))
+    shape = output_schema(before.plan, dataclasses.replace(before.stamp, run_id=run), ())
+    receipts = []
+    for number, receipt in before.receipts.items():
+        file = receipt.files[0]
+        data = store.read(file.path)
+        if number in changed:
+            table = pq.read_table(pa.BufferReader(data)).replace_schema_metadata(None)
+            cells = to_arrow(changed[number], before.stamp.vector, before.stamp.int8_scale)[0]
+            table = table.set_column(table.column_names.index("embedding"), "embedding", cells).cast(shape.rows)
+            task = Assignment(before.shards[number], 1, 1)
+            writer = ShardWriter(store, task, shape, own_spill_folder())
+            append(writer, shape, table)
+            receipts.append(writer.finish(draft_for(task, len(table))))
+        else:
+            path = file.path.replace(before.run_id, run)
+            store.put(path, data)
+            receipts.append(dataclasses.replace(receipt, files=(dataclasses.replace(file, path=path),)))
+    with Ledger(store, run) as ledger:
+        for made in receipts:
+            ledger.record(made)
+    files = [file for made in receipts for file in made.files]
+    facts = before.record.facts() | {"documents": sum(file.rows for file in files)}
+    with DriverLock(store) as lock:
+        assert publish(Snapshot(store, run, files, facts), lock) is None
     return run
 
 

@@ -71,7 +71,7 @@ def _describe(store: Store, run_id: str, current: Current | None) -> dict[str, A
         "documents": summary.get("documents"),
         "quarantined_rows": summary.get("quarantined_rows"),
         "bytes": _bytes(run, summary),
-        "model": run.record.model,
+        "model": run.model,
         "forced": (current.forced if current and is_current else None) or summary.get("forced"),
         "taken_back": current is not None and run_id in current.taken_back,
         "reasons": [] if is_current else summary.get("reasons", []),

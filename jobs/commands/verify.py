@@ -4,6 +4,8 @@
 2. shards     parts and source of each shard are read and compared, on threads        (workers/snapshot/audit.py)
 3. sample     documents sampled over all shards are embedded again and compared
 
+The output of a job over a snapshot is compared with its receipts and with that snapshot (jobs/passes/verify.py).
+
 Each finding names a file, object or shard. Without findings the audit passes. Nothing is written.
 """
 
@@ -13,6 +15,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from jobs.passes.verify import verify_derived
 from jobs.publish.open_snapshot import load_embedder, open_current
 from jobs.state.stored_run import StoredRun
 from workers.config import VectorType
@@ -32,6 +35,8 @@ def verify_snapshot(target: str, sample: int) -> dict[str, Any]:
         UsageError: nothing published, or (with a sample) its model is not available.
     """
     current, published = open_current(target)
+    if published.job is not None:
+        return verify_derived(current, published, _folder(published))
     findings = _folder(published)
     audits = _shards(published, sample)
     findings += [finding for audit in audits for finding in audit.findings]
@@ -56,10 +61,11 @@ def verify_snapshot(target: str, sample: int) -> dict[str, Any]:
 
 
 def verify_text(report: dict[str, Any]) -> str:
+    sampled = report["sampled"] is not None
     lines = [
         f"snapshot {report['run_id']}: {'OK' if report['ok'] else str(report['findings_total']) + ' FINDINGS'}",
         f"  rows        {report['rows']:,} in {report['files']:,} files; {report['documents_in_source']:,} read again",
-        f"  sample      {report['sampled']} embedded again, least cosine {report['min_cosine']}",
+        *([f"  sample      {report['sampled']} embedded again, least cosine {report['min_cosine']}"] if sampled else []),
     ]
     lines += [f"  finding     {finding}" for finding in report["findings"]]
     lines += [f"  note        {note}" for note in report["notes"]]

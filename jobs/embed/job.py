@@ -1,7 +1,7 @@
 """The embedding job: plan -> dispatch -> account -> publish. `reembed embed`, or `python -m jobs.embed CONFIG`.
 
 1. choose run  resume an unfinished run of the same settings, or list the source for an ended or a new run
-2. carry over  parts of unchanged objects are copied from the published snapshot                   (carry_over.py)
+2. carry over  parts of unchanged objects are copied from the published snapshot                   (publish/carry_over.py)
 3. embed       replicas on Ray embed the shards without a receipt; if there are none, Ray is not started (session.py)
 4. gate        rows in = rows out + rows quarantined, shard by shard, and all other checks         (gate/judge.py)
 5. publish     unless a check failed: check the files, then replace CURRENT.json                   (publish/publish.py)
@@ -25,8 +25,8 @@ from jobs.config import RunConfig
 from jobs.driver.lock import DriverLock
 from jobs.driver.preflight import require_cluster, starts_a_ray
 from jobs.driver.signals import StopFlag, Stopped, stop_flag
-from jobs.embed.carry_over import carry_over
 from jobs.embed.context import DriverContext
+from jobs.evaluate.gate import judge_quality, quality_section
 from jobs.gate.checks import failed
 from jobs.gate.judge import judge
 from jobs.monitoring.metrics import Outcome, RunMetrics, Stage
@@ -35,6 +35,7 @@ from jobs.planning.planned_run import PlannedRun
 from jobs.planning.prediction import predict
 from jobs.planning.request import Request
 from jobs.planning.run import ReuseRefused, Run
+from jobs.publish.carry_over import carry_over
 from jobs.publish.publish import Snapshot, publish
 from jobs.publish.retention import retain
 from jobs.report.summary import Ending
@@ -69,6 +70,8 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
         UsageError: the request is invalid; nothing was started or written.
         RunAborted: stopped early (LockHeld: another driver works on this output); the same command resumes.
     """
+    if config.gate.evaluate is not None:
+        quality_section(config.gate.evaluate)  # refused before anything is written
     request = Request.resolve(config)
     lock = DriverLock(request.store)
     lock.refuse_if_held()
@@ -244,6 +247,9 @@ def _account(run: Run, receipts: Mapping[int, Receipt], quarantined: Mapping[int
     """
     accounting, sums = audit(run.shards, receipts, quarantined), totals(receipts)
     checks = judge(run.stored(receipts), sums, accounting, run.config.gate, run.config.run.max_quarantined_rows)
+    if run.config.gate.evaluate is not None and not failed(checks):
+        quality = quality_section(run.config.gate.evaluate)
+        checks.append(judge_quality(run.stored(receipts), quality, run.config.output.storage_options))
     reasons = [check.reason for check in failed(checks)]
     ending = Ending(
         RunState.REFUSED if reasons else RunState.RUNNING,

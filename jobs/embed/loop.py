@@ -1,11 +1,6 @@
-"""The driver's loop: the scheduler decides, the pool executes, the ledger records, progress and metrics report.
+"""The loop of the embedding job (jobs/scheduling/loop.py): what each event means for ledger, progress and metrics.
 
-    until every shard is done or quarantined:
-        commands = scheduler.decide(now)  -> pool.execute
-        events   = pool.wait              -> scheduler, ledger, progress, metrics
-
-It handles no text and no tensor, and decides nothing. It ends early by an exception: Stopped (signal) or RunAborted
-(scheduler, lock, ledger).
+It ends early by an exception: Stopped (signal) or RunAborted (scheduler, lock, ledger).
 """
 
 from __future__ import annotations
@@ -13,27 +8,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from jobs.monitoring.metrics import Cause, RunMetrics
 from jobs.monitoring.progress import Progress
+from jobs.scheduling.loop import Pool, drive
 from jobs.scheduling.messages import Command, Event, Finished, Lost, Ready, Stats, StopReplica
 from jobs.scheduling.scheduler import Scheduler
 from jobs.state.ledger import Ledger
-from workers.errors import ReplicaRefused, RunAborted
+from workers.errors import ReplicaRefused
 from workers.records.shard import Blame, Failure, Receipt
 from workers.storage.client import retries
 
 log = logging.getLogger("reembed")
-
-WAKE_SECONDS = 0.25  # how soon a signal or a lost lock is noticed
-
-
-class Pool(Protocol):
-    """The part of the replica pool that the loop uses."""
-
-    def execute(self, command: Command) -> None: ...
-    def wait(self, timeout: float) -> list[Event]: ...
 
 
 def dispatch(
@@ -45,20 +31,20 @@ def dispatch(
         RunAborted: the scheduler aborted (its reason says what to check).
         ReplicaRefused: a replica says that the request itself cannot be carried out.
     """
-    while not scheduler.finished:
-        check()
-        for command in scheduler.decide(time.monotonic()):
-            pool.execute(command)
-            if isinstance(command, StopReplica):
-                metrics.lost(command.replica, Cause.STOPPED)
-        if scheduler.abort_reason:
-            raise RunAborted(f"{scheduler.abort_reason}; what is committed stays, run the same command again to resume")
-        for event in pool.wait(WAKE_SECONDS):
-            _handle(event, scheduler, ledger, progress, metrics)
+
+    def handle(event: Event) -> None:
+        _handle(event, scheduler, ledger, progress, metrics)
+
+    def tick(now: float) -> None:
         progress.quarantined_shards = len(scheduler.quarantined)
-        now = time.monotonic()
         progress.tick(now)
         metrics.update_gauges(now, scheduler, progress, retries())
+
+    def executed(command: Command) -> None:
+        if isinstance(command, StopReplica):
+            metrics.lost(command.replica, Cause.STOPPED)
+
+    drive(scheduler, pool, handle, check, tick, executed)
 
 
 def _handle(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progress, metrics: RunMetrics) -> None:

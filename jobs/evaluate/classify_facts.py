@@ -202,7 +202,7 @@ def _notes(found: Evaluation, facts: Mapping[str, Any]) -> list[str]:
     if leak is not None:
         gap = max(leak["macro_f1"] - facts["macro_f1"], leak["knn_macro_f1"] - facts["knn_macro_f1"])
         if gap > LARGE_GAP:
-            notes.append(f"a random split, where equal texts stand on both sides, would have said {gap:+.3f}")
+            notes.append(f"a random split leaks (copies of test rows are training rows): it would have said {gap:+.3f}")
     if found.section.split.column is None and found.section.split.by.value == "text":
         notes.append("near-duplicates may stand on both sides: `reembed dedup` and evaluate.split.by=near keep them apart")
     return notes

@@ -51,6 +51,16 @@ def division_groups(source: SourceSnapshot, section: EvaluateSection) -> NearGro
     return NearGroups(split.groups, run.run_id, source.run_id, split.storage_options)
 
 
+def named_outputs(section: EvaluateSection) -> dict[str, str]:
+    """The published runs of the outputs that the section names. Raises: UsageError: as columns_of()."""
+    split, found = section.split, {}
+    if split.groups is not None:
+        found["groups"] = _output_of("dedup", split.groups, split.storage_options, "evaluate.split.groups").run_id
+    if section.against is not None:
+        found["against"] = _output_of("evaluate", section.against, section.storage_options, "evaluate.against").run_id
+    return found
+
+
 def other_predictions(section: EvaluateSection) -> tuple[str, pa.Table]:
     """Run id and predictions of the evaluation `against`. Raises: UsageError."""
     run = _output_of("evaluate", str(section.against), section.storage_options, "evaluate.against")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.evaluate.candidates import grid
+from jobs.evaluate.classify_inputs import named_outputs
 from jobs.evaluate.config import EvaluateConfig, EvaluateSection, Task
 from jobs.evaluate.given.tables import digests
 from jobs.evaluate.limits import limit_checks, require_known
@@ -36,6 +37,7 @@ class EvaluateJob(JobKind):
     """`reembed evaluate`."""
 
     name = "evaluate"
+    writes_parts = False
     config: EvaluateConfig
 
     @property
@@ -49,21 +51,21 @@ class EvaluateJob(JobKind):
             grid.check(source, self.section)
         return task.check(source, self.section)
 
+    def settings(self) -> dict[str, Any]:
+        """With the digests of the files and the runs of the outputs that the section names: others are another evaluation.
+
+        Limits are settings too: under other ones, what was published may have to be refused.
+        """
+        plain = super().settings()
+        plain["split"] = {name: value for name, value in plain["split"].items() if name != "storage_options"}
+        return plain | {"files": digests(self.section), "outputs": named_outputs(self.section)}
+
     def program(self, passes: Passes, kept: Kept | None) -> Outcome:
         task = task_of(self.section)
         candidates = self.section.candidates
         outcome = grid.evaluate(passes, self.section, task) if candidates else task.evaluate(passes, self.section, kept)
         limits = limit_checks(self.section, task.METRICS, outcome.facts, kept)
         return dataclasses.replace(outcome, checks=(*outcome.checks, *limits))
-
-    def settings(self) -> dict[str, Any]:
-        """Without credentials, and without the limits: they decide on publication, not on any figure.
-
-        With digests of the files that the section names: another content is another evaluation.
-        """
-        left_out: Any = {"snapshot": True, "storage_options": True, "min": True, "max_drop": True}
-        left_out["split"] = {"storage_options"}
-        return self.section.model_dump(mode="json", exclude=left_out) | {"files": digests(self.section)}
 
     def text(self, summary: Mapping[str, Any]) -> list[str]:
         task = task_of(self.section)

@@ -60,8 +60,8 @@ class Outcome:
     checks: Sequence[Check] = ()  # one that is not ok: exit 3, not published
     state: Partial = field(default_factory=dict)  # what the next night's program is given
     carry: bool = False  # the state is last night's: parts whose source parts are unchanged are copied, not made again
+    model: Mapping[str, Any] = field(default_factory=dict)  # of new vectors: what differs from the source's
     tables: Mapping[str, pa.Table] = field(default_factory=dict)  # name -> data/<run_id>/<name>.parquet
-    footer: Mapping[str, str] = field(default_factory=dict)  # further entries of every part's footer
     report: Sequence[tuple[str, str]] = ()  # (title, HTML) of the report's sections; text in it is escaped already
 
 
@@ -72,6 +72,7 @@ class JobKind(ABC):
     """
 
     name: str  # as the command
+    writes_parts: bool = True  # False: its output is Outcome.tables alone, below data/<run_id>/
 
     def __init__(self, config: JobConfig) -> None:
         self.config = config
@@ -97,7 +98,7 @@ class JobKind(ABC):
 
     @abstractmethod
     def text(self, summary: Mapping[str, Any]) -> list[str]:
-        """Lines for a terminal, after those that all jobs have."""
+        """Lines for a terminal, after those that all jobs have. `summary`: with the job's own facts at its top level."""
 
     def settings(self) -> dict[str, Any]:
         """Everything of the configuration that changes the output."""

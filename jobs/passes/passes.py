@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from jobs.passes.source import SourceSnapshot
 from workers.records.shard import ObjectSlice, Shard
@@ -62,8 +63,9 @@ class Passes:
         return self._kept(type(step).__name__, (step, count), lambda: self._of(step, units_of_work(count)))
 
     def once(self, name: str, make: Callable[[], Partial]) -> Partial:
-        """What `make` returned, also in a driver that is started again."""
-        return self._kept(name, name, make)
+        """What `make` returned, also in a driver that is started again. It has one thread, as steps have."""
+        with threadpool_limits(limits=1):
+            return self._kept(name, name, make)
 
     def _of(self, step: Step | UnitStep, shards: Sequence[Shard]) -> Partial:
         combiner = step.combiner()

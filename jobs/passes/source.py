@@ -87,6 +87,11 @@ class SourceSnapshot:
         return sum(shard.rows or 0 for shard in self.shards)
 
     @cached_property
+    def bytes(self) -> int:
+        """Of all parts, on the store."""
+        return sum(shard.text_bytes for shard in self.shards)
+
+    @cached_property
     def first_rows(self) -> tuple[int, ...]:
         """Number of each shard's first row in the whole snapshot."""
         ends = np.cumsum([0, *(shard.rows or 0 for shard in self.shards)])

@@ -15,6 +15,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from jobs.pool.actor_pool import NODE_ID
 from workers.records.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from workers.replica.replica import Replica
 
 TOKENIZER_THREADS = "RAYON_NUM_THREADS"  # read by the thread pool of the `tokenizers` library, once
-NODE_ID = "node_id"  # key in the facts of a ready replica: Ray's id of its node
 
 
 class ReplicaActor:

@@ -1,76 +1,43 @@
-"""Replica actors: start them, dispatch shards to them, receive their results, stop them.
+"""Replicas on Ray: the settings they start with, and what is asked of them beside shards.
 
-    execute(command)   carries out one command of the scheduler
-    wait(timeout)      returns what happened as events
-
-The pool decides nothing and retries nothing, and Ray neither (max_restarts=0, max_task_retries=0): an actor's death becomes
-one Lost event with its cause, and jobs/scheduling/scheduler.py decides. Text, tokens and vectors never cross the network
-here, except the vectors of the golden texts.
+Text, tokens and vectors never cross the network here, except the vectors of the golden texts.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import time
-from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError
+from ray.exceptions import RayError
 
-from jobs.pool.actor_deaths import disowned, lost
-from jobs.pool.error_text import first_line, last_line, plain, refusal
-from jobs.pool.replica_actor import NODE_ID, ReplicaActor
+from jobs.pool.actor_pool import ActorPool
+from jobs.pool.error_text import first_line, plain, refusal
+from jobs.pool.replica_actor import ReplicaActor
 from jobs.pool.replica_shape import ReplicaShape
-from jobs.scheduling.messages import Command, Dispatch, Event, Finished, Lost, Ready, StartReplica, Stats, StopReplica
 from jobs.scheduling.policy import GPU_SLOTS
 from workers.errors import RunAborted
-from workers.records.shard import Shard
+from workers.records.shard import Assignment, Shard
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
 
-log = logging.getLogger("reembed")
 
-STATS_SECONDS = 2.0  # how often each replica is asked for its running totals …
-STATS_A_SECOND = 25.0  # … where they are few: a call costs the driver 0.2 ms, so of a thousand each is asked every 40 s
-# Asking Ray about n calls in flight costs about n microseconds. With thousands of calls, those that end within this time are
-# collected together. No replica waits for it: each has its next shard already.
-GATHER_SECONDS_A_CALL = 1e-4
-GATHER_SECONDS = 0.25  # at most
-
-
-class ReplicaPool:
-    """Replica actors by number, and their calls in flight."""
+class ReplicaPool(ActorPool):
+    """Replicas by number."""
 
     def __init__(self, shape: ReplicaShape, settings: ReplicaSettings) -> None:
         self._settings = settings
         self._resolved: ResolvedSettings | None = None  # None: replicas load and report their facts, but get no shard
         # threads for the shards in flight (GPU_SLOTS at most), for `stats` meanwhile, and one to spare
-        self._actor_class = ray.remote(ReplicaActor).options(
-            num_cpus=shape.cpus, num_gpus=shape.gpus, max_restarts=0, max_task_retries=0, max_concurrency=GPU_SLOTS + 2
-        )
-        self._actors: dict[int, Any] = {}
-        self._ready: set[int] = set()
-        self._nodes: dict[int, str] = {}  # replica -> Ray's id of its node, once it is ready
-        self._calls: dict[Any, tuple[str, int]] = {}  # ref of a call in flight -> (method, replica)
-        self._stats_at: dict[int, float] = {}  # replica -> when its stats came, oldest first; not while it is asked
+        options = {"num_cpus": shape.cpus, "num_gpus": shape.gpus, "max_concurrency": GPU_SLOTS + 2}
+        super().__init__(ray.remote(ReplicaActor).options(max_restarts=0, max_task_retries=0, **options))
 
-    def execute(self, command: Command) -> None:
-        """Carry out one command of the scheduler; returns at once."""
-        match command:
-            case StartReplica(replica):
-                if replica not in self._actors:  # it may have been started before `configure`
-                    self._actors[replica] = self._actor_class.remote()
-                ready = self._actors[replica].ready.remote(self._settings, f"replica-{replica}", self._resolved)
-                self._calls[ready] = ("ready", replica)
-            case Dispatch(replica, assignment):
-                self._calls[self._actors[replica].embed_shard.remote(assignment)] = ("shard", replica)
-            case StopReplica(replica, reason):
-                log.warning("stopping replica %d: %s", replica, reason)
-                self._forget(replica)
+    def _start(self, actor: Any, number: int) -> Any:
+        return actor.ready.remote(self._settings, f"replica-{number}", self._resolved)
+
+    def _dispatch(self, actor: Any, assignment: Assignment) -> Any:
+        return actor.embed_shard.remote(assignment)
 
     def configure(self, resolved: ResolvedSettings) -> None:
         """Give every replica from now on the run's resolved settings.
@@ -97,25 +64,6 @@ class ReplicaPool:
                 f"calibration of output.vector=int8 failed: {first_line(error)}; run the command again"
             ) from None
 
-    def wait(self, timeout: float) -> list[Event]:
-        """The events since the last call; waits at most `timeout` seconds for the first one."""
-        self._ask_for_stats()
-        if not self._calls:
-            time.sleep(timeout)
-            return []
-        refs = list(self._calls)
-        done, _ = ray.wait(refs, num_returns=1, timeout=timeout, fetch_local=True)
-        if done:
-            time.sleep(min(len(refs) * GATHER_SECONDS_A_CALL, GATHER_SECONDS))
-            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        # answers before deaths: the answer of a replica that died right after it must not be lost
-        answers = sorted(((ref, _answer(ref)) for ref in done), key=lambda pair: isinstance(pair[1], RayError))
-        return [event for ref, answer in answers for event in self._events_of(ref, answer)]
-
-    def last_stats(self, timeout: float) -> list[Stats]:
-        """Present totals of the ready replicas that answer within `timeout` seconds."""
-        return [Stats(replica, answer) for replica, answer in self._ask_all("stats", timeout)]
-
     def golden(self, timeout: float) -> list[NDArray[np.float32]]:
         """Vectors [golden texts, dim] of every ready replica that answers within `timeout` seconds.
 
@@ -123,77 +71,3 @@ class ReplicaPool:
         in flight.
         """
         return [answer for _, answer in self._ask_all("golden", timeout) if answer is not None]
-
-    def close(self) -> None:
-        """Kill every replica. Shards without a receipt are lost on purpose; a resumed run embeds them again."""
-        for replica in list(self._actors):
-            self._forget(replica)
-
-    def _ask_all(self, method: str, timeout: float) -> list[tuple[int, Any]]:
-        """(replica, answer) of the ready replicas that answer within `timeout` seconds, by number."""
-        asked = {getattr(self._actors[replica], method).remote(): replica for replica in sorted(self._ready)}
-        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=timeout) if asked else ([], [])
-        answered = set(done)
-        answers = [(replica, _answer(ref)) for ref, replica in asked.items() if ref in answered]
-        return [(replica, answer) for replica, answer in answers if not isinstance(answer, RayError)]
-
-    def _ask_for_stats(self) -> None:
-        due = time.monotonic() - stats_seconds(len(self._ready))
-        for replica in list(takewhile(lambda replica: self._stats_at[replica] <= due, self._stats_at)):
-            del self._stats_at[replica]  # until its answer comes
-            self._calls[self._actors[replica].stats.remote()] = ("stats", replica)
-
-    def _events_of(self, ref: Any, answer: Any) -> Iterator[Event]:
-        """The event that the end of a call stands for; none when its replica died in the same round."""
-        if ref not in self._calls:
-            return
-        method, replica = self._calls.pop(ref)
-        starting = replica not in self._ready
-        match answer:
-            case ActorUnavailableError():
-                # whether the call still runs is unknown: killing the replica makes sure that it does not
-                self._forget(replica)
-                yield Lost(replica, f"unreachable: {first_line(answer)}", charged=False, starting=starting)
-            case RayActorError():
-                if fatal := disowned(answer):
-                    raise fatal
-                yield lost(replica, answer, self._nodes.get(replica), starting=starting)
-                self._forget(replica)
-            case RayError():
-                self._forget(replica)
-                reason = last_line(answer) if starting else f"{type(answer).__name__}: {last_line(answer)}"
-                error = refusal(plain(answer)) if starting else None
-                yield Lost(replica, reason, charged=True, starting=starting, error=error)
-            case _ if method == "ready":
-                self._ready.add(replica)
-                self._stats_at[replica] = time.monotonic()
-                self._nodes[replica] = answer.pop(NODE_ID)
-                yield Ready(replica, answer)
-            case _ if method == "stats":
-                self._stats_at[replica] = time.monotonic()
-                yield Stats(replica, answer)
-            case _:
-                yield Finished(replica, answer)
-
-    def _forget(self, replica: int) -> None:
-        actor = self._actors.pop(replica, None)
-        self._ready.discard(replica)
-        self._stats_at.pop(replica, None)
-        self._nodes.pop(replica, None)
-        self._calls = {ref: owed for ref, owed in self._calls.items() if owed[1] != replica}
-        if actor is not None:
-            with contextlib.suppress(RayError):  # it is gone already
-                ray.kill(actor, no_restart=True)
-
-
-def stats_seconds(replicas: int) -> float:
-    """Seconds between two questions for one replica's totals, when there are so many replicas."""
-    return max(STATS_SECONDS, replicas / STATS_A_SECOND)
-
-
-def _answer(ref: Any) -> Any:
-    """What a call returned, or the RayError that it ended with."""
-    try:
-        return ray.get(ref)
-    except RayError as error:
-        return error

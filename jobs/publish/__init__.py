@@ -1,1 +1,1 @@
-"""Publication: making a finished run the current snapshot, opening it, and deleting old snapshots."""
+"""Publication: a finished run becomes the current snapshot, is opened, carried over into the next one, and deleted."""

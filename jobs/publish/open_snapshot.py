@@ -18,6 +18,7 @@ from workers.errors import UsageError
 from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RunPaths
+from workers.vectors.arrays import load_arrays
 
 if TYPE_CHECKING:
     from workers.replica.embedder import Embedder
@@ -57,4 +58,12 @@ def load_embedder(run: StoredRun, *, query: bool = False, long_text: LongText | 
     """The snapshot's model, loaded in this process. Raises: UsageError: it is not available, or its digest differs."""
     from workers.replica.embedder import Embedder  # imports torch
 
-    return Embedder(run.config.model, run.stamp, query=query, long_text=long_text)
+    projection = None
+    if run.job == "reduce":
+        from workers.vectors.reduction.projection import Projection
+
+        state = load_arrays(run.store, run.paths.state)
+        if state is None:
+            raise UsageError(f"{run.store.uri_of(run.paths.state)}: missing; run `reembed reduce` again")
+        projection = Projection.of(state)
+    return Embedder(run.config.model, run.stamp, query=query, long_text=long_text, projection=projection)

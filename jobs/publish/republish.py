@@ -62,7 +62,7 @@ class Republication:
             UsageError: a part is gone or altered; nothing was changed. RunAborted: the lock is lost. TransientError.
         """
         run, forced = self.run, forced or self.summary.get("forced")
-        facts = run.record.facts() | {"documents": self.accounting.documents}
+        facts = self.summary.get("facts", {}) | run.facts() | {"documents": self.accounting.documents}
         damaged = publish(Snapshot(run.store, run.run_id, run.files, facts), lock, by_hand=True, forced=forced)
         current = read_current(run.store)
         if damaged is not None or current is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from workers.records.shard import Shard
@@ -91,12 +91,56 @@ class _ReadyShards:
         return any(len(excluded) >= len(replicas) and excluded.issuperset(replicas) for excluded in self._groups)
 
 
+class _FreshShards:
+    """Shards that were never tried, in manifest order: a position."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards, self._next = shards, 0
+
+    def __bool__(self) -> bool:
+        return self._next < len(self._shards)
+
+    def take(self, replica: int) -> Shard:  # noqa: ARG002 - no shard is anybody's
+        self._next += 1
+        return self._shards[self._next - 1]
+
+    def abandon(self, replica: int) -> None:
+        """No shard is anybody's."""
+
+
+class _HomedShards:
+    """The same, where a replica first takes its own shards, then those of nobody, then the last one of whoever has most."""
+
+    def __init__(self, shards: Sequence[Shard], homes: Mapping[int, int]) -> None:
+        self._nobodys: deque[Shard] = deque()
+        self._own: dict[int, deque[Shard]] = {}
+        self._left = len(shards)
+        for shard in shards:
+            home = homes.get(shard.number)
+            (self._nobodys if home is None else self._own.setdefault(home, deque())).append(shard)
+
+    def __bool__(self) -> bool:
+        return self._left > 0
+
+    def take(self, replica: int) -> Shard:
+        self._left -= 1
+        own = self._own.get(replica)
+        if own:
+            return own.popleft()
+        if self._nobodys:
+            return self._nobodys.popleft()
+        return max(self._own.values(), key=len).pop()
+
+    def abandon(self, replica: int) -> None:
+        self._nobodys.extend(self._own.pop(replica, ()))
+
+
 class Backlog:
     """Hands out shards to replicas, and takes back those that must be retried."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self._shards = shards
-        self._next_fresh = 0
+    def __init__(self, shards: Sequence[Shard], homes: Mapping[int, int] | None = None) -> None:
+        """`homes`: shard number -> the replica that should have it if it can, because it has read it before."""
+        self._fresh = _FreshShards(shards) if homes is None else _HomedShards(shards, homes)
         self._retries = _ReadyShards()
         self._suspects = _ReadyShards()
         self._backing_off: list[tuple[float, int, History]] = []  # heap of (due, tie-breaker, history)
@@ -105,7 +149,7 @@ class Backlog:
 
     def waiting(self, *, empty: bool) -> bool:
         """Whether there may be work for a replica with nothing in flight (`empty`), or with something in flight."""
-        return self._next_fresh < len(self._shards) or bool(self._retries) or (empty and bool(self._suspects))
+        return bool(self._fresh) or bool(self._retries) or (empty and bool(self._suspects))
 
     def take(self, replica: int, now: float, *, empty: bool) -> History | None:
         """The next shard for this replica; None when every waiting shard excludes it."""
@@ -114,10 +158,12 @@ class Backlog:
             return suspect
         if self._retries and (retry := self._retries.take(replica)):
             return retry
-        if self._next_fresh < len(self._shards):
-            self._next_fresh += 1
-            return History(self._shards[self._next_fresh - 1])
-        return None
+        fresh = self._fresh.take(replica) if self._fresh else None
+        return History(fresh) if fresh is not None else None
+
+    def abandon(self, replica: int) -> None:
+        """The replica is gone: its shards are for any other."""
+        self._fresh.abandon(replica)
 
     def put(self, history: History, now: float, delay: float = 0.0) -> None:
         """Take a shard back; it may run again `delay` seconds from now."""

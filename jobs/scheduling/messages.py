@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.errors import UsageError
-from workers.records.shard import Assignment, Failure, Receipt, ReplicaStats
+from workers.records.shard import Assignment, ReplicaStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Finished:
     """An attempt at a shard has ended."""
 
     replica: int
-    outcome: Receipt | Failure
+    outcome: Any  # Receipt | Failure; of a pass: PassResult | Receipt | Failure (workers/vectors/worker.py)
 
 
 @dataclass(frozen=True, slots=True)

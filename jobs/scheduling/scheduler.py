@@ -16,13 +16,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Protocol
 
 from jobs.scheduling.backlog import Backlog, History
 from jobs.scheduling.blame import BlameAssigner
 from jobs.scheduling.fleet import Fleet, Replica, Restarts
 from jobs.scheduling.messages import Command, Dispatch, StartReplica, StopReplica
 from jobs.scheduling.policy import Policy
-from workers.records.shard import Assignment, Blame, Failure, Receipt, Shard
+from workers.records.shard import Assignment, Blame, Failure, Shard
+
+
+class Finish(Protocol):
+    """What ends an attempt well: a Receipt, or the answer to a pass."""
+
+    @property
+    def shard(self) -> int: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def adopted(self) -> bool: ...
 
 
 class Scheduler:
@@ -41,6 +53,8 @@ class Scheduler:
         self._now = float("-inf")
         self._decided = float("-inf")  # when decide() was last called
         self._last_progress: float | None = None  # None until the first decision: the run has not begun
+        self._homes: dict[int, int] = {}  # shard -> the replica that finished it last, in sticky rounds
+        self._sticky = False
         self.done = 0  # receipts
         self.attempts = 0  # dispatches
 
@@ -93,6 +107,20 @@ class Scheduler:
             newest = self._fleet.live[next(reversed(self._fleet.starting))]
             self._stop(newest, f"not wanted any more: the cluster now holds {target_replicas} replicas")
 
+    def next_round(self, shards: Sequence[Shard], *, sticky: bool) -> None:
+        """All of `shards` from the beginning, by the replicas that are there; the round before must be finished.
+
+        `sticky`: they are shards of earlier rounds, and a replica takes those first that it had before.
+        """
+        if not self.finished or self._fleet.running:
+            raise ValueError("the round before is not finished")
+        homes = {number: replica for number, replica in self._homes.items() if replica in self._fleet.live}
+        self._total, self.done = len(shards), 0
+        self._backlog = Backlog(shards, homes if sticky else None)
+        self._blame = BlameAssigner(self._policy, self._backlog)
+        self._sticky = sticky
+        self._last_progress = None
+
     def on_ready(self, replica: int, now: float) -> None:
         """The replica has loaded its model."""
         now = self._tick(now)
@@ -109,7 +137,7 @@ class Scheduler:
             sender.tokens = tokens
             self._last_progress = now
 
-    def on_receipt(self, replica: int, receipt: Receipt, now: float) -> bool:
+    def on_receipt(self, replica: int, receipt: Finish, now: float) -> bool:
         """A shard is done. False: a late message of an abandoned attempt, ignored; the shard runs elsewhere."""
         now = self._tick(now)
         sender = self._fleet.live.get(replica)
@@ -122,6 +150,8 @@ class Scheduler:
         sender.failures = sender.full_disks = 0
         self._last_progress = now
         self.done += 1
+        if self._sticky:
+            self._homes[receipt.shard] = replica
         return True
 
     def on_failure(self, replica: int, failure: Failure, now: float) -> bool:
@@ -155,6 +185,7 @@ class Scheduler:
         if sender is None:
             return
         in_flight = self._fleet.remove(sender)
+        self._backlog.abandon(replica)
         self._blame.last_failure = f"replica {replica} was lost: {reason}"
         if during_start or not sender.ready:
             self._fail_start(reason, now, charged=charged)
@@ -229,6 +260,7 @@ class Scheduler:
 
     def _stop(self, replica: Replica, reason: str) -> list[History]:
         self._commands.append(StopReplica(replica.id, reason))
+        self._backlog.abandon(replica.id)
         return self._fleet.remove(replica)
 
     def _fail_start(self, reason: str, now: float, *, charged: bool = True) -> None:

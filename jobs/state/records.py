@@ -39,7 +39,7 @@ ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
 NULLABLE_ELEMENTS = "nullable_elements"  # in RunRecord.extra
 WAY = "way"  # in RunRecord.extra
-JOB = "job"  # in RunRecord.extra of a derived run
+JOB, SOURCE = "job", "source"  # in RunRecord.extra of a derived run: its job's name; uri, run_id and digest of its source
 
 
 class RunState(StrEnum):
@@ -131,7 +131,7 @@ def settings_fingerprint(
 
 def config_snapshot(config: RunConfig) -> dict[str, Any]:
     """The configuration in the form that is stored: without storage_options, and with URIs without credentials."""
-    snapshot = config.model_dump(mode="json")
+    snapshot = config.model_dump(mode="json", exclude={"search"})
     for section in ("corpus", "model", "output"):
         del snapshot[section]["storage_options"]
     snapshot["corpus"]["uri"] = [redact(uri) for uri in snapshot["corpus"]["uri"]]

@@ -9,16 +9,19 @@ Resume, reuse, the gate, verify, search, rollback and publish read earlier runs 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from jobs.config import RunConfig, parse_config
 from jobs.state.ledger import load_receipts
 from jobs.state.manifest import load_manifest
 from jobs.state.receipts import Files
-from jobs.state.records import RunRecord, read_run
+from jobs.state.records import JOB, SOURCE, RunRecord, read_run
 from workers.config import LongText, VectorType
+from workers.errors import RunAborted
 from workers.records.documents import ReadPlan
 from workers.records.shard import Receipt, Shard
 from workers.storage.store import Store
@@ -100,15 +103,36 @@ class StoredRun:
     @cached_property
     def stamp(self) -> SnapshotStamp:
         """What the footers of its parts say of their origin."""
-        facts = dict(self.record.model)
+        facts = dict(self.model)
+        scale = facts.pop("int8_scale", self.record.int8_scale)
         return SnapshotStamp(
             run_id=self.run_id,
             model=facts.pop("name"),
             vector=VectorType(facts.pop("vector")),
             long_text=LongText(facts.pop("long_text")),
-            int8_scale=self.record.int8_scale,
+            int8_scale=scale,
             **facts,
         )
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """RunRecord.model; of a job that makes new vectors of a snapshot's, with what it found (dim, vector, int8_scale).
+
+        Raises: RunAborted: the document is invalid. UsageError, TransientError.
+        """
+        if self.job is None:
+            return self.record.model
+        try:
+            return self.record.model | dict(json.loads(self.store.read(self.paths.shape)))
+        except FileNotFoundError:
+            return self.record.model
+        except (ValueError, TypeError) as error:
+            raise RunAborted(f"{self.store.uri_of(self.paths.shape)}: damaged ({error}); run the job again") from None
+
+    def facts(self) -> dict[str, Any]:
+        """RunRecord.facts() with the model as it is used; of a derived run also its job and its source."""
+        derived = {name: self.record.extra[name] for name in (JOB, SOURCE) if name in self.record.extra}
+        return self.record.facts() | {"model": self.model} | derived
 
     @property
     def schema(self) -> OutputSchema:
@@ -118,4 +142,4 @@ class StoredRun:
     @property
     def stored(self) -> VectorFormat:
         """The format of its stored vectors."""
-        return VectorFormat(VectorType(self.record.model["vector"]), self.record.int8_scale)
+        return VectorFormat(VectorType(self.model["vector"]), self.model.get("int8_scale", self.record.int8_scale))

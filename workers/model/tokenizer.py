@@ -37,6 +37,7 @@ from workers.model.tokenizer_files import backend, read_conversion
 from workers.model.transformer_settings import read_transformer_settings
 from workers.model.wordpiece.library import Vocabulary
 from workers.model.wordpiece.proof import proven_vocabulary
+from workers.model.wordpiece.text_column import text_column
 from workers.records.tokens import TokenizedTexts, ranges
 
 CLIP_CHARACTERS_A_TOKEN = 16  # a clip of this length nearly always has enough tokens; otherwise the whole text is encoded
@@ -289,7 +290,7 @@ class TextTokenizer:
 def _column(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
     """The texts as one Arrow array of strings."""
     if not isinstance(texts, pa.Array | pa.ChunkedArray):
-        return pa.array(texts, pa.large_string())
+        return text_column(texts)
     if isinstance(texts, pa.Array):
         return texts
     return texts.chunk(0) if texts.num_chunks == 1 else pa.concat_arrays([pa.array([], texts.type), *texts.chunks])

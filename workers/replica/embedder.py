@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,9 @@ from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
+from workers.replica.golden_reference import kept_reference
 from workers.table.schema import SnapshotStamp
+from workers.table.vectors import Floats
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class Embedder:
         query: texts are queries: the query prompt and the longest query, instead of the documents'. Where this device has no
             8-bit products of the snapshot's kind, queries are embedded more exactly.
         long_text: instead of the configured value.
+        projection: [N, dim of the model] -> [N, dim of the snapshot], where the snapshot has fewer components.
 
     Raises:
         UsageError: the model cannot be loaded, or is not the one the snapshot was made with.
@@ -37,8 +40,15 @@ class Embedder:
     """
 
     def __init__(
-        self, config: ModelConfig, stamp: SnapshotStamp, *, query: bool = False, long_text: LongText | None = None
+        self,
+        config: ModelConfig,
+        stamp: SnapshotStamp,
+        *,
+        query: bool = False,
+        long_text: LongText | None = None,
+        projection: Callable[[Floats], Floats] | None = None,
     ) -> None:
+        self._project = projection
         files = resolve_model(config)
         if (files.weights_digest, files.tokenizer_digest) != (stamp.weights_digest, stamp.tokenizer_digest):
             raise UsageError(
@@ -52,13 +62,17 @@ class Embedder:
         self._tokenizer = TextTokenizer(files.folder, recipe)
         golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
         precision = Precision(stamp.precision)
+        # a query waits for nothing but this; `verify` embeds for minutes, and checks against a reference made now
+        reference = (lambda: kept_reference(files, recipe, golden)) if query else None
         try:
-            self._encoder = Encoder(files, recipe, golden, EncoderOptions(precision, config.batch_tokens))
+            options = EncoderOptions(precision, config.batch_tokens, reference=reference)
+            self._encoder = Encoder(files, recipe, golden, options)
         except UsageError as error:
             if not query or precision not in (Precision.INT8, Precision.FLOAT8):
                 raise
             _log.warning("queries are embedded in this device's own precision: %s", error)
-            self._encoder = Encoder(files, recipe, golden, EncoderOptions(Precision.AUTO, config.batch_tokens))
+            options = EncoderOptions(Precision.AUTO, config.batch_tokens, reference=reference)
+            self._encoder = Encoder(files, recipe, golden, options)
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Vectors [n, dim] of each text: one, or one per chunk, or one per token.
@@ -75,4 +89,5 @@ class Embedder:
             owner = np.repeat(tokens.document, np.diff(encoded.offsets))
         else:
             owner = tokens.document if len(encoded.vectors) == len(tokens.document) else np.arange(len(texts))
-        return [encoded.vectors[owner == index] for index in range(len(texts))]
+        vectors = encoded.vectors if self._project is None else self._project(encoded.vectors)
+        return [vectors[owner == index] for index in range(len(texts))]

@@ -37,6 +37,7 @@ from workers.model.fetch import cache_folder
 from workers.model.files import ModelFiles
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import EmbeddingRecipe
+from workers.records.tokens import TokenizedTexts
 
 PATIENCE_SECONDS = 60.0  # after which a replica computes the reference itself
 MANNER = "one text at a time, token types as the tokenizer gives them"  # another one: the cached vectors do not count
@@ -81,6 +82,23 @@ def golden_reference_file(model: ModelConfig, files: ModelFiles, recipe: Embeddi
             process.kill()
             process.wait()
             _store(path, cached)
+
+
+def kept_reference(files: ModelFiles, recipe: EmbeddingRecipe, golden: TokenizedTexts) -> NDArray[np.float32]:
+    """The vectors [sequences, dim] for a process that lives for one query: from the cache, else computed here and kept.
+
+    Raises: as Encoder.golden_reference.
+    """
+    from workers.engine.encoder import Encoder
+
+    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or cut short
+        found: NDArray[np.float32] = np.load(cache_path(files, recipe), allow_pickle=False).astype(np.float32, copy=False)
+        return found
+    made = Encoder.golden_reference(files, recipe, golden)
+    with tempfile.TemporaryDirectory(prefix="reembed-reference-") as folder:
+        np.save(Path(folder) / "golden.npy", made, allow_pickle=False)
+        _store(Path(folder) / "golden.npy", cache_path(files, recipe))
+    return made
 
 
 def cache_path(files: ModelFiles, recipe: EmbeddingRecipe) -> Path:

@@ -2,6 +2,11 @@
 
     parts -> batches of vectors -> cosine of each row -> the k best per part -> the k best of all -> their other columns
 
+    nearest       the k best rows, with their columns
+    best_of_part  the k best rows of one part
+    score_rows    the same scores for a few rows of a part, whose row groups alone are read
+    with_columns  the other columns of rows that were found
+
 One batch of vectors is in memory per thread. pooling=tokens scores late interaction: the sum over the query's tokens of
 the best cosine among the document's (MaxSim, Khattab and Zaharia 2020), divided by the query's tokens.
 No torch; the query arrives as vectors.
@@ -11,12 +16,14 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from workers.snapshot.vectors import VectorBatch, iterate_vectors
+from workers.host.spill_file import Positions
+from workers.snapshot.vectors import VectorBatch, iterate_vectors, part_rows
+from workers.snapshot.where import Where
 from workers.storage.store import Store
 from workers.table.part_file import open_part
 from workers.table.partitions import hive_partitions
@@ -26,37 +33,61 @@ from workers.table.vectors import Floats, unit_rows
 THREADS = 8
 
 
-class _Hit(NamedTuple):
+class Hit(NamedTuple):
+    """A row of a part, and its score."""
+
     score: float
     path: str
     row: int
 
 
-def nearest(store: Store, paths: Sequence[str], schema: OutputSchema, query_QD: Floats, k: int) -> list[dict[str, Any]]:
+def nearest(
+    store: Store, paths: Sequence[str], schema: OutputSchema, query_QD: Floats, k: int, where: Where | None = None
+) -> list[dict[str, Any]]:
     """The k best rows: `score` (cosine, or mean MaxSim), partition columns and every stored column but the vector.
 
     Args:
         schema: of the snapshot that the parts belong to.
         query_QD: one row, or for pooling=tokens one row a token of the query.
+        where: rows for which it does not hold are left out.
 
     Raises:
         FileNotFoundError, ObjectError, TransientError: a part is gone, damaged, or cannot be read.
     """
     query = unit_rows(query_QD)
     with ThreadPoolExecutor(THREADS) as pool:
-        per_part = pool.map(lambda path: _best_of_part(store, path, schema, query, k), paths)
+        per_part = pool.map(lambda path: best_of_part(store, path, schema, query, k, where), paths)
         best = heapq.nlargest(k, (hit for hits in per_part for hit in hits))
-        rows = dict(zip(best, pool.map(lambda hit: _fetch(store, hit), best), strict=True))
-    return [{"score": round(hit.score, 6)} | rows[hit] for hit in best]
+        return with_columns(store, best, pool)
 
 
-def _best_of_part(store: Store, path: str, schema: OutputSchema, query: Floats, k: int) -> list[_Hit]:
-    hits: list[_Hit] = []
-    for batch in iterate_vectors(store, [path], schema, token_vectors=True):
+def best_of_part(
+    store: Store, path: str, schema: OutputSchema, query: Floats, k: int, where: Where | None = None
+) -> list[Hit]:
+    """The k best rows of one part. `query`: as for nearest(), of length 1. Raises: as nearest()."""
+    hits: list[Hit] = []
+    for batch in iterate_vectors(store, [path], schema, where.columns if where else (), token_vectors=True):
         scores = _scores(batch, query)
-        top = np.argpartition(-scores, k)[:k] if len(scores) > k else np.arange(len(scores))
-        hits = heapq.nlargest(k, [*hits, *(_Hit(float(scores[row]), path, batch.first_row + int(row)) for row in top)])
+        chosen = np.arange(len(scores)) if where is None else np.flatnonzero(where.rows(batch.columns))
+        here = scores[chosen]
+        top = np.argpartition(-here, k)[:k] if len(here) > k else np.arange(len(here))
+        found = (Hit(float(here[at]), path, batch.first_row + int(chosen[at])) for at in top)
+        hits = heapq.nlargest(k, [*hits, *found])
     return hits
+
+
+def score_rows(store: Store, path: str, schema: OutputSchema, query: Floats, rows: Positions) -> list[Hit]:
+    """Hits for these rows of a part, ascending and each once. Raises: as nearest()."""
+    hits: list[Hit] = []
+    for batch in part_rows(store, path, schema, rows):
+        hits += [Hit(float(score), path, batch.first_row + at) for at, score in enumerate(_scores(batch, query))]
+    return hits
+
+
+def with_columns(store: Store, hits: Sequence[Hit], pool: Executor) -> list[dict[str, Any]]:
+    """`score` and the other columns of each hit, in their order. Raises: as nearest()."""
+    rows = pool.map(lambda hit: _fetch(store, hit), hits)
+    return [{"score": round(hit.score, 6)} | row for hit, row in zip(hits, rows, strict=True)]
 
 
 def _scores(batch: VectorBatch, query: Floats) -> Floats:
@@ -72,7 +103,7 @@ def _scores(batch: VectorBatch, query: Floats) -> Floats:
     return scores
 
 
-def _fetch(store: Store, hit: _Hit) -> dict[str, Any]:
+def _fetch(store: Store, hit: Hit) -> dict[str, Any]:
     """One row's other columns, from the row group that holds it."""
     with open_part(store, hit.path) as part:
         names = [name for name in part.schema.names if name not in (EMBEDDING, TEXT_HASH, TOKENS)]

@@ -2,6 +2,8 @@
 
     iterate_vectors    parts of a run -> VectorBatch after VectorBatch
     part_vectors       the same for one open part, without partition columns
+    part_rows          a few rows of a part
+    rows_where         the rows of a part for which a condition holds
 
 Parts come in the order in which they are given, rows in the order in which they stand. Whoever wants several parts at once
 calls iterate_vectors on threads, each with its own parts. Memory holds one batch, decoded, and what Parquet needs beside it
@@ -15,18 +17,22 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from workers.config import VectorType
 from workers.errors import ObjectError, UsageError
 from workers.host.spill_file import Positions
+from workers.snapshot.where import Where
 from workers.storage.store import Store
 from workers.table.part_file import PartReader, decoding, open_part
 from workers.table.partitions import hive_partitions
-from workers.table.schema import EMBEDDING, PARTITION_VALUES, OutputSchema
+from workers.table.schema import EMBEDDING, PARTITION_VALUES, TEXT_HASH, OutputSchema
 from workers.table.vectors import Floats, VectorFormat, as_float32, vectors_per_row
 
 BATCH_BYTES = 16 << 20  # of a batch: stored columns and decoded vectors together
+_CONDITION_ROWS = 65_536
 _DECODED = {VectorType.FLOAT32: 1, VectorType.FLOAT16: 2, VectorType.INT8: 4, VectorType.BINARY: 32}  # times the stored size
 
 
@@ -106,6 +112,44 @@ def part_vectors(
                 raise ValueError("a row without a vector")
         yield VectorBatch(path, first, vectors, counts, pa.Table.from_batches([batch]).select(list(columns)))
         first += batch.num_rows
+
+
+def part_rows(store: Store, path: str, schema: OutputSchema, rows: Positions) -> Iterator[VectorBatch]:
+    """A batch of one row for each of `rows` (ascending, each once) of a part. Only their row groups are read.
+
+    Raises: as iterate_vectors. IndexError: no such row.
+    """
+    with open_part(store, path) as part:
+        form, first = schema.vector_format, 0
+        for group, count in enumerate(part.row_groups):
+            mine = rows[(rows >= first) & (rows < first + count)] - first
+            if len(mine):
+                table = pa.Table.from_batches(list(part.batches(count, [EMBEDDING], groups=[group])))
+                for row in mine.tolist():
+                    cell = table.column(EMBEDDING).slice(row, 1).combine_chunks()
+                    with decoding(part.uri):
+                        vectors = as_float32(cell, form.vector, form.int8_scale)
+                    counts = vectors_per_row(cell) if schema.lists else None
+                    yield VectorBatch(path, first + row, vectors, counts, table.select([]))
+            first += count
+        if len(rows) and rows[-1] >= first:
+            raise IndexError(f"{part.uri}: has no row {rows[-1]}")
+
+
+def rows_where(store: Store, path: str, schema: OutputSchema, where: Where) -> NDArray[np.bool_]:
+    """[N] whether the condition holds for each row of a part; vectors are not read. Raises: as iterate_vectors."""
+    stored = [name for name in where.columns if name not in schema.partition_by]
+    with open_part(store, path) as part:
+        values = partition_columns(part, path, schema, [name for name in where.columns if name in schema.partition_by])
+        if not stored:
+            stored = [TEXT_HASH]  # only to count rows: a file without columns has none
+        found = []
+        for batch in part.batches(_CONDITION_ROWS, stored):
+            table = pa.Table.from_batches([batch])
+            for name, value in values.items():
+                table = table.append_column(name, pa.repeat(value, len(table)))
+            found.append(where.rows(table))
+        return np.concatenate(found) if found else np.zeros(0, np.bool_)
 
 
 def _batch_rows(part: PartReader, vector: VectorType, columns: Sequence[str], batch_bytes: int) -> int:

@@ -57,6 +57,10 @@ class Store:
     def uri_of(self, path: str) -> str:
         return f"{self.uri}{path}" if self.uri.endswith("://") else f"{self.uri}/{path}"
 
+    def local_path(self, path: str) -> Path | None:
+        """Where the file is on this machine; None: the store is no local folder."""
+        return Path(self._at(path)) if self._kind == "local" else None
+
     def read(self, path: str) -> bytes:
         """All of a file; on S3 verified by its checksum. Raises: FileNotFoundError, UsageError, TransientError."""
         if self._kind == "s3":

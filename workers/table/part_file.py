@@ -1,6 +1,6 @@
 """One part of the output: its name, and how it is written and read. Nobody else knows that a part is Parquet.
 
-    PartName         `part-<shard>[-<piece>].parquet`, built and parsed
+    PartName         `part-<shard>[-<piece>].parquet`, built and parsed; index files beside them end otherwise
     path_in_run      where a part of one run stands in another that carries it over
     write_part       tables -> the file, one row group each, and its footer entries; write_columns without vectors
     open_part        a part on the store -> PartReader: footer, row groups, batches of chosen columns
@@ -45,7 +45,7 @@ ROW_GROUP_BYTES = 32 << 20  # of vectors: one row group is one unit of a paralle
 ROW_GROUP_ROWS = 65_536
 PAGE_BYTES = 256 << 10  # before compression; Arrow's 1 MiB leaves the second cache between encoding, zstd and checksum
 ZSTD_LEVEL = 3  # of all other columns
-_NAME = re.compile(r"part-(\d{7,})(?:-(\d+))?\.parquet")
+_NAME = re.compile(r"part-(\d{7,})(?:-(\d+))?\.(parquet|[0-9a-f]{16}\.usearch)")
 _FOREIGN = (pa.ArrowException, OSError, ValueError, KeyError)  # what pyarrow raises for bytes that make no sense
 
 
@@ -93,9 +93,10 @@ class PartName:
 
     shard: int
     piece: int | None = None  # None: the rows of the shard in this folder fit one part
+    ending: str = "parquet"  # of an index file: 16 digits of its SHA-256, and usearch; it has no footer to tell it by
 
     def __str__(self) -> str:
-        return f"part-{shard_name(self.shard)}{'' if self.piece is None else f'-{self.piece}'}.parquet"
+        return f"part-{shard_name(self.shard)}{'' if self.piece is None else f'-{self.piece}'}.{self.ending}"
 
     def path(self, run_id: str, folder: str = "") -> str:
         """Relative to the output root; `folder`: of the partition values, '' for none."""
@@ -107,7 +108,7 @@ class PartName:
         named = _NAME.fullmatch(file_name(path))
         if named is None:
             return None
-        return cls(int(named[1]), None if named[2] is None else int(named[2]))
+        return cls(int(named[1]), None if named[2] is None else int(named[2]), named[3])
 
 
 def path_in_run(path: str, run_id: str, shard: int, new_run_id: str, new_shard: int) -> str | None:
@@ -119,7 +120,7 @@ def path_in_run(path: str, run_id: str, shard: int, new_run_id: str, new_shard: 
     folder = path.rpartition("/")[0]
     if name is None or name.shard != shard or not f"{folder}/".startswith(f"{old}/"):
         return None
-    return PartName(new_shard, name.piece).path(new_run_id, folder[len(old) + 1 :])
+    return PartName(new_shard, name.piece, name.ending).path(new_run_id, folder[len(old) + 1 :])
 
 
 def vector_bytes(schema: OutputSchema) -> int:

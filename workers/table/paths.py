@@ -9,8 +9,11 @@
                   ledger/<generation>-<n>.jsonl.zst
                   staged/<shard>.json             receipts of attempts that are putting their files
                   quarantine/shard-<shard>.parquet
-                  golden.npz, gate.npz            what the gate compares the next snapshot with
+                  golden.npz, gate.npz, quality.json    what the gate compares the next snapshot with
                   status.json, summary.json, report.html
+                  passes/<place>-<name>.npz       of a job over a snapshot: what its passes answered
+                  scratch/                        of a job over a snapshot: what one pass leaves for the next
+                  state.npz, shape.json, tables/<name>.parquet   of a job over a snapshot: what it keeps
     data/<run_id>/[column=value/]part-<shard>[-<n>].parquet      parts: named in part_file.py
 
 Pure: no storage, and nothing of what is in the files.
@@ -105,6 +108,35 @@ class RunPaths:
     @property
     def figures(self) -> str:
         return f"{self.root}/gate.npz"
+
+    @property
+    def quality(self) -> str:
+        """What `gate.evaluate` measured of the run."""
+        return f"{self.root}/quality.json"
+
+    @property
+    def passes(self) -> str:
+        """What the passes of a job over a snapshot answered, until it is published."""
+        return f"{self.root}/passes"
+
+    @property
+    def scratch(self) -> str:
+        """What one pass leaves for the next, until the run is published."""
+        return f"{self.root}/scratch"
+
+    @property
+    def state(self) -> str:
+        """What a job over a snapshot keeps for the next night."""
+        return f"{self.root}/state.npz"
+
+    @property
+    def shape(self) -> str:
+        """Of a derived run that holds vectors: what differs from its source's model."""
+        return f"{self.root}/shape.json"
+
+    def table(self, name: str) -> str:
+        """A table beside the parts of a derived run, which no reader of the parts' folder meets."""
+        return f"{self.root}/tables/{name}.parquet"
 
     @property
     def history(self) -> tuple[str, ...]:

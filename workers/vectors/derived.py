@@ -93,6 +93,10 @@ class WriteStep(ABC):
 
     columns: tuple[str, ...] = ()
 
+    def footer(self) -> dict[str, str]:
+        """What the job adds to the footer of every part."""
+        return {}
+
     @abstractmethod
     def files(self, rows: ShardRows, desk: Desk) -> Iterator[Made]:
         """Deterministic. Raises: UsageError: the request is at fault; the job ends at once."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from workers.table.vectors import Floats, unit_rows
+from workers.vectors.workplace import Workplace
 
 BLOCK_ROWS = 4096  # of one block: 6 MB at 384 components; fixed, because a sum over other blocks has other bits
 
@@ -40,6 +41,7 @@ class ShardRows:
         stored: one array [rows, W] for each part, as stored.
         decode: [n, W] stored -> [n, D] float32.
         columns: [N] the columns that were asked for.
+        workplace: of the actor, for steps that leave files for later passes.
     """
 
     def __init__(
@@ -50,15 +52,23 @@ class ShardRows:
         stored: Sequence[NDArray[Any]],
         decode: Callable[[NDArray[Any]], Floats],
         columns: pa.Table,
+        workplace: Workplace | None = None,
     ) -> None:
         self.number, self.first_row, self.parts = number, first_row, tuple(parts)
         self.columns = columns
         self.stored = list(stored)  # by part; the cache replaces it by the same arrays, mapped from files
-        self._decode = decode
+        self._decode, self._workplace = decode, workplace
         self._remembered: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return sum(part.rows for part in self.parts)
+
+    @property
+    def workplace(self) -> Workplace:
+        """Raises: ValueError: these rows were made without one."""
+        if self._workplace is None:
+            raise ValueError("rows without a workplace")
+        return self._workplace
 
     @property
     def stored_bytes(self) -> int:

@@ -62,7 +62,8 @@ class Concatenation(Combiner):
 
     def add(self, partial: Mapping[str, NDArray[Any]]) -> None:
         for name, value in partial.items():
-            self._pieces.setdefault(name, []).append(np.asarray(value))
+            mine = value if value.flags.owndata else np.array(value)  # not a view of Ray's memory
+            self._pieces.setdefault(name, []).append(mine)
 
     def result(self) -> Partial:
         return {name: np.concatenate(pieces) for name, pieces in self._pieces.items()}

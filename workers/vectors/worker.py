@@ -3,9 +3,11 @@
     answer(step, assignment)   a pass over a shard       -> PassResult | Failure
     unit(step, assignment)     a pass over a unit        -> PassResult | Failure
     write(step, assignment)    the last pass             -> Receipt | Failure
+    work(step, assignment)     whichever of them the step is for
+    one_thread()               BLAS and OpenMP of this process have one thread from now on
 
-One thread a call, BLAS and OpenMP included: sums of several threads have bits that depend on their number. Errors are
-returned as a Failure, never raised; which shard comes next is the scheduler's knowledge.
+Every call has one thread: sums of several threads have bits that depend on their number. Errors are returned as a Failure,
+never raised; which shard comes next is the scheduler's knowledge.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +82,11 @@ class PassResult:
     adopted: bool = False
 
 
+def one_thread() -> None:
+    """Limits every library that is loaded by now; the limit stays."""
+    threadpool_limits(limits=1)
+
+
 class VectorWorker:
     """The passes of one actor (or of the driver itself, on several threads)."""
 
@@ -93,9 +100,7 @@ class VectorWorker:
             self._folder = Path(tempfile.mkdtemp(prefix="vectors-", dir=folder))
         self._cache = ShardCache(self._folder, settings.cache_bytes)
         self._place = {number: place for place, number in enumerate(settings.numbers)}
-        self.workplace = Workplace(
-            self._source, self._output, f"{RunPaths(settings.stamp.run_id).root}/scratch", self._folder
-        )
+        self.workplace = Workplace(self._source, self._output, RunPaths(settings.stamp.run_id).scratch, self._folder)
         self._began = time.monotonic()
         self.rows_done, self.busy_seconds, self.bytes_read = 0, 0.0, 0
 
@@ -107,6 +112,15 @@ class VectorWorker:
         """Remove its local files."""
         self._cache.forget()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def work(self, step: Step | UnitStep | WriteStep, assignment: Assignment) -> PassResult | Receipt | Failure:
+        match step:
+            case Step():
+                return self.answer(step, assignment)
+            case UnitStep():
+                return self.unit(step, assignment)
+            case WriteStep():
+                return self.write(step, assignment)
 
     def answer(self, step: Step, assignment: Assignment) -> PassResult | Failure:
         return self._attempt(assignment, lambda: self._result(assignment, lambda: step.of_shard(self._rows(assignment))))
@@ -131,8 +145,8 @@ class VectorWorker:
     def _attempt(self, assignment: Assignment, work: Callable[[], _Answer]) -> _Answer | Failure:
         began = time.monotonic()
         try:
-            with threadpool_limits(limits=1):
-                answer = work()
+            one_thread()  # again each time: libraries that a step imports have as many threads as there are cores
+            answer = work()
             self.rows_done += assignment.shard.rows or 0
             return answer
         except ObjectError as error:  # a part of the source: no other actor can read it either
@@ -176,7 +190,7 @@ class VectorWorker:
         form = schema.vector_format
         unpack = functools.partial(decode, vector_type=form.vector, scale=form.int8_scale)
         place = settings.first_rows[self._place[shard.number]]
-        return ShardRows(shard.number, place, spans, stored, unpack, columns)
+        return ShardRows(shard.number, place, spans, stored, unpack, columns, self.workplace)
 
     def _written(self, step: WriteStep, assignment: Assignment) -> Receipt:
         settings, shard = self._settings, assignment.shard
@@ -188,7 +202,8 @@ class VectorWorker:
         with local_disk(self._folder):
             folder = Path(tempfile.mkdtemp(prefix=f"shard-{shard.name}-", dir=self._folder))
         try:
-            desk = Desk(self._source, settings.schema, assignment, settings.stamp, self._source_run, folder)
+            stamp = replace(settings.stamp, facts=step.footer())
+            desk = Desk(self._source, settings.schema, assignment, stamp, settings.stamp.source_run_id, folder)
             with local_disk(folder):
                 files = [_local(made) for made in step.files(self._rows(assignment), desk)]
             documents = sum(file.output.rows for file in files)
@@ -205,10 +220,6 @@ class VectorWorker:
             return receipt(standing)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    @property
-    def _source_run(self) -> str:
-        return self._settings.stamp.source_run_id
 
 
 def _read_part(

@@ -17,6 +17,7 @@ from tests.jobs.evaluate.labelled import Rows, by_id, drawn, evaluated, publish,
 from workers.errors import UsageError
 from workers.records.shard import Assignment, Receipt
 from workers.vectors.derived import AlignedColumns, DerivedStamp
+from workers.vectors.evaluation.classes import division
 from workers.vectors.shard_rows import PartSpan, ShardRows
 from workers.vectors.worker import VectorWorker, WorkerSettings
 
@@ -41,7 +42,7 @@ def test_equal_texts_do_not_leak(copied: Rows, tmp_path: Path) -> None:
     assert facts["knn_macro_f1"] < 0.5
     assert facts["macro_f1"] < 0.5
     assert facts["split"]["random"]["knn_macro_f1"] > 0.75, "a row's copies are its nearest neighbours"
-    assert any("a random split" in note for note in facts["notes"])
+    assert any("a random split leaks" in note for note in facts["notes"])
     tested = by_id(outcome.tables["predictions"])
     for at in range(DISTINCT):
         assert len({str(at + copy * DISTINCT) in tested for copy in range(COPIES)}) == 1
@@ -131,6 +132,20 @@ def test_a_sample_keeps_rare_classes(tmp_path: Path) -> None:
     assert 600 < used < 1000
     names, counts = np.unique(rows.labels, return_counts=True)
     assert set(facts["classes"]) == set(names[counts > 10])
+
+
+def test_a_small_sample_is_decoded_once_with_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path / "out", drawn(3000, seed=6))
+    section = section_of(tmp_path / "out", sample=150)
+    sparse = evaluated(section)[0]
+    assert sparse.facts["rows"] + sparse.facts["training_rows"] < 3000 / division.SPARSE
+    monkeypatch.setattr(division, "SPARSE", 10**9)
+    dense = evaluated(section)[0]
+    mine, theirs = by_id(sparse.tables["predictions"]), by_id(dense.tables["predictions"])
+    assert mine.keys() == theirs.keys()
+    assert [mine[row]["likely"] for row in mine] == [theirs[row]["likely"] for row in mine]
+    assert sparse.facts["knn_macro_f1"] == dense.facts["knn_macro_f1"]
+    assert sparse.facts["probe"]["loss"] == pytest.approx(dense.facts["probe"]["loss"], rel=1e-6)
 
 
 def test_classes_of_one_row_and_rows_without_a_label(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from jobs.evaluate import classify
+from jobs.evaluate import classify, classify_inputs
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.job import EvaluateJob
 from jobs.passes.kind import Kept, Outcome
@@ -43,7 +44,8 @@ def test_worse_vectors_are_refused_and_better_ones_pass(tmp_path: Path, monkeypa
     assert [check.ok for check in again.checks] == [True]
 
 
-def test_settings_hold_no_credentials_and_no_limits() -> None:
+def test_settings_hold_no_credentials_but_the_runs_of_named_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classify_inputs, "open_published", lambda *_: SimpleNamespace(run_id="run 7", job="dedup"))
     split = {"by": "near", "groups": "s3://groups", "storage_options": {"secret": "hidden"}}
     section = {
         "snapshot": "s3://vectors",
@@ -55,7 +57,8 @@ def test_settings_hold_no_credentials_and_no_limits() -> None:
     kind = EvaluateJob(EvaluateConfig.model_validate({"evaluate": section, "output": {"uri": "evaluation"}}))
     kept = kind.settings()
     assert "hidden" not in str(kept)
-    assert "max_drop" not in kept
+    assert kept["max_drop"] == 0.1
+    assert kept["outputs"] == {"groups": "run 7"}
     assert (kept["label"], kept["split"]["groups"]) == ("lang", "s3://groups")
 
 

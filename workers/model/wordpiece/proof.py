@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 import numpy as np
-import pyarrow as pa
 from tokenizers import Tokenizer
 
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.wordpiece.definition import definition_of
 from workers.model.wordpiece.library import Encoded, Vocabulary, tables_version
+from workers.model.wordpiece.text_column import text_column
 
 ROOM = 7  # ids to which texts of the proof are truncated as well
 SAMPLED = 101  # every so many code points are tried where the tables are of this version of `tokenizers`
@@ -78,7 +78,7 @@ def code_points(step: int) -> Iterator[str]:
 def first_difference(vocabulary: Vocabulary, tokenizer: Tokenizer, texts: Sequence[str]) -> str | None:
     """The first of these of which the two make other tokens, or see them elsewhere in the text."""
     theirs = tokenizer.encode_batch(list(texts), add_special_tokens=False)
-    column = pa.array(texts, pa.large_string())
+    column = text_column(texts)
     for room in (None, ROOM):
         for spans in (False, True):
             mine = vocabulary.encode(column, room, before=_NOTHING, after=_NOTHING, spans=spans)

@@ -26,12 +26,13 @@ from workers.errors import UsageError
 from workers.storage.store import Store
 from workers.table.part_file import open_part, path_in_run
 from workers.table.schema import CHUNK, ID, PREFIX, TEXT_HASH
-from workers.table.vectors import Floats
+from workers.table.vectors import Floats, unit_rows
 from workers.vectors.evaluation.classes.labels import has_several, label_cells
-from workers.vectors.shard_rows import ShardRows
+from workers.vectors.shard_rows import BLOCK_ROWS, ShardRows
 
 Keys = NDArray[np.uint64]
 SAMPLE, TEST, FOLD, CURVE, QUERY, DRAWN = range(1, 7)  # one independent number of a key for each purpose
+SPARSE = 8  # one used row in so many: 79 passes do not decode the other seven
 BOOTSTRAP = 1 << 16  # and one for each replicate
 MAIN, NAIVE = 0, 1  # divisions of the same rows: by `by`, and row by row
 
@@ -113,6 +114,7 @@ class UsedRows:
     tested: NDArray[np.bool_]  # [2, M] by the main and by the naive division
     folds: NDArray[np.int8]  # [M]
     drawn: NDArray[np.float64]  # [M] between 0 and 1, for learning curves
+    division: str  # its digest
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -130,7 +132,14 @@ class UsedRows:
         return truth
 
     def blocks(self, rows: ShardRows, *, unit: bool = False) -> Iterator[tuple[NDArray[np.int64], Floats]]:
-        """(numbers into these arrays, vectors [n, D]) block by block."""
+        """(numbers into these arrays, vectors [n, D]) block by block. A small sample of the shard is kept in memory."""
+        if len(self) * SPARSE <= len(rows):
+            if len(self):
+                kept = rows.remember(f"vectors of division {self.division}", lambda: rows.take(self.positions, unit=False))
+                for first in range(0, len(self), BLOCK_ROWS):
+                    vectors = kept[first : first + BLOCK_ROWS]
+                    yield np.arange(first, first + len(vectors)), unit_rows(vectors) if unit else vectors
+            return
         for first, vectors in rows.blocks(unit=unit):
             low, high = np.searchsorted(self.positions, [first, first + len(vectors)])
             if low < high:
@@ -196,7 +205,8 @@ class Division:
         positions = np.flatnonzero(chosen)
         codes, offsets = _taken(codes, offsets, positions)
         drawn = uniform(keys, CURVE)[positions]
-        return UsedRows(positions, codes, offsets, keys[positions], tested[:, positions], folds[positions], drawn)
+        tested, folds = tested[:, positions], folds[positions]
+        return UsedRows(positions, codes, offsets, keys[positions], tested, folds, drawn, self.digest)
 
     def _coded(self, cells: pa.Array) -> tuple[NDArray[np.int32], NDArray[np.int64] | None, NDArray[np.float64]]:
         """Codes, offsets of lists, and [N] the share of such rows that is used: 0 for a row without a label."""

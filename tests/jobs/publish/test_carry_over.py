@@ -14,9 +14,9 @@ import pytest
 
 from jobs.driver.lock import DriverLock
 from jobs.driver.signals import StopFlag, Stopped
-from jobs.embed.carry_over import carry_over
 from jobs.embed.context import DriverContext
 from jobs.monitoring.metrics import RunMetrics
+from jobs.publish.carry_over import carry_over
 from jobs.state.ledger import Ledger
 from jobs.state.stored_shards import pending
 from tests.jobs.ledger_samples import RUN, receipt, shard

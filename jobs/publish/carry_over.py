@@ -17,9 +17,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from itertools import islice
+from typing import Protocol
 
-from jobs.embed.context import DriverContext
-from jobs.state.ledger import load_receipts
+from jobs.driver.lock import DriverLock
+from jobs.driver.signals import StopFlag
+from jobs.state.ledger import Ledger, load_receipts
 from jobs.state.receipts import Receipts
 from workers.errors import RunAborted
 from workers.records.shard import OutputFile, Receipt, Shard
@@ -34,7 +36,18 @@ LOG_SECONDS = 10.0
 log = logging.getLogger("reembed")
 
 
-def carry_over(store: Store, run_id: str, base: str, shards: Sequence[Shard], driver: DriverContext) -> Receipts:
+class Driver(Protocol):
+    """What copying needs of its driver."""
+
+    @property
+    def lock(self) -> DriverLock: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def stop(self) -> StopFlag: ...
+
+
+def carry_over(store: Store, run_id: str, base: str, shards: Sequence[Shard], driver: Driver) -> Receipts:
     """Carry `shards` (of run `run_id`, none with a receipt, all with `carried`) over from run `base`.
 
     Returns:
@@ -102,7 +115,7 @@ def _files(receipt: Receipt) -> list[OutputFile]:
 class _Carrier:
     """Carries shards over; called from many threads. `halt` stops it between two files."""
 
-    def __init__(self, store: Store, run_id: str, base: str, driver: DriverContext) -> None:
+    def __init__(self, store: Store, run_id: str, base: str, driver: Driver) -> None:
         self._store, self._run_id, self._base, self._driver = store, run_id, base, driver
         self.halt = threading.Event()
 

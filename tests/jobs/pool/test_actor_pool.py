@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from jobs.pool import replica_pool
-from jobs.pool.replica_pool import GATHER_SECONDS, STATS_A_SECOND, STATS_SECONDS, ReplicaPool, stats_seconds
+from jobs.pool import actor_pool
+from jobs.pool.actor_pool import GATHER_SECONDS, STATS_A_SECOND, STATS_SECONDS, stats_seconds
+from jobs.pool.replica_pool import ReplicaPool
 from jobs.scheduling.messages import Stats
 from workers.records.shard import ReplicaStats
 
@@ -60,8 +61,8 @@ class _Actor:
 
 def pool_of(replicas: int, monkeypatch: pytest.MonkeyPatch) -> tuple[ReplicaPool, _Clock]:
     clock = _Clock()
-    monkeypatch.setattr(replica_pool, "time", clock)
-    monkeypatch.setattr(replica_pool, "ray", _Ray())
+    monkeypatch.setattr(actor_pool, "time", clock)
+    monkeypatch.setattr(actor_pool, "ray", _Ray())
     pool = ReplicaPool.__new__(ReplicaPool)
     pool._actors = {number: _Actor() for number in range(replicas)}
     pool._ready = set(pool._actors)
@@ -92,4 +93,4 @@ def test_what_ends_together_is_heard_together(calls: int, seconds: float, monkey
     pool._calls = {_Call(ReplicaStats()): ("stats", number) for number in range(calls)}
     assert len(pool.wait(0.25)) == calls
     assert clock.slept == pytest.approx(seconds)
-    assert replica_pool.ray.looks == 2
+    assert actor_pool.ray.looks == 2

@@ -1,0 +1,1 @@
+"""The job that divides a snapshot into clusters. `python -m jobs.cluster CONFIG` runs it."""

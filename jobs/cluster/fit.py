@@ -1,0 +1,86 @@
+"""Centroids of a snapshot: a sample, faiss on it, then exact passes over all rows until they change little.
+
+    fit(passes, section, clusters) -> Fit
+
+A pass lowers the inertia, the sum of squared distances of all rows to their centroids, or ends the fit.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.cluster.config import ClusterSection
+from jobs.passes.passes import Passes, digest_of
+from jobs.passes.source import SourceSnapshot
+from workers.errors import UsageError
+from workers.table.part_file import vector_bytes
+from workers.vectors.clustering.centroids import COSINE, Centroids
+from workers.vectors.clustering.fit import after_pass, distinct_rows, start
+from workers.vectors.clustering.row_keys import key_columns
+from workers.vectors.clustering.steps import Lloyd, SampleRows, in_order_of_keys
+
+log = logging.getLogger("reembed")
+_LARGER = 8  # times, when a sample has too few distinct rows
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """`passes`: exact passes made. `sampled`: rows of the sample. `inertia`: of each pass, before its update."""
+
+    centroids: Centroids
+    passes: int
+    sampled: int
+    inertia: tuple[float, ...]
+
+
+def vectors_in(source: SourceSnapshot) -> int:
+    """Vectors of the snapshot; of token vectors an estimate, by the bytes of its parts."""
+    if not source.schema.lists:
+        return source.rows
+    return max(1, sum(shard.text_bytes for shard in source.shards) // vector_bytes(source.schema))
+
+
+def fit(passes: Passes, section: ClusterSection, clusters: int) -> Fit:
+    """Raises: UsageError: fewer distinct vectors than clusters; faiss is not installed. As Passes.run()."""
+    sample = _sample(passes, section, clusters)
+    name = f"start {clusters} {section.metric} {digest_of(sample)}"
+    state = passes.once(name, lambda: start(sample, clusters, section.metric).to_state())
+    centroids = Centroids.from_state(section.metric, state)
+    inertias: list[float] = []
+    while len(inertias) < section.passes:
+        totals = passes.run(Lloyd(centroids, key_columns(passes.source.schema)))
+        inertias.append(float(totals["inertia"]))
+        centroids, empty = after_pass(centroids, totals)
+        log.info("pass %d: inertia %.6g, %d empty clusters", len(inertias), inertias[-1], empty)
+        if len(inertias) > 1 and not empty and inertias[-2] - inertias[-1] <= section.tolerance * inertias[-2]:
+            break
+    return Fit(centroids, len(inertias), len(sample), tuple(inertias))
+
+
+def _sample(passes: Passes, section: ClusterSection, clusters: int) -> NDArray[np.float32]:
+    """[n, D] in order of row keys, with at least `clusters` distinct rows."""
+    source = passes.source
+    vectors = vectors_in(source)
+    most = min(1.0, section.sample_bytes / (4 * source.dim) / vectors)
+    share = min(most, clusters * section.sample / vectors)
+    while True:
+        step = SampleRows(share, section.metric == COSINE, key_columns(source.schema))
+        _, sample = in_order_of_keys(passes.run(step))
+        distinct = distinct_rows(sample, clusters)
+        if distinct >= clusters:
+            return sample
+        if share >= most:
+            break
+        share = min(most, share * _LARGER)
+    if share >= 1:
+        raise UsageError(
+            f"cluster.clusters={clusters}: the snapshot has {distinct:,} distinct vectors; give at most {distinct}"
+        )
+    raise UsageError(
+        f"cluster.clusters={clusters}: the sample of {len(sample):,} rows has {distinct:,} distinct vectors; give fewer "
+        "clusters, or raise cluster.sample_bytes"
+    )

@@ -1,0 +1,1 @@
+"""The job that finds near-duplicates in a snapshot. `python -m jobs.dedup CONFIG` runs it."""

@@ -1,0 +1,109 @@
+"""Cells: k-means centroids of a sample of texts. Rows near each other mostly fall into the same cells.
+
+    SampleTexts    the texts whose hash is below a limit, each once a shard
+    find_cells     spherical k-means of the sample, on one thread; in two levels beyond FLAT centroids
+
+The sample depends on the texts alone, not on their order or on shards. Copies of a text count once, so a text that makes up
+a third of the rows does not draw a third of the centroids.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from workers.errors import UsageError
+from workers.table.schema import CHUNK
+from workers.table.vectors import Floats
+from workers.vectors.duplicates.exact import hashes_of
+from workers.vectors.shard_rows import ShardRows
+from workers.vectors.step import Combiner, Concatenation, Partial, Step
+
+MOST_CELLS = 32_768  # by `auto`: 48 MiB of centroids at 384 components
+SAMPLE_A_CELL = 64  # texts of the sample for each centroid: within 3% of the inertia of k-means on everything
+FLAT = 1024  # centroids that are found at once; more in two levels, which costs 2 sqrt(k) and not k products a text
+ITERATIONS = 15
+SEED = 1234
+
+
+def cells_for(rows: int) -> int:
+    """`clusters: auto`: the square root of the rows, so that finding cells costs about as much as looking into them."""
+    return max(1, min(MOST_CELLS, math.isqrt(rows)))
+
+
+@dataclass(frozen=True)
+class SampleTexts(Step):
+    """`share`: of the texts, 0 to 1."""
+
+    share: float
+    columns: tuple[str, ...]
+
+    def of_shard(self, rows: ShardRows) -> Partial:
+        keys = _keys(rows)
+        limit = np.uint64(min(self.share, 1.0) * float(2**64 - 2**11))
+        _, first = np.unique(keys, return_index=True)
+        chosen = np.sort(first[keys[first] <= limit])
+        return {"keys": keys[chosen], "vectors": rows.take(chosen, unit=True)}
+
+    def combiner(self) -> Combiner:
+        return Concatenation()
+
+
+def _keys(rows: ShardRows) -> NDArray[np.uint64]:
+    """[N] a hash of each row's text, of its chunk also."""
+    hashes = hashes_of(rows)
+    keys: NDArray[np.uint64] = hashes["low"].copy()
+    if CHUNK in rows.columns.column_names:
+        keys ^= hashes["chunk"].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return keys
+
+
+def find_cells(sample: Partial, cells: int) -> Floats:
+    """[cells or fewer, D] centroids of unit length. `sample`: of SampleTexts. Raises: UsageError: faiss is not installed."""
+    _, first = np.unique(sample["keys"], return_index=True)  # by key: the order of shards does not matter
+    vectors = np.ascontiguousarray(sample["vectors"][first], np.float32)
+    cells = min(cells, len(vectors))
+    with threadpool_limits(limits=1):
+        if cells <= FLAT:
+            return _k_means(vectors, cells)
+        coarse = _k_means(vectors, math.isqrt(cells))
+        nearest = np.concatenate(
+            [(vectors[at : at + 4096] @ coarse.T).argmax(axis=1) for at in range(0, len(vectors), 4096)]
+        )
+        sizes = np.bincount(nearest, minlength=len(coarse))
+        parts = [(vectors[nearest == cell], int(share)) for cell, share in enumerate(_shares(sizes, cells)) if share]
+        return np.concatenate([_k_means(members, share) for members, share in parts])
+
+
+def _shares(sizes: NDArray[np.int64], cells: int) -> NDArray[np.int64]:
+    """Centroids of each coarse cell, in proportion to its members: a crowded region gets more of them."""
+    shares = np.maximum(sizes * cells // sizes.sum(), 1)
+    taken: NDArray[np.int64] = np.minimum(shares, sizes)
+    return taken
+
+
+def _k_means(vectors: Floats, cells: int) -> Floats:
+    faiss = require_faiss()
+    if cells >= len(vectors):
+        return vectors
+    kmeans = faiss.Kmeans(
+        vectors.shape[1], cells, niter=ITERATIONS, seed=SEED, spherical=True,
+        min_points_per_centroid=1, max_points_per_centroid=len(vectors),
+    )  # fmt: skip
+    kmeans.train(vectors)
+    centroids: Floats = np.asarray(kmeans.centroids, np.float32)
+    return centroids
+
+
+def require_faiss() -> Any:
+    """The module faiss. Raises: UsageError: it is not installed."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise UsageError(f"dedup needs faiss ({error}): pip install 'reembed[vectors]'") from error
+    return faiss

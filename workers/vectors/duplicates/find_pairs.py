@@ -1,0 +1,126 @@
+"""FindPairs: compares the rows of cells. What it finds goes to scratch; the driver is answered figures alone.
+
+edges      a row and another of its set, as found in one cell: at most one a row and cell
+nearest    for each row the nearest row of the cell, to the shard of the row
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.vectors.duplicates.cell_search import NONE, CellRows, CellSearch
+from workers.vectors.duplicates.route import Form, Pieces
+from workers.vectors.duplicates.shuffle import Places, Records, Shuffle
+from workers.vectors.step import Partial, UnitStep
+from workers.vectors.workplace import Workplace
+
+COLUMN_ROWS = 8192  # of a crowded cell, that its blocks are compared with at once
+EDGE = np.dtype([("row", "<i8"), ("other", "<i8")])
+NEAR = np.dtype([("row", "<i8"), ("other", "<i8"), ("cosine", "<f4")])
+
+
+@dataclass(frozen=True)
+class CellFiles:
+    """One cell's rows in the files of all shards; positions count them in order of shards."""
+
+    workplace: Workplace
+    pieces: Pieces
+    numbers: tuple[int, ...]
+    cell: int
+    spans: NDArray[np.int64]  # [shards, 2] where the rows begin and end in each file
+
+    def rows(self, first: int, stop: int) -> Records:
+        """The rows of these positions."""
+        found = [np.empty(0, self.pieces.shuffle.dtype)]
+        at = 0
+        for sender, (start, end) in zip(self.pieces.senders(self.numbers, self.cell), self.spans.tolist(), strict=True):
+            low, high = max(first, at), min(stop, at + end - start)
+            if low < high:
+                found.append(self.pieces.shuffle.records(self.workplace, sender, start + low - at, start + high - at))
+            at += end - start
+        return np.concatenate(found)
+
+    def __len__(self) -> int:
+        return int((self.spans[:, 1] - self.spans[:, 0]).sum())
+
+
+@dataclass(frozen=True)
+class FindPairs(UnitStep):
+    """Answers `pairs`, `text_pairs` and `compared` (rows, each once a cell)."""
+
+    places: Places
+    pieces: Pieces
+    form: Form
+    threshold: float
+    units: NDArray[np.int64]  # of route.plan_units
+    edges: Shuffle
+    nearest: Shuffle
+
+    def of_unit(self, unit: int, workplace: Workplace) -> Partial:
+        first, stop, start, end = self.units[unit].tolist()
+        work = self._crowded(workplace, first, start, end) if end else self._cells(workplace, first, stop)
+        edges, near = [np.empty(0, EDGE)], [np.empty(0, NEAR)]
+        pairs = texts = compared = 0
+        for rows, search in work:
+            edges.append(_edges(rows, search))
+            near.append(_nearest(rows, search))
+            pairs, texts, compared = pairs + search.pairs, texts + search.texts, compared + len(near[-1])
+        found = np.concatenate(near)
+        joined = np.concatenate(edges)
+        self.edges.write(workplace, unit, np.zeros(len(joined), np.int64), joined)
+        self.nearest.write(workplace, unit, self.places.of(found["row"]), found)
+        return {"pairs": np.array(pairs), "text_pairs": np.array(texts), "compared": np.array(compared)}
+
+    def _cells(self, workplace: Workplace, first: int, stop: int) -> Iterator[tuple[NDArray[np.int64], CellSearch]]:
+        """(row numbers by position, what was found) of each cell."""
+        low = first // self.pieces.width * self.pieces.width
+        senders = self.pieces.senders(self.places.numbers, first)
+        offsets = self.pieces.shuffle.offsets(workplace, senders, first - low, stop - low)
+        files = [
+            self.pieces.shuffle.records(workplace, sender, int(spans[0]), int(spans[-1]))
+            for sender, spans in zip(senders, offsets, strict=True)
+        ]
+        for cell in range(first, stop):
+            at = offsets[:, cell - first] - offsets[:, 0], offsets[:, cell - first + 1] - offsets[:, 0]
+            records = np.concatenate([file[start:end] for file, start, end in zip(files, *at, strict=True)])
+            if len(records):
+                search = CellSearch(len(records), self.threshold)
+                search.among(CellRows.of(records, 0, cell, self.form))
+                yield records["row"], search
+
+    def _crowded(
+        self, workplace: Workplace, cell: int, start: int, end: int
+    ) -> Iterator[tuple[NDArray[np.int64], CellSearch]]:
+        """Some rows of a cell, compared with all of it."""
+        low = cell // self.pieces.width * self.pieces.width
+        senders = self.pieces.senders(self.places.numbers, cell)
+        spans = self.pieces.shuffle.offsets(workplace, senders, cell - low, cell - low + 1)
+        files = CellFiles(workplace, self.pieces, self.places.numbers, cell, spans)
+        left = CellRows.of(files.rows(start, end), start, cell, self.form)
+        search = CellSearch(len(files), self.threshold)
+        numbers = []
+        for at in range(0, len(files), COLUMN_ROWS):
+            records = files.rows(at, at + COLUMN_ROWS)
+            numbers.append(records["row"].copy())
+            search.against(left, CellRows.of(records, at, cell, self.form))
+        yield np.concatenate(numbers), search
+
+
+def _edges(rows: NDArray[np.int64], search: CellSearch) -> Records:
+    roots = search.links.roots(np.arange(len(rows)))
+    joined = np.flatnonzero(roots != np.arange(len(rows)))
+    found = np.empty(len(joined), EDGE)
+    found["row"], found["other"] = rows[joined], rows[roots[joined]]
+    return found
+
+
+def _nearest(rows: NDArray[np.int64], search: CellSearch) -> Records:
+    met = np.flatnonzero(search.cosine > NONE)
+    found = np.empty(len(met), NEAR)
+    found["row"], found["other"] = rows[met], rows[search.nearest[met]]
+    found["cosine"] = np.clip(search.cosine[met], -1, 1)
+    return found
