@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import pytrec_eval
 
-from jobs.evaluate import retrieve
 from jobs.evaluate.config import EvaluateSection
+from jobs.evaluate.given import retrieve
 from jobs.passes.kind import Outcome
 from tests.jobs.evaluate.given_texts import DIM, use_drawn_embedder, vector_of
 from tests.vector_snapshots import MemoryJournal, passes_over, publish_vectors
