@@ -4,7 +4,7 @@
 
 Contestants, each in a process of its own with one thread, in turns:
 
-    reembed         a sample of 64 rows a cluster, exact passes, and the pass that assigns every row
+    reembed         a sample of 128 rows a cluster, exact passes, and the pass that assigns every row
     faiss           Kmeans on all rows in memory, 25 iterations, and a search that assigns every row
     minibatch       scikit-learn's MiniBatchKMeans on all rows in memory
     minibatch-once  its partial_fit, every row once
@@ -25,12 +25,41 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+
+from workers.vectors.clustering.centroids import assigned
+from workers.vectors.clustering.steps import Assign
+from workers.vectors.shard_rows import ShardRows
+from workers.vectors.step import Combiner, Concatenation, Partial, Step
 
 CONTESTANTS = ("reembed", "faiss", "minibatch", "minibatch-once")
 METRICS = ("cosine", "l2")
 BATCH = 4096
+
+
+@dataclass(frozen=True)
+class _Touch(Step):
+    """Makes the worker read, as the others have read."""
+
+    def of_shard(self, rows: ShardRows) -> Partial:
+        return {"rows": np.array(len(rows))}
+
+
+@dataclass(frozen=True)
+class _Clusters(Step):
+    """What the last pass would write."""
+
+    assign: Assign
+
+    def of_shard(self, rows: ShardRows) -> Partial:
+        return {"cluster": self.assign.centroids.numbers[assigned(rows, self.assign.centroids).place]}
+
+    def combiner(self) -> Combiner:
+        return Concatenation()
 
 
 def main() -> None:
@@ -91,18 +120,16 @@ def compared(options: argparse.Namespace) -> dict[str, Any]:
 
 def one(snapshot: str, label: str, clusters: int, name: str, metric: str) -> dict[str, Any]:
     """One contestant in this process."""
-    import numpy as np
     from sklearn.metrics import v_measure_score
 
-    vectors, labels = _read(snapshot, label, unit=metric == "cosine")
-    run = {"reembed": _reembed, "faiss": _faiss, "minibatch": _minibatch, "minibatch-once": _minibatch_once}[name]
-    if name == "reembed":
-        del vectors  # it reads the snapshot itself
+    if name == "reembed":  # it reads the snapshot itself
         centroids, place, seconds = _reembed(snapshot, clusters, metric)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        vectors, _ = _read(snapshot, label, unit=metric == "cosine")
+        vectors, labels = _read(snapshot, label, unit=metric == "cosine")
     else:
-        centroids, place, seconds = run(vectors, clusters, metric)  # type: ignore[operator]
+        vectors, labels = _read(snapshot, label, unit=metric == "cosine")
+        run = {"faiss": _faiss, "minibatch": _minibatch, "minibatch-once": _minibatch_once}[name]
+        centroids, place, seconds = run(vectors, clusters, metric)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     centroids = centroids.astype(np.float64)
     if metric == "cosine":
@@ -117,7 +144,6 @@ def one(snapshot: str, label: str, clusters: int, name: str, metric: str) -> dic
 
 def _read(snapshot: str, label: str, *, unit: bool) -> tuple[Any, list[str]]:
     """All vectors in memory, in the order of the snapshot."""
-    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -137,33 +163,28 @@ def _read(snapshot: str, label: str, *, unit: bool) -> tuple[Any, list[str]]:
 
 
 def _reembed(snapshot: str, clusters: int, metric: str) -> tuple[Any, Any, float]:
-    import numpy as np
-    import scipy.sparse  # noqa: F401 - imports are not counted, as for the others
+    import faiss  # noqa: F401 - imports are not counted, as for the others
+    import scipy.sparse  # noqa: F401
 
     from jobs.cluster.config import ClusterJobConfig
     from jobs.cluster.job import ClusterJob
     from jobs.config import parse_section
     from jobs.passes.source import SourceSnapshot
     from tests.vector_snapshots import passes_over
-    from workers.vectors.clustering.steps import Assign
-    from workers.vectors.step import Concatenation
-
-    import faiss  # noqa: F401 # isort: skip
 
     section = {"snapshot": snapshot, "clusters": clusters, "metric": metric, "words": 0, "map": 0, "examples": 0}
     with tempfile.TemporaryDirectory() as work:
         job = ClusterJob(parse_section({"cluster": section, "output": {"uri": work}}, "benchmark", ClusterJobConfig))
         columns = job.check(SourceSnapshot.open(snapshot, {}, "SNAPSHOT"))
         with passes_over(snapshot, columns, work=work) as passes:
-            passes.run(_Read())
+            passes.run(_Touch())
             began = time.process_time()
             outcome = job.program(passes, None)
-            gathered = Concatenation()
-            passes._executor.run(_Clusters(outcome.step), passes.source.shards, gathered)
+            assert isinstance(outcome.step, Assign)
+            place = passes.run(_Clusters(outcome.step))["cluster"]
             seconds = time.process_time() - began
-    assert isinstance(outcome.step, Assign)
     centroids = np.stack(outcome.tables["clusters"].column("centroid").to_pylist()).astype(np.float32)
-    return centroids, gathered.result()["cluster"], seconds
+    return centroids, place, seconds
 
 
 def _faiss(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any, float]:
@@ -198,38 +219,6 @@ def _minibatch_once(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any,
             kmeans.partial_fit(vectors[at : at + BATCH])
     place = kmeans.predict(vectors)
     return kmeans.cluster_centers_, place, time.process_time() - began
-
-
-def _steps() -> tuple[Any, Any]:
-    """Steps of this benchmark: one that makes the worker read, as the others have read; one that returns the clusters."""
-    from dataclasses import dataclass
-
-    import numpy as np
-
-    from workers.vectors.clustering.centroids import assigned
-    from workers.vectors.step import Step
-
-    @dataclass(frozen=True)
-    class Read(Step):
-        def of_shard(self, rows: Any) -> Any:
-            return {"rows": np.array(len(rows))}
-
-    @dataclass(frozen=True)
-    class Clusters(Step):
-        assign: Any
-
-        def of_shard(self, rows: Any) -> Any:
-            return {"cluster": self.assign.centroids.numbers[assigned(rows, self.assign.centroids).place]}
-
-    return Read, Clusters
-
-
-def _Read() -> Any:
-    return _steps()[0]()
-
-
-def _Clusters(step: Any) -> Any:
-    return _steps()[1](step)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,9 @@ class CorpusConfig(Section):
     """A longer document (or line) is quarantined, which bounds memory."""
     csv: CsvConfig = Field(default_factory=CsvConfig)
     """The dialect of CSV and TSV objects."""
+    exclude: str | None = Field(None, min_length=1)
+    """OUTPUT of `reembed dedup`: rows that it says not to keep are counted, and not embedded. A row is known by its id and
+    its text. Read with output.storage_options."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
     @model_serializer(mode="wrap")
@@ -201,6 +204,8 @@ class CorpusConfig(Section):
             written.pop("csv", None)
         if not self.types:
             written.pop("schema", None)
+        if self.exclude is None:
+            written.pop("exclude", None)
         return written
 
 

@@ -18,7 +18,7 @@ class ClusterSection(SnapshotSection, ClusterConfig):
     """Clusters. auto: the square root of the number of rows. More than 4,096 have two levels."""
     metric: Literal["cosine", "l2"] = "cosine"
     """cosine: spherical k-means, vectors and centroids have length 1. l2: Euclidean distances."""
-    sample: int = Field(64, ge=16, le=1024)
+    sample: int = Field(128, ge=16, le=1024)
     """Rows for each cluster, in the sample from which the start is computed."""
     sample_bytes: ByteCount = Field(1 << 30, ge=1 << 20)
     """Most bytes of that sample, which the driver holds in memory."""

@@ -45,9 +45,9 @@ def vectors_in(source: SourceSnapshot) -> int:
 
 
 def fit(passes: Passes, section: ClusterSection, clusters: int) -> Fit:
-    """Raises: UsageError: fewer distinct vectors than clusters; faiss is not installed. As Passes.run()."""
+    """Raises: UsageError: fewer distinct vectors than clusters. As Passes.run()."""
     sample = _sample(passes, section, clusters)
-    name = f"start {clusters} {section.metric} {digest_of(sample)}"
+    name = f"start {clusters} {section.metric} {digest_of(sample)[:16]}"
     state = passes.once(name, lambda: start(sample, clusters, section.metric).to_state())
     centroids = Centroids.from_state(section.metric, state)
     inertias: list[float] = []

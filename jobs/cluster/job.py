@@ -32,7 +32,7 @@ from workers.errors import UsageError
 from workers.table.schema import CHUNK_END, CHUNK_START, OutputSchema
 from workers.vectors.clustering.centroids import Centroids
 from workers.vectors.clustering.description import MAP, Describe, Described, Wanted
-from workers.vectors.clustering.fit import as_before, largest_first
+from workers.vectors.clustering.fit import as_before, largest_first, require_faiss
 from workers.vectors.clustering.picture import on_plane, plane_of
 from workers.vectors.clustering.row_keys import key_columns
 from workers.vectors.clustering.steps import Assign
@@ -62,8 +62,9 @@ class ClusterJob(JobKind):
         return {name: value for name, value in super().settings().items() if name not in others}
 
     def check(self, source: SourceSnapshot) -> tuple[str, ...]:
-        rows, clusters = vectors_in(source), self._clusters(source)
-        if not source.schema.lists and rows < 2:
+        require_faiss()
+        rows, clusters = vectors_in(source) if source.shards else 0, self._clusters(source)
+        if rows < 2:
             raise UsageError(f"cluster.snapshot={source.uri}: has {rows} rows; clusters need at least 2")
         if not source.schema.lists and clusters > rows:
             raise UsageError(f"cluster.clusters={clusters}: the snapshot has {rows:,} rows; give at most {rows}")
@@ -92,7 +93,7 @@ class ClusterJob(JobKind):
         rows = described["rows"]
         numbers = largest_first(rows) if before is None else as_before(fitted.centroids, before.centroids, rows)
         centroids = replace(fitted.centroids, numbers=numbers)
-        plane = passes.once(f"plane {centroids.digest}", lambda: plane_of(described[MAP + "vectors"]))
+        plane = passes.once(f"plane {centroids.digest[:16]}", lambda: plane_of(described[MAP + "vectors"]))
         picture = {"points": on_plane(plane, described[MAP + "vectors"]), "places": described[MAP + "place"], **plane}
         state = kept_state(centroids, _mean_distance(described), picture)
         facts = {"passes": fitted.passes, "sampled": fitted.sampled, "fitted": True, "drift": drift.value}

@@ -9,6 +9,7 @@ warnings                 what in the cut leaves replicas idle                   
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
     carried = _carried(run, pending(run.shards, done))
     left = pending(run.shards, {**done, **carried})
     sample = sample_shards(run, left)
-    work = to_embed(left, sample)
+    work = to_embed(left, sample, request.kept_share)
     rows = sum(receipt.rows_read for receipt in (*done.values(), *carried.values()))
     rows += sum(rows_of(shard, sample) for shard in left)
     rate, row_bytes = measured(request.store)
@@ -54,13 +55,14 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
             "carried_shards": len(carried),
             "carried_rows": sum(receipt.rows for receipt in carried.values()),
         },
+        "exclude": dataclasses.asdict(run.plan.exclusion) if run.plan.exclusion else None,
         "rows_to_embed": work.rows,
         "estimated_tokens": work.tokens,
         "tokens_per_second_per_replica": round(rate, 1) if rate else None,
         "replica_hours": round(hours, 4) if hours is not None else None,
         "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
         "warnings": _warnings(config, left),
-        "output_bytes": round(rows * (row_bytes or plain_row_bytes(run, sample))),
+        "output_bytes": round(rows * request.kept_share * (row_bytes or plain_row_bytes(run, sample))),
         "id_type": str(run.plan.id_type),
         "keep": {column.name: type_name(column.type) for column in run.plan.keep},
         "model": {"name": request.model.name, "dim": request.recipe.dim, "pooling": request.recipe.pooling_name,
@@ -72,7 +74,7 @@ def plan_text(report: dict[str, Any]) -> str:
     def known(value: object, unit: str) -> str:
         return f"{value} {unit}" if value is not None else "unknown before a first run has measured it"
 
-    cost, reuse = report["cost_usd"], report["reuse"]
+    cost, reuse, left_out = report["cost_usd"], report["reuse"], report["exclude"]
     rows = f"{'about ' if report['rows_estimated'] else ''}{report['rows']:,} rows"
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in reuse["objects"].items())
     carried = f"{reuse['carried_rows']:,} rows in {reuse['carried_shards']:,} shards carried over from {reuse['base']}"
@@ -82,6 +84,11 @@ def plan_text(report: dict[str, Any]) -> str:
         f"  compared    objects {kinds or 'of an earlier version of this program'}",
         f"  shards      {report['shards']:,}",
         f"  reuse       {carried if reuse['base'] else 'nothing'}",
+        *(
+            [f"  excluded    {left_out['rows']:,} rows that run {left_out['run_id']} of {left_out['uri']} says not to keep"]
+            if left_out
+            else []
+        ),
         f"  to embed    about {report['rows_to_embed']:,} rows, {report['estimated_tokens']:,} tokens",
         f"  time        {known(report['replica_hours'], 'replica-hours')}",
         f"  cost        {f'{cost} USD' if cost is not None else 'unknown: needs the time, and cost.gpu_hour_usd'}",

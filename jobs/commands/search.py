@@ -16,6 +16,7 @@ from workers.errors import UsageError
 from workers.snapshot.search import nearest
 from workers.snapshot.where import Where
 from workers.storage.uris import redact
+from workers.table.paths import RunPaths
 from workers.table.vectors import Floats
 from workers.vectors.index.catalog import CATALOG
 from workers.vectors.index.search import IndexedSearch, IndexFiles
@@ -67,7 +68,7 @@ def _index_files(published: StoredRun, index: str | None) -> IndexFiles | None:
     if current is None:
         raise UsageError(f"{setting}={redact(index)}: nothing is published there; run `reembed index` first, or correct it")
     parts = {file.sha256: file.path for file in published.files}
-    return IndexFiles.read(store, current.data_path, CATALOG, parts)
+    return IndexFiles.read(store, current.data_path, RunPaths(current.run_id).table(CATALOG), parts)
 
 
 def search_text(report: dict[str, Any]) -> str:

@@ -51,6 +51,7 @@ def verify_snapshot(target: str, sample: int) -> dict[str, Any]:
         "data": current.data,
         "rows": rows,
         "documents_in_source": documents,
+        "excluded_rows": sum(audit.excluded for audit in audits),
         "files": len(published.files),
         "sampled": len(cosines),
         "min_cosine": round(min(cosines), 6) if cosines else None,
@@ -64,7 +65,8 @@ def verify_text(report: dict[str, Any]) -> str:
     sampled = report["sampled"] is not None
     lines = [
         f"snapshot {report['run_id']}: {'OK' if report['ok'] else str(report['findings_total']) + ' FINDINGS'}",
-        f"  rows        {report['rows']:,} in {report['files']:,} files; {report['documents_in_source']:,} read again",
+        f"  rows        {report['rows']:,} in {report['files']:,} files; {report['documents_in_source']:,} read again"
+        + (f", {report['excluded_rows']:,} left out by corpus.exclude" if report.get("excluded_rows") else ""),
         *([f"  sample      {report['sampled']} embedded again, least cosine {report['min_cosine']}"] if sampled else []),
     ]
     lines += [f"  finding     {finding}" for finding in report["findings"]]

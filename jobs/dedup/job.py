@@ -27,8 +27,9 @@ from jobs.dedup.layout import Layout
 from jobs.passes.kind import JobKind, Kept, Outcome
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
+from workers.config import VectorType
 from workers.errors import UsageError
-from workers.vectors.duplicates.cells import SAMPLE_A_CELL, SampleTexts, cells_for, find_cells, require_faiss
+from workers.vectors.duplicates.cells import SampleTexts, cells_for, find_cells, require_faiss, sample_share
 from workers.vectors.duplicates.columns import ADDED, DuplicateColumns
 from workers.vectors.duplicates.exact import FindCopies, SendHashes
 from workers.vectors.duplicates.find_pairs import EDGE, NEAR, FindPairs
@@ -89,6 +90,7 @@ class DedupJob(JobKind):
             "alone": alone,
             "cells": int(pairs["cells"]),
             "largest_cell": int(pairs["largest"]),
+            "vector": layout.form.vector.value,
         }
         sizes = [[name, f"{number:,}"] for name, number in zip(_classes(), groups["sizes"].tolist(), strict=True) if number]
         return Outcome(step=step, facts=facts, report=[("Groups by number of rows", _table(["rows", "groups"], sizes))])
@@ -97,7 +99,7 @@ class DedupJob(JobKind):
         """Figures of the cells and pairs, and the number of units that found them."""
         wanted, places = self.section, layout.places
         cells = cells_for(places.rows) if wanted.clusters == "auto" else wanted.clusters
-        sample = passes.run(SampleTexts(min(1.0, SAMPLE_A_CELL * cells / places.rows), layout.keys))
+        sample = passes.run(SampleTexts(sample_share(places.rows, cells, layout.form.dim), layout.keys))
         if not len(sample["keys"]):  # few rows, and no hash of theirs is small enough
             sample = passes.run(SampleTexts(1.0, layout.keys))
         centroids = passes.once("cells", lambda: {"centroids": find_cells(sample, cells)})["centroids"]
@@ -142,12 +144,14 @@ class DedupJob(JobKind):
         return DuplicateColumns(places, chosen, partitions, merged, ids, limit, integer), alone
 
     def text(self, summary: Mapping[str, Any]) -> list[str]:
+        signs = summary["vector"] == VectorType.BINARY
         return [
             f"{summary['groups']:,} groups of near-duplicates, {summary['duplicates']:,} rows not to keep "
             f"({summary['copies']:,} of them copies of a text), {summary['kept']:,} of {summary['rows']:,} rows to keep",
             f"{summary['pairs']:,} pairs at or above {self.section.threshold:g} in {summary['cells']:,} cells; "
             f"largest group {summary['largest_group']:,} rows; {summary['below_threshold']:,} rows are below the threshold "
             "to the row that stands for them, and joined by others",
+            *(["vectors are binary: cosines are those of their signs"] if signs else []),
         ]
 
 

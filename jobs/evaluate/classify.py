@@ -21,9 +21,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from jobs.evaluate.classify_facts import Evaluation, facts_of, lines, tables_of
-from jobs.evaluate.classify_inputs import columns_of, division_groups, other_predictions
-from jobs.evaluate.classify_report import ISSUES, sections
+from jobs.evaluate.classes.facts import Evaluation, facts_of, lines, tables_of
+from jobs.evaluate.classes.inputs import columns_of, division_groups, other_predictions
+from jobs.evaluate.classes.report import ISSUES, sections
 from jobs.evaluate.config import EvaluateSection, SplitBy
 from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.evaluate.candidates import grid
-from jobs.evaluate.classify_inputs import named_outputs
+from jobs.evaluate.classes.inputs import named_outputs
 from jobs.evaluate.config import EvaluateConfig, EvaluateSection, Task
 from jobs.evaluate.given.tables import digests
 from jobs.evaluate.limits import limit_checks, require_known

@@ -100,6 +100,7 @@ def _accounting(facts: GateFacts) -> GateCheck:
         note = (
             f"{accounting.rows_in:,} rows read: {accounting.documents:,} documents, "
             f"{accounting.known_quarantined_rows:,} quarantined rows"
+            + (f", {accounting.excluded_rows:,} rows left out by corpus.exclude" if accounting.excluded_rows else "")
         )
         return GateCheck("accounting", True, 0, 0, note)
     more = len(breaches) - _SHOWN_BREACHES

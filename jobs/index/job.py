@@ -72,8 +72,7 @@ class IndexJob(JobKind):
             "bytes": bytes_,
             "bytes_of_float32": vectors * source.dim * 4,
             "held_out": len(step.questions.vectors),
-            "precision": section.precision,
-            "dim": source.dim,
+            "file_precision": section.precision,
         }
         return Outcome(
             step=WriteFiles(step),

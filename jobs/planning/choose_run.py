@@ -9,6 +9,7 @@ An ended run is never embedded again: it is published or refused again from its 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from jobs.corpus.discovery import discover
@@ -41,6 +42,8 @@ def plan_or_reopen(request: Request, *, reuse: bool = True) -> Run | PlannedRun:
     made_before = newest_run(request.store, request.settings, corpus.source_fingerprint)
     if made_before is not None:
         return Run.open(request, made_before)
+    if request.excluded is not None:
+        corpus = replace(corpus, read_plan=replace(corpus.read_plan, exclusion=request.excluded.pinned))
     matched = find_reuse(base, config, request.vector_facts, request.recipe, corpus) if base else None
     shards = cut(corpus, config.run.shard_bytes, id_given=config.corpus.id is not None, reuse=matched)
     run_id = new_run_id(request.settings, datetime.now(UTC))

@@ -89,11 +89,15 @@ def sample_shards(run: RunOutline, shards: Sequence[Shard], seconds: float = mat
     return sample
 
 
-def to_embed(shards: Sequence[Shard], sample: Sample) -> ToEmbed:
-    """Rows, text and tokens of these shards, without the share that the sample found in earlier parts."""
+def to_embed(shards: Sequence[Shard], sample: Sample, kept_share: float = 1.0) -> ToEmbed:
+    """Rows, text and tokens of these shards, without the share that the sample found in earlier parts.
+
+    `kept_share`: of the rows, those that corpus.exclude does not leave out.
+    """
     left = 1 - sample.found / sample.compared if sample.compared else 1.0
     text_bytes = sum(shard.text_bytes * (left if shard.earlier else 1.0) for shard in shards)
-    rows = sum(rows_of(shard, sample) * (left if shard.earlier else 1.0) for shard in shards)
+    rows = sum(rows_of(shard, sample) * (left if shard.earlier else 1.0) for shard in shards) * kept_share
+    text_bytes *= kept_share
     return ToEmbed(round(rows), round(text_bytes), sample.scaled(sample.tokens, text_bytes))
 
 

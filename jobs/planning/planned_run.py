@@ -86,6 +86,8 @@ class PlannedRun(RunOutline):
         stamp = dataclasses.asdict(self.stamp_with(precision, int8_scale))
         shards = save_manifest(self.store, self.paths.manifest, self.shards, self.request.settings)
         save_metadata(self.store, self.paths.objects, self.corpus.objects, self.corpus.columns)
+        if self.request.excluded is not None:
+            self.store.put(self.paths.left_out, self.request.excluded.rows.to_bytes())
         rows = [shard.rows for shard in shards]
         facts = {name: stamp[name] for name in VECTOR_FACTS} | {"name": stamp["model"], "revision": stamp["revision"]}
         earlier = self.base.record if self.base is not None and self.reuse else None  # whose parts stand beside this run's

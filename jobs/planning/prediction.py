@@ -29,7 +29,7 @@ def predict(run: PlannedRun) -> dict[str, Any]:
     except ReembedError as error:  # the run itself will fail with the same error and its advice
         log.warning("nothing predicted: %s", error)
         return {}
-    tokens = to_embed(shards, sample).tokens
+    tokens = to_embed(shards, sample, run.request.kept_share).tokens
     hours = tokens / rate / 3600 if rate else None
     price = run.config.cost.gpu_hour_usd
     return {

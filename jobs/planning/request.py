@@ -14,6 +14,7 @@ from typing import Any
 from jobs.config import RunConfig
 from jobs.driver.layout import require_apart, require_lasting
 from jobs.driver.preflight import require_endpoint, require_output
+from jobs.planning.exclusion import DedupOutput
 from jobs.state.records import settings_fingerprint
 from workers.errors import UsageError
 from workers.model.files import ModelFiles, resolve_model
@@ -31,6 +32,7 @@ class Request:
     model: ModelFiles
     recipe: EmbeddingRecipe
     settings: str  # fingerprint of everything that changes rows or vectors
+    excluded: DedupOutput | None = None  # what corpus.exclude names, as it is published now
 
     @property
     def vector_facts(self) -> dict[str, Any]:
@@ -41,6 +43,11 @@ class Request:
             "precision": self.config.model.precision.value,
             "vector": self.config.output.vector.value,
         }
+
+    @property
+    def kept_share(self) -> float:
+        """Of the rows, those that corpus.exclude does not leave out: an estimate."""
+        return self.excluded.kept_share if self.excluded else 1.0
 
     @classmethod
     def resolve(cls, config: RunConfig) -> Request:
@@ -56,5 +63,8 @@ class Request:
             raise UsageError(f"model.name={model.name}: its config.json does not tell the hidden size; use another model")
         tokenizer = TextTokenizer(model.folder, recipe)  # refuses settings that leave no room for text
         check_inputs(model, recipe, tokenizer.largest_id)
-        settings = settings_fingerprint(config, model.weights_digest, model.tokenizer_digest, dataclasses.asdict(recipe))
-        return cls(config, store, model, recipe, settings)
+        excluded = DedupOutput.open(config)
+        pinned = excluded.run.run_id if excluded else None
+        used = dataclasses.asdict(recipe)
+        settings = settings_fingerprint(config, model.weights_digest, model.tokenizer_digest, used, pinned)
+        return cls(config, store, model, recipe, settings, excluded)

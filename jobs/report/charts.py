@@ -54,7 +54,7 @@ def _rows(origins: RowOrigins) -> Chart:
         "repeated": origins.repeated,
         "embedded": origins.embedded,
         "quarantined": origins.quarantined,
-    }
+    } | ({"left out": origins.excluded} if origins.excluded else {})
     whole = sum(counts.values())
     notes = [f"{count:,} · {count / whole:.1%}" for count in counts.values()]
     return _bars("rows", "Rows by the origin of their vectors", list(counts), list(counts.values()), notes)

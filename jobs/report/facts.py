@@ -30,6 +30,7 @@ class RowOrigins:
     repeated: int  # text that occurs earlier in the same shard; embedded once
     embedded: int
     quarantined: int
+    excluded: int = 0  # source rows left out by corpus.exclude
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ def gather_facts(
     seconds = summary["seconds"]
     actual = {"tokens": tokens, "replica_hours": summary["replica_hours"], "cost_usd": summary["cost_usd"]}
     return ReportFacts(
-        origins=_origins(shards, sums, summary["quarantined_rows"]),
+        origins=_origins(shards, sums, summary["quarantined_rows"], summary.get("excluded_rows", 0)),
         embedded_tokens=tokens,
         tokens_per_second=tokens / seconds if seconds else 0.0,
         padding_share=(padded - tokens) / padded if padded > tokens else 0.0,
@@ -220,7 +221,7 @@ class _Sums:
             yield receipt
 
 
-def _origins(shards: Sequence[Shard], sums: _Sums, quarantined: int) -> RowOrigins:
+def _origins(shards: Sequence[Shard], sums: _Sums, quarantined: int, excluded: int) -> RowOrigins:
     planned: int | None = 0
     for shard in shards:
         rows = shard.rows
@@ -235,4 +236,5 @@ def _origins(shards: Sequence[Shard], sums: _Sums, quarantined: int) -> RowOrigi
         repeated=sums.repeated,
         embedded=max(0, sums.rows - sums.reused - sums.repeated),
         quarantined=quarantined,
+        excluded=excluded,
     )

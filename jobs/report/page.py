@@ -173,6 +173,7 @@ def _origins(facts: ReportFacts, summary: Mapping[str, Any]) -> list[tuple[str, 
         ("repeated", f"{rows.repeated:,}", "text that occurs earlier in the same shard, embedded once"),
         ("embedded", f"{rows.embedded:,}", "by a replica, in this run"),
         ("quarantined", f"{rows.quarantined:,}", "without a vector"),
+        *([("left out", f"{rows.excluded:,}", "near-duplicates, by corpus.exclude")] if rows.excluded else []),
         ("embedded again", f"{summary['reembedded_rows']:,}", "documents of failed or interrupted attempts"),
     ]
 

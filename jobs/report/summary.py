@@ -50,6 +50,7 @@ def build_summary(run: RunFacts, ending: Ending, sums: Totals, work: Work) -> di
         "rows": sums.rows,
         "quarantined_rows": ending.quarantined_rows,
         "quarantined_rows_is_minimum": ending.quarantined_rows_is_minimum,
+        "excluded_rows": sums.excluded_rows,
         "reused_rows": sums.reused_rows,
         "repeated_rows": sums.repeated_rows,
         "reembedded_rows": again,
@@ -88,6 +89,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         + ("at least " if summary["quarantined_rows_is_minimum"] else "")
         + f"{summary['quarantined_rows']:,} rows"
         + f"; truncated {summary['truncated']:,}",
+        *_excluded_lines(summary),
         f"  shards      {shards['done']}/{shards['planned']} done, {shards['quarantined']} quarantined, "
         f"{summary['attempts']} attempts, {summary['reembedded_rows']:,} documents embedded again, "
         f"{summary['adopted_shards']} adopted",
@@ -103,6 +105,17 @@ def summary_text(summary: dict[str, Any]) -> str:
     ]
     lines += [f"  reason      {reason}" for reason in summary["reasons"]]
     return "\n".join(lines)
+
+
+def _excluded_lines(summary: Mapping[str, Any]) -> list[str]:
+    """One line, if corpus.exclude is given."""
+    pinned = summary.get("exclude")
+    if not pinned:
+        return []
+    return [
+        f"  excluded    {summary['excluded_rows']:,} rows, of {pinned['rows']:,} that run {pinned['run_id']} of "
+        f"{pinned['uri']} says not to keep"
+    ]
 
 
 def _reuse_lines(summary: dict[str, Any]) -> list[str]:

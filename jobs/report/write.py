@@ -5,6 +5,7 @@ A report never changes the outcome of a run: any error here is logged as a warni
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import logging
 import threading
@@ -43,6 +44,8 @@ def _import_libraries() -> None:
 def summarise(run: Run, ending: Ending, sums: Totals, work: Work) -> dict[str, Any]:
     """The run's summary (summary.py)."""
     facts = run.facts() | {"reuse": run.reuse_facts(sums.carried)}
+    if run.plan.exclusion is not None:
+        facts |= {"exclude": dataclasses.asdict(run.plan.exclusion)}
     data = run.store.uri_of(run.paths.data)
     return build_summary(
         RunFacts(run.run_id, data, len(run.shards), facts, run.config.cost.gpu_hour_usd), ending, sums, work

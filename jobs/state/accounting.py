@@ -1,4 +1,4 @@
-"""Accounting: rows in = rows out + rows quarantined, checked shard by shard; sums over receipts; the work spent.
+"""Accounting: rows in = rows out + quarantined + excluded ones, shard by shard; sums over receipts; the work spent.
 
 Pure: shards and receipts in, figures out. Each function iterates over the receipts once, in order of shards, so that they
 need not all be in memory as objects.
@@ -42,12 +42,13 @@ class Totals:
     seconds: float = 0.0
     stage_seconds: dict[str, float] = field(default_factory=dict)
     lost_objects: tuple[str, ...] = ()
+    excluded_rows: int = 0
     counts: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))  # sums of COUNTS, by name
 
 
 @dataclass(frozen=True, slots=True)
 class Accounting:
-    """rows_in == documents + known_quarantined_rows, unless there are breaches.
+    """rows_in == documents + known_quarantined_rows + excluded_rows, unless there are breaches.
 
     A breach is a sentence that names the shard. `unknown`: objects or shards whose number of quarantined rows is not known.
     """
@@ -58,6 +59,7 @@ class Accounting:
     known_quarantined_rows: int
     unknown: tuple[str, ...]
     breaches: tuple[str, ...] = ()
+    excluded_rows: int = 0  # by corpus.exclude
 
     @property
     def quarantined_rows(self) -> int | None:
@@ -143,7 +145,7 @@ def account(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantine
 
 
 def audit(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined: Collection[int]) -> Accounting:
-    """Check that every row of every shard is embedded or quarantined, by the manifest's figures if it holds them.
+    """Check that every row of every shard is embedded, quarantined or excluded, by the manifest's figures if it holds them.
 
     `quarantined`: numbers of quarantined shards; one that nevertheless has a receipt counts as done.
 
@@ -152,7 +154,7 @@ def audit(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined:
     Raises:
         RunAborted: a shard is neither done nor quarantined.
     """
-    rows_in = documents = rows = lost = 0
+    rows_in = documents = rows = lost = excluded = 0
     unknown: list[str] = []
     breaches: list[str] = []
     numbers = set()
@@ -165,6 +167,7 @@ def audit(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined:
             documents += receipt.documents
             rows += receipt.rows
             lost += receipt.quarantined_rows
+            excluded += receipt.excluded_rows
             unknown += receipt.lost_objects
         elif shard.number not in quarantined:
             raise RunAborted(f"shard {shard.number} has neither receipt nor quarantine; run the same command again")
@@ -176,7 +179,7 @@ def audit(shards: Iterable[Shard], receipts: Mapping[int, Receipt], quarantined:
     strangers = sorted(set(receipts) - numbers)
     if strangers:
         breaches.append(f"receipts of shards {strangers[:5]} are not of this manifest; the run's folder was tampered with")
-    return Accounting(rows_in, documents, rows, lost, tuple(unknown), tuple(breaches))
+    return Accounting(rows_in, documents, rows, lost, tuple(unknown), tuple(breaches), excluded)
 
 
 def _breaches(shard: Shard, receipt: Receipt) -> list[str]:
@@ -184,9 +187,10 @@ def _breaches(shard: Shard, receipt: Receipt) -> list[str]:
     found = []
     if shard.rows is not None and receipt.rows_read != shard.rows:
         found.append(f"{name}: the manifest has {shard.rows} rows, {receipt.rows_read} were read")
-    accounted = receipt.documents + receipt.quarantined_rows
+    accounted = receipt.documents + receipt.quarantined_rows + receipt.excluded_rows
     if receipt.rows_read != accounted:
-        found.append(f"{name}: {receipt.rows_read} rows read, {accounted} embedded or quarantined")
+        what = "embedded, quarantined or excluded" if receipt.excluded_rows else "embedded or quarantined"
+        found.append(f"{name}: {receipt.rows_read} rows read, {accounted} {what}")
     in_files = sum(file.rows for file in receipt.files)
     if not receipt.documents <= receipt.rows == in_files:
         found.append(f"{name}: {receipt.documents} documents gave {receipt.rows} rows, the files hold {in_files}")

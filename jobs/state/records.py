@@ -29,7 +29,7 @@ from jobs.config import RunConfig
 from workers.config import CorpusConfig
 from workers.errors import RunAborted
 from workers.reading.widening import RULES
-from workers.records.documents import ID, ReadPlan
+from workers.records.documents import ID, Exclusion, ReadPlan
 from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RUNS, RunPaths, is_run_id
@@ -37,6 +37,7 @@ from workers.table.vector_identity import LATER_RECIPE, LATER_SETTINGS, as_first
 
 ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
+EXCLUDE = "exclude"  # in the stored plan: see Exclusion
 NULLABLE_ELEMENTS = "nullable_elements"  # in RunRecord.extra
 WAY = "way"  # in RunRecord.extra
 JOB, SOURCE = "job", "source"  # in RunRecord.extra of a derived run: its job's name; uri, run_id and digest of its source
@@ -108,19 +109,25 @@ def new_run_id(fingerprint: str, now: datetime) -> str:
 
 
 def settings_fingerprint(
-    config: RunConfig, weights_digest: str, tokenizer_digest: str, recipe: Mapping[str, Any] | None = None
+    config: RunConfig,
+    weights_digest: str,
+    tokenizer_digest: str,
+    recipe: Mapping[str, Any] | None = None,
+    exclude: str | None = None,
 ) -> str:
     """SHA-256 (hex) of everything that changes the rows or vectors of a run.
 
     Without the location of model and output, cluster, limits, cost and storage options: a run can be resumed with others.
-    `recipe` holds the values that `auto` resolved to (pooling, precision, …) by the model's own files.
+    `recipe` holds the values that `auto` resolved to (pooling, precision, …) by the model's own files; `exclude` is the run
+    that corpus.exclude is pinned to, whose location does not count.
     """
     model = config.model.model_dump(mode="json", exclude={"storage_options", "name", "revision"})
     model["prompt"] = model["prompt"] or ""  # the recipe tells an empty prompt from the model's own
     settings = {
-        "corpus": config.corpus.model_dump(mode="json", exclude={"storage_options"}),
+        "corpus": config.corpus.model_dump(mode="json", exclude={"storage_options", "exclude"}),
         "model": as_first_stored(model, LATER_SETTINGS),
         "output": {"vector": config.output.vector, "partition_by": config.output.partition_by},
+        **({"exclude": exclude} if exclude else {}),  # only where it is set: runs begun before are known by their settings
         "shard_bytes": config.run.shard_bytes,
         "weights": weights_digest,
         "tokenizer": tokenizer_digest,
@@ -135,6 +142,8 @@ def config_snapshot(config: RunConfig) -> dict[str, Any]:
     for section in ("corpus", "model", "output"):
         del snapshot[section]["storage_options"]
     snapshot["corpus"]["uri"] = [redact(uri) for uri in snapshot["corpus"]["uri"]]
+    if "exclude" in snapshot["corpus"]:
+        snapshot["corpus"]["exclude"] = redact(snapshot["corpus"]["exclude"])
     snapshot["output"]["uri"] = redact(snapshot["output"]["uri"])
     snapshot["model"]["name"] = redact(snapshot["model"]["name"])
     snapshot["cluster"]["address"] = redact(snapshot["cluster"]["address"])
@@ -153,13 +162,15 @@ def plan_to_json(plan: ReadPlan) -> dict[str, Any]:
         "columns": [[column.name, str(column.type)] for column in schema],
         "rules": RULES,
         ROW_RULES: plan.row_rules,
+        **({EXCLUDE: asdict(plan.exclusion)} if plan.exclusion else {}),
     }
 
 
 def plan_from_json(raw: Mapping[str, Any], corpus: CorpusConfig) -> ReadPlan:
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(raw["arrow_schema"])))
     rules = int(raw.get(ROW_RULES, 1))
-    return ReadPlan(corpus=corpus, id_type=schema.field(0).type, keep=schema.remove(0), row_rules=rules)
+    exclusion = Exclusion(**raw[EXCLUDE]) if raw.get(EXCLUDE) else None
+    return ReadPlan(corpus, schema.field(0).type, schema.remove(0), row_rules=rules, exclusion=exclusion)
 
 
 def create_run(store: Store, record: RunRecord) -> None:

@@ -28,6 +28,16 @@ KEEP = "keep."  # prefix of kept columns inside a window, which avoids name coll
 
 
 @dataclass(frozen=True, slots=True)
+class Exclusion:
+    """The dedup output whose unwanted rows a run leaves out, and the list of them in the run's folder."""
+
+    uri: str  # without credentials
+    run_id: str  # of the dedup output
+    rows: int  # listed; there are as many or fewer in the corpus
+    sha256: str  # of the list
+
+
+@dataclass(frozen=True, slots=True)
 class ReadPlan:
     """How source rows become documents: fixed when the run is planned, stored with it, the same for every shard.
 
@@ -41,6 +51,7 @@ class ReadPlan:
     keep: pa.Schema
     window_bytes: int = WINDOW_BYTES
     row_rules: int = ROW_RULES
+    exclusion: Exclusion | None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -67,7 +78,8 @@ class QuarantinedRow:
 
 @dataclass(slots=True)
 class DocumentWindow:
-    """Consecutive documents of a shard. `table` has ReadPlan.schema; `rows_read` counts documents and quarantined rows.
+    """Consecutive documents of a shard. `table` has ReadPlan.schema; `rows_read` counts documents, quarantined rows and
+    `excluded_rows` (documents that corpus.exclude leaves out: they are not in the table).
 
     `seen`: kept columns that at least one of the rows has, be it null there.
     """
@@ -77,6 +89,7 @@ class DocumentWindow:
     rows_read: int
     quarantined: list[QuarantinedRow] = field(default_factory=list)
     seen: frozenset[str] = frozenset()
+    excluded_rows: int = 0
 
 
 def empty_table(schema: pa.Schema) -> pa.Table:

@@ -91,7 +91,7 @@ class Receipt:
     shard: int
     epoch: int
     rows_read: int  # source rows, including quarantined ones
-    documents: int  # source rows embedded; rows_read == documents + quarantined_rows
+    documents: int  # source rows embedded; rows_read == documents + quarantined_rows + excluded_rows
     rows: int  # output rows (differs from documents only when long texts become chunks)
     quarantined_rows: int
     lost_objects: tuple[str, ...]  # excluded objects whose number of rows is not known
@@ -118,6 +118,7 @@ class Receipt:
     probe_cosine: float | None = None  # the smallest cosine among them
     overflowed: int = 0  # documents beyond float16's range, embedded once more in float32
     absent: tuple[str, ...] | None = None  # kept columns that no source row of the shard has; None: of an earlier version
+    excluded_rows: int = 0  # documents left out by corpus.exclude
 
     def to_json(self) -> bytes:
         raw = _plain(self)  # not asdict(), which makes deep copies: the driver does this once per shard

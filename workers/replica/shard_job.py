@@ -29,6 +29,8 @@ from workers.records.shard import Assignment, OutputFile, Receipt
 from workers.records.tokens import EncodedTexts, TokenizedTexts
 from workers.replica.poison import check_for_poison
 from workers.storage.store import Store
+from workers.table.left_out import load_left_out, without
+from workers.table.paths import RunPaths
 from workers.table.schema import OutputSchema
 from workers.writing.rows import document_rows, text_rows
 from workers.writing.writer import ShardWriter
@@ -79,7 +81,8 @@ class ShardJob:
         if self._assignment.suspect:
             check_for_poison(shard, self._plan, exclude)
         prefill_cache(self._store, shard.earlier, self._schema, self._deduplicator, self._writer.cache)
-        for window in read_windows(shard, self._plan, exclude):
+        left_out = load_left_out(self._store, RunPaths(self._schema.stamp.run_id).left_out, self._plan.exclusion)
+        for window in without(read_windows(shard, self._plan, exclude), left_out):
             yield window, self._deduplicator
 
     def append(self, encoded: EncodedWindow) -> None:
@@ -99,6 +102,7 @@ class ShardJob:
             reused=rows.reused_rows,
             repeated=rows.repeated_rows,
             quarantined=sum(entry.rows or 0 for entry in rows.quarantined),
+            excluded=deduped.window.excluded_rows,
             empty=sum(entry.reason.startswith(EMPTY) for entry in deduped.window.quarantined),
             tokens=int(tokens.num_tokens.sum()),
             padded_tokens=vectors.padded_tokens,
@@ -118,10 +122,11 @@ class ShardJob:
             answer. PartConflict: see workers.writing.commit.
         """
         counts = self._counts
-        if counts["rows_read"] != counts["documents"] + counts["quarantined"]:
+        if counts["rows_read"] != counts["documents"] + counts["quarantined"] + counts["excluded"]:
             raise ReembedError(
                 f"shard {self._assignment.shard.number}: {counts['rows_read']} rows read, {counts['documents']} embedded, "
-                f"{counts['quarantined']} quarantined; this is a defect of reembed, nothing was written"
+                f"{counts['quarantined']} quarantined, {counts['excluded']} excluded; this is a defect of reembed, "
+                "nothing was written"
             )
         self._deduplicator = Deduplicator()  # its index of texts is not needed while parts are written and sent
         if counts["documents"] > LARGE:
@@ -158,6 +163,7 @@ class ShardJob:
                 overflowed=counts["overflowed"],
                 probe_cosine=self._probe_cosine,
                 absent=tuple(name for name in self._plan.keep.names if name not in self._seen),
+                excluded_rows=counts["excluded"],
             )
 
         return self._writer.finish(draft)

@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workers.config import VectorType
-from workers.errors import ObjectChanged, ObjectError, ObjectMissing
+from workers.errors import ObjectChanged, ObjectError, ObjectMissing, UsageError
 from workers.reading.reader import read_windows
 from workers.records.documents import TEXT, ReadPlan, RowsDigest, text_hash
 from workers.records.shard import OutputFile, Receipt, Shard
 from workers.storage.store import Store
+from workers.table.left_out import LeftOut, load_left_out, without
 from workers.table.part_file import part_in_memory
+from workers.table.paths import RunPaths
 from workers.table.quarantine_file import read_quarantine
 from workers.table.schema import CHUNK, EMBEDDING, ID, OF_THE_VECTORS, PREFIX, TEXT_HASH, OutputSchema, same_columns
 from workers.table.vectors import Floats, as_float32, bad_rows, cosines_to_stored
@@ -38,6 +40,7 @@ class ShardAudit:
     notes: list[str] = field(default_factory=list)
     rows: int = 0
     documents: int = 0
+    excluded: int = 0  # rows that corpus.exclude leaves out
     texts: dict[tuple[str, bytes], str] = field(default_factory=dict)
     stored: dict[tuple[str, bytes], Floats] = field(default_factory=dict)
 
@@ -47,7 +50,12 @@ def audit_shard(
 ) -> ShardAudit:
     """Audit one shard; `sample` documents are remembered for `compare`."""
     audit = ShardAudit()
-    _audit_source(shard, receipt, plan, _quarantined_ids(store, receipt, audit), sample, audit)
+    try:
+        left_out = load_left_out(store, RunPaths(run_id).left_out, plan.exclusion)
+    except UsageError as error:
+        audit.findings.append(str(error))
+        return audit
+    _audit_source(shard, receipt, plan, left_out, _quarantined_ids(store, receipt, audit), sample, audit)
     digest = RowsDigest()
     for file in receipt.files:
         _audit_part(store, file, schema, None if receipt.carried_from else run_id, digest, audit)
@@ -144,13 +152,22 @@ def _remember(batch: pa.RecordBatch, schema: OutputSchema, audit: ShardAudit) ->
             audit.stored[key] = vectors if before is None else np.concatenate([before, vectors])
 
 
-def _audit_source(shard: Shard, receipt: Receipt, plan: ReadPlan, skip: set[str], sample: int, audit: ShardAudit) -> None:
+def _audit_source(
+    shard: Shard,
+    receipt: Receipt,
+    plan: ReadPlan,
+    left_out: LeftOut | None,
+    skip: set[str],
+    sample: int,
+    audit: ShardAudit,
+) -> None:
     """Read the source again; `skip` are ids whose vectors were quarantined."""
     digest = RowsDigest()
     rows = 0
     try:
-        for window in read_windows(shard, plan, dict.fromkeys(receipt.excluded, "excluded")):
+        for window in without(read_windows(shard, plan, dict.fromkeys(receipt.excluded, "excluded")), left_out):
             rows += window.rows_read
+            audit.excluded += window.excluded_rows
             for id_, text in zip(window.table[ID].to_pylist(), window.table[TEXT].to_pylist(), strict=True):
                 if str(id_) in skip:
                     continue
@@ -167,6 +184,10 @@ def _audit_source(shard: Shard, receipt: Receipt, plan: ReadPlan, skip: set[str]
         return
     if rows != receipt.rows_read:
         audit.findings.append(f"shard {shard.number}: the source has {rows} rows, {receipt.rows_read} were read")
+    if audit.excluded != receipt.excluded_rows:
+        audit.findings.append(
+            f"shard {shard.number}: corpus.exclude leaves out {audit.excluded} rows, {receipt.excluded_rows} by its receipt"
+        )
     if str(digest) != receipt.source_digest:
         audit.findings.append(
             f"shard {shard.number}: the source's documents are not those of its receipt (rows lost, added or altered)"

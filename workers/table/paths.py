@@ -5,6 +5,7 @@
     runs/<run_id>/run.json                        what the run is; written once and last
                   manifest.parquet                the shards
                   objects.parquet                 what was learned of the source's objects
+                  left_out.keys                   rows that corpus.exclude leaves out
                   receipts/<thousand>/<shard>.json
                   ledger/<generation>-<n>.jsonl.zst
                   staged/<shard>.json             receipts of attempts that are putting their files
@@ -76,6 +77,10 @@ class RunPaths:
     @property
     def objects(self) -> str:
         return f"{self.root}/objects.parquet"
+
+    @property
+    def left_out(self) -> str:
+        return f"{self.root}/left_out.keys"
 
     @property
     def receipts(self) -> str:

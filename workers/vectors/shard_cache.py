@@ -6,12 +6,15 @@ operating system keeps pages of the files in memory while it has room.
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.host.spill_file import local_disk
 from workers.vectors.shard_rows import ShardRows
@@ -29,6 +32,7 @@ class ShardCache:
         self._folder, self._limit = folder, memory_bytes
         self._known: OrderedDict[int, ShardRows] = OrderedDict()  # the one used last is the last
         self._in_memory: OrderedDict[int, int] = OrderedDict()  # shard -> bytes
+        self._maps: dict[int, list[mmap.mmap]] = {}  # of the shards on disk, by part
         self._lock = threading.Lock()
 
     def get(self, number: int, load: Callable[[], ShardRows]) -> ShardRows:
@@ -52,6 +56,7 @@ class ShardCache:
         with self._lock:
             self._known.clear()
             self._in_memory.clear()
+            self._maps.clear()
 
     def _leaving(self) -> list[int]:
         leaving = []
@@ -59,11 +64,24 @@ class ShardCache:
             leaving.append(self._in_memory.popitem(last=False)[0])
         return leaving
 
+    def release(self, number: int) -> None:
+        """A call has ended: pages of the shard's files are the system's again. They stay in its cache while it has room."""
+        for pages in self._maps.get(number, ()):
+            if hasattr(pages, "madvise"):
+                pages.madvise(mmap.MADV_DONTNEED)
+
     def _move_to_disk(self, number: int) -> None:
-        mapped = []
+        mapped: list[NDArray[Any]] = []
+        maps: list[mmap.mmap] = []
         for at, stored in enumerate(self._known[number].stored):
-            path = self._folder / f"{number}-{at}.npy"
+            path = self._folder / f"{number}-{at}.vectors"
             with local_disk(path):
-                np.save(path, stored)
-            mapped.append(np.load(path, mmap_mode="r", allow_pickle=False) if len(stored) else stored)
+                stored.tofile(path)
+            if stored.size:
+                with path.open("rb") as stream:
+                    maps.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+                mapped.append(np.frombuffer(maps[-1], stored.dtype).reshape(stored.shape))
+            else:
+                mapped.append(stored)
+        self._maps[number] = maps
         self._known[number].stored = mapped

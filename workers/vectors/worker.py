@@ -158,6 +158,7 @@ class VectorWorker:
         except Exception as error:  # noqa: BLE001 - every error is returned as a Failure that says what is at fault
             return failure_of(assignment, error)
         finally:
+            self._cache.release(assignment.shard.number)
             self.busy_seconds += time.monotonic() - began
 
     def _result(self, assignment: Assignment, compute: Callable[[], Partial]) -> PassResult:

@@ -85,8 +85,8 @@ def adopt(store: Store, run_id: str, shard: Shard, fingerprint: str) -> Receipt 
 def put_or_adopt(store: Store, file: LocalFile) -> OutputFile:
     """Put one file; returns the description of what is at its path afterwards.
 
-    Nothing there: ours is put. The same bytes, or the same claims, of any epoch: adopted as it is. Other rows of an
-    earlier epoch: deleted and replaced. Anything else stays, and the attempt fails.
+    Nothing there: ours is put. A file with the same claims, of any epoch: adopted as it is. Other rows of an earlier epoch:
+    deleted and replaced. Anything else stays, and the attempt fails.
 
     Raises:
         PartConflict: a file of a later attempt, or an unknown one, is there. UsageError, TransientError.
@@ -99,8 +99,6 @@ def put_or_adopt(store: Store, file: LocalFile) -> OutputFile:
             there = store.read(path)
         except FileNotFoundError:
             continue  # another attempt has just removed it
-        if hashlib.sha256(there).hexdigest() == file.output.sha256:
-            return file.output  # the same bytes; a file of an index has no footer
         footer = read_footer(there)
         if _claims(footer) == _claims(file.footer):
             return replace(file.output, bytes=len(there), sha256=hashlib.sha256(there).hexdigest())

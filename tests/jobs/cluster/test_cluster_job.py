@@ -164,11 +164,12 @@ def test_the_next_night_keeps_centroids_and_reads_new_shards_alone(source: Path,
     again = _run(_job(later), later, Kept(kept.run_id, kept.state, kept.facts, same))
     assert again.carry
     assert not again.facts["fitted"]
-    assert again.facts["drift"] == pytest.approx(0, abs=0.1)
     assert [check.ok for check in again.checks] == [True]
     assert all((again.state[name] == value).all() for name, value in outcome.state.items())
     table, _ = _write(again, later, LATER)
     cluster = table.column("cluster").to_numpy()
+    of_new = table.column("distance").to_numpy()[1200:].mean(dtype=np.float64)
+    assert again.facts["drift"] == pytest.approx(of_new / outcome.facts["mean_distance"] - 1, abs=1e-5)
     described = again.tables["clusters"]
     assert (described.column("rows").to_numpy() == np.bincount(cluster, minlength=GROUPS)).all()
     assert again.facts["inertia"] == pytest.approx(
@@ -257,6 +258,19 @@ def test_more_clusters_than_distinct_vectors(tmp_path: Path) -> None:
     outcome = _run(_job(tmp_path / "out", clusters=8, metric="l2"), tmp_path / "out")
     assert outcome.facts["inertia"] == pytest.approx(0, abs=1e-9)
     assert outcome.facts["empty"] == 0
+
+
+def test_without_faiss(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"faiss is not installed; pip install 'reembed\[vectors\]'"):
+        _job(source).check(SourceSnapshot.open(str(source), {}, "snapshot"))
+
+
+def test_lines_for_a_terminal(source: Path) -> None:
+    job = _job(source)
+    lines = job.text(_run(job, source).facts)
+    assert lines[0].startswith(f"clusters    {GROUPS} (cosine; ")
+    assert "of 1,500 rows, mean distance 0." in lines[1]
 
 
 def test_auto_is_the_root_of_the_rows_and_ray_settings_do_not_change_the_output(source: Path) -> None:

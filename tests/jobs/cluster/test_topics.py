@@ -1,27 +1,26 @@
-"""Words and texts of clusters, of runs of `embed` over a small corpus: against the texts by id, and without the corpus."""
+"""Words and texts of clusters, of a snapshot of a small corpus: against the texts by id, and without the corpus."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
 
+import jobs.embed.session
+import jobs.report.charts
 from jobs.cluster.config import ClusterJobConfig
 from jobs.cluster.job import ClusterJob
+from jobs.cluster.topics import text_shards
 from jobs.config import parse_section
+from jobs.embed.job import embed_corpus
 from jobs.passes.kind import Outcome
 from jobs.passes.source import SourceSnapshot
-from tests.local_replicas import local_embed
+from tests.jobs.nights import HandSession, settings
 from tests.vector_snapshots import passes_over
-from workers.vectors.clustering.texts import EXAMPLE_CHARACTERS
 from workers.vectors.clustering.words import words_of
-
-pytestmark = pytest.mark.slow
 
 TOPICS = ("cat mouse fish bird dog", "train bus tram ship plane", "violin cello flute drum horn")
 TEXTS = {
@@ -30,28 +29,23 @@ TEXTS = {
 }
 
 
-def _embedded(folder: Path, model: Path, *overrides: str, texts: dict[str, str] = TEXTS) -> str:
-    folder.mkdir()
-    rows = [json.dumps({"id": id_, "text": text}) for id_, text in texts.items()]
+def _embedded(folder: Path, model: Path) -> str:
+    """An OUTPUT whose vectors are drawn from the texts."""
+    corpus = folder / "corpus"
+    corpus.mkdir(parents=True)
+    rows = [json.dumps({"id": id_, "text": text}) for id_, text in TEXTS.items()]
     for number in range(3):
-        (folder / f"corpus-{number}.jsonl").write_text("\n".join(rows[number::3]) + "\n")
-    (folder / "embed.yaml").write_text(
-        json.dumps(
-            {
-                "corpus": {"uri": f"{folder}/*.jsonl", "id": "id"},
-                "model": {"name": str(model)},
-                "output": {"uri": f"{folder}/out"},
-                "run": {"shard_bytes": 1500},
-            }
-        )
-    )
-    ended = local_embed(folder / "embed.yaml", *overrides)
-    assert ended.rc == 0, ended.log
+        (corpus / f"{number}.jsonl").write_text("\n".join(rows[number::3]) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.embed.session, "Session", HandSession)
+        patch.setattr(jobs.report.charts, "charts", lambda facts: {})
+        summary = embed_corpus(settings(folder, model, run={"shard_bytes": 1500}))
+    assert summary["published"]
     return f"{folder}/out"
 
 
-def _clustered(source: str, **settings: Any) -> Outcome:
-    section = {"snapshot": source, "clusters": 6, "words": 5, "examples": 3, **settings}
+def _clustered(source: str) -> Outcome:
+    section = {"snapshot": source, "clusters": 6, "words": 5, "examples": 3}
     job = ClusterJob(parse_section({"cluster": section, "output": {"uri": f"{source}.c"}}, "test", ClusterJobConfig))
     columns = job.check(SourceSnapshot.open(source, {}, "snapshot"))
     with passes_over(source, columns, work=f"{source}.c") as passes:
@@ -90,42 +84,11 @@ def test_words_are_those_of_the_clusters_texts_and_examples_have_their_own(sourc
     assert picture.count("<svg") == 2
 
 
-def test_chunks_have_the_words_of_the_chunk(tmp_path: Path, small_model: Path) -> None:
-    long = {f"doc-{row}": " ".join(TOPICS[(row + at // 20) % 3].split()[at % 5] for at in range(60)) for row in range(12)}
-    source = _embedded(
-        tmp_path / "chunks",
-        small_model,
-        "model.long_text=chunks",
-        "model.max_tokens=16",
-        "model.chunk_overlap=0",
-        texts=long,
-    )
-    outcome = _clustered(source, clusters=4)
-    table = ds.dataset(f"{source}/data", format="parquet").to_table(columns=["id", "chunk_start", "chunk_end"]).to_pylist()
-    chunks = {(row["id"], " ".join(long[row["id"]][row["chunk_start"] : row["chunk_end"]].split())) for row in table}
-    assert outcome.facts["rows"] == len(table) > 12
-    for cluster in outcome.tables["clusters"].to_pylist():
-        assert {(example["id"], example["text"]) for example in cluster["examples"]} <= {
-            (id_, text[:EXAMPLE_CHARACTERS]) for id_, text in chunks
-        }
-
-
-def test_rows_are_tokens_where_the_snapshot_holds_token_vectors(
-    tmp_path: Path, small_model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = _embedded(tmp_path / "tokens", small_model, "model.pooling=tokens")
-    table = ds.dataset(f"{source}/data", format="parquet").to_table(columns=["num_tokens"])
-    with caplog.at_level(logging.INFO, "reembed"):
-        outcome = _clustered(source, metric="l2", words=0)
-    assert outcome.facts["rows"] == sum(table.column("num_tokens").to_pylist())
-    assert "rows are tokens" in caplog.text
-
-
 def test_a_corpus_that_is_no_longer_there_costs_the_words_alone(
     tmp_path: Path, small_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = _embedded(tmp_path / "corpus", small_model)
-    corpus = sorted((tmp_path / "corpus").glob("*.jsonl"))
+    corpus = sorted((tmp_path / "corpus" / "corpus").glob("*.jsonl"))
     for harm in ("changed", "gone"):
         for path in corpus:
             if harm == "gone":
@@ -144,8 +107,6 @@ def test_a_corpus_that_is_no_longer_there_costs_the_words_alone(
 
 
 def test_a_part_of_a_large_corpus_is_read(source: str) -> None:
-    from jobs.cluster.topics import text_shards
-
     opened = SourceSnapshot.open(source, {}, "snapshot")
     sizes = {shard.number: shard.text_bytes for shard in opened.run.shards}
     assert text_shards(opened, 1 << 30).tolist() == sorted(sizes)

@@ -183,6 +183,30 @@ def test_outliers_are_the_rows_farthest_from_their_neighbour(corpus: tuple[Path,
     assert not any(_run(corpus[0], outliers=0.0)[1].column("outlier").to_pylist())
 
 
+def test_a_partitioned_snapshot(corpus: tuple[Path, np.ndarray, list[str]], tmp_path: Path) -> None:
+    """Parts of several partitions in a shard: the same groups, numbered in the snapshot's own order of rows."""
+    _, vectors, texts = corpus
+    langs = pa.array(["de" if row % 3 else "fr" for row in range(ROWS)])
+    publish_vectors(
+        tmp_path / "out", vectors, texts=texts, keep={"lang": langs}, shards=4, partition_by=["lang"], part_bytes=8192
+    )
+    whole, table = _run(corpus[0], clusters=12, probe=12)
+    parts, again = _run(tmp_path / "out", clusters=12, probe=12)
+    assert parts.facts == whole.facts
+    groups = [{frozenset(ids) for ids in _by_group(made).values()} for made in (table, again)]
+    assert groups[0] == groups[1]
+    first = [number for number in again.column("group").to_pylist() if number is not None]
+    assert list(dict.fromkeys(first)) == list(range(whole.facts["groups"]))
+
+
+def _by_group(table: pa.Table) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for id_, group in zip(table.column("id").to_pylist(), table.column("group").to_pylist(), strict=True):
+        if group is not None:
+            found.setdefault(group, []).append(id_)
+    return found
+
+
 def test_a_single_row(tmp_path: Path) -> None:
     publish_vectors(tmp_path / "out", np.ones((1, 8), np.float32), shards=1)
     outcome, table = _run(tmp_path / "out")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.evaluate import classify_inputs
+from jobs.evaluate.classes import inputs
 from jobs.passes.source import SourceSnapshot
 from tests.jobs.evaluate.labelled import Rows, by_id, drawn, evaluated, publish, section_of
 from workers.errors import UsageError
@@ -90,7 +90,7 @@ def _write_groups(output: Path, target: Path) -> None:
 
 def test_groups_of_near_duplicates_do_not_leak(near: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(run_id="20260101T000000Z-00000001", job="dedup")
-    monkeypatch.setattr(classify_inputs, "open_published", lambda *_: run)
+    monkeypatch.setattr(inputs, "open_published", lambda *_: run)
     by_text = evaluated(section_of(near))[0].facts
     assert by_text["knn_macro_f1"] > 0.75, "their hashes differ: by=text is no help"
     split = {"by": "near", "groups": str(tmp_path / "groups")}
@@ -107,7 +107,7 @@ def test_groups_of_another_snapshot_are_refused(
     near: Path, tmp_path: Path, copied: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = SimpleNamespace(run_id="20260101T000000Z-00000001", job="dedup")
-    monkeypatch.setattr(classify_inputs, "open_published", lambda *_: run)
+    monkeypatch.setattr(inputs, "open_published", lambda *_: run)
     publish(tmp_path / "other", copied)
     split = {"by": "near", "groups": str(tmp_path / "groups")}
     with pytest.raises(UsageError, match=r"evaluate\.split\.groups=.*run `reembed dedup` over this snapshot again"):

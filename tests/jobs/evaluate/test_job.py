@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.evaluate import classify, classify_inputs
+from jobs.evaluate import classify
+from jobs.evaluate.classes import inputs
 from jobs.evaluate.config import EvaluateConfig
 from jobs.evaluate.job import EvaluateJob
 from jobs.passes.kind import Kept, Outcome
@@ -45,7 +46,7 @@ def test_worse_vectors_are_refused_and_better_ones_pass(tmp_path: Path, monkeypa
 
 
 def test_settings_hold_no_credentials_but_the_runs_of_named_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classify_inputs, "open_published", lambda *_: SimpleNamespace(run_id="run 7", job="dedup"))
+    monkeypatch.setattr(inputs, "open_published", lambda *_: SimpleNamespace(run_id="run 7", job="dedup"))
     split = {"by": "near", "groups": "s3://groups", "storage_options": {"secret": "hidden"}}
     section = {
         "snapshot": "s3://vectors",

@@ -19,11 +19,13 @@ from jobs.state.current import Current
 from tests.vector_snapshots import MemoryJournal, passes_over
 from workers.records.shard import OutputFile, Receipt
 from workers.storage.store import Store
+from workers.table.paths import RunPaths
 from workers.vectors.derived import DerivedStamp
 from workers.vectors.worker import VectorWorker, WorkerSettings
 
 COUNT, DIM = 3000, 32
 RUN = "20260102T000000Z-00000000"
+CATALOG_PATH = RunPaths(RUN).table("files")
 
 
 def mixture(count: int, dim: int = DIM) -> np.ndarray:
@@ -64,7 +66,9 @@ def write_files(output: Path, target: Path, settings: IndexConfig, threads: int 
     finally:
         worker.close()
     for name, table in outcome.tables.items():
-        pq.write_table(table, target / "data" / RUN / f"{name}.parquet")
+        path = target / RunPaths(RUN).table(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
     return outcome, [file for receipt in receipts for file in receipt.files]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from jobs.config import parse_section
 from jobs.index.config import IndexConfig
 from jobs.index.job import IndexJob
 from jobs.passes.kind import Kept, Outcome
-from tests.jobs.index.index_samples import COUNT, DIM, config, index_of, mixture, write_files
+from tests.jobs.index.index_samples import COUNT, DIM, RUN, config, index_of, mixture, write_files
 from tests.vector_snapshots import passes_over, publish_vectors
 from workers.errors import UsageError
+from workers.vectors.derived import Desk, Made
 from workers.vectors.index.build_files import BuildFiles, recall
 from workers.vectors.index.held_out import HeldOut, Questions
 from workers.vectors.index.index_file import IndexShape
+from workers.vectors.index.write_files import WriteFiles
+from workers.vectors.shard_rows import ShardRows
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,35 @@ def test_a_shard_of_many_rows_gets_several_files(output: Path, tmp_path: Path) -
     rows = outcome.tables["files"].to_pylist()
     covered = sorted((row["part"], row["first"] + at) for row in rows for at in range(row["rows"]))
     assert len(set(covered)) == len(covered) == COUNT
+
+
+def test_another_attempt_finds_its_files_there(output: Path, tmp_path: Path) -> None:
+    target = tmp_path / "index"
+    _, first = write_files(output, target, config(output))
+    for record in (target / "runs" / RUN / "staged").iterdir():
+        record.unlink()  # so that nothing is adopted by its record
+    for scratch in (target / "runs" / RUN / "scratch" / "index").iterdir():
+        scratch.unlink()  # and everything is built again
+    assert write_files(output, target, config(output), threads=2)[1] == first
+    assert len(list((target / "data" / RUN).glob("*.usearch"))) == 3
+
+
+def test_a_shard_is_written_by_an_actor_that_did_not_build_it(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = write_files(output, tmp_path / "one", config(output, rows_per_file=700))
+    real = WriteFiles.files
+
+    def elsewhere(self: WriteFiles, rows: ShardRows, desk: Desk) -> Iterator[Made]:
+        assert rows.workplace is not None
+        for file in rows.workplace.folder.glob(f"index-{rows.number:07d}-*.usearch"):
+            file.unlink()
+        if rows.number == 1:
+            rows.workplace.output.delete(f"{rows.workplace.scratch}/index/0000001-0.usearch")
+        yield from real(self, rows, desk)
+
+    monkeypatch.setattr(WriteFiles, "files", elsewhere)
+    assert write_files(output, tmp_path / "two", config(output, rows_per_file=700))[1] == first
 
 
 def test_the_next_night_builds_the_new_shard_alone(output: Path, vectors: np.ndarray, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_totals_add_up() -> None:
     assert sums.counts == {
         "documents": 15, "rows_read": 17, "rows": 15, "quarantined_rows": 2, "tokens": 105, "padded_tokens": 120,
         "truncated": 2, "duplicate_ids": 0, "clipped": 0, "reused_rows": 0, "repeated_rows": 0, "empty": 0, "probed": 0,
-        "overflowed": 0,
+        "overflowed": 0, "excluded_rows": 0,
     }  # fmt: skip
     assert replace(sums, counts={}) == Totals(
         shards=2, documents=15, rows_read=17, rows=15, quarantined_rows=2, tokens=105, padded_tokens=120, truncated=2,

@@ -31,7 +31,7 @@ from jobs.state.records import (
     write_summary,
 )
 from workers.errors import RunAborted
-from workers.records.documents import ReadPlan
+from workers.records.documents import Exclusion, ReadPlan
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
 
@@ -227,3 +227,16 @@ def test_what_changes_the_result_changes_the_fingerprint(changed: dict[str, Any]
 )
 def test_what_does_not_change_the_result_resumes_the_run(changed: dict[str, Any]) -> None:
     assert _print(**changed) == _print()
+
+
+def test_an_exclusion_is_stored_with_the_plan_and_known_by_its_run() -> None:
+    excluding = _config(corpus={"uri": "s3://key:secret@bucket/corpus/", "exclude": "s3://key:secret@bucket/dd/"})
+    plain = _config(corpus={"uri": "s3://key:secret@bucket/corpus/"})
+    pinned = Exclusion("s3://bucket/dd", "20260101T000000Z-00000000", 3, "ab")
+    plan = ReadPlan(excluding.corpus, pa.int64(), KEEP, exclusion=pinned)
+    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan))), excluding.corpus).exclusion == pinned
+    assert "exclude" not in plan_to_json(ReadPlan(plain.corpus, pa.int64(), KEEP))
+    assert "secret" not in json.dumps(config_snapshot(excluding))
+    assert "exclude" not in config_snapshot(plain)["corpus"]
+    fingerprints = [settings_fingerprint(excluding, "w", "t", None, run) for run in ("one", "two")]
+    assert len({*fingerprints, settings_fingerprint(plain, "w", "t")}) == 3

@@ -188,3 +188,16 @@ def test_only_part_file_knows_parquet() -> None:
         "workers/table/small_table.py",
         "workers/table/quarantine_file.py",
     }
+
+
+def test_index_files_are_named_for_shard_and_digest() -> None:
+    for name, parsed in (
+        ("part-0000003.0123456789abcdef.usearch", PartName(3, None, "0123456789abcdef.usearch")),
+        ("part-0000003-12.0123456789abcdef.usearch", PartName(3, 12, "0123456789abcdef.usearch")),
+    ):
+        assert PartName.parse(f"data/{RUN}/{name}") == parsed
+        assert str(parsed) == name
+        moved = path_in_run(f"data/{RUN}/{name}", RUN, 3, "20270101T000000Z-00000000", 5)
+        assert moved == f"data/20270101T000000Z-00000000/{name.replace('0000003', '0000005')}"
+    for name in ("part-0000003.usearch", "part-0000003.0123456789ABCDEF.usearch", "part-0000003.01.usearch", "0.usearch"):
+        assert PartName.parse(name) is None

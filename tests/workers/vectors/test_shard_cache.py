@@ -33,5 +33,8 @@ def test_what_does_not_fit_is_mapped_from_files(tmp_path: Path) -> None:
             rows = cache.get(number, lambda number=number: load(number))  # type: ignore[misc]
             assert (rows.take(np.arange(ROWS), unit=False) == _shard(number).stored[0]).all()
     assert loaded == [0, 1, 2, 3, 4], "each is read once"
-    in_memory = [number for number in range(5) if not isinstance(cache.get(number, lambda: _shard(0)).stored[0], np.memmap)]
+    in_memory = [number for number in range(5) if cache.get(number, lambda: _shard(0)).stored[0].flags.owndata]
     assert len(in_memory) == 2
+    assert len(list(tmp_path.iterdir())) >= 3
+    cache.release(0)
+    assert (cache.get(0, lambda: _shard(0)).take(np.arange(ROWS), unit=False) == _shard(0).stored[0]).all()

@@ -27,6 +27,7 @@ from workers.vectors.step import Combiner, Concatenation, Partial, Step, Sum, Un
 from workers.vectors.workplace import Workplace
 
 EXAMPLE, WORD, MAP = "example_", "word_", "map_"
+_PIECES = 1000  # of rows, that wait to be sorted
 WHOLE_TEXT = -1  # in start and end of a row that is no chunk
 
 
@@ -129,9 +130,11 @@ class Described(Combiner):
     """Sums of what is counted; of each cluster the nearest rows and the sample; the rows of the map end to end."""
 
     def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
         self._sum, self._map = Sum(), Concatenation()
-        self._examples, self._words = Partial(), Partial()
+        self._first = {
+            EXAMPLE: _FirstRows(EXAMPLE, ("key", "distance"), wanted.examples, wanted.clusters),
+            WORD: _FirstRows(WORD, ("key",), wanted.words, wanted.clusters),
+        }
 
     def add(self, partial: Mapping[str, NDArray[Any]]) -> None:
         kinds: dict[str, Partial] = {EXAMPLE: {}, WORD: {}, MAP: {}, "": {}}
@@ -140,11 +143,37 @@ class Described(Combiner):
         self._sum.add(kinds[""])
         if kinds[MAP]:
             self._map.add(kinds[MAP])
-        self._examples = _examples(_joined(self._examples, kinds[EXAMPLE]), self._wanted.examples)
-        self._words = _words(_joined(self._words, kinds[WORD]), self._wanted.words)
+        for kind, first in self._first.items():
+            first.add(kinds[kind])
 
     def result(self) -> Partial:
-        return self._sum.result() | self._map.result() | self._examples | self._words
+        held = [first.result() for first in self._first.values()]
+        return self._sum.result() | self._map.result() | held[0] | held[1]
+
+
+class _FirstRows:
+    """Of each cluster the first rows by `keys` (as first_of_each). Rows are sorted once as many again have come."""
+
+    def __init__(self, kind: str, keys: tuple[str, ...], each: int, clusters: int) -> None:
+        self._kind, self._keys, self._each = kind, keys, each
+        self._most = 2 * each * clusters
+        self._held: list[Partial] = []
+        self._count = 0
+
+    def add(self, rows: Partial) -> None:
+        self._held.append(rows)
+        self._count += len(rows[self._kind + "place"])
+        if self._count > self._most or len(self._held) > _PIECES:
+            self._held = [self.result()]
+            self._count = len(self._held[0][self._kind + "place"])
+
+    def result(self) -> Partial:
+        if not self._held:
+            return {}
+        rows = {name: np.concatenate([piece[name] for piece in self._held]) for name in self._held[0]}
+        keys = [rows[self._kind + key] for key in self._keys]
+        chosen = first_of_each(rows[self._kind + "place"], keys, self._each)
+        return {name: value[chosen] for name, value in rows.items()}
 
 
 def _describe(found: _Found, wanted: Wanted) -> Partial:
@@ -186,16 +215,6 @@ def _rows(found: _Found, rows: NDArray[np.int64], kind: str) -> Partial:
     return {kind + name: value for name, value in named.items()}
 
 
-def _examples(rows: Partial, each: int) -> Partial:
-    chosen = first_of_each(rows[EXAMPLE + "place"], (rows[EXAMPLE + "key"], rows[EXAMPLE + "distance"]), each)
-    return {name: value[chosen] for name, value in rows.items()}
-
-
-def _words(rows: Partial, each: int) -> Partial:
-    chosen = first_of_each(rows[WORD + "place"], (rows[WORD + "key"],), each)
-    return {name: value[chosen] for name, value in rows.items()}
-
-
 def first_of_each(groups: NDArray[Any], keys: Sequence[NDArray[Any]], each: int) -> NDArray[np.int64]:
     """Of each group the first rows in the order of the keys, the last key being the most significant (as np.lexsort)."""
     order = np.lexsort((*keys, groups))
@@ -205,10 +224,6 @@ def first_of_each(groups: NDArray[Any], keys: Sequence[NDArray[Any]], each: int)
     rank = np.arange(len(ordered)) - np.repeat(starts, sizes)
     chosen: NDArray[np.int64] = order[rank < each]
     return chosen
-
-
-def _joined(first: Partial, second: Partial) -> Partial:
-    return {name: np.concatenate([first[name], value]) for name, value in second.items()} if first else second
 
 
 def _fields(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:

@@ -8,8 +8,8 @@ as_before       numbers by the clusters of last night that they continue
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,11 +119,12 @@ def _matched(ours: Floats, theirs: Floats, metric: str) -> tuple[NDArray[np.int6
 
 
 def _kmeans(sample: Floats, clusters: int, metric: str) -> Floats:
-    """[clusters, D]. Raises: UsageError: faiss is not installed."""
+    """[clusters, D]"""
     if clusters == 1:
         mean = sample.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
         return mean if metric == L2 else unit_rows(mean)
-    faiss = _faiss()
+    import faiss  # a fifth of a second
+
     threads = faiss.omp_get_max_threads()
     try:
         with threadpool_limits(limits=1):
@@ -143,12 +144,10 @@ def _kmeans(sample: Floats, clusters: int, metric: str) -> Floats:
     return np.array(kmeans.centroids, np.float32).reshape(clusters, -1)
 
 
-def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError:
-        raise UsageError("cluster: faiss is not installed; pip install 'reembed[vectors]'") from None
-    return faiss
+def require_faiss() -> None:
+    """Raises: UsageError: it is not installed."""
+    if importlib.util.find_spec("faiss") is None:
+        raise UsageError("cluster: faiss is not installed; pip install 'reembed[vectors]'")
 
 
 def _distinct(rows: Floats, enough: int) -> int:

@@ -26,6 +26,7 @@ from workers.vectors.step import Combiner, Concatenation, Partial, Step
 
 MOST_CELLS = 32_768  # by `auto`: 48 MiB of centroids at 384 components
 SAMPLE_A_CELL = 64  # texts of the sample for each centroid: within 3% of the inertia of k-means on everything
+SAMPLE_BYTES = 1 << 30  # of the sample's vectors, which are in the driver's memory and in the journal
 FLAT = 1024  # centroids that are found at once; more in two levels, which costs 2 sqrt(k) and not k products a text
 ITERATIONS = 15
 SEED = 1234
@@ -34,6 +35,11 @@ SEED = 1234
 def cells_for(rows: int) -> int:
     """`clusters: auto`: the square root of the rows, so that finding cells costs about as much as looking into them."""
     return max(1, min(MOST_CELLS, math.isqrt(rows)))
+
+
+def sample_share(rows: int, cells: int, dim: int) -> float:
+    """The share of the texts that is enough to find so many cells."""
+    return min(1.0, min(SAMPLE_A_CELL * cells, SAMPLE_BYTES // (4 * dim)) / rows)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The catalog of an index: one table that says which rows of which source parts each file stands for.
 
-It is data/<run_id>/files.parquet. One row for each file and each source part that it holds rows of, so whoever reads it
+It is runs/<run_id>/tables/files.parquet. One row for each file and each source part that it holds rows of, so who reads it
 needs no other file of the job: docs/search.md shows it to readers without reembed.
 """
 

@@ -13,7 +13,6 @@ by late interaction.
 from __future__ import annotations
 
 import heapq
-import io
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from workers.errors import ObjectError, ReembedError, UsageError
@@ -32,6 +30,7 @@ from workers.snapshot.vectors import rows_where
 from workers.snapshot.where import Where
 from workers.storage.store import Store
 from workers.table.schema import OutputSchema
+from workers.table.small_table import decode_table
 from workers.table.vectors import Floats, unit_rows
 from workers.vectors.index.catalog import SCHEMA
 from workers.vectors.index.index_file import IndexShape, nearest, open_mapped, row_of_key
@@ -75,14 +74,18 @@ class IndexFiles:
         self.files = [self._file(folder, rows) for rows in by_file.values()]
 
     @classmethod
-    def read(cls, store: Store, folder: str, name: str, parts: Mapping[str, str]) -> IndexFiles:
-        """Raises: UsageError: there is no catalog, so this is no index."""
-        path = f"{folder}/{name}.parquet"
+    def read(cls, store: Store, folder: str, path: str, parts: Mapping[str, str]) -> IndexFiles:
+        """Raises: UsageError: there is no catalog, so this is no index; or it is damaged. TransientError: the store."""
         try:
-            catalog = pq.read_table(io.BytesIO(store.read(path)), columns=SCHEMA.names).cast(SCHEMA)
-        except (FileNotFoundError, pa.ArrowException, KeyError):
+            catalog = decode_table(store.read(path)).select(SCHEMA.names).cast(SCHEMA)
+        except FileNotFoundError:
             raise UsageError(
                 f"{store.uri_of(path)}: no catalog of index files; give the output of `reembed index`"
+            ) from None
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            told = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"{store.uri_of(path)}: damaged ({told}); build the index again, or search without it"
             ) from None
         return cls(store, folder, catalog, parts)
 

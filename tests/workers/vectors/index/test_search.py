@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.passes.source import SourceSnapshot
-from tests.jobs.index.index_samples import COUNT, DIM, RUN, config, mixture, write_files
+from tests.jobs.index.index_samples import CATALOG_PATH, COUNT, DIM, RUN, config, mixture, write_files
 from tests.vector_snapshots import publish_vectors
 from workers.config import VectorType
 from workers.errors import UsageError
@@ -53,7 +53,7 @@ def searcher(output: Path, target: Path, store: Store | None = None) -> IndexedS
     source = SourceSnapshot.open(str(output), {}, "snapshot")
     files = [file for receipt in source.receipts.values() for file in receipt.files]
     parts = {file.sha256: file.path for file in files}
-    found = IndexFiles.read(store or Store(str(target), {}), f"data/{RUN}", "files", parts)
+    found = IndexFiles.read(store or Store(str(target), {}), f"data/{RUN}", CATALOG_PATH, parts)
     return IndexedSearch(source.store, source.schema, {file.path: file.rows for file in files}, found)
 
 
@@ -112,12 +112,12 @@ def test_conditions(output: Path, index: Path, vectors: np.ndarray, text: str, c
 
 
 def test_new_parts_are_searched_exactly(output: Path, index: Path, tmp_path: Path, vectors: np.ndarray) -> None:
-    catalog = pq.read_table(index / "data" / RUN / "files.parquet")
+    catalog = pq.read_table(index / CATALOG_PATH)
     known = catalog.slice(0, 1)["part_sha256"][0].as_py()
     source = SourceSnapshot.open(str(output), {}, "snapshot")
     files = [file for receipt in source.receipts.values() for file in receipt.files]
     parts = {file.sha256: file.path for file in files if file.sha256 != known}
-    found = IndexFiles.read(Store(str(index), {}), f"data/{RUN}", "files", parts)
+    found = IndexFiles.read(Store(str(index), {}), f"data/{RUN}", CATALOG_PATH, parts)
     search = IndexedSearch(source.store, source.schema, {file.path: file.rows for file in files}, found)
     right = sum(len(set(ids(search.nearest(query[None], 10))) & set(best(vectors, query, 10))) for query in queries(10))
     assert right >= 99
@@ -130,6 +130,8 @@ def test_a_damaged_file_is_named_and_searched_exactly(
     target = tmp_path / "copy"
     folder = target / "data" / RUN
     folder.mkdir(parents=True)
+    (target / CATALOG_PATH).parent.mkdir(parents=True)
+    (target / CATALOG_PATH).write_bytes((index / CATALOG_PATH).read_bytes())
     for file in (index / "data" / RUN).iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     file = sorted(folder.glob("*.usearch"))[0]
@@ -159,6 +161,18 @@ def test_a_remote_index_is_copied_once(output: Path, index: Path, tmp_path: Path
 
 def test_no_index_there(output: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no catalog of index files; give the output of `reembed index`"):
+        searcher(output, tmp_path)
+
+
+def test_a_damaged_catalog_is_named(output: Path, tmp_path: Path) -> None:
+    catalog = tmp_path / CATALOG_PATH
+    catalog.parent.mkdir(parents=True)
+    for damaged in (b"", b"PAR1 and no more", pa.BufferOutputStream().getvalue().to_pybytes()):
+        catalog.write_bytes(damaged)
+        with pytest.raises(UsageError, match=r"files\.parquet: damaged .*; build the index again, or search without it"):
+            searcher(output, tmp_path)
+    pq.write_table(pa.table({"other": [1]}), catalog)
+    with pytest.raises(UsageError, match="damaged"):
         searcher(output, tmp_path)
 
 

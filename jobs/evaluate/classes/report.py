@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.evaluate.classify_facts import Evaluation
+from jobs.evaluate.classes.facts import Evaluation
 from jobs.report.charts import NARROW, WIDE
 from jobs.report.svg import FONT_PIXELS, MAIN, PALE, SECOND, draw
 from workers.vectors.evaluation.classes.curves import precision_recall_points, roc_points

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.evaluate.classify_report import _against
+from jobs.evaluate.classes.report import _against
 from tests.jobs.evaluate.labelled import Rows, drawn, evaluated, publish, section_of
 
 

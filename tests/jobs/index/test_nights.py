@@ -1,0 +1,96 @@
+"""The job by its real runner: two nights of which the second has one new part, a job that is killed, and a refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.commands.search import search_snapshot
+from jobs.commands.verify import verify_snapshot
+from jobs.index.job import IndexJob
+from jobs.passes.job import run_job
+from jobs.publish.open_snapshot import open_published
+from tests.jobs.index.index_samples import COUNT, config, mixture
+from tests.vector_snapshots import publish_next, publish_vectors
+from workers.errors import RunAborted
+from workers.vectors.index.write_files import WriteFiles
+
+
+class _Embedder:
+    def embed(self, texts: list[str]) -> list[np.ndarray]:
+        return [mixture(COUNT)[int(text)][None] for text in texts]
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("jobs.passes.job.standing_cluster", lambda: None)
+    monkeypatch.setattr("jobs.commands.search.load_embedder", lambda *_, **__: _Embedder())
+    monkeypatch.setenv("REEMBED_CACHE", str(tmp_path / "cache"))
+
+
+def _index(output: Path, **section: Any) -> dict[str, Any]:
+    return run_job(IndexJob(config(output, **section)))
+
+
+def _same_hits(output: Path) -> None:
+    index = f"{output}.index"
+    for text in ("5", "77", "2500"):
+        assert search_snapshot(str(output), text, 10, index=index) == search_snapshot(str(output), text, 10)
+
+
+def test_two_nights(tmp_path: Path) -> None:
+    output, vectors = tmp_path / "out", mixture(COUNT)
+    publish_vectors(output, vectors, shards=4)
+    first = _index(output)
+    assert first["published"]
+    assert (first["files_built"], first["files"], first["vectors"]) == (4, 4, COUNT)
+    assert first["bytes"] == sum(file.bytes for file in open_published(f"{output}.index").files)
+    _same_hits(output)
+    assert _index(output)["unchanged"]
+    publish_next(output, {3: -vectors[COUNT * 3 // 4 :]})
+    _same_hits(output)  # before the index follows: the new part is searched exactly
+    second = _index(output)
+    assert (second["files_built"], second["files"], second["reuse"]["carried_shards"]) == (1, 4, 3)
+    assert second["vector_bytes_read"] <= first["vector_bytes_read"] / 3
+    _same_hits(output)
+    assert verify_snapshot(f"{output}.index", 0)["ok"]
+    file = next(iter(open_published(f"{output}.index").files))
+    path = Path(f"{output}.index") / file.path
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (finding,) = verify_snapshot(f"{output}.index", 0)["findings"]
+    assert file.path in finding
+
+
+def test_a_killed_job_goes_on_with_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out"
+    publish_vectors(output, mixture(COUNT), shards=4)
+    real = WriteFiles.files
+
+    def die(self: WriteFiles, rows: Any, desk: Any) -> Any:
+        if rows.number >= 2:
+            raise RuntimeError("killed")
+        return real(self, rows, desk)
+
+    monkeypatch.setattr(WriteFiles, "files", die)
+    with pytest.raises(RunAborted):
+        _index(output)
+    monkeypatch.setattr(WriteFiles, "files", real)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("built again")
+
+    monkeypatch.setattr("workers.vectors.index.build_files.build", refuse)
+    assert _index(output)["published"]
+    _same_hits(output)
+
+
+def test_low_recall_is_not_published(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    publish_vectors(output, mixture(COUNT), shards=2)
+    summary = _index(output, connectivity=2, expansion=1, precision="i8", min_recall=1.0)
+    assert not summary["published"]
+    assert "index.min_recall=1.0" in summary["reasons"][0]
