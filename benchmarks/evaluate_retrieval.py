@@ -33,8 +33,9 @@ import pytrec_eval
 import seqeval.metrics.sequence_labeling as theirs_of_spans
 from sklearn.metrics import v_measure_score
 
-from jobs.evaluate import cluster, retrieve
+from jobs.evaluate import cluster
 from jobs.evaluate.config import EvaluateSection
+from jobs.evaluate.given import retrieve
 from jobs.passes.in_process import InProcess
 from jobs.passes.kind import Outcome
 from jobs.passes.passes import Passes

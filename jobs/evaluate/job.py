@@ -22,7 +22,8 @@ from jobs.passes.source import SourceSnapshot
 
 def task_of(section: EvaluateSection) -> TaskModule:
     """The module of a section's task."""
-    from jobs.evaluate import classify, cluster, pairs, retrieve
+    from jobs.evaluate import classify, cluster
+    from jobs.evaluate.given import pairs, retrieve
 
     tasks: dict[Task, TaskModule] = {
         Task.CLASSIFY: classify,

@@ -12,7 +12,7 @@ from jobs.passes.source import SourceSnapshot
 
 
 class TaskModule(Protocol):
-    """jobs/evaluate/<task>.py."""
+    """jobs/evaluate/<task>.py, or jobs/evaluate/given/<task>.py."""
 
     METRICS: tuple[str, ...]
     """Figures of its facts that `evaluate.min` may bound, between 0 and 1, more is better; the first is the main one."""

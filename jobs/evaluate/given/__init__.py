@@ -1,1 +1,1 @@
-"""What an evaluation is given beside the snapshot: files of queries, judgements and pairs, and texts to embed."""
+"""Tasks that are given files beside the snapshot: queries and judgements, graded pairs; reading them, embedding texts."""

@@ -9,7 +9,7 @@ Ids are compared as text, whatever type the column has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from workers.table.schema import ID, TEXT_HASH
 from workers.vectors.retrieval.texts import hashes
 from workers.vectors.shard_rows import ShardRows
 from workers.vectors.step import Combiner, Concatenation, Partial, Step
+
+MOST_BYTES = 64 << 20  # of the ids of one step, which is sent to every actor
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,19 @@ class _Smallest(Combiner):
 
     def result(self) -> Partial:
         return self._kept
+
+
+def found_ids(
+    ids: NDArray[np.str_], step: Callable[[NDArray[np.str_]], Step], run: Callable[[Step], Partial], most: int = MOST_BYTES
+) -> Partial:
+    """What `step` finds of all ids, in as many passes as their size takes; `place`: in `ids`. Empty: none is there."""
+    pieces = []
+    count = max(1, most // max(ids.itemsize, 1))
+    for first in range(0, len(ids), count):
+        found = run(step(ids[first : first + count]))
+        if found and len(found["place"]):
+            pieces.append(found | {"place": found["place"] + first})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]} if pieces else {}
 
 
 def _found(rows: ShardRows, ids: NDArray[np.str_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from jobs.evaluate import pairs
 from jobs.evaluate.config import EvaluateSection
+from jobs.evaluate.given import pairs
 from jobs.passes.kind import Outcome
 from tests.jobs.evaluate.given_texts import use_drawn_embedder, vector_of
 from tests.vector_snapshots import passes_over, publish_vectors

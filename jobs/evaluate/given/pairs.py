@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from jobs.evaluate.config import EvaluateSection
 from jobs.evaluate.given.embedding import embedded
-from jobs.evaluate.given.tables import column_names, first_of, read_table
+from jobs.evaluate.given.known_ids import refuse_unknown, require_ids
+from jobs.evaluate.given.tables import column_names, read_table
 from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
@@ -25,10 +26,11 @@ from workers.records.documents import text_hash
 from workers.table.schema import ID
 from workers.table.vectors import Floats, cosines
 from workers.vectors.agreement.graded import correlations, most_different
-from workers.vectors.retrieval.named import VectorsOfIds
+from workers.vectors.retrieval.named import VectorsOfIds, found_ids
 
 METRICS: tuple[str, ...] = ("spearman", "pearson")
 LEAST = 3  # pairs
+IDS = "ids with pairs"
 EXAMPLES = 20
 
 
@@ -42,7 +44,9 @@ def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
             "evaluate.pairs: the snapshot has a row for each chunk (model.long_text: chunks), so an id names several "
             "vectors; give text_1 and text_2, or embed with long_text: mean_of_chunks"
         )
-    _pairs(section)
+    first, second, _ = _pairs(section)
+    if _by_id(section):
+        require_ids(source, [*first, *second], "evaluate.pairs", IDS)
     return (ID,)
 
 
@@ -93,14 +97,10 @@ def _pairs(section: EvaluateSection) -> tuple[list[str], list[str], NDArray[np.f
 
 
 def _of_ids(passes: Passes, names: list[str]) -> Floats:
-    known = passes.run(VectorsOfIds(np.array(names, dtype=np.str_)))
+    known = found_ids(np.array(names, dtype=np.str_), VectorsOfIds, passes.run)
     place, row = np.unique(known.get("place", np.zeros(0, np.int64)), return_index=True)
     absent = np.setdiff1d(np.arange(len(names)), place)
-    if len(absent):
-        raise UsageError(
-            f"evaluate.pairs: {len(absent):,} ids are not in the snapshot {passes.source.uri} "
-            f"({first_of([names[at] for at in absent])}); remove their pairs, or embed the corpus that they are of"
-        )
+    refuse_unknown([names[at] for at in absent], passes.source, "evaluate.pairs", IDS)
     return known["vectors"][row]
 
 

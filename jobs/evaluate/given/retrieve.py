@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from jobs.evaluate.config import EvaluateSection
 from jobs.evaluate.given.embedding import embedded
+from jobs.evaluate.given.known_ids import refuse_unknown, require_ids
 from jobs.evaluate.given.tables import first_of, read_table, require_distinct
 from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes
@@ -31,12 +32,13 @@ from workers.table.schema import ID, TEXT_HASH
 from workers.table.vectors import unit_rows
 from workers.vectors.evaluation.classes.scoring import poisson_weights
 from workers.vectors.evaluation.figures import interval
-from workers.vectors.retrieval.named import SampledRows, TextsOfIds
+from workers.vectors.retrieval.named import SampledRows, TextsOfIds, found_ids
 from workers.vectors.retrieval.nearest import MARGIN, MOST_QUERIES, NearestTexts, pairs_to_score, rank_in_group
 from workers.vectors.retrieval.ranking import CUT, DEPTH, MEASURES, ranking_measures
 from workers.vectors.retrieval.texts import Keys
 
 METRICS: tuple[str, ...] = MEASURES
+DOCUMENTS = "documents with judgements"
 EXAMPLES = 20  # queries without a hit that the report shows
 
 
@@ -68,7 +70,7 @@ def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
             "evaluate.task=retrieve needs evaluate.queries (id, text) and evaluate.qrels (query, document, relevance), "
             "or evaluate.query_column, a kept column of texts that should find their rows"
         )
-    _files(section)
+    require_ids(source, _files(section)[1]["document"].to_pylist(), "evaluate.qrels", DOCUMENTS)
     return (ID, TEXT_HASH)
 
 
@@ -136,14 +138,10 @@ def _files(section: EvaluateSection) -> tuple[pa.Table, pa.Table]:
 def _of_files(passes: Passes, section: EvaluateSection) -> _Queries:
     queries, qrels = _files(section)
     documents = np.array(sorted(set(qrels["document"].to_pylist())), dtype=np.str_)
-    known = passes.run(TextsOfIds(documents))
+    known = found_ids(documents, TextsOfIds, passes.run)
     place = known.get("place", np.zeros(0, np.int64))
     absent = np.setdiff1d(np.arange(len(documents)), place)
-    if len(absent):
-        raise UsageError(
-            f"evaluate.qrels: {len(absent):,} documents are not in the snapshot {passes.source.uri} "
-            f"({first_of(documents[absent].tolist())}); remove their judgements, or embed the corpus that they are of"
-        )
+    refuse_unknown(documents[absent].tolist(), passes.source, "evaluate.qrels", DOCUMENTS)
     judged = set(qrels.filter(pc.greater(qrels["relevance"], 0))["query"].to_pylist())
     asked = [row for row in zip(queries["id"].to_pylist(), queries["text"].to_pylist(), strict=True) if row[0] in judged]
     if not asked:

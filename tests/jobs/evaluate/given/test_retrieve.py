@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import pytrec_eval
 
-from jobs.evaluate import retrieve
 from jobs.evaluate.config import EvaluateSection
+from jobs.evaluate.given import retrieve
 from jobs.passes.kind import Outcome
 from tests.jobs.evaluate.given_texts import DIM, use_drawn_embedder, vector_of
 from tests.vector_snapshots import MemoryJournal, passes_over, publish_vectors
@@ -136,6 +136,9 @@ def test_judgements_of_what_is_not_there(snapshot: Path, tmp_path: Path, monkeyp
     qrels = {"query": ["q1"] * 8, "document": ["3", *(f"x{at}" for at in range(7))], "relevance": [1] * 8}
     pq.write_table(pa.table(qrels), tmp_path / "qrels.parquet")
     with pytest.raises(UsageError, match=r"qrels: 7 documents are not in the snapshot .* \(x0, x1, x2, x3, x4, …\)"):
+        _evaluate(_section(snapshot, qrels=str(tmp_path / "qrels.parquet")))
+    monkeypatch.setattr("jobs.evaluate.given.known_ids.MOST_ROWS", 1)  # the first pass finds them
+    with pytest.raises(UsageError, match=r"7 documents are not in the snapshot"):
         _evaluate(_section(snapshot, qrels=str(tmp_path / "qrels.parquet")))
     pq.write_table(pa.table(qrels | {"query": ["q1"] * 6 + ["who", "what"]}), tmp_path / "qrels.parquet")
     with pytest.raises(UsageError, match=r"qrels: 2 queries are not in evaluate.queries \(what, who\)"):
