@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.cluster.config import ClusterJobConfig, ClusterSection
@@ -39,6 +40,8 @@ from workers.vectors.clustering.steps import Assign
 from workers.vectors.step import Partial
 
 log = logging.getLogger("reembed")
+
+SHOWN_CLUSTERS, SHOWN_WORDS = 8, 6  # in the summary
 
 MOST_STATE_BYTES = 256 << 20  # of the centroids, which every actor is sent once a pass
 WORD_ROWS, WORD_ROWS_EACH = 200_000, 1000  # rows sampled for words: in all, and of one cluster
@@ -106,6 +109,7 @@ class ClusterJob(JobKind):
             f"clusters    {summary['clusters']:,} ({summary['metric']}; {how}), {summary['empty']} empty",
             f"inertia     {summary['inertia']:,.6g} of {summary['rows']:,} rows, mean distance "
             f"{summary['mean_distance']:.4f}{drift}",
+            *(f"{item['cluster']:>6}  {item['rows']:>9,} rows  {', '.join(item['words'])}" for item in summary["largest"]),
         ]
 
     def _clusters(self, source: SourceSnapshot) -> int:
@@ -155,6 +159,7 @@ class ClusterJob(JobKind):
                 "mean_distance": _mean_distance(described),
                 "empty": int((described["rows"] == 0).sum()),
                 "metric": centroids.metric,
+                "largest": _largest(table),
                 "cells": len(centroids.coarse),
                 **facts,
             },
@@ -183,3 +188,9 @@ def _columns(schema: OutputSchema) -> tuple[str, ...]:
 
 def _mean_distance(described: Mapping[str, NDArray[Any]]) -> float:
     return float(described["distance"].sum()) / max(1, int(described["rows"].sum()))
+
+
+def _largest(table: pa.Table) -> list[dict[str, Any]]:
+    """The clusters with most rows, each with its first words."""
+    rows = table.select(["cluster", "rows", "words"]).sort_by([("rows", "descending"), ("cluster", "ascending")])
+    return [row | {"words": (row["words"] or [])[:SHOWN_WORDS]} for row in rows.slice(0, SHOWN_CLUSTERS).to_pylist()]

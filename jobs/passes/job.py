@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
@@ -24,8 +23,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
-
-import pyarrow.parquet as pq
 
 from jobs.driver.layout import require_lasting
 from jobs.driver.lock import DriverLock
@@ -52,6 +49,7 @@ from workers.storage.atomicity import probe_atomic_create
 from workers.storage.store import DELETE_BATCH, Store
 from workers.storage.uris import redact
 from workers.table.paths import PROBES, RUNS
+from workers.table.small_table import encode_table
 from workers.vectors.arrays import save_arrays
 from workers.vectors.derived import WriteStep
 from workers.vectors.worker import VectorWorker, WorkerSettings
@@ -211,10 +209,8 @@ class _Work:
         """Stores the outcome's tables. A job without parts has them where its readers look for data."""
         run, stored = self._run, []
         for name, table in outcome.tables.items():
-            sink = io.BytesIO()
-            pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-            data = sink.getvalue()
-            path = run.paths.table(name) if self._kind.writes_parts else f"{run.paths.data}/{name}.parquet"
+            data = encode_table(table)
+            path = run.paths.table(name) if self._kind.writes_parts else run.paths.data_table(name)
             self._lock.guard()
             run.store.put(path, data)
             stored.append(OutputFile(path, table.num_rows, len(data), hashlib.sha256(data).hexdigest(), ""))

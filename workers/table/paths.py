@@ -143,6 +143,10 @@ class RunPaths:
         """A table beside the parts of a derived run, which no reader of the parts' folder meets."""
         return f"{self.root}/tables/{name}.parquet"
 
+    def data_table(self, name: str) -> str:
+        """A table of a job that publishes tables alone."""
+        return f"{self.data}/{name}.parquet"
+
     @property
     def history(self) -> tuple[str, ...]:
         """What stays of a run that retention has deleted."""

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from workers.config import StorageOptions
 from workers.errors import ObjectError
@@ -83,8 +83,18 @@ class PassResult:
 
 
 def one_thread() -> None:
-    """Limits every library that is loaded by now; the limit stays."""
-    threadpool_limits(limits=1)
+    """Limits every library that is loaded by now; the limit stays.
+
+    Libraries are looked for where modules have been imported since the last call: looking takes milliseconds.
+    """
+    global _controller, _modules
+    if _controller is None or len(sys.modules) != _modules:
+        _controller, _modules = ThreadpoolController(), len(sys.modules)
+    _controller.limit(limits=1)
+
+
+_controller: ThreadpoolController | None = None
+_modules = 0  # imported when the controller was made
 
 
 class VectorWorker:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.evaluate.config import EvaluateSection, SplitBy
 from jobs.passes.source import SourceSnapshot
@@ -13,6 +12,7 @@ from workers.config import StorageOptions
 from workers.errors import UsageError
 from workers.storage.uris import redact
 from workers.table.schema import CHUNK, ID, TEXT_HASH
+from workers.table.small_table import decode_table
 from workers.vectors.evaluation.classes.division import NearGroups
 from workers.vectors.evaluation.classes.labels import has_several, require_label
 
@@ -64,9 +64,9 @@ def named_outputs(section: EvaluateSection) -> dict[str, str]:
 def other_predictions(section: EvaluateSection) -> tuple[str, pa.Table]:
     """Run id and predictions of the evaluation `against`. Raises: UsageError."""
     run = _output_of("evaluate", str(section.against), section.storage_options, "evaluate.against")
-    path = f"data/{run.run_id}/predictions.parquet"
+    path = run.paths.data_table("predictions")
     try:
-        return run.run_id, pq.read_table(pa.BufferReader(run.store.read(path)))
+        return run.run_id, decode_table(run.store.read(path))
     except FileNotFoundError:
         raise UsageError(
             f"evaluate.against={redact(str(section.against))}: {path} is missing; it is no evaluation of task=classify"

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
-import pyarrow.parquet as pq
 
 from jobs.evaluate.config import EvaluateSection
 from workers.errors import UsageError
 from workers.storage.store import Store
 from workers.storage.uris import redact
+from workers.table.small_table import decode_table
 
 FIRST = 5  # offending ids named in an error
 _OPTIONS = ("queries", "qrels", "pairs")
@@ -88,7 +88,7 @@ def _parsed(data: bytes, uri: str, shown: str) -> pa.Table:
         if uri.endswith((".jsonl", ".ndjson", ".json")):
             return pyarrow.json.read_json(pa.BufferReader(data))
         if uri.endswith((".parquet", ".pq")):
-            return pq.read_table(pa.BufferReader(data))
+            return decode_table(data)
     except pa.ArrowException as error:
         raise UsageError(f"{shown}: cannot be read: {str(error).splitlines()[0]}") from None
     raise UsageError(f"{shown}: neither a .parquet nor a .jsonl file; write it as one of them")

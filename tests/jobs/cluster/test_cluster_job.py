@@ -57,7 +57,7 @@ def _write(
     """The rows that the last pass writes, in the order of the source; and Kept.parts of that run."""
     opened = SourceSnapshot.open(str(source), {}, "snapshot")
     numbers, target = [shard.number for shard in opened.shards], target or f"{source}.clusters"
-    stamp = DerivedStamp(run_id, "cluster", opened.run_id, opened.uri, outcome.footer)
+    stamp = DerivedStamp(run_id, "cluster", opened.run_id, opened.uri, outcome.step.footer() if outcome.step else {})
     worker = VectorWorker(
         WorkerSettings(str(source), target, opened.schema, stamp, "f", (), opened.first_rows, numbers, 1 << 30, True), "w"
     )

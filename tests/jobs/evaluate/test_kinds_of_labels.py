@@ -17,6 +17,7 @@ from jobs.evaluate import classify
 from jobs.evaluate.classes import inputs
 from tests.jobs.evaluate.labelled import Rows, by_id, drawn, evaluated, publish, section_of
 from workers.errors import UsageError
+from workers.table.paths import RunPaths
 from workers.vectors.evaluation.classes.paired import compare
 
 
@@ -90,7 +91,7 @@ def test_two_snapshots_of_the_same_rows(tmp_path: Path, monkeypatch: pytest.Monk
     data.mkdir(parents=True)
     pq.write_table(bad.tables["predictions"], data / "predictions.parquet")
     stored = SimpleNamespace(read=lambda path: (tmp_path / "evaluation" / path).read_bytes())
-    run = SimpleNamespace(run_id="run", job="evaluate", store=stored)
+    run = SimpleNamespace(run_id="run", paths=RunPaths("run"), job="evaluate", store=stored)
     monkeypatch.setattr(inputs, "open_published", lambda *_: run)
     section = section_of(tmp_path / "good", against=str(tmp_path / "evaluation"))
     facts = evaluated(section)[0].facts

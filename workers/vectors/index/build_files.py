@@ -218,7 +218,7 @@ class _Scratch:
 
     def __init__(self, rows: ShardRows, step: BuildFiles) -> None:
         self._rows = rows
-        self._workplace = workplace_of(rows)
+        self._workplace = rows.workplace
         asked = hashlib.sha256(f"{step.shape} {step.rows_per_file}".encode() + step.questions.vectors.tobytes()).hexdigest()
         self._answer = f"{self._workplace.scratch}/index/{shard_name(rows.number)}-{asked[:16]}.npz"
 
@@ -245,13 +245,6 @@ class _Scratch:
         stream = io.BytesIO()
         np.savez(stream, **answer)  # type: ignore[arg-type]
         self._workplace.output.put(self._answer, stream.getvalue())
-
-
-def workplace_of(rows: ShardRows) -> Workplace:
-    """Raises: ValueError: the rows are not held by a worker."""
-    if rows.workplace is None:
-        raise ValueError("index files are built by a worker, which has a local folder and a scratch folder")
-    return rows.workplace
 
 
 def local_file(workplace: Workplace, shard: int, piece: int) -> Path:

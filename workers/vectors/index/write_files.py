@@ -16,7 +16,7 @@ import numpy as np
 from workers.table.part_file import PartName
 from workers.table.schema import PREFIX
 from workers.vectors.derived import Desk, Made, WriteStep
-from workers.vectors.index.build_files import BuildFiles, local_file, scratch_file, workplace_of
+from workers.vectors.index.build_files import BuildFiles, local_file, scratch_file
 from workers.vectors.shard_rows import ShardRows
 
 DIGITS = 16  # of the SHA-256, in a file's name
@@ -48,7 +48,7 @@ class WriteFiles(WriteStep):
             yield Made(local, path, stop_row - first_row, digest, footer)
 
     def _local(self, rows: ShardRows, piece: int) -> Path:
-        workplace = workplace_of(rows)
+        workplace = rows.workplace
         local = local_file(workplace, rows.number, piece)
         if not local.exists():
             try:
