@@ -22,7 +22,7 @@ class ClusterSection(SnapshotSection, ClusterConfig):
     """Rows for each cluster, in the sample from which the start is computed."""
     sample_bytes: ByteCount = Field(1 << 30, ge=1 << 20)
     """Most bytes of that sample, which the driver holds in memory."""
-    passes: int = Field(5, ge=1, le=100)
+    passes: int = Field(7, ge=1, le=100)
     """Most exact passes over all rows after the start."""
     tolerance: float = Field(1e-3, ge=0, lt=1)
     """They end earlier when a pass lowers the inertia by less than this share of it."""
