@@ -39,6 +39,10 @@ def require_endpoint(uri: str, options: Mapping[str, Any], setting: str) -> None
     Raises:
         UsageError: nothing answers at the endpoint. Any answer counts, even a refusal, which the first real request reports.
     """
+    chain, _, uri = uri.rpartition("::")  # simplecache::s3://…: the store at its end is asked
+    if chain:
+        own = options.get(uri.partition("://")[0], {})
+        options = own if isinstance(own, Mapping) else {}
     web = uri.startswith(("http://", "https://"))
     if not web and not uri.startswith(("s3://", "s3a://")):
         return

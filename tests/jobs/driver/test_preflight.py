@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.driver.preflight import require_cluster, standing_cluster, starts_a_ray
+from jobs.driver.preflight import ENDPOINT_SECONDS, require_cluster, require_endpoint, standing_cluster, starts_a_ray
 from workers.errors import UsageError
 
 
@@ -80,3 +80,17 @@ def test_which_addresses_start_a_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         assert starts_a_ray("auto") is told
         assert starts_a_ray("local") is True
         assert starts_a_ray("127.0.0.1:2") is False
+
+
+@pytest.mark.slow
+def test_a_chain_of_filesystems_is_asked_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing listens there. Without this look botocore alone would try AWS_MAX_ATTEMPTS times, however many that is."""
+    for name, value in (
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9"), ("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y"),
+        ("AWS_MAX_ATTEMPTS", "1" + "0" * 30),
+    ):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"model\.name: the endpoint does not answer"):
+        require_endpoint("simplecache::s3://bucket/x", {}, "model.name")
+    assert time.monotonic() - began < 2 * ENDPOINT_SECONDS
