@@ -33,10 +33,11 @@ from workers.errors import UsageError
 from workers.table.schema import CHUNK_END, CHUNK_START, OutputSchema
 from workers.vectors.clustering.centroids import Centroids
 from workers.vectors.clustering.description import MAP, Describe, Described, Wanted
-from workers.vectors.clustering.fit import as_before, largest_first, require_faiss
+from workers.vectors.clustering.fit import as_before, largest_first
 from workers.vectors.clustering.picture import on_plane, plane_of
 from workers.vectors.clustering.row_keys import key_columns
 from workers.vectors.clustering.steps import Assign
+from workers.vectors.kmeans import require_faiss
 from workers.vectors.step import Partial
 
 log = logging.getLogger("reembed")
@@ -65,7 +66,7 @@ class ClusterJob(JobKind):
         return {name: value for name, value in super().settings().items() if name not in others}
 
     def check(self, source: SourceSnapshot) -> tuple[str, ...]:
-        require_faiss()
+        require_faiss(self.name)
         rows, clusters = vectors_in(source) if source.shards else 0, self._clusters(source)
         if rows < 2:
             raise UsageError(f"cluster.snapshot={source.uri}: has {rows} rows; clusters need at least 2")

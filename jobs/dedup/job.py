@@ -29,7 +29,7 @@ from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
 from workers.config import VectorType
 from workers.errors import UsageError
-from workers.vectors.duplicates.cells import SampleTexts, cells_for, find_cells, require_faiss, sample_share
+from workers.vectors.duplicates.cells import SampleTexts, cells_for, find_cells, sample_share
 from workers.vectors.duplicates.columns import ADDED, DuplicateColumns
 from workers.vectors.duplicates.exact import FindCopies, SendHashes
 from workers.vectors.duplicates.find_pairs import EDGE, NEAR, FindPairs
@@ -38,6 +38,7 @@ from workers.vectors.duplicates.groups import PARTITION_ROWS as MEMBERS
 from workers.vectors.duplicates.neighbours import MergeNearest, SendIds, outlier_limit
 from workers.vectors.duplicates.route import UNIT_BYTES, Route, plan_units
 from workers.vectors.duplicates.shuffle import Shuffle
+from workers.vectors.kmeans import require_faiss
 from workers.vectors.step import Partial
 
 
@@ -52,7 +53,7 @@ class DedupJob(JobKind):
         return self.config.dedup
 
     def check(self, source: SourceSnapshot) -> tuple[str, ...]:
-        require_faiss()
+        require_faiss(self.name)
         source.require_rows_of_text("dedup")
         wanted, names = self.section, source.schema.rows.names
         source.require_columns(self._tokens, "dedup.keep=longest")

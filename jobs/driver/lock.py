@@ -32,6 +32,7 @@ from workers.storage.store import Store
 
 BEAT_SECONDS = 3.0  # three fit into the 10 s within which a second driver must be refused
 TAKEOVER_SECONDS = 20.0  # several beats: one slow request or a pause of the process does not lose the lock
+EPOCHS_PER_DRIVER = 1 << 32  # so that epochs of a later driver are always larger
 GIVE_UP_SECONDS = 180.0  # after so long without storage the run ends: it cannot write receipts
 READ_BACK_SECONDS = 2.0  # on stores that cannot create atomically: longer than a put takes
 _TRUST_SHARE = 0.8  # of the takeover time: within it, after a beat, no other driver can have taken over
@@ -96,6 +97,11 @@ class DriverLock:
     def refuse_if_held(self) -> None:
         """Check whether the lock is free, without writing: for refusing early. Raises: as acquire()."""
         self._await_free()
+
+    @property
+    def first_epoch(self) -> int:
+        """Of this driver's attempts: larger than every epoch of an earlier driver."""
+        return self.generation * EPOCHS_PER_DRIVER
 
     def raise_if_lost(self) -> None:
         """Makes no request, so any loop can call it in every turn. Raises: RunAborted if the lock is known to be lost."""

@@ -46,7 +46,6 @@ from workers.storage.client import retries
 log = logging.getLogger("reembed")
 
 RESIZE_SECONDS = 10.0  # how often the cluster's size is read again, if it decides the number of replicas
-EPOCHS_PER_DRIVER = 1 << 32  # so that epochs of a later driver are always larger
 LAST_STATS_SECONDS = 5.0  # replicas must report their final totals within this time
 GOLDEN_SECONDS = 60.0  # replicas must embed the golden texts within this time; the slowest model takes a few seconds
 LEAST_BATCH_TOKENS = 4096  # token budget of runs begun by a version that stored none
@@ -129,7 +128,7 @@ class _Embedding:
         todo = pending(run.shards, receipts)
         slots = GPU_SLOTS if shape.gpus else Policy().slots
         policy = Policy.of(config.run, ready_seconds=config.cluster.replica_ready_seconds, slots=slots)
-        first_epoch = driver.lock.generation * EPOCHS_PER_DRIVER
+        first_epoch = driver.lock.first_epoch
         self.scheduler = Scheduler(todo, policy, replicas=shape.replicas, first_epoch=first_epoch)
         predicted = run.record.extra.get("predicted", {}).get("tokens")
         self.progress = Progress(run.shards, receipts, self._store_status, self._began, first_epoch, predicted)

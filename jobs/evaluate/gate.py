@@ -94,26 +94,20 @@ def _before(run: StoredRun, section: EvaluateSection, options: StorageOptions) -
 
 def _figures(run: StoredRun, section: EvaluateSection, options: StorageOptions) -> dict[str, Any]:
     """The facts of the task, as stored with the run or measured now."""
+    source = SourceSnapshot(run, options)
     told = section.model_dump(mode="json", exclude={"snapshot", "storage_options", "min", "max_drop"})
-    wanted = hashlib.sha256(json.dumps([told, _parts(run)], sort_keys=True).encode()).hexdigest()
+    wanted = hashlib.sha256(json.dumps([told, source.digest], sort_keys=True).encode()).hexdigest()
     path = run.paths.quality
     try:
         stored = json.loads(run.store.read(path))
     except (FileNotFoundError, ValueError):
         stored = {}
     if stored.get("of") != wanted:
-        facts = figures_of(SourceSnapshot(run, options), section)
+        facts = figures_of(source, section)
         stored = {"of": wanted, "facts": facts}
         run.store.put(path, json.dumps(stored).encode())
     measured: dict[str, Any] = stored["facts"]
     return measured
-
-
-def _parts(run: StoredRun) -> str:
-    sums = hashlib.sha256()
-    for file in run.files:
-        sums.update(f"{file.sha256}\n".encode())
-    return sums.hexdigest()
 
 
 def _what_got_worse(now: Mapping[str, Any], before: Mapping[str, Any]) -> str:

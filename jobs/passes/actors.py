@@ -90,7 +90,7 @@ class Actors:
                 combiner.add(early.pop(due))
                 due = next(order, None)
 
-        self._round(step, shards, answered, sticky=isinstance(step, Step))
+        self._round(step, shards, answered)
 
     def write(self, step: WriteStep, shards: Sequence[Shard], record: Callable[[Receipt], Any]) -> None:
         """Every shard is written; `record` is given its receipt. Raises: as Executor.run()."""
@@ -99,18 +99,16 @@ class Actors:
             if isinstance(result, Receipt):
                 record(result)
 
-        self._round(step, shards, answered, sticky=True)
+        self._round(step, shards, answered)
 
     def _round(
         self,
         step: Step | UnitStep | WriteStep,
         shards: Sequence[Shard],
         answered: Callable[[PassResult | Receipt], None],
-        *,
-        sticky: bool,
     ) -> None:
         self._pool.begin(step)
-        self._scheduler.next_round(shards, sticky=sticky)
+        self._scheduler.next_round(shards, sticky=not isinstance(step, UnitStep))
         name = type(step).__name__
 
         def handle(event: Event) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -56,10 +56,11 @@ class DerivedRun:
     def paths(self) -> RunPaths:
         return RunPaths(self.run_id)
 
-    def stamp(self, facts: Mapping[str, str]) -> DerivedStamp:
-        """What the footer of every part says; `facts`: of the job."""
+    @property
+    def stamp(self) -> DerivedStamp:
+        """What the footer of every part says of its origin."""
         source = self.record.extra[SOURCE]
-        return DerivedStamp(self.run_id, str(self.record.job), source["run_id"], source["uri"], facts)
+        return DerivedStamp(self.run_id, str(self.record.job), source["run_id"], source["uri"])
 
 
 def fingerprint(kind: JobKind, source: SourceSnapshot) -> str:

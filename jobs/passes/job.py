@@ -57,7 +57,6 @@ from workers.vectors.worker import VectorWorker, WorkerSettings
 log = logging.getLogger("reembed")
 
 SMALL_BYTES = 512 << 20  # of the snapshot's parts
-EPOCHS_PER_DRIVER = 1 << 32  # so that epochs of a later driver are always larger
 
 
 class WritingExecutor(Executor, Protocol):
@@ -152,7 +151,7 @@ class _Work:
                 run.store.put(run.paths.shape, json.dumps(dict(outcome.model)).encode())
             tables = self._tables(outcome)
             if outcome.step is None:
-                ledger.record(table_receipt(tables))
+                ledger.record(Receipt.of_rows(TABLES, 0, tables, "driver"))
                 receipts: Mapping[int, Receipt] = ledger.load()
             else:
                 receipts = self._write(outcome, executor, ledger)
@@ -230,7 +229,7 @@ class _Work:
 
     @contextlib.contextmanager
     def _executor(self) -> Iterator[WritingExecutor]:
-        first_epoch = self._lock.generation * EPOCHS_PER_DRIVER
+        first_epoch = self._lock.first_epoch
         if _in_cluster(self._kind, self._source):
             from jobs.passes.actors import Actors  # imports ray
 
@@ -251,7 +250,7 @@ class _Work:
             source_uri=source.store.uri,
             output_uri=run.store.uri,
             schema=source.schema,
-            stamp=run.stamp({}),
+            stamp=run.stamp,
             fingerprint=run.record.fingerprint,
             columns=self._columns,
             first_rows=source.first_rows,
@@ -265,16 +264,6 @@ class _Work:
     def _check(self) -> None:
         self._stop.check()
         self._lock.raise_if_lost()
-
-
-def table_receipt(tables: Sequence[OutputFile]) -> Receipt:
-    """The receipt of a run without parts."""
-    rows = sum(file.rows for file in tables)
-    return Receipt(
-        shard=TABLES, epoch=0, rows_read=rows, documents=rows, rows=rows, quarantined_rows=0, lost_objects=(), tokens=0,
-        padded_tokens=0, truncated=0, duplicate_ids=0, files=tuple(tables), quarantine=None, stage_seconds={}, seconds=0.0,
-        replica="driver",
-    )  # fmt: skip
 
 
 def _tell(run: DerivedRun, state: RunState, more: Mapping[str, Any]) -> None:

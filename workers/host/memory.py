@@ -8,12 +8,18 @@ less, and have no call to release it. Arrow's allocator keeps freed memory as we
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
 import time
 
 import pyarrow as pa
 
 EVERY_SECONDS = 30.0
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def trim() -> None:

@@ -13,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import resource
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,7 +26,7 @@ from workers.config import Precision
 from workers.dedup.deduplicator import DedupedWindow
 from workers.engine.encoder import Encoder, EncoderOptions
 from workers.errors import ReplicaError, UsageError
-from workers.host.memory import Trimmer
+from workers.host.memory import Trimmer, peak_memory_bytes
 from workers.host.spill_file import own_spill_folder
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
@@ -179,7 +177,7 @@ class Replica:
             tokens=self._encoder.tokens_done,
             busy_seconds=totals["encode"] + (now - since if since is not None else 0.0),
             uptime_seconds=now - self._ready_at,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            peak_memory_bytes=peak_memory_bytes(),
             shards=tuple(self._in_flight),
             stage_seconds=totals,
             batches=self._encoder.batches_done,

@@ -13,8 +13,6 @@ never raised; which shard comes next is the scheduler's knowledge.
 from __future__ import annotations
 
 import functools
-import hashlib
-import resource
 import shutil
 import socket
 import sys
@@ -32,6 +30,7 @@ from threadpoolctl import ThreadpoolController
 
 from workers.config import StorageOptions
 from workers.errors import ObjectError
+from workers.host.memory import peak_memory_bytes
 from workers.host.spill_file import local_disk, own_spill_folder
 from workers.records.shard import Assignment, Blame, Failure, OutputFile, Receipt, ReplicaStats
 from workers.snapshot.vectors import partition_columns
@@ -40,12 +39,12 @@ from workers.table.part_file import PartReader, decoding, open_part
 from workers.table.paths import RunPaths
 from workers.table.schema import EMBEDDING, PREFIX, OutputSchema
 from workers.table.vectors import decode, stored_cells, vectors_per_row
-from workers.vectors.derived import DerivedStamp, Desk, Made, WriteStep
+from workers.vectors.derived import DerivedStamp, Desk, WriteStep
 from workers.vectors.shard_cache import ShardCache
 from workers.vectors.shard_rows import PartSpan, ShardRows
 from workers.vectors.step import Partial, Step, UnitStep
 from workers.vectors.workplace import Workplace
-from workers.writing.commit import LocalFile, adopt, in_parallel, put_or_adopt, stage
+from workers.writing.commit import adopt, described, put_shard
 from workers.writing.failure import failure_of
 
 READ_ROWS = 8192
@@ -149,7 +148,7 @@ class VectorWorker:
             tokens=self.rows_done,
             busy_seconds=self.busy_seconds,
             uptime_seconds=time.monotonic() - self._began,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            peak_memory_bytes=peak_memory_bytes(),
         )
 
     def _attempt(self, assignment: Assignment, work: Callable[[], _Answer]) -> _Answer | Failure:
@@ -216,19 +215,15 @@ class VectorWorker:
             stamp = replace(settings.stamp, facts=step.footer())
             desk = Desk(self._source, settings.schema, assignment, stamp, settings.stamp.source_run_id, folder)
             with local_disk(folder):
-                files = [_local(made) for made in step.files(self._rows(assignment), desk)]
-            documents = sum(file.output.rows for file in files)
+                made = list(step.files(self._rows(assignment), desk))
+            files = [described(file.local, file.path, file.rows, file.rows_digest, file.footer) for file in made]
 
             def receipt(outputs: Sequence[OutputFile]) -> Receipt:
-                return _receipt(assignment, self.name, outputs, documents, time.monotonic() - began)
+                spent = round(time.monotonic() - began, 4)
+                ended = round(time.time(), 3)
+                return Receipt.of_rows(shard.number, assignment.epoch, outputs, self.name, seconds=spent, ended=ended)
 
-            staged = RunPaths(run_id).staged(shard.number)
-            stage(self._output, staged, settings.fingerprint, receipt([file.output for file in files]))
-            sizes = [file.output.bytes for file in files]
-            standing = in_parallel(lambda file: put_or_adopt(self._output, file), files, sizes)
-            if standing != [file.output for file in files]:
-                stage(self._output, staged, settings.fingerprint, receipt(standing))
-            return receipt(standing)
+            return put_shard(self._output, RunPaths(run_id).staged(shard.number), settings.fingerprint, files, receipt)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -255,32 +250,3 @@ def _read_part(
     fields = pa.schema([schema.rows.field(name) for name in columns])
     found = pa.Table.from_arrays(arrays, names=list(columns)).cast(fields) if columns else fields.empty_table()
     return cells, counts, found
-
-
-def _local(made: Made) -> LocalFile:
-    with made.local.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    output = OutputFile(made.path, made.rows, made.local.stat().st_size, sha256, made.rows_digest)
-    return LocalFile(made.local, output, made.footer)
-
-
-def _receipt(assignment: Assignment, replica: str, files: Sequence[OutputFile], rows: int, seconds: float) -> Receipt:
-    return Receipt(
-        shard=assignment.shard.number,
-        epoch=assignment.epoch,
-        rows_read=rows,
-        documents=rows,
-        rows=rows,
-        quarantined_rows=0,
-        lost_objects=(),
-        tokens=0,
-        padded_tokens=0,
-        truncated=0,
-        duplicate_ids=0,
-        files=tuple(files),
-        quarantine=None,
-        stage_seconds={},
-        seconds=round(seconds, 4),
-        replica=replica,
-        ended=round(time.time(), 3),
-    )

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from workers.errors import PartConflict
+from workers.host.spill_file import local_disk
 from workers.records.shard import OutputFile, Receipt, Shard
 from workers.storage.store import Store
 from workers.table.part_file import read_footer
@@ -113,6 +114,38 @@ def put_or_adopt(store: Store, file: LocalFile) -> OutputFile:
             )
         store.delete(path)
     raise PartConflict(f"{store.uri_of(path)}: other attempts keep writing it; gave up after {PUT_ROUNDS} rounds")
+
+
+def put_shard(
+    store: Store,
+    staged: str,
+    fingerprint: str,
+    files: Sequence[LocalFile],
+    receipt_of: Callable[[Sequence[OutputFile]], Receipt],
+) -> Receipt:
+    """Stage, then put or adopt every file. Afterwards the store holds exactly the files that the returned receipt lists.
+
+    `receipt_of` may be called twice: the second list differs only in size and SHA-256, where files were adopted.
+
+    Raises: as put_or_adopt.
+    """
+    made = [file.output for file in files]
+    receipt = receipt_of(made)
+    stage(store, staged, fingerprint, receipt)
+    standing = in_parallel(lambda file: put_or_adopt(store, file), files, [file.bytes for file in made])
+    if standing == made:
+        return receipt
+    receipt = receipt_of(standing)
+    stage(store, staged, fingerprint, receipt)  # files were adopted: the staged record must say so too
+    return receipt
+
+
+def described(local: Path, path: str, rows: int, digest: str, footer: Mapping[str, str]) -> LocalFile:
+    """A finished file, with its size and SHA-256. `digest`: of its rows. Raises: TransientError: the local disk."""
+    with local_disk(local), local.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        output = OutputFile(path, rows, local.stat().st_size, sha256, digest)
+    return LocalFile(local, output, footer)
 
 
 class InFlight:

@@ -13,7 +13,6 @@ shards) while sending; the local disk holds the shard twice. Knows nothing of ho
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +31,7 @@ from workers.table.paths import RunPaths
 from workers.table.quarantine_file import QUARANTINE_SCHEMA, write_quarantine
 from workers.table.schema import CHUNK, ID, PREFIX, TEXT_HASH, OutputSchema, part_footer
 from workers.writing.assembly import DocumentTotals, OutputRows, assemble, cache_ranges, count_documents, output_rows
-from workers.writing.commit import LocalFile, in_parallel, put_or_adopt, stage
+from workers.writing.commit import LocalFile, described, put_shard
 from workers.writing.grouping import cut, cut_evenly, partition_groups
 
 PART_BYTES = 128 << 20  # of vectors: a few row groups, one comfortable download
@@ -105,16 +104,9 @@ class ShardWriter:
         try:
             parts = list(self._encode_parts())
             files = parts + self._encode_quarantine()
-            run_id = self._schema.stamp.run_id
-            staged, fingerprint = RunPaths(run_id).staged(self._assignment.shard.number), self._schema.fingerprint()
-            receipt = _receipt(draft, [file.output for file in files], len(parts))
-            stage(self._store, staged, fingerprint, receipt)
-            sizes = [file.output.bytes for file in files]
-            standing = in_parallel(lambda file: put_or_adopt(self._store, file), files, sizes)
-            final = _receipt(draft, standing, len(parts))
-            if standing != [file.output for file in files]:  # parts were adopted: the staged record must say so too
-                stage(self._store, staged, fingerprint, final)
-            return final
+            staged = RunPaths(self._schema.stamp.run_id).staged(self._assignment.shard.number)
+            fingerprint = self._schema.fingerprint()
+            return put_shard(self._store, staged, fingerprint, files, lambda outputs: _receipt(draft, outputs, len(parts)))
         finally:
             self.abandon()
 
@@ -171,7 +163,7 @@ class ShardWriter:
 
         with local_disk(local):
             write_part(local, counted(), schema, footer, self._encoding)
-        return _local_file(local, path, rows, str(digest), footer())
+        return described(local, path, rows, str(digest), footer())
 
     def _encode_quarantine(self) -> list[LocalFile]:
         """The quarantine file, or nothing."""
@@ -192,18 +184,11 @@ class ShardWriter:
             with local_disk(local):
                 write_quarantine(local, table, footer)
         path = RunPaths(stamp.run_id).quarantined_rows(shard.number)
-        return [_local_file(local, path, self._quarantined.rows, str(digest), footer)]
+        return [described(local, path, self._quarantined.rows, str(digest), footer)]
 
 
 def _receipt(draft: Draft, files: Sequence[OutputFile], parts: int) -> Receipt:
     return draft(tuple(files[:parts]), files[parts] if len(files) > parts else None)
-
-
-def _local_file(local: Path, path: str, rows: int, digest: str, footer: dict[str, str]) -> LocalFile:
-    with local_disk(local), local.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        output = OutputFile(path, rows, local.stat().st_size, sha256, digest)
-    return LocalFile(local, output, footer)
 
 
 def _add_rows(digest: RowsDigest, table: pa.Table, *, chunked: bool) -> None:

@@ -8,17 +8,15 @@ as_before       numbers by the clusters of last night that they continue
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from workers.errors import UsageError
 from workers.table.vectors import Floats, unit_rows
 from workers.vectors.clustering.centroids import L2, Centroids, by_group, nearest
+from workers.vectors.kmeans import train
 from workers.vectors.step import Partial
 
 ONE_LEVEL = 4096  # clusters; more have two levels
@@ -125,39 +123,11 @@ def _kmeans(sample: Floats, clusters: int, metric: str) -> Floats:
     if clusters == 1:
         mean = sample.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
         return mean if metric == L2 else unit_rows(mean)
-    import faiss  # a fifth of a second
-
-    threads = faiss.omp_get_max_threads()
-    try:
-        with threadpool_limits(limits=1):
-            faiss.omp_set_num_threads(1)
-            first = _FIRST_ROWS * clusters
-            if len(sample) < 2 * first:
-                return _trained(faiss, sample, clusters, metric, _FIRST_ITERATIONS, None)
-            begun = _trained(faiss, sample[:first], clusters, metric, _FIRST_ITERATIONS, None)
-            return _trained(faiss, sample, clusters, metric, _ITERATIONS, begun)
-    finally:
-        faiss.omp_set_num_threads(threads)
-
-
-def _trained(faiss: Any, rows: Floats, clusters: int, metric: str, iterations: int, begun: Floats | None) -> Floats:
-    kmeans = faiss.Kmeans(
-        rows.shape[1],
-        clusters,
-        niter=iterations,
-        seed=SEED,
-        spherical=metric != L2,
-        min_points_per_centroid=1,  # below its own limit it writes warnings to stderr
-        max_points_per_centroid=len(rows),  # the sample is drawn already
-    )
-    kmeans.train(np.ascontiguousarray(rows), init_centroids=begun)
-    return np.array(kmeans.centroids, np.float32).reshape(clusters, -1)
-
-
-def require_faiss() -> None:
-    """Raises: UsageError: it is not installed."""
-    if importlib.util.find_spec("faiss") is None:
-        raise UsageError("cluster: faiss is not installed; pip install 'reembed[vectors]'")
+    spherical, first = metric != L2, _FIRST_ROWS * clusters
+    if len(sample) < 2 * first:
+        return train(sample, clusters, iterations=_FIRST_ITERATIONS, seed=SEED, spherical=spherical)
+    begun = train(sample[:first], clusters, iterations=_FIRST_ITERATIONS, seed=SEED, spherical=spherical)
+    return train(sample, clusters, iterations=_ITERATIONS, seed=SEED, spherical=spherical, begun=begun)
 
 
 def _distinct(rows: Floats, enough: int) -> int:

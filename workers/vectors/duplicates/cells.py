@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from workers.errors import UsageError
 from workers.table.schema import CHUNK
 from workers.table.vectors import Floats
 from workers.vectors.duplicates.exact import hashes_of
+from workers.vectors.kmeans import train
 from workers.vectors.shard_rows import ShardRows
 from workers.vectors.step import Combiner, Concatenation, Partial, Step
 
@@ -70,7 +69,7 @@ def _keys(rows: ShardRows) -> NDArray[np.uint64]:
 
 
 def find_cells(sample: Partial, cells: int) -> Floats:
-    """[cells or fewer, D] centroids of unit length. `sample`: of SampleTexts. Raises: UsageError: faiss is not installed."""
+    """[cells or fewer, D] centroids of unit length. `sample`: of SampleTexts."""
     _, first = np.unique(sample["keys"], return_index=True)  # by key: the order of shards does not matter
     vectors = np.ascontiguousarray(sample["vectors"][first], np.float32)
     cells = min(cells, len(vectors))
@@ -94,22 +93,6 @@ def _shares(sizes: NDArray[np.int64], cells: int) -> NDArray[np.int64]:
 
 
 def _k_means(vectors: Floats, cells: int) -> Floats:
-    faiss = require_faiss()
     if cells >= len(vectors):
         return vectors
-    kmeans = faiss.Kmeans(
-        vectors.shape[1], cells, niter=ITERATIONS, seed=SEED, spherical=True,
-        min_points_per_centroid=1, max_points_per_centroid=len(vectors),
-    )  # fmt: skip
-    kmeans.train(vectors)
-    centroids: Floats = np.asarray(kmeans.centroids, np.float32)
-    return centroids
-
-
-def require_faiss() -> Any:
-    """The module faiss. Raises: UsageError: it is not installed."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise UsageError(f"dedup needs faiss ({error}): pip install 'reembed[vectors]'") from error
-    return faiss
+    return train(vectors, cells, iterations=ITERATIONS, seed=SEED, spherical=True)

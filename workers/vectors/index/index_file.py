@@ -60,9 +60,8 @@ def usearch_index() -> Any:
     return Index
 
 
-def build(shape: IndexShape, blocks: Iterable[tuple[Keys, Floats]]) -> Any:
-    """An index of these vectors, in their order. Raises: UsageError: usearch is not installed."""
-    index = usearch_index()(
+def _empty(shape: IndexShape) -> Any:
+    return usearch_index()(
         ndim=shape.dim,
         metric="cos",
         dtype=shape.precision,
@@ -70,6 +69,11 @@ def build(shape: IndexShape, blocks: Iterable[tuple[Keys, Floats]]) -> Any:
         expansion_add=shape.expansion,
         enable_key_lookups=False,
     )
+
+
+def build(shape: IndexShape, blocks: Iterable[tuple[Keys, Floats]]) -> Any:
+    """An index of these vectors, in their order. Raises: UsageError: usearch is not installed."""
+    index = _empty(shape)
     for keys, vectors in blocks:
         add(index, keys, vectors)
     return index
@@ -83,14 +87,7 @@ def add(index: Any, keys: Keys, vectors: Floats) -> None:
 
 def open_mapped(path: Path, shape: IndexShape) -> Any:
     """A file whose digest has been compared: usearch trusts its contents. Raises: UsageError: usearch is not installed."""
-    index = usearch_index()(
-        ndim=shape.dim,
-        metric="cos",
-        dtype=shape.precision,
-        connectivity=shape.connectivity,
-        expansion_add=shape.expansion,
-        enable_key_lookups=False,
-    )
+    index = _empty(shape)
     index.view(str(path))
     return index
 
