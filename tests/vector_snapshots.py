@@ -55,6 +55,7 @@ def publish_vectors(
     partition_by: Sequence[str] = (),
     part_bytes: int = PART_BYTES,
     counts: Sequence[int] | None = None,
+    tokens: Sequence[Sequence[str]] | None = None,
     storage_options: Mapping[str, Any] | None = None,
     **stamped: Any,
 ) -> str:
@@ -64,6 +65,7 @@ def publish_vectors(
         ids: `0`, `1`, ... by default. texts: the ids by default; only their hashes are stored, as by `embed`.
         keep: kept columns by name.
         counts: vectors of each row, as with pooling=tokens; then `vectors_ND` are the rows' vectors end to end.
+        tokens: their strings.
         stamped: changes of the stamp, e.g. weights_digest.
     """
     store, count = Store(str(output), dict(storage_options or {})), len(vectors_ND if counts is None else counts)
@@ -85,7 +87,7 @@ def publish_vectors(
         "embedding": to_arrow(vectors_ND, vector, INT8_SCALE)[0]
         if counts is None
         else to_arrow_lists(vectors_ND, np.array(counts), vector, INT8_SCALE)[0],
-        "tokens": pa.array([["token"] * number for number in counts or ()]),
+        "tokens": pa.array([list(row) for row in tokens or ()] or [["token"] * number for number in counts or ()]),
         **columns,
     }
     table = pa.Table.from_arrays([cells[name] for name in shape.rows.names], schema=shape.rows)

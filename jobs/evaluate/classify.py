@@ -29,7 +29,6 @@ from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
 from workers.errors import UsageError
-from workers.table.schema import OutputSchema
 from workers.vectors.evaluation.classes.curves import quantile_edges
 from workers.vectors.evaluation.classes.division import MAIN, NAIVE, Division, Subset, stable_shares
 from workers.vectors.evaluation.classes.fit import Fitted, Geometry, Problem, fit
@@ -37,7 +36,7 @@ from workers.vectors.evaluation.classes.gathered import table_of
 from workers.vectors.evaluation.classes.labels import LabelCounts, classes_of, has_several
 from workers.vectors.evaluation.classes.neighbours import Nearest, Queries, query_count
 from workers.vectors.evaluation.classes.paired import compare
-from workers.vectors.evaluation.classes.probe import Moments
+from workers.vectors.evaluation.classes.probe import Moments, Weights
 from workers.vectors.evaluation.classes.scoring import FoldCounts, LogOddsSample, Scores
 from workers.vectors.evaluation.figures import ByClass
 from workers.vectors.step import Partial
@@ -66,7 +65,11 @@ class _Task:
     section: EvaluateSection
     label: str
     columns: tuple[str, ...]
-    several: bool
+    kind: pa.DataType  # of the label's column
+
+    @property
+    def several(self) -> bool:
+        return has_several(self.kind)
 
 
 def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
@@ -76,8 +79,9 @@ def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
 
 def evaluate(passes: Passes, section: EvaluateSection, kept: Kept | None) -> Outcome:  # noqa: ARG001 - of no use here
     """As JobKind.program()."""
-    with threadpool_limits(limits=1):  # of the driver's own sums: their bits must not depend on its processors
-        return _evaluate(passes, section)
+    label = passes.source.schema.rows.field(str(section.label))
+    found, _ = measured(passes, section, columns_of(passes.source, section), label.type)
+    return outcome_of(found)
 
 
 def text(facts: Mapping[str, Any]) -> list[str]:
@@ -85,11 +89,23 @@ def text(facts: Mapping[str, Any]) -> list[str]:
     return lines(facts)
 
 
-def _evaluate(passes: Passes, section: EvaluateSection) -> Outcome:
-    schema, label = passes.source.schema, str(section.label)
-    task = _Task(passes, section, label, columns_of(passes.source, section), has_several(schema.rows.field(label).type))
+def measured(
+    passes: Passes, section: EvaluateSection, columns: tuple[str, ...], kind: pa.DataType
+) -> tuple[Evaluation, Weights]:
+    """What the passes have answered, and the probe of all training rows.
+
+    Args:
+        columns: that the steps read.
+        kind: of the label's column, as the steps see it.
+    """
+    with threadpool_limits(limits=1):  # of the driver's own sums: their bits must not depend on its processors
+        return _measured(_Task(passes, section, str(section.label), columns, kind))
+
+
+def _measured(task: _Task) -> tuple[Evaluation, Weights]:
+    passes, section, label = task.passes, task.section, task.label
     counted = passes.run(LabelCounts(label, task.columns))
-    division, excluded = _divided(counted, task, schema)
+    division, excluded = _divided(counted, task)
     several = task.several
 
     subsets = _subsets(section)
@@ -142,11 +158,12 @@ def _evaluate(passes: Passes, section: EvaluateSection) -> Outcome:
         predictions=table_of(scored, "predictions"),
         issues=table_of(scored, "issues"),
     )
-    return _outcome(found, section)
+    return found, weights.one(0)
 
 
-def _outcome(found: Evaluation, section: EvaluateSection) -> Outcome:
-    facts = facts_of(found)
+def outcome_of(found: Evaluation) -> Outcome:
+    """Facts, tables and the report's sections."""
+    section, facts = found.section, facts_of(found)
     if section.against is not None:
         facts["against"] = _against(found.predictions, section)
     tables = tables_of(found, facts)
@@ -154,11 +171,10 @@ def _outcome(found: Evaluation, section: EvaluateSection) -> Outcome:
     return Outcome(facts=facts, tables=tables, report=sections(found, facts, issues))
 
 
-def _divided(counted: Partial, task: _Task, schema: OutputSchema) -> tuple[Division, dict[str, int]]:
+def _divided(counted: Partial, task: _Task) -> tuple[Division, dict[str, int]]:
     """The division, and classes of one row, which can be either trained or tested: they are left out."""
     section, label = task.section, task.label
-    kind = schema.rows.field(label).type
-    value = kind.value_type if task.several else kind
+    value = task.kind.value_type if task.several else task.kind
     classes, counts = classes_of(counted, label, numbers=pa.types.is_integer(value))
     rows, unlabelled = int(counted["rows"].sum()), int(counted["unlabelled"].sum())
     if unlabelled > MOST_UNLABELLED * rows:

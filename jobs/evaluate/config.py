@@ -16,6 +16,7 @@ class Task(StrEnum):
     RETRIEVE = "retrieve"
     PAIRS = "pairs"
     CLUSTER = "cluster"
+    TOKENS = "tokens"
 
 
 class SplitBy(StrEnum):
@@ -66,7 +67,12 @@ class EvaluateSection(SnapshotSection):
     task: Task = Field(Task.CLASSIFY, strict=False)
     """What the vectors are for."""
     label: str | None = None
-    """classify, cluster, tokens: the kept column that holds the classes. A list column: a row may have several."""
+    """classify, cluster: the kept column that holds the classes. A list column: a row may have several. tokens: the kept
+    column of tags, a list with one for each word (B-x, I-x, O)."""
+    words: str | None = None
+    """tokens: the kept column of words, a list. Joined by `separator` they are the text that was embedded."""
+    separator: str = " "
+    """tokens: what stood between two words."""
     split: SplitSection = Field(default_factory=lambda: SplitSection())
     sample: int = Field(100_000, ge=0)
     """Labelled rows that are used, about; of a rare class as many as there are. 0: all."""

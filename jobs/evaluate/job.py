@@ -22,7 +22,7 @@ from jobs.passes.source import SourceSnapshot
 
 def task_of(section: EvaluateSection) -> TaskModule:
     """The module of a section's task."""
-    from jobs.evaluate import classify, cluster
+    from jobs.evaluate import classify, cluster, tokens
     from jobs.evaluate.given import pairs, retrieve
 
     tasks: dict[Task, TaskModule] = {
@@ -30,6 +30,7 @@ def task_of(section: EvaluateSection) -> TaskModule:
         Task.RETRIEVE: retrieve,
         Task.PAIRS: pairs,
         Task.CLUSTER: cluster,
+        Task.TOKENS: tokens,
     }
     return tasks[section.task]
 

@@ -47,6 +47,7 @@ class DerivedRun:
     record: RunRecord
     shards: Sequence[Shard]
     kept: Kept | None
+    new: bool  # begun by this command, not resumed
 
     @property
     def run_id(self) -> str:
@@ -95,7 +96,7 @@ def choose(store: Store, kind: JobKind, source: SourceSnapshot) -> DerivedRun:
             shards, _ = load_manifest(store, RunPaths(newest.run_id).manifest, settings)
             resumed = kept if kept is not None and kept.run_id == newest.base else None
             if newest.base is None or resumed is not None:
-                return DerivedRun(store, newest, shards, resumed)
+                return DerivedRun(store, newest, shards, resumed, new=False)
     return _begin(store, kind, source, settings, kept)
 
 
@@ -132,7 +133,7 @@ def _begin(store: Store, kind: JobKind, source: SourceSnapshot, settings: str, k
         },
     )
     create_run(store, record)
-    return DerivedRun(store, record, shards, kept)
+    return DerivedRun(store, record, shards, kept, new=True)
 
 
 def kept_of(store: Store, kind: JobKind, settings: str) -> Kept | None:

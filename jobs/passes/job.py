@@ -37,13 +37,13 @@ from jobs.passes.source import SourceSnapshot
 from jobs.passes.summary import Effort, add_report, summarise
 from jobs.publish.carry_over import carry_over
 from jobs.publish.publish import Snapshot, publish
-from jobs.publish.retention import retain
+from jobs.publish.retention import delete_run, retain
 from jobs.state.accounting import audit
 from jobs.state.ledger import Ledger
 from jobs.state.receipts import Files
 from jobs.state.records import RunState, write_status, write_summary
 from jobs.state.stored_shards import pending
-from workers.errors import ReembedError, RunAborted, UsageError
+from workers.errors import ReembedError, RunAborted, StoreRefused, UsageError
 from workers.records.shard import OutputFile, Receipt, Shard
 from workers.storage.atomicity import probe_atomic_create
 from workers.storage.store import DELETE_BATCH, Store
@@ -96,17 +96,24 @@ def run_job(kind: JobKind) -> dict[str, Any]:
     with lock, stop_flag() as stop:
         run = choose(store, kind, source)
         work = _Work(kind, source, run, columns, lock, stop)
-        with _resumable(run, lock):
+        with _resumable(run, lock, stop):
             return work.complete()
 
 
 @contextlib.contextmanager
-def _resumable(run: DerivedRun, lock: DriverLock) -> Iterator[None]:
-    """On an error, record on storage how the run ended, and tell the user that it can be resumed."""
+def _resumable(run: DerivedRun, lock: DriverLock, stop: StopFlag) -> Iterator[None]:
+    """On an error, record on storage how the run ended, and tell the user that it can be resumed.
+
+    A request that only the data could refuse (a label with one class) leaves no run behind: no other request resumes it. A
+    store that refuses access is something else: it may be mended, and what the passes answered stays.
+    """
     try:
         yield
     except ReembedError as error:
         if not lock.lost.is_set():
+            if run.new and isinstance(error, UsageError) and not isinstance(error, StoreRefused):
+                delete_run(run.store, run.run_id, lock, stop, history=False)
+                raise
             state = RunState.STOPPED if isinstance(error, Stopped) else RunState.ABORTED
             with contextlib.suppress(ReembedError):  # informative only; the first error is told
                 _tell(run, state, {"reason": str(error)})

@@ -56,7 +56,7 @@ class Passes:
     def run(self, step: Step, shards: Sequence[Shard] | None = None) -> Partial:
         """A pass over the snapshot, or over some of its shards. Raises: as Executor.run()."""
         chosen = self.source.shards if shards is None else shards
-        return self._kept(type(step).__name__, (step, [shard.number for shard in chosen]), lambda: self._of(step, chosen))
+        return self._kept(step.pass_name, (step, [shard.number for shard in chosen]), lambda: self._of(step, chosen))
 
     def units(self, step: UnitStep, count: int) -> Partial:
         """A pass over the units 0 to count - 1. Raises: as Executor.run()."""

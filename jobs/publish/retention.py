@@ -41,13 +41,30 @@ def retain(store: Store, lock: DriverLock, keep: int, stop: StopFlag) -> list[st
         for run_id in _superfluous(store, keep):
             lock.check()
             stop.check()
-            if _delete(store, run_id, lock, stop):
+            if delete_run(store, run_id, lock, stop):
                 deleted.append(run_id)
     except ReembedError as error:
         log.warning("old snapshots were not all deleted; the next run goes on with it: %s", error)
     if deleted:
         log.info("output.keep_snapshots=%d: deleted %s", keep, ", ".join(deleted))
     return deleted
+
+
+def delete_run(store: Store, run_id: str, lock: DriverLock, stop: StopFlag, *, history: bool = True) -> bool:
+    """Delete a run and its data; `history`: summary.json and report.html stay.
+
+    Returns whether it was deleted completely; errors of the store are logged. Raises: RunAborted.
+    """
+    paths = RunPaths(run_id)
+    try:
+        store.delete(paths.record)
+        # the data last: by its folder the next retention finds a run that was deleted in part
+        for folder in (paths.root, paths.data):
+            _empty(store, folder, paths.history if history else (), lock, stop)
+    except (UsageError, TransientError) as error:
+        log.warning("old run %s was not deleted, or only in part; the next run tries again: %s", run_id, error)
+        return False
+    return True
 
 
 def beyond(
@@ -79,20 +96,6 @@ def _superfluous(store: Store, keep: int) -> list[str]:
     if current.run_id not in begun:
         return []  # an unexpected state: delete nothing
     return beyond(begun, published_runs(store, current, begun), leftovers, current.run_id, keep)
-
-
-def _delete(store: Store, run_id: str, lock: DriverLock, stop: StopFlag) -> bool:
-    """Whether the run was deleted completely; errors of the store are logged. Raises: RunAborted."""
-    paths = RunPaths(run_id)
-    try:
-        store.delete(paths.record)
-        # the data last: by its folder the next retention finds a run that was deleted in part
-        for folder in (paths.root, paths.data):
-            _empty(store, folder, paths.history, lock, stop)
-    except (UsageError, TransientError) as error:
-        log.warning("old run %s was not deleted, or only in part; the next run tries again: %s", run_id, error)
-        return False
-    return True
 
 
 def _empty(store: Store, folder: str, keep: Collection[str], lock: DriverLock, stop: StopFlag) -> None:

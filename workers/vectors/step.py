@@ -74,6 +74,11 @@ class Step(ABC):
 
     columns: tuple[str, ...] = ()
 
+    @property
+    def pass_name(self) -> str:
+        """For the journal and the log."""
+        return type(self).__name__
+
     @abstractmethod
     def of_shard(self, rows: ShardRows) -> Partial:
         """Deterministic: equal rows give equal bits. Raises: UsageError: the request is at fault; the job ends at once."""

@@ -182,24 +182,35 @@ class Division:
         """Raises: UsageError: the groups do not fit the snapshot."""
         return rows.remember(f"division {self.digest}", lambda: self._divide(rows))  # type: ignore[no-any-return]
 
+    def tested(self, rows: ShardRows) -> NDArray[np.bool_]:
+        """[N] test rows of the main division, outside of the sample too. Raises: UsageError: as used()."""
+        if self.column is not None:
+            return _says_test(rows.column(self.column).cast(pa.string()))
+        return np.asarray(uniform(self._keys(rows, row_keys(rows)), TEST) < self.test)
+
     @cached_property
     def digest(self) -> str:
         """Equal for equal divisions."""
         plain = (self.label, self.classes, self.test, self.folds, self.by_text, self.column, self.groups)
         return hashlib.blake2b(repr(plain).encode() + self.shares.tobytes(), digest_size=16).hexdigest()
 
+    def _keys(self, rows: ShardRows, single: Keys) -> Keys:
+        """[N] of what stays together. `single`: of each row alone."""
+        texts = text_keys(rows.column(TEXT_HASH))
+        if self.groups is not None:
+            return self.groups.keys(rows, texts)
+        return texts if self.by_text else single
+
     def _divide(self, rows: ShardRows) -> UsedRows:
         cells = label_cells(rows.column(self.label))
         codes, offsets, chances = self._coded(cells)
-        texts, single = text_keys(rows.column(TEXT_HASH)), row_keys(rows)
-        keys = texts if self.by_text else single
-        if self.groups is not None:
-            keys = self.groups.keys(rows, texts)
+        single = row_keys(rows)
+        keys = self._keys(rows, single)
         chosen = uniform(keys, SAMPLE) < chances
         tested = np.stack([uniform(keys, TEST) < self.test, uniform(single, TEST) < self.test])
         if self.column is not None:
             said = rows.column(self.column).cast(pa.string())
-            tested[:] = pc.equal(said, "test").fill_null(False).to_numpy()
+            tested[:] = _says_test(said)
             chosen &= pc.is_in(said, pa.array(["train", "test"])).to_numpy()
         folds = np.floor(uniform(keys, FOLD) * self.folds).astype(np.int8)
         positions = np.flatnonzero(chosen)
@@ -225,6 +236,10 @@ class Division:
         np.maximum.at(chances, owner, self.shares[codes])
         chances[np.asarray(cells.is_null())] = 0
         return codes, offsets, chances
+
+
+def _says_test(said: pa.ChunkedArray) -> NDArray[np.bool_]:
+    return np.asarray(pc.equal(said, "test").fill_null(False).to_numpy(), bool)
 
 
 def _taken(
