@@ -1,6 +1,7 @@
 """Runs whose replicas are threads of this process: the real command, scheduler, replica, model and gate, but no Ray.
 
 For tests that are about what a run computes, publishes or refuses. Processes and their deaths are the subject of others.
+Reports have no charts here: matplotlib takes as long as a small run. tests/jobs/report and every run of a Driver draw them.
 
 LocalPool    stands for jobs.pool.replica_pool.ReplicaPool
 local_run    runs a command of jobs/cli.py in this process, with a LocalPool for its replicas -> how it ended
@@ -112,8 +113,10 @@ class LocalPool:
 @contextlib.contextmanager
 def _no_ray() -> Iterator[None]:
     import jobs.embed.session
+    import jobs.report.charts
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.report.charts, "charts", lambda facts: {})
         patch.setattr(jobs.embed.session, "ReplicaPool", LocalPool)
         patch.setattr(jobs.embed.session, "connected", _connected)
         patch.setattr(jobs.embed.session, "cluster_resources", lambda: RESOURCES)

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-import jobs.embed.session
 from jobs.embed.job import embed_corpus
-from tests.jobs.nights import HandSession, settings
+from tests.jobs.nights import by_hand, settings
 from workers.errors import UsageError
 from workers.storage.objects import list_objects
 from workers.storage.store import Store
@@ -42,7 +41,7 @@ KEYS = [
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
+    by_hand(monkeypatch)
 
 
 def _below(folder: Path) -> set[str]:

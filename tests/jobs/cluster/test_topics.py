@@ -9,8 +9,6 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-import jobs.embed.session
-import jobs.report.charts
 from jobs.cluster.config import ClusterJobConfig
 from jobs.cluster.job import ClusterJob
 from jobs.cluster.topics import text_shards
@@ -18,7 +16,7 @@ from jobs.config import parse_section
 from jobs.embed.job import embed_corpus
 from jobs.passes.kind import Outcome
 from jobs.passes.source import SourceSnapshot
-from tests.jobs.nights import HandSession, settings
+from tests.jobs.nights import by_hand, settings
 from tests.vector_snapshots import passes_over
 from workers.vectors.clustering.words import words_of
 
@@ -37,8 +35,7 @@ def _embedded(folder: Path, model: Path) -> str:
     for number in range(3):
         (corpus / f"{number}.jsonl").write_text("\n".join(rows[number::3]) + "\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.embed.session, "Session", HandSession)
-        patch.setattr(jobs.report.charts, "charts", lambda facts: {})
+        by_hand(patch)
         summary = embed_corpus(settings(folder, model, run={"shard_bytes": 1500}))
     assert summary["published"]
     return f"{folder}/out"
