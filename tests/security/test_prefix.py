@@ -48,6 +48,7 @@ def _below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
+@pytest.mark.slow
 def test_partition_values_stay_below_the_prefix_and_come_back(tmp_path: Path, minilm: Path) -> None:
     place = tmp_path / "deep" / "er"
     (place / "corpus").mkdir(parents=True)

@@ -54,6 +54,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> str:
     return _embedded(tmp_path_factory.mktemp("topics") / "plain", small_model)
 
 
+@pytest.mark.slow
 def test_words_are_those_of_the_clusters_texts_and_examples_have_their_own(source: str) -> None:
     outcome = _clustered(source)
     clusters = outcome.tables["clusters"].to_pylist()
@@ -81,6 +82,7 @@ def test_words_are_those_of_the_clusters_texts_and_examples_have_their_own(sourc
     assert picture.count("<svg") == 2
 
 
+@pytest.mark.slow
 def test_a_corpus_that_is_no_longer_there_costs_the_words_alone(
     tmp_path: Path, small_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -103,6 +105,7 @@ def test_a_corpus_that_is_no_longer_there_costs_the_words_alone(
         assert [record.levelname for record in missing] == ["WARNING"]
 
 
+@pytest.mark.slow
 def test_a_part_of_a_large_corpus_is_read(source: str) -> None:
     opened = SourceSnapshot.open(source, {}, "snapshot")
     sizes = {shard.number: shard.text_bytes for shard in opened.run.shards}
