@@ -21,13 +21,12 @@ import pytest
 import yaml
 
 from jobs.commands.verify import verify_snapshot
-from tests.drivers import Driver, Leftovers, receipts
+from tests.drivers import Driver, Leftovers, embed, receipts
 from tests.local_replicas import local_embed
 from tests.nights import first_night, to_second, write
 
 SEED = 20261120
 KILLS = int(os.environ.get("REEMBED_NIGHT_KILLS", "4"))
-NIGHT_SECONDS = 15.0  # of a night on Ray, about
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300 + 60 * KILLS)]
 
@@ -41,6 +40,7 @@ class Nights:
     first: Path
     first_run: str
     shards: int
+    seconds: float
     rows: pa.Table
 
 
@@ -67,11 +67,13 @@ def nights(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> Night
     assert before.rc == 0, before.log
     shutil.copytree(output, first)
     to_second(folder / "corpus")
-    ended = local_embed(config)
+    began = time.monotonic()
+    ended = embed(config)
+    seconds = time.monotonic() - began
     assert ended.rc == 0, ended.log
     assert ended.summary["reuse"]["carried_shards"] == 8
     rows, shards = everything(ended.summary["data"]), ended.summary["shards"]["planned"]
-    return Nights(config, output, first, before.summary["run_id"], shards, rows)
+    return Nights(config, output, first, before.summary["run_id"], shards, seconds, rows)
 
 
 def new_receipts(nights: Nights) -> int:
@@ -107,7 +109,7 @@ def moments(nights: Nights) -> list[tuple[str, Callable[[Driver], None]]]:
             number = chance.randint(8, nights.shards - 1)
             found.append((f"embedding, {number} receipts", at(number, chance.uniform(0, 0.3))))
         else:
-            pause = chance.uniform(0.2, NIGHT_SECONDS)
+            pause = chance.uniform(0.2, nights.seconds)
             found.append((f"after {pause:.1f} s", after(pause)))
     return found
 
