@@ -7,13 +7,15 @@
 # make bench       the measured claims in benchmarks/: lists them; BENCH=… ARGS=… runs one
 #
 # PYTHON=… picks the interpreter (3.11 to 3.13); ARGS=… is handed to pytest, e.g. make test ARGS='-k scheduler'.
-# make test runs on WORKERS=3 processes; tests that measure time run last, alone.
+# make test runs on WORKERS=3 processes, of which some wait for others; tests that measure time run last, alone. make test-fast
+# only computes: FAST_WORKERS=2, as each process needs some 15 seconds to collect the tests.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-fast faults soak lint bench clean
 
 WORKERS := 3
+FAST_WORKERS := 2
 VENV := .venv
 BIN := $(VENV)/bin
 # --no-compile: compiling every module of torch, Ray and transformers takes longer than all that is installed for; Python compiles
@@ -33,7 +35,7 @@ test: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-fast: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not (slow or alone or ray or s3)' $(ARGS)
+	$(BIN)/python -m pytest -n $(FAST_WORKERS) -m 'not (slow or alone or ray or s3)' $(ARGS)
 
 faults: $(VENV)/.stamp-dev
 	REEMBED_FAULTS=all REEMBED_REPLICA_KILLS=20 REEMBED_DRIVER_KILLS=20 REEMBED_NIGHT_KILLS=20 REEMBED_RACES=20 \

@@ -15,6 +15,7 @@ Nothing here imports ray, torch or s3fs before a test needs them.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -35,6 +36,8 @@ from tests.shared import KEPT, Shared
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD_CPUS = 12  # logical: two replicas for each run that the workers of pytest-xdist have at the same time
+# Ray would start as many Python workers as there are CPUs, and no run could use them: its workers have code of their own.
+NO_IDLE_WORKERS = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
 SHARED = pytest.StashKey[Shared]()
 
 # Before any hub client is imported: tests read what lies on disk and never ask the network.
@@ -82,6 +85,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     yield
     items.sort(key=rank)
     write_groups(config.stash[SHARED].folder, items)
+
+
+def pytest_collection_finish() -> None:
+    """What stays until the end (modules, tests) is left out of garbage collections: a full one took half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -158,7 +167,7 @@ def ray_head(shared: Shared, isolated_home: Path) -> RayCluster:
     """`ray start --head`, one for all workers."""
 
     def start(_: Path) -> dict[str, Any]:
-        head = RayNode(HEAD_CPUS, owner=shared.owner)
+        head = RayNode(HEAD_CPUS, owner=shared.owner, env=NO_IDLE_WORKERS, dashboard=True)
         KEPT.append(head)
         head.cluster.wait_for_dashboard()
         return head.cluster.to_json()

@@ -1,6 +1,7 @@
 """Runs whose replicas are threads of this process: the real command, scheduler, replica, model and gate, but no Ray.
 
 For tests that are about what a run computes, publishes or refuses. Processes and their deaths are the subject of others.
+Reports have no charts here: matplotlib takes as long as a small run. tests/jobs/report and every run of a Driver draw them.
 
 LocalPool    stands for jobs.pool.replica_pool.ReplicaPool
 local_run    runs a command of jobs/cli.py in this process, with a LocalPool for its replicas -> how it ended
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import queue
 import threading
 import time
@@ -26,11 +28,16 @@ from jobs.config import ClusterConfig
 from jobs.pool.replica_shape import ReplicaShape
 from jobs.scheduling.messages import Command, Dispatch, Event, Finished, Lost, Ready, StartReplica, Stats, StopReplica
 from tests.drivers import Ended
+from workers.config import ModelConfig
 from workers.errors import UsageError
+from workers.model.files import ModelFiles
+from workers.model.golden import GOLDEN_TEXTS
+from workers.model.recipe import EmbeddingRecipe
 from workers.records.shard import Assignment, Shard
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
 
 if TYPE_CHECKING:
+    from workers.replica.golden_reference import GoldenReferenceFile
     from workers.replica.replica import Replica
 
 RESOURCES = {"CPU": 8.0, "GPU": 0.0, "memory": 8e9}  # of the cluster that is not there
@@ -111,13 +118,30 @@ class LocalPool:
 
 @contextlib.contextmanager
 def _no_ray() -> Iterator[None]:
+    import jobs.embed.job
     import jobs.embed.session
+    import jobs.report.charts
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.report.charts, "charts", lambda facts: {})
+        patch.setattr(jobs.embed.job, "golden_reference_file", _computed_here)
         patch.setattr(jobs.embed.session, "ReplicaPool", LocalPool)
         patch.setattr(jobs.embed.session, "connected", _connected)
         patch.setattr(jobs.embed.session, "cluster_resources", lambda: RESOURCES)
         yield
+
+
+@contextlib.contextmanager
+def _computed_here(model: ModelConfig, files: ModelFiles, recipe: EmbeddingRecipe) -> Iterator[GoldenReferenceFile | None]:
+    """In place of a process that imports transformers anew. None: the replica finds what is wrong with the model itself."""
+    from workers.model.tokenizer import TextTokenizer
+    from workers.replica.golden_reference import GoldenReferenceFile, cache_path, kept_reference
+
+    path = cache_path(files, recipe)
+    if not path.is_file():
+        with contextlib.suppress(Exception):
+            kept_reference(files, recipe, TextTokenizer(files.folder, recipe).tokenize(GOLDEN_TEXTS))
+    yield GoldenReferenceFile(str(path), os.getpid(), files.weights_digest) if path.is_file() else None
 
 
 @contextlib.contextmanager

@@ -84,15 +84,22 @@ class RayCluster:
 class RayNode:
     """A head, or with `head` a node that joins it.
 
-    `env` is added to the node's environment. The node ends with this process, or with the process `owner`.
+    `env` is added to the node's environment. The node ends with this process, or with the process `owner`. A head has a
+    `dashboard` for those who submit jobs: its processes take seconds to start.
     """
 
     def __init__(
-        self, cpus: int, head: RayNode | None = None, *, env: Mapping[str, str] | None = None, owner: int | None = None
+        self,
+        cpus: int,
+        head: RayNode | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        owner: int | None = None,
+        dashboard: bool = False,
     ) -> None:
         # Unix sockets lie below it: their paths must stay shorter than pytest's folders allow
         folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-        gcs, dashboard, client, *agents = _free_ports(7)
+        gcs, api, client, *agents = _free_ports(7)
         options: dict[str, object] = {"num-cpus": cpus, "num-gpus": 0, "object-store-memory": 100_000_000}
         ports = dict(zip(AGENT_PORTS, agents, strict=True))
         # Workers bind to ports that the system chooses: the nodes of one machine would try the same ones at the same time.
@@ -100,8 +107,13 @@ class RayNode:
         if head:
             options |= {"address": head.address}
         else:
-            options |= {"port": gcs, "node-ip-address": "127.0.0.1", "temp-dir": folder, "include-dashboard": "true"}
-            options |= {"dashboard-host": "127.0.0.1", "dashboard-port": dashboard, "ray-client-server-port": client}
+            options |= {
+                "port": gcs,
+                "node-ip-address": "127.0.0.1",
+                "temp-dir": folder,
+                "include-dashboard": str(dashboard).lower(),
+            }
+            options |= {"dashboard-host": "127.0.0.1", "dashboard-port": api, "ray-client-server-port": client}
         flags = ["--block", "--disable-usage-stats", *([] if head else ["--head"])]
         command = [_BIN / "ray", "start", *flags, *(f"--{name}={value}" for name, value in options.items())]
         # `python` in a job's entry point is this environment's, as on a cluster whose image holds it
@@ -109,7 +121,7 @@ class RayNode:
         self._session = Session(list(map(str, command)), variables, folder / LOG, owner=owner)
         self.cluster = RayCluster(
             address=head.address if head else f"127.0.0.1:{gcs}",
-            dashboard=head.cluster.dashboard if head else f"http://127.0.0.1:{dashboard}",
+            dashboard=head.cluster.dashboard if head else f"http://127.0.0.1:{api}",
             metrics_url=f"http://127.0.0.1:{ports['metrics-export-port']}/metrics",
             folder=folder,
             session=self._session.process.pid,

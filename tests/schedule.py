@@ -41,6 +41,21 @@ LONGEST = (
     "tests/integration/test_traps_config.py (heavy)",
     "traps-jsonl",
     "secrets-key",
+    "tests/jobs/passes/test_actors.py (heavy)",
+    "tests/readers/test_readers.py (heavy)",
+    "tests/fuzz/test_settings.py (heavy)",
+    "tests/jobs/evaluate/candidates/test_grid.py (heavy)",
+    "tests/workers/engine/test_encoder_reference.py (heavy)",
+    "tests/workers/model/test_odd_folders.py (heavy)",
+    "tests/workers/engine/test_families.py (heavy)",
+    "tests/compat/test_earlier_version.py (heavy)",
+    "tests/jobs/evaluate/test_gate.py (heavy)",
+    "tests/workers/engine/test_encoder.py (heavy)",
+    "tests/workers/reading/formats/test_foreign_parquet.py (heavy)",
+    "tests/workers/replica/test_golden_reference.py (heavy)",
+    "tests/fuzz/test_large_input.py (heavy)",
+    "tests/jobs/embed/test_nights.py (heavy)",
+    "tests/workers/model/test_transformer_settings.py (heavy)",
 )
 
 

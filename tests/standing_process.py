@@ -19,11 +19,12 @@ import pytest
 from workers.host.isolated_process import IsolatedProcess
 
 USERS = ("workers.model.tokenizer_files", "jobs.corpus.footers", "jobs.planning.estimate")
-_OF_THE_TEST = ("PYTEST_CURRENT_TEST",)  # changes with every test, and no process asks for it
+# No process asks for them: one changes with every test, the others come when Ray, Polars and their like are first used.
+_NOT_ASKED_FOR = ("PYTEST_CURRENT_TEST", "RAY_", "_RJEM_MALLOC_CONF")
 
 
 def _surroundings() -> tuple[object, ...]:
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_TEST}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_ASKED_FOR)}
     return environment, tuple(sys.path), Path.cwd()
 
 

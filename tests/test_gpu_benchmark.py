@@ -65,6 +65,7 @@ def test_every_section_runs_on_a_cpu(tmp_path: Path, small_model: Path) -> None:
     assert "Packed" in (tmp_path / "out" / f"kernels_{name.replace('/', '_')}.txt").read_text()
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "none.parquet", "--model", "none", "--out", str(tmp_path / "out")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}

@@ -6,14 +6,17 @@ The claims at full size, and the results they are read from, are in docs/scaling
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+import benchmarks.scale
 from benchmarks.scale_tables import PAGE, render
 from benchmarks.tables import replaced
 
@@ -21,6 +24,22 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def scale(scratch: Path, *arguments: object) -> dict[str, Any]:
+    """A section of the benchmark in this process: in processes of their own its steps would import everything each time."""
+    options = benchmarks.scale.parser().parse_args([*map(str, arguments), "--scratch", str(scratch)])
+    log = logging.getLogger("reembed")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with mock.patch.object(benchmarks.scale, "apart", lambda call, *given: call(*given)):
+            found: dict[str, Any] = getattr(benchmarks.scale, options.section)(options)
+    finally:
+        log.setLevel(before)
+    assert list(scratch.iterdir()) == [], "something was left behind"
+    return found
+
+
+def by_command(scratch: Path, *arguments: object) -> dict[str, Any]:
+    """The command itself, whose sections run in processes of their own."""
     command = [sys.executable, "-m", "benchmarks.scale", *map(str, arguments), "--scratch", str(scratch)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150, check=False)
@@ -51,7 +70,7 @@ def test_the_job_on_fake_replicas_ends_with_every_shard_published(tmp_path: Path
 @pytest.mark.slow
 def test_efficiency_can_be_looked_at_alone(tmp_path: Path) -> None:
     options = ("--shards", 800, "--replicas", 13, "--scenario", "quiet", "--dispatch-only")
-    found = scale(tmp_path, "simulate", *options)["scenarios"]["quiet"]
+    found = by_command(tmp_path, "simulate", *options)["scenarios"]["quiet"]
     assert (found["state"], found["published"], found["attempts"]) == ("not stored", False, 800)
     assert found["efficiency"] > 0.93
     assert "PUT receipts" not in found["requests"]

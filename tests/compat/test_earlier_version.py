@@ -5,6 +5,7 @@ The rows are compared with the fixture's source files and the vectors with trans
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,17 @@ def source_rows(night: int) -> dict[str, dict[str, Any]]:
     return {row["id"]: row for row in rows}
 
 
+@functools.cache
+def model_of_the_fixture() -> tuple[Any, Any]:
+    return (
+        transformers.AutoTokenizer.from_pretrained(FIXTURE / "model"),
+        transformers.AutoModel.from_pretrained(FIXTURE / "model").eval(),
+    )
+
+
 def reference(texts: list[str]) -> Vectors:
     """Mean of the last hidden states, unit length, one text at a time. [N, 32]"""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(FIXTURE / "model")
-    model = transformers.AutoModel.from_pretrained(FIXTURE / "model").eval()
+    tokenizer, model = model_of_the_fixture()
     with torch.no_grad():
         means = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts]
     return torch.nn.functional.normalize(torch.stack(means)).numpy()

@@ -1,9 +1,13 @@
-"""A text of 100 MB, a line of 1 GB, a gzip bomb: read in bounded memory, flagged, and the rows beside them kept."""
+"""A text of 100 MB, a line and a gzip bomb of twice the memory: read in bounded memory, flagged, the rows beside them kept.
+
+REEMBED_LARGE_MB=1000 for a line and a bomb of 1 GB.
+"""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,11 +39,12 @@ for shard in cut(corpus, 64 << 20, id_given=True):
 print(json.dumps({"plan": planned - begun, "read": peak() - begun, "texts": texts, "lost": lost}))
 """
 MB = 1_000_000
+LARGE = int(os.environ.get("REEMBED_LARGE_MB", "400"))  # MB
 
 
 def _big_line(path: Path) -> None:
     with path.open("wb") as stream:
-        for _ in range(1000):
+        for _ in range(LARGE):
             stream.write(b"x" * MB)
         stream.write(b"\nthe last line\n")
 
@@ -55,8 +60,9 @@ def _big_text(path: Path) -> None:
 
 
 def _bomb(path: Path) -> None:
-    """1 GB of nothing in 1 MB, in front of a line."""
-    path.write_bytes(gzip.compress(bytes(10 * MB)) * 100 + gzip.compress(b'\n{"id": "c", "text": "the last line"}\n'))
+    """LARGE MB of nothing in less than 1 MB, in front of a line."""
+    last = gzip.compress(b'\n{"id": "c", "text": "the last line"}\n')
+    path.write_bytes(gzip.compress(bytes(10 * MB)) * (LARGE // 10) + last)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ jsonl_lines = (records | good_records).map(_json) | noise | long_texts.map(lambd
 jsonl_files = st.lists(st.tuples(jsonl_lines, ends).map(b"".join), max_size=12).map(b"".join)
 
 
+@pytest.mark.slow
 @QUICK
 @given(jsonl_files)
 @example(b'{"id": "\\ud800", "text": "a"}\n')
@@ -102,6 +103,7 @@ csv_files = st.tuples(
 ).map(lambda parts: "".join(parts).encode())
 
 
+@pytest.mark.slow
 @QUICK
 @given(csv_files | st.tuples(csv_files, noise, csv_files).map(b"".join))
 def test_csv(data: bytes) -> None:

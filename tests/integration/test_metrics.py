@@ -49,7 +49,7 @@ def _rays_own(label: str) -> bool:
     return label in EXPORTED_BY_RAY or label.startswith("otel_scope_")
 
 
-DOCUMENTS = 4000  # half a minute of work: replicas tell their totals every two seconds, and must not be through by then
+DOCUMENTS = 2000  # a dozen seconds of work: replicas tell their totals every two, and must not be through by then
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,7 @@ def inside(
     return run
 
 
+@pytest.mark.slow
 def test_the_guard_works_and_so_does_the_configuration(desk: Desk) -> None:
     """Otherwise all below could fail for another reason: unspoilt, it comes as far as ray."""
     result = desk.embed("cluster.address=local")
@@ -185,11 +186,13 @@ def test_configuration_files(desk: Desk, inside: Inside, case: str) -> None:
     desk.refused(inside(text=text), r"reembed: (configuration )?\S+\.yaml: ", *words)
 
 
+@pytest.mark.slow
 def test_as_a_user_sees_it(desk: Desk) -> None:
     desk.refused(desk.embed("model.poolng=cls"), *SETTINGS["unknown key"][1])
     desk.refused(desk.embed("cluster.address=127.0.0.1:1"), *SETTINGS["no cluster"][1])
 
 
+@pytest.mark.slow
 def test_no_configuration_file(desk: Desk) -> None:
     desk.refused(desk.run(Path("nowhere.yaml")), r"configuration nowhere\.yaml: No such file.*give the path of a YAML file")
     desk.refused(desk.run(desk.folder), r"configuration \S+: Is a directory; give the path of a YAML file")
@@ -236,6 +239,7 @@ def test_models_that_are_never_loaded(desk: Desk, minilm: Path, tmp_path: Path) 
     desk.refused(desk.embed(f"model.name={partial}"), r"model\.name=.*no tokenizer files")
 
 
+@pytest.mark.slow
 def test_an_output_that_is_a_file(desk: Desk) -> None:
     path = desk.folder / "taken"
     path.write_text("mine")

@@ -3,11 +3,13 @@
 corpus_of      Parquet objects from rows; only those given are written
 settings       a configuration over them
 HandSession    stands for jobs.embed.session.Session: a text's vector is drawn from its hash
+by_hand        puts it there; no reference of the golden texts is computed, and reports have no charts
 rows_of        what a reader of the published folder gets
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +19,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import pytest
 from fsspec.core import url_to_fs
 
+import jobs.embed.job
+import jobs.embed.session
+import jobs.report.charts
 from jobs.config import RunConfig, parse_config
 from jobs.embed.context import DriverContext
 from jobs.planning.planned_run import PlannedRun
@@ -83,6 +89,16 @@ class HandSession:
             self._driver.stop.check()
             self._driver.ledger.record(embed_shard(run, shard, self._driver.lock.generation << 32))
         return {}, work.plus(0, 0.5, ())
+
+
+def by_hand(patch: pytest.MonkeyPatch) -> None:
+    """Runs get their vectors from HandSession.
+
+    A process that computes a reference for replicas, and matplotlib, would take longer than such a run.
+    """
+    patch.setattr(jobs.embed.session, "Session", HandSession)
+    patch.setattr(jobs.report.charts, "charts", lambda facts: {})
+    patch.setattr(jobs.embed.job, "golden_reference_file", lambda *_: contextlib.nullcontext())
 
 
 def embed_shard(run: Run, shard: Shard, epoch: int = 1) -> Receipt:

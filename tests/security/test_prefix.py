@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-import jobs.embed.session
 from jobs.embed.job import embed_corpus
-from tests.jobs.nights import HandSession, settings
+from tests.jobs.nights import by_hand, settings
 from workers.errors import UsageError
 from workers.storage.objects import list_objects
 from workers.storage.store import Store
@@ -42,13 +41,14 @@ KEYS = [
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
+    by_hand(monkeypatch)
 
 
 def _below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
+@pytest.mark.slow
 def test_partition_values_stay_below_the_prefix_and_come_back(tmp_path: Path, minilm: Path) -> None:
     place = tmp_path / "deep" / "er"
     (place / "corpus").mkdir(parents=True)

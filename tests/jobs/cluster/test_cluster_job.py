@@ -121,6 +121,7 @@ def test_inertia_is_that_of_faiss_on_everything(source: Path) -> None:
     assert outcome.facts["inertia"] <= 1.03 * distances.sum(), "few rows a cluster: starts differ more than at scale"
 
 
+@pytest.mark.slow
 def test_same_bits_whatever_the_threads_and_again_from_the_journal(source: Path) -> None:
     states = []
     for threads in (1, 2, 3):

@@ -9,8 +9,6 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-import jobs.embed.session
-import jobs.report.charts
 from jobs.cluster.config import ClusterJobConfig
 from jobs.cluster.job import ClusterJob
 from jobs.cluster.topics import text_shards
@@ -18,7 +16,7 @@ from jobs.config import parse_section
 from jobs.embed.job import embed_corpus
 from jobs.passes.kind import Outcome
 from jobs.passes.source import SourceSnapshot
-from tests.jobs.nights import HandSession, settings
+from tests.jobs.nights import by_hand, settings
 from tests.vector_snapshots import passes_over
 from workers.vectors.clustering.words import words_of
 
@@ -37,8 +35,7 @@ def _embedded(folder: Path, model: Path) -> str:
     for number in range(3):
         (corpus / f"{number}.jsonl").write_text("\n".join(rows[number::3]) + "\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.embed.session, "Session", HandSession)
-        patch.setattr(jobs.report.charts, "charts", lambda facts: {})
+        by_hand(patch)
         summary = embed_corpus(settings(folder, model, run={"shard_bytes": 1500}))
     assert summary["published"]
     return f"{folder}/out"
@@ -57,6 +54,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> str:
     return _embedded(tmp_path_factory.mktemp("topics") / "plain", small_model)
 
 
+@pytest.mark.slow
 def test_words_are_those_of_the_clusters_texts_and_examples_have_their_own(source: str) -> None:
     outcome = _clustered(source)
     clusters = outcome.tables["clusters"].to_pylist()
@@ -84,6 +82,7 @@ def test_words_are_those_of_the_clusters_texts_and_examples_have_their_own(sourc
     assert picture.count("<svg") == 2
 
 
+@pytest.mark.slow
 def test_a_corpus_that_is_no_longer_there_costs_the_words_alone(
     tmp_path: Path, small_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +105,7 @@ def test_a_corpus_that_is_no_longer_there_costs_the_words_alone(
         assert [record.levelname for record in missing] == ["WARNING"]
 
 
+@pytest.mark.slow
 def test_a_part_of_a_large_corpus_is_read(source: str) -> None:
     opened = SourceSnapshot.open(source, {}, "snapshot")
     sizes = {shard.number: shard.text_bytes for shard in opened.run.shards}

@@ -127,6 +127,7 @@ def deadly(data: bytes) -> bytes:
     return data[: -len(footer)] + footer[: nullable + 1] + b"\x00" + footer[nullable + 2 :]
 
 
+@pytest.mark.slow
 def test_a_footer_that_ends_the_process_is_named_and_its_neighbours_are_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -110,6 +110,7 @@ def test_what_is_unknown_becomes_string() -> None:
     assert storable(pa.null()) == pa.string()
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.lists(JSON_VALUES, max_size=8))
 def test_every_sampled_value_fits_the_inferred_type(values: list[Any]) -> None:

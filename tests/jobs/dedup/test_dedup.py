@@ -124,6 +124,7 @@ def test_groups_pairs_and_neighbours_are_those_of_brute_force(corpus: tuple[Path
     np.testing.assert_allclose(met, best, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_same_bits_whatever_the_threads(corpus: tuple[Path, np.ndarray, list[str]]) -> None:
     made = [_run(corpus[0], threads=threads) for threads in (1, 2, 3)]
     for other in made[1:]:
@@ -154,6 +155,7 @@ def test_the_row_that_is_kept(corpus: tuple[Path, np.ndarray, list[str]], keep: 
         assert members[kept[members]].tolist() == [best]
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_goes_on_where_it_was(corpus: tuple[Path, np.ndarray, list[str]]) -> None:
     journal = MemoryJournal()
     whole, table = _run(corpus[0], journal=journal, probe=3)
@@ -183,6 +185,7 @@ def test_outliers_are_the_rows_farthest_from_their_neighbour(corpus: tuple[Path,
     assert not any(_run(corpus[0], outliers=0.0)[1].column("outlier").to_pylist())
 
 
+@pytest.mark.slow
 def test_a_partitioned_snapshot(corpus: tuple[Path, np.ndarray, list[str]], tmp_path: Path) -> None:
     """Parts of several partitions in a shard: the same groups, numbered in the snapshot's own order of rows."""
     _, vectors, texts = corpus
@@ -225,6 +228,7 @@ def test_a_column_of_the_same_name_is_refused(tmp_path: Path) -> None:
         _run(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_crowded_cell_in_bounded_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A third of the rows in one cell, which is more than a unit holds: compared block by block, with the same result."""
     random = np.random.default_rng(5)

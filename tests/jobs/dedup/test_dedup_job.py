@@ -57,6 +57,7 @@ class _Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
+@pytest.mark.slow
 def test_killed_after_every_few_writes_it_ends_with_the_same_bits(
     snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ def test_gathers_real_documents_the_same_way_twice() -> None:
     assert {"gzip", "argparse", "json"} <= {document.package for document in documents}
 
 
+@pytest.mark.slow
 def test_writes_every_document_once_and_the_same_bytes_again(tmp_path: Path) -> None:
     documents = gather(50)
     size = write(documents, tmp_path, 4)

@@ -16,10 +16,8 @@ from typing import Any
 import pytest
 
 import jobs.embed.job
-import jobs.embed.session
 import jobs.planning.choose_run
 import jobs.planning.run
-import jobs.report.charts
 from jobs.commands.plan import plan_run, plan_text
 from jobs.commands.verify import verify_snapshot
 from jobs.config import RunConfig
@@ -29,7 +27,7 @@ from jobs.report.summary import summary_text
 from jobs.state.current import read_current
 from jobs.state.records import list_runs, new_run_id, read_status, write_status
 from jobs.state.stored_run import StoredRun
-from tests.jobs.nights import NIGHT_1, HandSession, corpus_of, rows, rows_of, settings
+from tests.jobs.nights import NIGHT_1, HandSession, by_hand, corpus_of, rows, rows_of, settings
 from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.storage.store import Store
@@ -41,8 +39,7 @@ pytestmark = pytest.mark.slow
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A night is a day later than the one before: ids sort by seconds."""
     days = itertools.count()
-    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
-    monkeypatch.setattr(jobs.report.charts, "charts", lambda facts: {})  # tests/jobs/report draws them
+    by_hand(monkeypatch)
     monkeypatch.setattr(
         jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
     )

@@ -41,6 +41,7 @@ def _tested(outcome: Outcome) -> np.ndarray:
     return tested
 
 
+@pytest.mark.slow
 def test_the_probe_is_scikit_learns(rows: Rows, outcome: Outcome) -> None:
     tested, facts = _tested(outcome), outcome.facts
     assert 0.15 < tested.mean() < 0.25
@@ -104,6 +105,7 @@ def test_same_bits_whatever_the_threads_and_after_every_kill(output: Path, outco
         assert len(done) == len(places) - left - 1
 
 
+@pytest.mark.slow
 def test_other_shards_give_the_same_rows_and_all_but_the_same_figures(rows: Rows, outcome: Outcome, tmp_path: Path) -> None:
     order = np.random.default_rng(5).permutation(ROWS)
     mixed = Rows(rows.vectors[order], rows.labels[order], [rows.texts[at] for at in order])

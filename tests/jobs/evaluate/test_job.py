@@ -28,6 +28,7 @@ def _run(output: Path, kept: Kept | None = None, **settings: object) -> Outcome:
         return outcome
 
 
+@pytest.mark.slow
 def test_worse_vectors_are_refused_and_better_ones_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classify, "sections", lambda *_: [])
     monkeypatch.setattr(classify, "FOLD_PASSES", 6)

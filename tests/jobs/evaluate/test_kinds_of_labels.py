@@ -35,6 +35,7 @@ def test_two_classes_are_scikit_learns_binary_regression(tmp_path: Path) -> None
     np.testing.assert_allclose(np.where(labels[tested] == "yes", mine, -mine), expected, atol=0.02)
 
 
+@pytest.mark.slow
 def test_several_labels_a_row(tmp_path: Path) -> None:
     draw = np.random.default_rng(8)
     vectors = draw.standard_normal((900, 12)).astype(np.float32)
@@ -81,6 +82,7 @@ def test_planted_label_errors_lead_the_ranking(tmp_path: Path) -> None:
     assert issues[0]["given"] == labels[int(issues[0]["id"])]
 
 
+@pytest.mark.slow
 def test_two_snapshots_of_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = drawn(1500, seed=11)
     worse = Rows(rows.vectors[:, :5].copy(), rows.labels, rows.texts)  # fewer components

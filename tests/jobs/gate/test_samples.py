@@ -119,6 +119,7 @@ class Counting(Store):
         return cast("IO[bytes]", stream)
 
 
+@pytest.mark.slow
 def test_a_large_part_is_not_read_as_a_whole(tmp_path: Path) -> None:
     _, file, stored = one_part(tmp_path, 20_000, dim=384)
     assert file.bytes > 25_000_000

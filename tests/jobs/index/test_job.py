@@ -36,6 +36,7 @@ def output(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.mark.slow
 def test_files_are_those_of_usearch_and_the_same_whatever_the_threads(
     output: Path, vectors: np.ndarray, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_another_attempt_finds_its_files_there(output: Path, tmp_path: Path) -> 
     assert len(list((target / "data" / RUN).glob("*.usearch"))) == 3
 
 
+@pytest.mark.slow
 def test_a_shard_is_written_by_an_actor_that_did_not_build_it(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_shard_is_written_by_an_actor_that_did_not_build_it(
     assert write_files(output, tmp_path / "two", config(output, rows_per_file=700))[1] == first
 
 
+@pytest.mark.slow
 def test_the_next_night_builds_the_new_shard_alone(output: Path, vectors: np.ndarray, tmp_path: Path) -> None:
     first = index_of(output, config(output))
     changed = vectors.copy()

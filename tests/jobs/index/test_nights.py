@@ -42,6 +42,7 @@ def _same_hits(output: Path) -> None:
         assert search_snapshot(str(output), text, 10, index=index) == search_snapshot(str(output), text, 10)
 
 
+@pytest.mark.slow
 def test_two_nights(tmp_path: Path) -> None:
     output, vectors = tmp_path / "out", mixture(COUNT)
     publish_vectors(output, vectors, shards=4)
@@ -65,6 +66,7 @@ def test_two_nights(tmp_path: Path) -> None:
     assert file.path in finding
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_with_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "out"
     publish_vectors(output, mixture(COUNT), shards=4)

@@ -10,10 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.embed.session
 from jobs.commands.plan import plan_run, plan_text
 from jobs.embed.job import embed_corpus
-from tests.jobs.nights import HandSession, corpus_of, rows, settings
+from tests.jobs.nights import by_hand, corpus_of, rows, settings
 
 COUNT = 3000
 LARGE = {"shard_bytes": "64MiB"}
@@ -33,7 +32,7 @@ def texts(word: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
+    by_hand(monkeypatch)
 
 
 @pytest.mark.slow

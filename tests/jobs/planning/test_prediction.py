@@ -16,6 +16,7 @@ from workers.host.isolated_process import IsolatedProcess
 from workers.inspection.text_sample import Drawn, draw
 
 
+@pytest.mark.slow
 def test_tokens_are_foretold_and_kept_with_the_run(tmp_path: Path, minilm: Path) -> None:
     run = planned_run(tmp_path, minilm)
     predicted = predict(run)

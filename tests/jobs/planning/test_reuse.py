@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.embed.session
 import jobs.planning.choose_run
 from jobs.commands.plan import plan_run
 from jobs.corpus.discovery import Corpus
@@ -24,7 +23,7 @@ from jobs.embed.job import embed_corpus
 from jobs.planning.reuse import known_objects, open_base, reads_tsv_anew
 from jobs.planning.run import ReuseRefused, Run
 from jobs.state.records import list_runs, new_run_id, read_run
-from tests.jobs.nights import NIGHT_1, HandSession, corpus_of, rows, settings
+from tests.jobs.nights import NIGHT_1, HandSession, by_hand, corpus_of, rows, settings
 from workers.config import CorpusConfig, CsvConfig, SourceFormat
 from workers.records.documents import ROW_RULES, ReadPlan
 from workers.storage.objects import ObjectInfo
@@ -35,7 +34,7 @@ from workers.storage.store import Store
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """A night is a day later than the one before: ids sort by seconds."""
     days = itertools.count()
-    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
+    by_hand(monkeypatch)
     monkeypatch.setattr(
         jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
     )
@@ -47,7 +46,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, small_model: Path) -> tu
     folder = tmp_path_factory.mktemp("published")
     corpus_of(folder / "corpus", NIGHT_1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.embed.session, "Session", HandSession)
+        by_hand(patch)
         return folder, embed_corpus(settings(folder, small_model))["run_id"]
 
 

@@ -102,6 +102,7 @@ def test_a_share_of_the_energy(tmp_path: Path) -> None:
     assert summary["energy"] == pytest.approx((np.cumsum(singular) / singular.sum())[least - 1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_second_night_projects_only_what_is_new(tmp_path: Path) -> None:
     vectors = _vectors()
     publish_vectors(tmp_path / "in", vectors, shards=6)
@@ -163,6 +164,7 @@ class _Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
+@pytest.mark.slow
 def test_killed_at_every_write_it_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_vectors(tmp_path / "in", _vectors(), shards=3)
     calm = _matrix(_read(_run(_config(tmp_path))))

@@ -107,6 +107,7 @@ def test_ids_are_unique_and_all_that_is_referred_to_is_there() -> None:
     assert used <= set(ids)
 
 
+@pytest.mark.slow
 def test_charts_tell_their_figures_and_are_legible_on_a_phone() -> None:
     page = _page()
     pictures = page.tags("svg")
@@ -150,6 +151,7 @@ def test_a_refusal_says_why_what_to_do_and_which_check() -> None:
     assert "mean vector skipped 0.9 another model" in page.words
 
 
+@pytest.mark.slow
 def test_other_endings() -> None:
     forced = _page(forced={"by": "ann@host", "at": "2026-11-20", "failed": ["golden_texts"]})
     assert "Published by force. ann@host overrode the checks" in forced.words

@@ -43,6 +43,7 @@ def test_what_is_no_number_of_a_shard_is_not_in_it() -> None:
         held[1]
 
 
+@pytest.mark.slow
 def test_many_take_little_memory() -> None:
     """Some hundred bytes each, digests that cannot be packed among them; as objects they would take thirteen times that."""
     draw = random.Random(7)

@@ -30,6 +30,7 @@ def some_shards(draw: st.DrawFn) -> list[Shard]:
     return made
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(some_shards(), st.integers(1, 5), st.sets(st.integers(0, 40)))
 def test_they_are_the_shards(shards: list[Shard], block: int, done: set[int]) -> None:

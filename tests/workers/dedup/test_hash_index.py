@@ -26,6 +26,7 @@ keys = st.lists(st.sampled_from([b"\x00", b"\x01", b"\xff"]), min_size=3, max_si
 batches = st.lists(st.lists(st.tuples(st.one_of(keys, st.binary(min_size=16, max_size=16)), st.integers(1, 5))), max_size=12)
 
 
+@pytest.mark.slow
 @given(batches)
 @settings(deadline=None, max_examples=200)
 def test_it_is_a_dict(added: list[list[tuple[bytes, int]]]) -> None:

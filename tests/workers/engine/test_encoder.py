@@ -34,7 +34,9 @@ def tiny(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_family(minilm, tmp_path_factory.mktemp("tiny") / "model", FAMILIES["Bert"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", ["Bert", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "Bert")]
+)
 def test_a_batch_changes_nothing(minilm: Path, tmp_path: Path, family: str) -> None:
     """Batched, whichever way a family is run, equals one unpadded sequence at a time through plain transformers."""
     folder = save_family(minilm, tmp_path / family, FAMILIES[family])
@@ -85,6 +87,7 @@ def test_the_same_call_gives_the_same_bits(minilm: Path) -> None:
     assert again.encode(tokens).vectors.tobytes() == first.tobytes()
 
 
+@pytest.mark.slow
 def test_no_texts(tiny: Path) -> None:
     for settings in ({}, {"long_text": "mean_of_chunks"}, {"long_text": "chunks"}, {"pooling": "tokens"}):
         tokenizer, encoder = build(tiny, **settings)
@@ -213,6 +216,7 @@ def test_another_torch_is_told_in_words(tiny: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
+@pytest.mark.slow
 def test_the_modules_around_the_model_end_on_the_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The self-check computes on the CPU and on the device in turns, and the modules go along."""
     moves: dict[int, list[str]] = {}
@@ -242,7 +246,7 @@ class Refuses:
         return self._embed(tokens, batch)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pooling", ["mean", "tokens"])
 def test_a_sequence_that_the_model_refuses_is_nan_and_named(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, pooling: str, threads: int
@@ -352,6 +356,7 @@ def test_unknown_architecture(minilm: Path, tmp_path: Path) -> None:
         build(folder)
 
 
+@pytest.mark.slow
 def test_loading_is_silent(minilm: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """No progress bar, no load report, no warning: a job's log is for the job."""
     with warnings.catch_warnings():

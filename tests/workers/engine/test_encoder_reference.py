@@ -29,9 +29,15 @@ class Reference:
     def __init__(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+        self._known: dict[tuple[int, ...], tuple[list[Vector], Vector]] = {}
 
     def states(self, ids: list[int]) -> tuple[list[Vector], Vector]:
-        """Hidden states [tokens, size] of every layer, and the pooler's output."""
+        """Hidden states [tokens, size] of every layer, and the pooler's output; kept, as all poolings see the same texts."""
+        if (known := self._known.get(tuple(ids))) is None:
+            known = self._known[tuple(ids)] = self._computed(ids)
+        return known
+
+    def _computed(self, ids: list[int]) -> tuple[list[Vector], Vector]:
         with torch.no_grad():
             output = self.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
         return [layer[0].double().numpy() for layer in output.hidden_states], output.pooler_output[0].double().numpy()

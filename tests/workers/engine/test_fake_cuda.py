@@ -74,6 +74,7 @@ def moved(family: str, dtype: torch.dtype) -> Any:
     return on_fake_cuda(random_model(family), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES, ids=["float16", "bfloat16"])
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in PADDED])
 def test_families_without_padding(loaded: Encoder, monkeypatch: pytest.MonkeyPatch, family: str, dtype: torch.dtype) -> None:
@@ -84,6 +85,7 @@ def test_families_without_padding(loaded: Encoder, monkeypatch: pytest.MonkeyPat
     assert vectors.shape == (16, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [*PADDED, "Bert"])
 def test_families_with_padding(loaded: Encoder, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     device = Device(loaded, Padded(moved(family, torch.float32)), monkeypatch)
@@ -164,6 +166,7 @@ def test_out_of_memory(loaded: Encoder, monkeypatch: pytest.MonkeyPatch) -> None
     assert loaded.batch_tokens < 100, "the lower budget was forgotten"
 
 
+@pytest.mark.slow
 def test_overflow_is_embedded_again_in_float32(loaded: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an encoder like this one, in which attention goes by runs of equal lengths."""
     exact = copy.copy(loaded)
@@ -183,6 +186,7 @@ def test_overflow_is_embedded_again_in_float32(loaded: Encoder, monkeypatch: pyt
     assert encoded.overflowed == 16
 
 
+@pytest.mark.slow
 def test_two_calls_are_under_way(loaded: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(loaded, Packed(moved("Bert", torch.float16)), monkeypatch)
     first, second = device.submit(), device.submit()

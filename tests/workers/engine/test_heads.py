@@ -131,12 +131,14 @@ def test_dense_on_tokens_applies_to_token_vectors(minilm: Path, tmp_path: Path) 
     assert np.abs(vectors - expected).max() <= TOLERANCE
 
 
+@pytest.mark.slow
 def test_pooling_that_does_not_fit_dense(minilm: Path, tmp_path: Path) -> None:
     save_model(minilm, tmp_path / "dense", "pooling", "dense")
     with pytest.raises(UsageError, match=r"last4_concat: gives 1536 components.*2_Dense takes 384"):
         layout(tmp_path / "dense", pooling="last4_concat")
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit(minilm: Path, tmp_path: Path) -> None:
     save_model(minilm, tmp_path / "dense", "pooling", "dense")
     edit_json(tmp_path / "dense/2_Dense/config.json", out_features=47)
@@ -144,6 +146,7 @@ def test_weights_that_do_not_fit(minilm: Path, tmp_path: Path) -> None:
         build(tmp_path / "dense")
 
 
+@pytest.mark.slow
 def test_custom_activation_is_refused(minilm: Path, tmp_path: Path) -> None:
     save_model(minilm, tmp_path / "dense", "pooling", "dense")
     edit_json(tmp_path / "dense/2_Dense/config.json", activation_function="evil.module.run")
@@ -151,6 +154,7 @@ def test_custom_activation_is_refused(minilm: Path, tmp_path: Path) -> None:
         layout(tmp_path / "dense")
 
 
+@pytest.mark.slow
 def test_pickled_module_weights_are_refused(minilm: Path, tmp_path: Path) -> None:
     save_model(minilm, tmp_path / "lstm", "lstm", "pooling")
     (tmp_path / "lstm/1_LSTM/model.safetensors").rename(tmp_path / "lstm/1_LSTM/pytorch_model.bin")

@@ -54,6 +54,7 @@ def test_texts_hashes_and_tokens(tmp_path: Path, model: tuple[Path, EmbeddingRec
     assert drawn.tokens == sum(len(ids) for ids in AutoTokenizer.from_pretrained(model[0])(chosen)["input_ids"])
 
 
+@pytest.mark.slow
 def test_an_object_that_cannot_be_read_costs_its_sample(
     tmp_path: Path, model: tuple[Path, EmbeddingRecipe], isolated: IsolatedProcess
 ) -> None:

@@ -99,6 +99,7 @@ def test_add_prefix_space(folder: Path, prefix: bool) -> None:
     assert_tokens(folder)
 
 
+@pytest.mark.slow
 def test_the_end_of_a_long_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer_settings(folder, truncation_side="left")
     settings(folder, max_seq_length=16)

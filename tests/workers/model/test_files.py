@@ -115,6 +115,7 @@ def test_hub_revision(hub: Path, revision: str) -> None:
     assert recipe.max_tokens == 99
 
 
+@pytest.mark.slow
 def test_hub_model_encodes(hub: Path) -> None:
     from tests.workers.models import build
 
@@ -314,6 +315,7 @@ resolve_model(ModelConfig(name=sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_download_never_looks_complete(minilm: Path, tmp_path: Path, cache: Path) -> None:
     source = shutil.copytree(minilm, tmp_path / "store")
     done = subprocess.run([sys.executable, "-c", KILLED, f"file://{source}"], check=False)

@@ -7,6 +7,7 @@ COUNT may be raised: the fuzzer goes on.
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.workers.model_folders import WORDS, save_folder
+from tests.workers.model_folders import WORDS
 from tests.workers.models import build
 from tests.workers.odd_folders import EDITS, FILES, odd_folder
 from workers.errors import UsageError
@@ -25,9 +26,9 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sound(whole_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every file that the fuzzer changes is there, with the keys that newer versions write."""
-    folder = save_folder(tmp_path_factory.mktemp("sound") / "model")
+    folder = shutil.copytree(whole_folder, tmp_path_factory.mktemp("sound") / "model")
     forward = {"method": "forward", "method_output_name": "last_hidden_state"}
     (folder / "sentence_bert_config.json").write_text(json.dumps({
         "max_seq_length": 40, "do_lower_case": False, "transformer_task": "feature-extraction",

@@ -168,6 +168,7 @@ def test_no_longest_input_anywhere(plain: Path) -> None:
     assert read(plain, max_tokens=77).max_tokens == 77
 
 
+@pytest.mark.slow
 def test_default_prompt_agrees_with_sentence_transformers(model: Path) -> None:
     from sentence_transformers import SentenceTransformer
 

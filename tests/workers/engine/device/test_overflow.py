@@ -58,6 +58,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_the_vector_of_a_text_that_overflows(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, encoder = build(folder, precision="float16", batch_tokens=100)
     tokens = with_huge({3: HUGE, 7: HUGE, 9: WORST})
@@ -81,6 +82,7 @@ def test_the_vector_of_a_text_that_overflows(folder: Path, caplog: pytest.LogCap
     assert encoder.tokens_done == 2 * len(tokens.input_ids) + len(tokens.input_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"long_text": "chunks"}, {"long_text": "mean_of_chunks"}, {"pooling": "tokens"}])
 def test_chunks_and_tokens(folder: Path, settings: dict[str, Any]) -> None:
     _, encoder = build(folder, precision="float16", batch_tokens=100, normalize=False, **settings)
@@ -110,6 +112,7 @@ def test_chunks_and_tokens(folder: Path, settings: dict[str, Any]) -> None:
     assert (unit(encoded.vectors) * unit(expected)).sum(axis=-1).min() > 0.9999
 
 
+@pytest.mark.slow
 def test_other_precisions_have_nothing_to_mend(folder: Path) -> None:
     for precision in ("float32", "bfloat16"):
         _, encoder = build(folder, precision=precision)
