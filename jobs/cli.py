@@ -161,6 +161,37 @@ def publish(
 
 
 @app.command()
+def changes(
+    target: Target,
+    from_run: Annotated[
+        str | None, typer.Option("--from", metavar="RUN_ID", help="Default: the snapshot before. none: all rows are added.")
+    ] = None,
+    to_run: Annotated[str | None, typer.Option("--to", metavar="RUN_ID", help="Default: the published snapshot.")] = None,
+    into: Annotated[str | None, typer.Option(metavar="URI", help="Write the rows there; else they are counted.")] = None,
+    consumer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="From what NAME has acknowledged; kept until it acknowledges more.")
+    ] = None,
+    ack: Annotated[str | None, typer.Option(metavar="RUN_ID", help="The consumer has applied the set to RUN_ID.")] = None,
+    forget: Annotated[bool, typer.Option("--forget", help="The consumer is no more; nothing is kept for it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a loader must delete, upsert and patch between two snapshots, as counts and as Parquet."""
+    from jobs.commands.changes import acknowledge, changes_text, find_changes
+    from jobs.commands.changes import forget as forget_consumer
+
+    others = from_run or to_run or into
+    if (ack is not None or forget) and (consumer is None or others or (ack is not None and forget)):
+        raise UsageError("--ack RUN_ID, and --forget, go with --consumer NAME and with nothing else")
+    if consumer is not None and ack is not None:
+        report = acknowledge(target, consumer, ack)
+    elif consumer is not None and forget:
+        report = forget_consumer(target, consumer)
+    else:
+        report = find_changes(target, from_run, to_run, into, consumer)
+    _print(report, as_json, changes_text)
+
+
+@app.command()
 def search(
     output: Output,
     text: Annotated[str, typer.Argument(help="What to look for.")],

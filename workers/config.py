@@ -271,4 +271,14 @@ class OutputConfig(Section):
     keep_snapshots: int = Field(3, ge=1)
     """Published snapshots that are kept, including the current one; older ones are deleted after publishing. With 1, files
     are deleted that readers of the previous snapshot may still have open."""
+    changes: bool = False
+    """Write what differs from the snapshot before, for loaders of other stores, before readers get the new one."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As of the corpus: settings that came later are written only where they are set."""
+        written: dict[str, Any] = serialize(self)
+        if not self.changes:
+            written.pop("changes", None)
+        return written

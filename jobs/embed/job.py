@@ -4,7 +4,8 @@
 2. carry over  parts of unchanged objects are copied from the published snapshot                   (publish/carry_over.py)
 3. embed       replicas on Ray embed the shards without a receipt; if there are none, Ray is not started (session.py)
 4. gate        rows in = rows out + rows quarantined, shard by shard, and all other checks         (gate/judge.py)
-5. publish     unless a check failed: check the files, then replace CURRENT.json                   (publish/publish.py)
+5. publish     unless a check failed: the change set, if wanted (publish/change_sets.py); check the files, then replace
+               CURRENT.json                                                                        (publish/publish.py)
 6. retain      snapshots beyond output.keep_snapshots are deleted                                  (publish/retention.py)
 7. report      report.html                                                                         (report/write.py)
 
@@ -36,6 +37,7 @@ from jobs.planning.prediction import predict
 from jobs.planning.request import Request
 from jobs.planning.run import ReuseRefused, Run
 from jobs.publish.carry_over import carry_over
+from jobs.publish.change_sets import write_night
 from jobs.publish.publish import Snapshot, publish
 from jobs.publish.retention import retain
 from jobs.report.summary import Ending
@@ -171,6 +173,8 @@ def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[
             break
         driver.stop.check()
         driver.metrics.stage(Stage.PUBLISHING)
+        if run.config.output.changes:
+            summary["changes"] = write_night(run.stored(receipts), _checked(driver))
         facts = run.facts() | {"documents": summary["documents"]}
         damaged = publish(Snapshot(run.store, run.run_id, Files(receipts), facts), driver.lock)
         if damaged is None:
@@ -183,6 +187,16 @@ def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[
             run.store.delete(path)
         receipts = driver.ledger.load()
     return _end(run, receipts, summary)
+
+
+def _checked(driver: DriverContext) -> Callable[[], None]:
+    """For long work of the driver itself: raises once it is to stop, or another driver has taken over."""
+
+    def check() -> None:
+        driver.stop.check()
+        driver.lock.guard()
+
+    return check
 
 
 def _refuse(run: Run, receipts: Receipts, reason: str) -> dict[str, Any]:

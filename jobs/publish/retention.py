@@ -1,7 +1,8 @@
 """Retention: after a new snapshot is published, the oldest beyond `output.keep_snapshots` are deleted.
 
-1. choose    kept are the current snapshot and those that readers had last before it. Deleted are all other published runs,
-             and every unpublished run older than all kept ones: refused runs, and interrupted runs that nobody resumed
+1. choose    kept are the current snapshot, those that readers had last before it, and those that a consumer of change sets
+             has. Deleted are all other published runs, and every unpublished run older than what readers had last: refused
+             runs, and interrupted runs that nobody resumed
 2. delete    run.json first, after which the run no longer exists; then its state, then its data. summary.json and
              report.html stay as history
 3. finish    remains of a run whose deletion was killed half-way: data or a manifest without run.json
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from jobs.driver.lock import DriverLock
 from jobs.driver.signals import StopFlag
+from jobs.publish.consumers import held_runs
 from jobs.state.current import published_runs, read_current
 from jobs.state.records import list_runs, run_folders
 from workers.errors import ReembedError, TransientError, UsageError
@@ -41,6 +43,8 @@ def retain(store: Store, lock: DriverLock, keep: int, stop: StopFlag) -> list[st
         for run_id in _superfluous(store, keep):
             lock.check()
             stop.check()
+            if run_id in held_runs(store):
+                continue  # a consumer has taken it since
             if delete_run(store, run_id, lock, stop):
                 deleted.append(run_id)
     except ReembedError as error:
@@ -68,7 +72,12 @@ def delete_run(store: Store, run_id: str, lock: DriverLock, stop: StopFlag, *, h
 
 
 def beyond(
-    begun: Collection[str], published: Sequence[str], leftovers: Collection[str], current: str, keep: int
+    begun: Collection[str],
+    published: Sequence[str],
+    leftovers: Collection[str],
+    current: str,
+    keep: int,
+    held: Collection[str] = (),
 ) -> list[str]:
     """Which runs to delete, oldest first. Pure.
 
@@ -76,11 +85,12 @@ def beyond(
         begun: runs that have a run.json.
         published: those of them that readers had at some time, the latest last, `current` among them.
         leftovers: runs without run.json of which other files remain.
+        held: runs that consumers of change sets have; they do not make other runs stay.
     """
     kept = {current, *published[-keep:]}
     oldest = min(kept)
     gone = {run_id for run_id in begun if run_id not in kept and (run_id in published or run_id < oldest)}
-    return sorted(gone | {run_id for run_id in leftovers if run_id < current})
+    return sorted((gone - set(held)) | {run_id for run_id in leftovers if run_id < current})
 
 
 def _superfluous(store: Store, keep: int) -> list[str]:
@@ -95,7 +105,11 @@ def _superfluous(store: Store, keep: int) -> list[str]:
     leftovers |= set(run_folders(store, DATA)) - set(begun)
     if current.run_id not in begun:
         return []  # an unexpected state: delete nothing
-    return beyond(begun, published_runs(store, current, begun), leftovers, current.run_id, keep)
+    published, held = published_runs(store, current, begun), held_runs(store)
+    chosen = beyond(begun, published, leftovers, current.run_id, keep)
+    for run_id in sorted(held.keys() & set(chosen)):
+        log.warning("snapshot %s stays beyond output.keep_snapshots: consumer %s has it", run_id, ", ".join(held[run_id]))
+    return beyond(begun, published, leftovers, current.run_id, keep, held)
 
 
 def _empty(store: Store, folder: str, keep: Collection[str], lock: DriverLock, stop: StopFlag) -> None:

@@ -154,10 +154,23 @@ def write_part(
 
 
 def write_columns(
-    path: Path, groups: Iterable[pa.Table], schema: pa.Schema, footer: Callable[[], Mapping[str, str]]
+    path: Path,
+    groups: Iterable[pa.Table],
+    schema: pa.Schema,
+    footer: Callable[[], Mapping[str, str]],
+    vectors: VectorType | None = None,
 ) -> None:
-    """As write_part, for a part without vectors. Raises: OSError: disk full or not writable."""
-    _write(path, groups, schema, footer, None, _PLAIN)
+    """As write_part, for any columns. `vectors`: how `embedding` is stored; None: there is none. Raises: as write_part."""
+    if vectors is None:
+        _write(path, groups, schema, footer, None, _PLAIN)
+    else:
+        _write(path, groups, schema, footer, _components(schema), _AUTO[vectors])
+
+
+def _components(schema: pa.Schema) -> str:
+    """The vectors' components, as Parquet names the column."""
+    (leaf,) = (name for name in _leaves(schema) if name.startswith(f"{EMBEDDING}.list."))
+    return leaf
 
 
 def _write(

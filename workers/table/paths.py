@@ -2,6 +2,7 @@
 
     CURRENT.json                                  which run readers see
     runs/lock/, runs/probe/                       the drivers' lock, and what a probe for atomic creation leaves
+    runs/consumers/<name>/<n>.json                which snapshot a consumer of change sets has; the highest n counts
     runs/<run_id>/run.json                        what the run is; written once and last
                   manifest.parquet                the shards
                   objects.parquet                 what was learned of the source's objects
@@ -14,6 +15,7 @@
                   status.json, summary.json, report.html
                   passes/<place>-<name>.npz       of a job over a snapshot: what its passes answered
                   scratch/                        of a job over a snapshot: what one pass leaves for the next
+                  changes/                        what differs from the snapshot before (output.changes)
                   state.npz, shape.json, tables/<name>.parquet   of a job over a snapshot: what it keeps
     data/<run_id>/[column=value/]part-<shard>[-<n>].parquet      parts: named in part_file.py
 
@@ -29,7 +31,7 @@ from workers.records.shard import shard_name
 
 RUNS, DATA = "runs", "data"
 CURRENT = "CURRENT.json"
-LOCK, PROBES = f"{RUNS}/lock", f"{RUNS}/probe"
+LOCK, PROBES, CONSUMERS = f"{RUNS}/lock", f"{RUNS}/probe", f"{RUNS}/consumers"
 RECEIPTS_PER_FOLDER = 1000  # one page of a listing
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _RECEIPT = re.compile(r"(\d{7,})\.json")
@@ -44,6 +46,11 @@ def is_run_id(name: str) -> bool:
 def lock_claim(generation: int) -> str:
     """The object by which one driver holds the output."""
     return f"{LOCK}/{generation:08d}.json"
+
+
+def consumer_state(name: str, number: int) -> str:
+    """What a consumer of change sets had after its n-th step."""
+    return f"{CONSUMERS}/{name}/{number:08d}.json"
 
 
 def file_name(path: str) -> str:
@@ -138,6 +145,11 @@ class RunPaths:
     def shape(self) -> str:
         """Of a derived run that holds vectors: what differs from its source's model."""
         return f"{self.root}/shape.json"
+
+    @property
+    def changes(self) -> str:
+        """Folder of the change set that was written with the publication."""
+        return f"{self.root}/changes"
 
     def table(self, name: str) -> str:
         """A table beside the parts of a derived run, which no reader of the parts' folder meets."""
