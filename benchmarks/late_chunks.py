@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +65,26 @@ def read_set(path: Path) -> list[Case]:
     return cases
 
 
-def embedded(model: str, texts: list[str], **settings: Any) -> tuple[Vectors, NDArray[np.int64], NDArray[np.int64], Any]:
-    """Vectors, each one's document, first character and end (the last two None where texts are not cut)."""
-    config = ModelConfig(name=model, precision=Precision.FLOAT32, normalize=True, **settings)
-    files = resolve_model(config)
-    recipe = read_recipe(files, config)
-    tokenizer = TextTokenizer(files.folder, recipe)
-    encoder = Encoder(files, recipe, tokenizer.tokenize(GOLDEN_TEXTS), EncoderOptions(Precision.FLOAT32))
-    tokens = tokenizer.tokenize(texts)
-    return encoder.encode(tokens).vectors, tokens.row_document.astype(np.int64), tokens.chunk_start, tokens.chunk_end
+class Model:
+    """One model, loaded once: the encoder does not depend on where texts are cut."""
+
+    def __init__(self, name: str) -> None:
+        config = ModelConfig(name=name)
+        self.name, self._files = name, resolve_model(config)
+        recipe = replace(read_recipe(self._files, config), normalize=True)
+        golden = TextTokenizer(self._files.folder, recipe).tokenize(GOLDEN_TEXTS)
+        self._encoder = Encoder(self._files, recipe, golden, EncoderOptions(Precision.FLOAT32))
+
+    def embed(self, texts: list[str], **settings: Any) -> tuple[Vectors, NDArray[np.int64], Any, Any]:
+        """Vectors, each one's document, first character and end (the last two None where texts are not cut)."""
+        recipe = read_recipe(self._files, ModelConfig(name=self.name, **settings))
+        tokens = TextTokenizer(self._files.folder, recipe).tokenize(texts)
+        return (
+            self._encoder.encode(tokens).vectors,
+            tokens.row_document.astype(np.int64),
+            tokens.chunk_start,
+            tokens.chunk_end,
+        )
 
 
 def right_chunks(cases: list[Case], document_C: Any, start_C: Any, end_C: Any) -> NDArray[np.int64]:
@@ -93,13 +104,13 @@ def figures(ranks: NDArray[np.int64], documents: NDArray[np.bool_], chosen: NDAr
     }  # fmt: skip
 
 
-def compared(model: str, cases: list[Case], chunk_tokens: int) -> dict[str, Any]:
-    questions, *_ = embedded(model, [case.question for case in cases])
-    answer: dict[str, Any] = {"model": model, "chunk_tokens": chunk_tokens}
+def compared(model: Model, cases: list[Case], chunk_tokens: int) -> dict[str, Any]:
+    questions, *_ = model.embed([case.question for case in cases])
+    answer: dict[str, Any] = {"model": model.name, "chunk_tokens": chunk_tokens}
     ranks = {}
     for way in ("chunks", "late_chunks"):
         settings = {"long_text": way, "chunk_by": "sentences", "chunk_tokens": chunk_tokens, "chunk_overlap": 0}
-        vectors, document_C, start_C, end_C = embedded(model, [case.text for case in cases], **settings)
+        vectors, document_C, start_C, end_C = model.embed([case.text for case in cases], **settings)
         right = right_chunks(cases, document_C, start_C, end_C)
         scores = questions.astype(np.float64) @ vectors.T.astype(np.float64)
         own = scores[np.arange(len(cases)), right]
@@ -122,7 +133,7 @@ def main() -> None:
     options = parser.parse_args()
     cases = read_set(SET)
     found = {"documents": len(cases), "results": [
-        compared(model, cases, size) for model in options.model for size in options.chunk_tokens
+        compared(model, cases, size) for model in map(Model, options.model) for size in options.chunk_tokens
     ]}  # fmt: skip
     shown = json.dumps(found, indent=1)
     if options.out is not None:

@@ -32,7 +32,7 @@ from tokenizers import Encoding, Tokenizer
 from workers.config import ROW_A_CHUNK, ChunkBy, LongText
 from workers.errors import UsageError
 from workers.model.auto_tokenizer import LONG_TEXT, PROOF_TOKENS, Conversion
-from workers.model.chunking.borders import cuts_of
+from workers.model.chunking.borders import cuts_of, strip
 from workers.model.chunking.room import check_room
 from workers.model.chunking.spans import Spans, by_cuts, by_tokens, joined, pooled_tokens, windows
 from workers.model.recipe import EmbeddingRecipe
@@ -183,6 +183,8 @@ class TextTokenizer:
         if spans:
             start_C = chunks.start + prompt_D[chunks.document]
             first, last = _spans(texts, places, chunks.document, start_C, chunks.length, prompt, leads=chunks.start == 0)
+            if late or recipe.chunk_by is not ChunkBy.TOKENS:  # chunks by tokens are what they have been
+                strip(texts, chunks.document, first, last, prompt)
         inputs, pooled = chunks, None
         if late:
             inputs, sequence_C = windows(chunks, length_D, room_D, np.minimum(recipe.chunk_overlap, room_D - size_D))

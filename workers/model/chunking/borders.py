@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +70,17 @@ def cuts_of(text: str, chunk_by: ChunkBy, language: str) -> Cuts:
 
 def sentence_starts(text: str, language: str) -> list[int]:
     """The first character of each sentence that is not white space. Raises: UsageError: icu4py is missing."""
-    joined = _WRAPPED.sub(lambda found: " " * len(found.group()), text)  # every character keeps its place
+    return _starts(_joined(text), language)
+
+
+def _joined(text: str) -> str:
+    """The text with blanks for line breaks that end nothing. Every character keeps its place."""
+    return _WRAPPED.sub(lambda found: " " * len(found.group()), text)
+
+
+def _starts(text: str, language: str) -> list[int]:
     starts, place = [], 0
-    for sentence in _breaker(ChunkBy.SENTENCES)(joined, f"{language.replace('-', '_')}@ss=standard"):
+    for sentence in _breaker(ChunkBy.SENTENCES)(text, f"{language.replace('-', '_')}@ss=standard"):
         ink = _INK.search(sentence)
         if ink is not None:
             starts.append(place + ink.start())
@@ -81,11 +90,26 @@ def sentence_starts(text: str, language: str) -> list[int]:
     return starts
 
 
+def strip(texts: Sequence[str], document: Borders, first: Borders, last: Borders, shift: int) -> None:
+    """Take white space off both ends of chunks: some tokenizers have it in their tokens. `first` and `last` are changed.
+
+    Args:
+        document: [C] the chunk's text. first: [C] its first character, counted behind `shift`. last: [C] its end, likewise.
+        shift: characters at the beginning of every text that are the prompt.
+    """
+    for chunk, text in enumerate(document.tolist()):
+        piece = texts[text][shift + int(first[chunk]) : shift + int(last[chunk])]
+        inked = piece.lstrip()
+        first[chunk] += len(piece) - len(inked)
+        last[chunk] = first[chunk] + len(inked.rstrip())
+
+
 def _markdown_cuts(text: str, language: str) -> Cuts:
     lines = [0, *(found.end() for found in _LINE.finditer(text)), len(text)]
     sections: list[int] = []
     blocks: list[int] = []
-    finer: list[int] = []
+    lined: list[int] = []
+    prose: list[tuple[int, int]] = []
     headed: list[int] = []  # what stands right below a heading is not cut from it
     before = ""  # type of the last block at the top
     for token in _markdown().parse(text):
@@ -101,11 +125,26 @@ def _markdown_cuts(text: str, language: str) -> Cuts:
             before = token.type
         blocks.append(start)
         if token.type in _BY_LINES:
-            finer += lines[first + 1 : last]
+            lined += lines[first + 1 : last]
         elif token.type == "paragraph_open":
-            finer += [start + place for place in sentence_starts(text[start:end], language)[1:]]
+            prose.append((start, end))
     borders = np.setdiff1d(_array(blocks), headed)
-    return Cuts(_array(sections), (borders, np.setdiff1d(_array(blocks + finer), headed)))
+    finer = np.concatenate([borders, _array(lined), _within(text, prose, language)])
+    return Cuts(_array(sections), (borders, np.setdiff1d(finer, headed)))
+
+
+def _within(text: str, paragraphs: list[tuple[int, int]], language: str) -> Borders:
+    """Where sentences begin within paragraphs, but for each one's first. One pass of ICU: to begin one takes it 0.15 ms."""
+    pieces, done = [], 0
+    for start, end in paragraphs:
+        pieces += [text[done:start], _joined(text[start:end])]  # line breaks outside of paragraphs stay, and end sentences
+        done = end
+    starts = _array(_starts("".join([*pieces, text[done:]]), language)) if paragraphs else _array([])
+    bounds_P2 = np.array(paragraphs, np.int64).reshape(-1, 2)
+    owner = np.searchsorted(bounds_P2[:, 0], starts, side="right") - 1
+    inside = (owner >= 0) & (starts < bounds_P2[owner, 1])
+    found: Borders = starts[inside][np.diff(owner[inside], prepend=-1) == 0]
+    return found
 
 
 def _array(places: list[int]) -> Borders:

@@ -64,7 +64,7 @@ def by_cuts(ends_T: Positions, cuts: Cuts, shift: int, size: int, overlap: int) 
     sections, *levels = (_tokens_at(rising, borders + shift) for borders in (cuts.sections, *cuts.levels))
     chunks: list[tuple[int, int]] = []
     for begin, stop in zip([0, *sections.tolist()], [*sections.tolist(), length], strict=True):
-        chunks += _packed(begin, stop, [level[(level > begin) & (level < stop)] for level in levels], size, overlap)
+        chunks += _packed(begin, stop, [_between(level, begin, stop) for level in levels], size, overlap)
     return chunks
 
 
@@ -102,6 +102,11 @@ def _tokens_at(rising_T: Positions, borders: Positions) -> Positions:
     return places[(places > 0) & (places < len(rising_T))].astype(np.int64)
 
 
+def _between(level: Positions, begin: int, stop: int) -> Positions:
+    """The borders behind `begin` and before `stop`."""
+    return level[np.searchsorted(level, begin, side="right") : np.searchsorted(level, stop)]
+
+
 def _packed(begin: int, stop: int, levels: Sequence[Positions], size: int, overlap: int) -> list[tuple[int, int]]:
     """Chunks of the tokens `begin` to `stop`, of one section."""
     chunks: list[tuple[int, int]] = []
@@ -122,7 +127,7 @@ def _end(start: int, stop: int, levels: Sequence[Positions], size: int) -> int:
     if stop - start <= size:
         return stop
     for level in levels:
-        within = level[np.searchsorted(level, start, side="right") : np.searchsorted(level, start + size, side="right")]
+        within = _between(level, start, start + size + 1)
         if len(within):
             return int(within[-1])
     return start + size
@@ -130,12 +135,11 @@ def _end(start: int, stop: int, levels: Sequence[Positions], size: int) -> int:
 
 def _back(start: int, end: int, levels: Sequence[Positions], overlap: int) -> int:
     """Where the chunk behind one from `start` to `end` begins."""
+    if not overlap:
+        return end
     least = max(end - overlap, start + 1)
-    borders = np.concatenate([*levels, np.empty(0, np.int64)])
-    within = borders[(borders >= least) & (borders <= end)]
-    if len(within):
-        return int(within.min())
-    return least if overlap else end
+    within = np.concatenate([_between(level, least - 1, end + 1) for level in levels])
+    return int(within.min(initial=end)) if len(within) else least
 
 
 def pooled_tokens(
