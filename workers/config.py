@@ -79,6 +79,19 @@ class LongText(StrEnum):
     TRUNCATE = "truncate"
     CHUNKS = "chunks"
     MEAN_OF_CHUNKS = "mean_of_chunks"
+    LATE_CHUNKS = "late_chunks"
+
+
+ROW_A_CHUNK = frozenset({LongText.CHUNKS, LongText.LATE_CHUNKS})
+"""A document has a row for each of its chunks."""
+
+
+class ChunkBy(StrEnum):
+    """Where one chunk ends and the next begins; see workers/model/chunking."""
+
+    TOKENS = "tokens"
+    SENTENCES = "sentences"
+    MARKDOWN = "markdown"
 
 
 class Precision(StrEnum):
@@ -110,6 +123,7 @@ class VectorEncoding(StrEnum):
 
 
 Auto = Literal["auto"]
+LOCALE = r"^[a-z]{2,3}([_-][A-Za-z0-9]{2,8})*$"
 
 
 Character = Annotated[str, Field(max_length=1)]
@@ -223,9 +237,19 @@ class ModelConfig(Section):
     max_tokens: int | Auto = Field("auto")
     """Longest input in tokens, special tokens included. auto: sentence_bert_config.json, else the model's maximum."""
     long_text: LongText = Field(LongText.TRUNCATE, strict=False)
-    """truncate | chunks (one row a chunk) | mean_of_chunks (one row a document, chunks weighted by tokens)."""
+    """truncate | chunks (one row a chunk) | late_chunks (one row a chunk, pooled from the states that its tokens have in the
+    whole document) | mean_of_chunks (one row a document, chunks weighted by tokens)."""
+    chunk_by: ChunkBy = Field(ChunkBy.TOKENS, strict=False)
+    """Where chunks end: tokens (as many as fit) | sentences (whole ones, as many as fit) | markdown (sections, each from its
+    heading on; longer ones at their blocks). The last two need reembed[chunking]."""
+    chunk_tokens: int | Auto = "auto"
+    """Longest chunk, in tokens of text: special tokens and prompt are not counted. auto: what max_tokens leaves; with
+    late_chunks a quarter of max_tokens, at most 256."""
+    chunk_language: str = Field("en", pattern=LOCALE)
+    """Language of the texts for chunk_by: its abbreviations end no sentence (en, de, fr, pt_BR, ...)."""
     chunk_overlap: int = Field(64, ge=0)
-    """Tokens shared by neighbouring chunks."""
+    """Tokens shared by neighbouring inputs of the model: the chunks; with late_chunks the windows over a document of more
+    than max_tokens."""
     prompt: str | None = None
     """Put before every document. null: the model's own for documents, by its config_sentence_transformers.json. "": none."""
     query_prompt: str | None = None
@@ -241,12 +265,17 @@ class ModelConfig(Section):
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """For a model on object storage."""
 
-    @field_validator("max_tokens", "batch_tokens")
+    @field_validator("max_tokens", "batch_tokens", "chunk_tokens")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 4:
             raise ValueError("must be at least 4 tokens")
         return value
+
+    def truncating(self) -> ModelConfig:
+        """The same for texts that are not cut into chunks, such as queries."""
+        whole = {"long_text": LongText.TRUNCATE, "chunk_by": ChunkBy.TOKENS, "chunk_tokens": "auto"}
+        return self.model_copy(update=whole)
 
 
 class ParquetConfig(Section):

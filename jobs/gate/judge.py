@@ -28,7 +28,7 @@ from workers.config import LongText, VectorType
 from workers.records.shard import Receipt
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
-from workers.table.vector_identity import VECTOR_FACTS
+from workers.table.vector_identity import LATER_SETTINGS, OF_CHUNKS, VECTOR_FACTS
 
 log = logging.getLogger("reembed")
 
@@ -78,7 +78,8 @@ def identity(record: RunRecord) -> dict[str, Any]:
     """What decides the vector of a text."""
     facts = {name: record.model[name] for name in VECTOR_FACTS if name in record.model}
     if record.model.get("long_text") != LongText.TRUNCATE:
-        facts["chunk_overlap"] = record.config.get("model", {}).get("chunk_overlap")
+        settings = record.config.get("model", {})
+        facts |= {name: settings.get(name, LATER_SETTINGS.get(name)) for name in OF_CHUNKS}
     return facts
 
 

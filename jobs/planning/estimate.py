@@ -21,7 +21,7 @@ from typing import assert_never
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.run import Run, RunOutline
 from jobs.state.records import list_runs, read_summary
-from workers.config import LongText, Pooling
+from workers.config import ROW_A_CHUNK, Pooling
 from workers.host.isolated_process import IsolatedProcess
 from workers.inspection.text_sample import HEAD_BYTES, draw
 from workers.reading.formats.registry import format_of, traits_of
@@ -127,7 +127,7 @@ def plain_row_bytes(run: Run | PlannedRun, sample: Sample) -> float:
     if sample.documents:
         if recipe.pooling == (Pooling.TOKENS,):
             per_document = sample.tokens / sample.documents
-        elif recipe.long_text is LongText.CHUNKS:
+        elif recipe.long_text in ROW_A_CHUNK:
             per_document = sample.rows / sample.documents
     return per_document * vector_bytes(schema) + ROW_OVERHEAD_BYTES
 

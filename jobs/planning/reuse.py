@@ -31,7 +31,7 @@ from workers.reading.formats.traits import strip_compression
 from workers.records.shard import Receipt
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
-from workers.table.vector_identity import FACTS_BESIDE_RECIPE, deciding
+from workers.table.vector_identity import FACTS_BESIDE_RECIPE, OF_CHUNKS, deciding
 
 RECIPE = "recipe"  # name in RunRecord.extra
 _UNUSABLE = "nothing of the published snapshot %s is reused: %s"
@@ -55,7 +55,7 @@ def vector_key(model: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> di
         return None
     used = deciding(recipe)
     if used.get("long_text") == LongText.TRUNCATE:
-        used.pop("chunk_overlap", None)  # it has no effect without chunks
+        used = {name: value for name, value in used.items() if name not in OF_CHUNKS}
     return {name: model[name] for name in FACTS_BESIDE_RECIPE} | used
 
 

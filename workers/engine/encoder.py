@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.config import Auto, LongText, Pooling, Precision
+from workers.config import ROW_A_CHUNK, Auto, LongText, Pooling, Precision
 from workers.engine.attempts import Failed, attempt, first_line, halves, unknown_ids
 from workers.engine.batching import Layout, mixed_batches, plan_batches, positions
 from workers.engine.budget import choose_batch_tokens
@@ -37,7 +37,7 @@ from workers.engine.checkpoint import Checkpoint
 from workers.engine.device.in_flight import Arrivals, Arrived, CudaLane, Landing, Pending, Ring
 from workers.engine.device.overflow import Overflow
 from workers.engine.heads import Heads
-from workers.engine.kernels.packing import pack
+from workers.engine.kernels.packing import pack, rows_of
 from workers.engine.pooling import KEPT_LAYERS, HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool, pools_half
 from workers.engine.self_check import SelfCheck, reference_vectors
 from workers.engine.trial import Choice, recall, remember
@@ -171,7 +171,7 @@ class Encoder:
         return self._forward.name
 
     def encode(self, tokens: TokenizedTexts) -> EncodedTexts:
-        """Vectors of the documents; of the sequences with long_text=chunks; of the tokens with pooling=tokens.
+        """Vectors of the documents; of the chunks with long_text=chunks and late_chunks; of the tokens with pooling=tokens.
 
         Raises:
             ReplicaError: the device failed.
@@ -216,16 +216,17 @@ class Encoder:
         self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]], refused: dict[int, str], *, strict: bool = False
     ) -> Pending:
         """`refused`: sequences that are in no batch; others are added. `strict`: every error is raised."""
-        lengths_N, layout, by_token = tokens.lengths, self._forward.layout, self._by_token
+        lengths_N, layout = tokens.lengths, self._forward.layout
         width = min(self.dim, self._hidden) * len(self._cells) if self._cells else self.dim
-        arrivals = Arrivals(self._landing(), len(tokens.input_ids) if by_token else len(lengths_N), width)
+        arrivals = Arrivals(self._landing(), len(tokens.input_ids) if self._by_token else len(tokens.row_document), width)
         computed, sequences = 0, sum(map(len, batches))
         for batch, vectors in self._embedded(tokens, batches, refused, strict=strict):
             computed += positions(lengths_N[batch], layout)
             self.tokens_done += int(lengths_N[batch].sum())
             self.batches_done += 1
             self.documents_done += len(batch) * len(tokens.num_tokens) / sequences
-            arrivals.add(vectors, ranges(tokens.offsets[batch], lengths_N[batch]) if by_token else batch)
+            own = ranges(tokens.offsets[batch], lengths_N[batch]) if self._by_token else tokens.rows_of(batch)
+            arrivals.add(vectors, own)
         finish = functools.partial(self._complete, tokens, arrivals, computed, refused)
         return Pending(arrivals.complete, finish)
 
@@ -250,7 +251,7 @@ class Encoder:
         """Embeds what overflows this precision by an encoder like this one in float32, which is loaded when needed."""
         exact = EncoderOptions(Precision.FLOAT32, EXACT_TOKENS, options.threads, lambda: reference)
         load = functools.partial(Encoder, files, recipe, golden, exact)
-        return Overflow(load, str(self.device), chunked=recipe.long_text is LongText.CHUNKS)
+        return Overflow(load, str(self.device), chunked=recipe.long_text in ROW_A_CHUNK)
 
     @contextlib.contextmanager
     def _blaming_the_device(self) -> Iterator[None]:
@@ -370,16 +371,21 @@ class Encoder:
         last_TH = self._token_heads.on_tokens(states.last_TH if half else states.last_TH.float(), batch.lengths_B)
         if self._by_token:
             return self._finish(last_TH)
-        ends_B = batch.cumulative_B1[1:].to(torch.int64)
-        starts_B = batch.cumulative_B1[:-1].to(torch.int64)
+        inputs_S1 = batch.cumulative_B1.to(torch.int64)
         skip = 0 if recipe.include_prompt else tokens.prompt_tokens
+        if tokens.pooled is None:
+            starts_B, ends_B = inputs_S1[:-1], inputs_S1[1:]
+            starts_B = torch.minimum(starts_B + skip, ends_B) if skip else starts_B
+        else:
+            starts_B, ends_B = rows_of(tokens.pooled, rows, batch, skip)
         hidden = HiddenStates(
             last_TH,
-            torch.minimum(starts_B + skip, ends_B) if skip else starts_B,
+            starts_B,
             ends_B,
             skip,
             tuple(layer.float() for layer in states.layers),
             states.pooler_BH.float() if needs_pooler(recipe.pooling) and states.pooler_BH is not None else None,
+            None if tokens.pooled is None else inputs_S1,
         )
         if self._cells:
             return pooled_cells(states.layers, hidden, self._cells, self._finish)

@@ -12,7 +12,8 @@ With h_t the hidden states of the n tokens that count, at positions p_t = 1, 2, 
 The first six are those of sentence-transformers' Pooling; weighted_mean is SGPT's (arXiv:2202.08904). The last4 modes follow
 the feature-based experiments of BERT (arXiv:1810.04805, table 7).
 
-There is no padding to mask. Tokens of an excluded prompt form segments of their own, which are dropped. Sums are taken in
+There is no padding to mask. Tokens of an excluded prompt form segments of their own, which are dropped. So do tokens between
+late chunks. p_t of a late chunk's tokens are their positions in the whole input, not in the chunk. Sums are taken in
 float32: pooled in half precision, vectors have a 100 times larger error. The mean on CUDA is one kernel, which reads states
 in half precision; other modes are given float32. Knows nothing of models.
 
@@ -42,11 +43,12 @@ class HiddenStates:
     """
 
     last_TH: Tensor
-    starts_B: Tensor  # int64, first token of each sequence that counts (after an excluded prompt); at most its end
+    starts_B: Tensor  # int64, first token of each row that counts (after an excluded prompt); at most its end
     ends_B: Tensor  # int64, one past its last token
     skip: int = 0  # leading tokens of every sequence that do not count
     layers: tuple[Tensor, ...] = ()  # the last four [T, H], deepest last
     pooler_BH: Tensor | None = None
+    inputs_S1: Tensor | None = None  # where several rows are pooled from an input of the model: borders of the S inputs
 
     @property
     def counts_B1(self) -> Tensor:
@@ -88,10 +90,11 @@ def needs_pooler(modes: tuple[Pooling, ...]) -> bool:
 def _reduce(states_TH: Tensor, hidden: HiddenStates, how: str) -> Tensor:
     """[B, H]: reduction over the tokens of each sequence, in their order, so deterministic on CUDA as well."""
     borders = torch.cat([hidden.starts_B.new_zeros(1), hidden.ends_B])
-    if not hidden.skip:
+    if not hidden.skip and hidden.inputs_S1 is None:
         return torch.segment_reduce(states_TH, how, offsets=borders, axis=0)
     skipped = torch.stack([borders[:-1], hidden.starts_B], dim=1).flatten()  # prompt, text, prompt, text, …
-    return torch.segment_reduce(states_TH, how, offsets=torch.cat([skipped, borders[-1:]]), axis=0)[1::2]
+    behind = borders[-1:] if hidden.inputs_S1 is None else torch.cat([borders[-1:], hidden.inputs_S1[-1:]])
+    return torch.segment_reduce(states_TH, how, offsets=torch.cat([skipped, behind]), axis=0)[1::2]
 
 
 def _mean_of(states_TH: Tensor, hidden: HiddenStates) -> Tensor:
@@ -121,11 +124,11 @@ def _mean_sqrt_len(hidden: HiddenStates) -> Tensor:
 
 def _weighted_mean(hidden: HiddenStates) -> Tensor:
     """Weights are positions 1, 2, … in the sequence. Excluding a prompt does not change the positions of other tokens."""
-    first_B = torch.cat([hidden.ends_B.new_zeros(1), hidden.ends_B[:-1]])
-    lengths_B = hidden.ends_B - first_B
+    ends_S = hidden.ends_B if hidden.inputs_S1 is None else hidden.inputs_S1[1:]
+    first_S = torch.cat([ends_S.new_zeros(1), ends_S[:-1]])
     tokens = len(hidden.last_TH)  # known here: CUDA would be asked, and waited for, how long the repetition is
-    first_T = torch.repeat_interleave(first_B, lengths_B, output_size=tokens)
-    position_T = torch.arange(1, tokens + 1, device=first_B.device) - first_T
+    first_T = torch.repeat_interleave(first_S, ends_S - first_S, output_size=tokens)
+    position_T = torch.arange(1, tokens + 1, device=first_S.device) - first_T
     weights_T1 = position_T.to(torch.float32).unsqueeze(-1)
     return _reduce(hidden.last_TH * weights_T1, hidden, "sum") / _reduce(weights_T1, hidden, "sum").clamp(min=1)
 

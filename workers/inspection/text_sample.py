@@ -66,7 +66,7 @@ def _draw(spot: Shard, plan: ReadPlan, count: int, model: Path, recipe: Embeddin
         return Drawn()
     tokens = _tokenizer(model, recipe).tokenize(texts)
     size = round(len(texts) * _record_bytes(spot.slices[0], plan, texts))
-    return Drawn(tuple(map(text_hash, texts)), size, int(tokens.offsets[-1]), len(tokens.document))
+    return Drawn(tuple(map(text_hash, texts)), size, int(tokens.offsets[-1]), len(tokens.row_document))
 
 
 @functools.lru_cache(1)

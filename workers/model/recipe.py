@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workers.config import LongText, ModelConfig, Pooling
+from workers.config import ChunkBy, LongText, ModelConfig, Pooling
 from workers.errors import UsageError
 from workers.model.architecture import check_longest, common_names, engine_revision, has_pooler
 from workers.model.auto_tokenizer import Conversion
+from workers.model.chunking.borders import splitter_version
 from workers.model.files import ModelFiles, read_json, read_modules, transformer_folder, weight_names
 from workers.model.modules import ModuleSpec, read_module_specs
 from workers.model.prompts import RetrievalSettings, read_retrieval_settings
@@ -28,6 +29,8 @@ from workers.model.tokenizer_files import read_conversion
 from workers.model.transformer_settings import TransformerSettings, read_transformer_settings
 
 _LAYER_POOLINGS = (Pooling.POOLER, Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT)  # of the transformer's own layers or head
+_OF_ONE_TOKEN = (Pooling.CLS, Pooling.LAST_TOKEN, Pooling.POOLER)
+LATE_CHUNK_TOKENS = 256  # of a late chunk, as in the paper's experiments (arXiv:2409.04701); shorter inputs have four
 OFFSET_POSITIONS = frozenset({
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "ibert", "longformer",
     "luke", "markuplm", "mpnet", "xmod", "lilt",
@@ -55,6 +58,10 @@ class EmbeddingRecipe:
     query_tokens: int | None = None  # longest sequence of a search query; None: max_tokens
     engine: str = ""  # architecture.engine_revision: since when the family's vectors are what they are; "": version 0.1
     tokenizer: str = ""  # a digest of the tokenizer; "": it makes the tokens that version 0.1 made of the same files
+    chunk_by: ChunkBy = ChunkBy.TOKENS
+    chunk_tokens: int | None = None  # longest chunk, without special tokens and prompt; None: what max_tokens leaves
+    chunk_language: str = ""  # of the texts; "" where nothing is cut at sentences
+    splitter: str = ""  # borders.splitter_version, likewise
 
     @property
     def pooling_name(self) -> str:
@@ -86,6 +93,7 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
     if modes == (Pooling.MEAN,) and any(module.kind == "LSTM" for module in before):
         modes = (Pooling.MEAN_LSTM,)  # the name by which a user may also ask for it
     _check_pooling(modes, before, transformer, model, config, shown)
+    _check_chunking(modes, config)
     if modes == (Pooling.TOKENS,):
         after = after[-1:] if after and after[-1].kind == "Normalize" else ()  # Dense modules apply to pooled vectors only
     normalizes = bool(after) and after[-1].kind == "Normalize"
@@ -109,6 +117,10 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         query_tokens=query_tokens,
         engine=engine_revision(model, config.precision),
         tokenizer=conversion.unlike,
+        chunk_by=config.chunk_by,
+        chunk_tokens=_chunk_tokens(config, max_tokens),
+        chunk_language="" if config.chunk_by is ChunkBy.TOKENS else config.chunk_language,
+        splitter=splitter_version(config.chunk_by, config.chunk_language),
     )
     hidden = next((model[key] for key in ("hidden_size", "d_model") if isinstance(model.get(key), int)), None)
     recipe = recipe if hidden is None else replace(recipe, dim=output_dim(recipe, hidden))
@@ -195,6 +207,30 @@ def _check_pooling(
         raise UsageError(
             "model.long_text=mean_of_chunks: token vectors cannot be averaged over chunks; use truncate or chunks"
         )
+
+
+def _check_chunking(modes: tuple[Pooling, ...], config: ModelConfig) -> None:
+    if config.long_text is LongText.TRUNCATE:
+        settings = (("chunk_by", config.chunk_by, ChunkBy.TOKENS), ("chunk_tokens", config.chunk_tokens, "auto"))
+        for name, value, usual in settings:
+            if value != usual:
+                raise UsageError(
+                    f"model.{name}={value}: nothing is cut with long_text: truncate; "
+                    "set model.long_text: chunks or late_chunks"
+                )
+    if config.long_text is LongText.LATE_CHUNKS:
+        for pooling in modes:
+            if pooling in _OF_ONE_TOKEN or pooling is Pooling.TOKENS:
+                raise UsageError(
+                    f"model.long_text=late_chunks: a late chunk is pooled from all of its tokens, which pooling "
+                    f"{pooling} does not do; set model.pooling: mean, or long_text: chunks"
+                )
+
+
+def _chunk_tokens(config: ModelConfig, max_tokens: int) -> int | None:
+    if config.chunk_tokens != "auto":
+        return config.chunk_tokens
+    return max(min(LATE_CHUNK_TOKENS, max_tokens // 4), 1) if config.long_text is LongText.LATE_CHUNKS else None
 
 
 def _check_processor(transformer: Path) -> None:

@@ -3,7 +3,8 @@
     1. clip      if truncating: keep only as many characters as can matter (a 5 MB text takes no longer than a page), of the
                  text's beginning, or of its end where the model's files say truncation_side: left
     2. encode    content tokens without special tokens, in groups that bound memory; long texts in pieces cut at white space
-    3. window    one sequence per document (truncate), or several overlapping ones (chunks)
+    3. window    one sequence per document (truncate), or several overlapping ones: the chunks, or the windows from which
+                 late chunks are pooled (chunking/)
     4. assemble  special tokens + prompt + window + special tokens, concatenated in one flat array
 
 The prompt is prepended to the text and tokenised with it, as in sentence-transformers; later chunks repeat the prompt's
@@ -28,9 +29,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from workers.config import LongText
+from workers.config import ROW_A_CHUNK, ChunkBy, LongText
 from workers.errors import UsageError
 from workers.model.auto_tokenizer import LONG_TEXT, PROOF_TOKENS, Conversion
+from workers.model.chunking.borders import cuts_of, strip
+from workers.model.chunking.room import check_room
+from workers.model.chunking.spans import Spans, by_cuts, by_tokens, joined, pooled_tokens, windows
 from workers.model.recipe import EmbeddingRecipe
 from workers.model.text_pieces import groups, pieces, tail
 from workers.model.tokenizer_files import backend, read_conversion
@@ -38,7 +42,7 @@ from workers.model.transformer_settings import read_transformer_settings
 from workers.model.wordpiece.library import Vocabulary
 from workers.model.wordpiece.proof import proven_vocabulary
 from workers.model.wordpiece.text_column import text_column
-from workers.records.tokens import TokenizedTexts, ranges
+from workers.records.tokens import PooledTokens, TokenizedTexts, ranges
 
 CLIP_CHARACTERS_A_TOKEN = 16  # a clip of this length nearly always has enough tokens; otherwise the whole text is encoded
 SEAM_CHARACTERS = 40  # of a piece, to see whether a tokenizer's tokens may be joined from pieces
@@ -55,8 +59,9 @@ class _Windows:
     prompt_N: NDArray[np.int64]  # leading tokens of the document that are the prompt, and precede every window
     start_N: NDArray[np.int64]  # first token of the window, counted after the prompt
     length_N: NDArray[np.int64]  # tokens of the window
-    first_N: NDArray[np.int64] | None = None  # its characters in the text, for long_text=chunks: start
-    last_N: NDArray[np.int64] | None = None  # end, exclusive
+    first_R: NDArray[np.int64] | None = None  # characters of each row in the text, where a row is a chunk: start
+    last_R: NDArray[np.int64] | None = None  # end, exclusive
+    pooled: PooledTokens | None = None  # rows that are pooled from parts of a sequence
 
 
 class TextTokenizer:
@@ -66,7 +71,8 @@ class TextTokenizer:
         """`folder` is the model's (ModelFiles.folder); `threads`: that the compiled WordPiece divides texts among.
 
         Raises:
-            UsageError: unusable tokenizer files, or max_tokens too small for prompt, special tokens and chunk_overlap.
+            UsageError: unusable tokenizer files, or max_tokens too small for prompt, special tokens, chunk_tokens and
+                chunk_overlap.
         """
         self._recipe = recipe
         settings = read_transformer_settings(folder / recipe.transformer)
@@ -90,11 +96,7 @@ class TextTokenizer:
                 f"model.max_tokens={recipe.max_tokens}: no room for text beside {specials} special tokens "
                 f"and a prompt of {prompt}; raise max_tokens or shorten model.prompt"
             )
-        if recipe.long_text is not LongText.TRUNCATE and recipe.chunk_overlap >= room:
-            raise UsageError(
-                f"model.chunk_overlap={recipe.chunk_overlap}: must be less than the {room} tokens of text in a chunk "
-                f"(max_tokens={recipe.max_tokens} less special tokens and prompt); lower it"
-            )
+        check_room(recipe, room)
 
     @property
     def largest_id(self) -> int:
@@ -161,34 +163,56 @@ class TextTokenizer:
         )
 
     def _chunks(self, texts: Sequence[str]) -> TokenizedTexts:
-        """Windows over each text. `texts` begin with the prompt."""
+        """Chunks of each text, or the windows that late chunks are pooled from. `texts` begin with the prompt."""
         recipe, prompt = self._recipe, len(self._recipe.prompt)
-        spans = recipe.long_text is LongText.CHUNKS
-        encoded = list(self._encode(texts, offsets=spans or prompt > 0))
-        contents = [ids for ids, _ in encoded]
+        late, spans = recipe.long_text is LongText.LATE_CHUNKS, recipe.long_text in ROW_A_CHUNK
+        encoded = list(self._encode(texts, offsets=spans or prompt > 0 or recipe.chunk_by is not ChunkBy.TOKENS))
+        contents, places = [ids for ids, _ in encoded], [places_TX for _, places_TX in encoded]
         # tokens that end within the prompt belong to it; a token across its end belongs to the text
-        leading = [_leading(ends_TX[:, 1], prompt) if prompt else 0 for _, ends_TX in encoded]
+        leading = [_leading(places_TX[:, 1], prompt) if prompt else 0 for places_TX in places]
         prompt_D = np.array(leading, np.int64).reshape(-1)
         length_D = np.fromiter((len(ids) for ids in contents), np.int64, len(contents)) - prompt_D
         room_D = np.maximum(self._room - prompt_D, recipe.chunk_overlap + 1)
-        step_D = room_D - recipe.chunk_overlap
-        count_D = np.where(length_D <= room_D, 1, 1 + -(-(length_D - room_D) // step_D))
-        document = np.repeat(np.arange(len(texts)), count_D)
-        within = ranges(np.zeros(len(texts), np.int64), count_D)
-        start_N = within * step_D[document]
-        length_N = np.minimum(room_D[document], length_D[document] - start_N)
+        size_D = room_D if recipe.chunk_tokens is None else np.minimum(room_D, recipe.chunk_tokens)
+        overlap = 0 if late else recipe.chunk_overlap
+        if recipe.chunk_by is ChunkBy.TOKENS:
+            chunks = by_tokens(length_D, size_D, size_D - overlap)
+        else:
+            chunks = self._cut(texts, places, prompt_D, size_D, overlap)
         first = last = None
         if spans:
-            places = [places_TX for _, places_TX in encoded]
-            first, last = _spans(texts, places, document, start_N + prompt_D[document], length_N, prompt, leads=start_N == 0)
-        windows = _Windows(document.astype(np.int32), prompt_D[document], start_N, length_N, first, last)
-        return self._assemble(contents, windows, np.zeros(len(texts), np.bool_))
+            start_C = chunks.start + prompt_D[chunks.document]
+            first, last = _spans(texts, places, chunks.document, start_C, chunks.length, prompt, leads=chunks.start == 0)
+            if late or recipe.chunk_by is not ChunkBy.TOKENS:  # chunks by tokens are what they have been
+                strip(texts, chunks.document, first, last, prompt)
+        inputs, pooled = chunks, None
+        if late:
+            inputs, sequence_C = windows(chunks, length_D, room_D, np.minimum(recipe.chunk_overlap, room_D - size_D))
+            before, behind = len(self._prefix), len(self._suffix)
+            pooled = pooled_tokens(chunks, inputs, sequence_C, prompt_D, before=before, behind=behind)
+        document = inputs.document.astype(np.int32)
+        found = _Windows(document, prompt_D[inputs.document], inputs.start, inputs.length, first, last, pooled)
+        return self._assemble(contents, found, np.zeros(len(texts), np.bool_))
 
-    def _assemble(
-        self, contents: list[NDArray[np.int32]], windows: _Windows, truncated: NDArray[np.bool_]
-    ) -> TokenizedTexts:
+    def _cut(
+        self, texts: Sequence[str], places: Sequence[NDArray[np.int64]], prompt_D: NDArray[np.int64],
+        size_D: NDArray[np.int64], overlap: int,
+    ) -> Spans:  # fmt: skip
+        """Chunks that end where the texts may be cut. A text that is one chunk of sentences in any case is not looked at."""
+        recipe, prompt = self._recipe, len(self._recipe.prompt)
+        found = []
+        for text, places_TX, leading, size in zip(texts, places, prompt_D.tolist(), size_D.tolist(), strict=True):
+            ends_T = places_TX[leading:, 1]
+            if recipe.chunk_by is ChunkBy.SENTENCES and len(ends_T) <= size:
+                found.append([(0, len(ends_T))])
+            else:
+                cuts = cuts_of(text[prompt:], recipe.chunk_by, recipe.chunk_language)
+                found.append(by_cuts(ends_T, cuts, prompt, size, overlap))
+        return joined(found)
+
+    def _assemble(self, contents: list[NDArray[np.int32]], inputs: _Windows, truncated: NDArray[np.bool_]) -> TokenizedTexts:
         """Gather (prefix, prompt, window, suffix) of every sequence from one flat array. `truncated`: [D]."""
-        document, prompt_N, start_N, length_N = windows.document, windows.prompt_N, windows.start_N, windows.length_N
+        document, prompt_N, start_N, length_N = inputs.document, inputs.prompt_N, inputs.start_N, inputs.length_N
         flat = np.concatenate([self._prefix, self._suffix, *contents]).astype(np.int32, copy=False)
         specials = len(self._prefix) + len(self._suffix)
         sizes = np.fromiter((len(ids) for ids in contents), np.int64, len(contents))
@@ -201,11 +225,12 @@ class TextTokenizer:
             input_ids=flat[ranges(starts.ravel(), lengths.ravel())],
             offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(sequence_N)]),
             document=document,
-            chunk_start=windows.first_N,
-            chunk_end=windows.last_N,
+            chunk_start=inputs.first_R,
+            chunk_end=inputs.last_R,
             truncated=truncated,
             num_tokens=np.bincount(document, weights=sequence_N, minlength=len(contents)).astype(np.int32),
             prompt_tokens=self._prompt_tokens,
+            pooled=inputs.pooled,
         )
 
     def _encode_clipped(self, texts: Sequence[str], *, library: bool = False) -> list[NDArray[np.int32]]:

@@ -1,6 +1,7 @@
 """Tokenised and encoded texts: flat NumPy arrays from the tokenizer to the encoder, and from the encoder to the writer.
 
-A sequence is one input of the model: a document, or one chunk of it. A document's sequences are adjacent and in order.
+A sequence is one input of the model: a document, one chunk of it, or with late chunks a window over it, from which several
+chunks are pooled. A document's sequences are adjacent and in order, and so are its rows.
 Imports neither torch nor tokenizers.
 """
 
@@ -14,17 +15,36 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
+class PooledTokens:
+    """The tokens that each of R rows is pooled from, where a sequence has several rows (long_text=late_chunks)."""
+
+    sequence: NDArray[np.int64]  # [R] the row's sequence, ascending; each sequence has at least one row
+    first: NDArray[np.int64]  # [R] its first token, counted within the sequence; rows of a sequence do not overlap
+    end: NDArray[np.int64]  # [R] behind its last one
+
+    def counts(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Number of rows of each of these sequences."""
+        behind: NDArray[np.int64] = np.searchsorted(self.sequence, sequences, side="right")
+        return behind - np.searchsorted(self.sequence, sequences)
+
+    def of(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of these sequences, in the order of the sequences."""
+        return ranges(np.searchsorted(self.sequence, sequences), self.counts(sequences))
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizedTexts:
-    """D documents as N sequences of T tokens in all, special tokens and prompt included."""
+    """D documents as N sequences of T tokens in all, special tokens and prompt included, which become R rows."""
 
     input_ids: NDArray[np.int32]  # [T] all sequences concatenated, without padding
     offsets: NDArray[np.int64]  # [N + 1] sequence n is input_ids[offsets[n]:offsets[n + 1]]
     document: NDArray[np.int32]  # [N] index of the sequence's document, ascending
-    chunk_start: NDArray[np.int64] | None  # [N] offset in characters (prompt not counted); None unless long_text=chunks
-    chunk_end: NDArray[np.int64] | None  # [N] end of the last token, exclusive
+    chunk_start: NDArray[np.int64] | None  # [R] offset in characters (prompt not counted); None if a row is a document
+    chunk_end: NDArray[np.int64] | None  # [R] end of the last token, exclusive
     truncated: NDArray[np.bool_]  # [D] tokens were cut off
     num_tokens: NDArray[np.int32]  # [D] tokens fed to the model, summed over the document's chunks
     prompt_tokens: int  # leading tokens of every sequence that pooling skips if the model excludes its prompt
+    pooled: PooledTokens | None = None  # long_text=late_chunks; else R is N, and a row is pooled from its whole sequence
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -32,10 +52,24 @@ class TokenizedTexts:
         lengths: NDArray[np.int64] = np.diff(self.offsets)
         return lengths
 
+    @property
+    def row_document(self) -> NDArray[np.int32]:
+        """[R] index of each row's document, where a row is a chunk."""
+        return self.document if self.pooled is None else self.document[self.pooled.sequence]
+
+    @property
+    def row_tokens(self) -> NDArray[np.int64]:
+        """[R] tokens of each row, likewise."""
+        return self.lengths if self.pooled is None else self.pooled.end - self.pooled.first
+
+    def rows_of(self, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of these sequences, likewise, in the order of the sequences."""
+        return sequences if self.pooled is None else self.pooled.of(sequences)
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
-    """Vectors, one per document, or per sequence with long_text=chunks. A row that could not be computed is NaN."""
+    """Vectors, one per document, or per chunk where a row is a chunk. A row that could not be computed is NaN."""
 
     vectors: NDArray[np.float32]  # [rows, dim]; pooling=tokens: [T, dim], aligned with TokenizedTexts.input_ids
     offsets: NDArray[np.int64] | None  # pooling=tokens: [rows + 1], row r has vectors[offsets[r]:offsets[r + 1]]; else None
@@ -45,8 +79,8 @@ class EncodedTexts:
 
 
 def text_of_rows(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.integer]:
-    """[rows] index of the text of each output row, ascending. `chunked`: a row is a sequence; else a text."""
-    return tokens.document if chunked else np.arange(len(tokens.num_tokens))
+    """[rows] index of the text of each output row, ascending. `chunked`: a row is a chunk; else a text."""
+    return tokens.row_document if chunked else np.arange(len(tokens.num_tokens))
 
 
 def text_of_vectors(tokens: TokenizedTexts, encoded: EncodedTexts, chunked: bool) -> NDArray[np.integer]:
@@ -62,10 +96,14 @@ def rows_of_texts(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.int64]:
 
 def of_documents(tokens: TokenizedTexts, documents: NDArray[np.int64]) -> TokenizedTexts:
     """These documents alone, ascending, with all their sequences."""
-    rows = np.flatnonzero(np.isin(tokens.document, documents))
-    lengths, owners = tokens.lengths[rows], tokens.document[rows]
+    sequences = np.flatnonzero(np.isin(tokens.document, documents))
+    lengths, owners = tokens.lengths[sequences], tokens.document[sequences]
+    rows, pooled = sequences, tokens.pooled
+    if pooled is not None:
+        rows = pooled.of(sequences)
+        pooled = PooledTokens(np.searchsorted(sequences, pooled.sequence[rows]), pooled.first[rows], pooled.end[rows])
     return TokenizedTexts(
-        input_ids=tokens.input_ids[ranges(tokens.offsets[rows], lengths)],
+        input_ids=tokens.input_ids[ranges(tokens.offsets[sequences], lengths)],
         offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         document=np.searchsorted(documents, owners).astype(np.int32),
         chunk_start=None if tokens.chunk_start is None else tokens.chunk_start[rows],
@@ -73,6 +111,7 @@ def of_documents(tokens: TokenizedTexts, documents: NDArray[np.int64]) -> Tokeni
         truncated=tokens.truncated[documents],
         num_tokens=tokens.num_tokens[documents],
         prompt_tokens=tokens.prompt_tokens,
+        pooled=pooled,
     )
 
 

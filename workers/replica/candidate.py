@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from workers.config import LongText, ModelConfig, Pooling
+from workers.config import ModelConfig, Pooling
 from workers.engine.cells import Cell
 from workers.engine.encoder import Encoder, EncoderOptions
 from workers.errors import UsageError
@@ -30,7 +29,7 @@ class CandidateModel:
 
     def __init__(self, config: ModelConfig) -> None:
         files = resolve_model(config)
-        recipe = replace(read_recipe(files, config), long_text=LongText.TRUNCATE)
+        recipe = read_recipe(files, config.truncating())
         if recipe.pooling == (Pooling.TOKENS,):
             raise UsageError(
                 f"candidates: {files.name} with pooling tokens has no single vector for a text; use mean or cls"

@@ -55,7 +55,7 @@ class Embedder:
                 f"model {config.name}: not the one the snapshot was made with (weights {files.weights_digest[:12]}, "
                 f"snapshot {stamp.weights_digest[:12]}); set model.name and model.revision to the snapshot's"
             )
-        recipe = read_recipe(files, config)
+        recipe = read_recipe(files, config.truncating() if long_text is LongText.TRUNCATE else config)
         recipe = replace(recipe, prompt=stamp.prompt, long_text=long_text or recipe.long_text)
         if query:
             recipe = replace(recipe, prompt=recipe.query_prompt, max_tokens=recipe.query_tokens or recipe.max_tokens)
@@ -91,6 +91,6 @@ class Embedder:
         if encoded.offsets is not None:
             owner = np.repeat(tokens.document, np.diff(encoded.offsets))
         else:
-            owner = tokens.document if len(encoded.vectors) == len(tokens.document) else np.arange(len(texts))
+            owner = tokens.row_document if len(encoded.vectors) == len(tokens.row_document) else np.arange(len(texts))
         vectors = encoded.vectors if self._project is None else self._project(encoded.vectors)
         return [vectors[owner == index] for index in range(len(texts))]

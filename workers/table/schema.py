@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 
 from workers import __version__
-from workers.config import LongText, Pooling, VectorType
+from workers.config import ROW_A_CHUNK, LongText, Pooling, VectorType
 from workers.errors import UsageError
 from workers.records.documents import TEXT_HASH_BYTES, ReadPlan, empty_table
 from workers.table.partitions import can_name_folder
@@ -29,7 +29,7 @@ PREFIX = "reembed."
 PARTITION_VALUES = PREFIX + "partition_values"
 ID, EMBEDDING, TEXT_HASH = "id", "embedding", "text_hash"
 NUM_TOKENS, TRUNCATED = "num_tokens", "truncated"
-CHUNK, CHUNK_START, CHUNK_END = "chunk", "chunk_start", "chunk_end"  # with long_text: chunks
+CHUNK, CHUNK_START, CHUNK_END = "chunk", "chunk_start", "chunk_end"  # with long_text: chunks, late_chunks
 TOKENS = "tokens"  # with pooling: tokens, their strings
 OUTPUT_COLUMNS = frozenset((ID, EMBEDDING, TEXT_HASH, NUM_TOKENS, TRUNCATED, CHUNK, CHUNK_START, CHUNK_END, TOKENS))
 CLIPPED = "clipped"  # in the vector cache, for int8: components that had to be clipped
@@ -92,7 +92,7 @@ class OutputSchema:
     @property
     def chunked(self) -> bool:
         """Whether a document has a row for each of its chunks."""
-        return self.stamp.long_text == LongText.CHUNKS
+        return self.stamp.long_text in ROW_A_CHUNK
 
     @property
     def of_text(self) -> tuple[str, ...]:
@@ -132,7 +132,7 @@ def output_schema(
             column or that Parquet cannot hold, a dimension that `vector: binary` cannot pack.
     """
     fields = [pa.field(ID, plan.id_type, nullable=False)]
-    if stamp.long_text == LongText.CHUNKS:
+    if stamp.long_text in ROW_A_CHUNK:
         fields += [
             pa.field(CHUNK, pa.int32(), nullable=False),
             pa.field(CHUNK_START, pa.int64(), nullable=False),

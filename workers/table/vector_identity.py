@@ -51,6 +51,9 @@ SETTINGS: Mapping[str, Effect] = {
     "normalize": Effect.VECTOR,
     "max_tokens": Effect.VECTOR,
     "long_text": Effect.VECTOR,
+    "chunk_by": Effect.VECTOR,
+    "chunk_tokens": Effect.VECTOR,
+    "chunk_language": Effect.VECTOR,
     "chunk_overlap": Effect.VECTOR,
     "prompt": Effect.VECTOR,
     "query_prompt": Effect.RUN,  # of searches, not of documents
@@ -65,6 +68,10 @@ RECIPE: Mapping[str, Effect] = {
     "normalize": Effect.VECTOR,
     "max_tokens": Effect.VECTOR,
     "long_text": Effect.VECTOR,
+    "chunk_by": Effect.VECTOR,
+    "chunk_tokens": Effect.VECTOR,
+    "chunk_language": Effect.VECTOR,
+    "splitter": Effect.VECTOR,
     "chunk_overlap": Effect.VECTOR,
     "prompt": Effect.VECTOR,
     "query_prompt": Effect.RUN,  # of searches, not of documents
@@ -77,10 +84,25 @@ RECIPE: Mapping[str, Effect] = {
     "engine": Effect.VECTOR,
     "tokenizer": Effect.VECTOR,
 }
-LATER_SETTINGS: Mapping[str, Any] = {"query_prompt": None}
-LATER_RECIPE: Mapping[str, Any] = {"query_tokens": None, "engine": "", "tokenizer": ""}
+LATER_SETTINGS: Mapping[str, Any] = {
+    "query_prompt": None,
+    "chunk_by": "tokens",
+    "chunk_tokens": "auto",
+    "chunk_language": "en",
+}
+LATER_RECIPE: Mapping[str, Any] = {
+    "query_tokens": None,
+    "engine": "",
+    "tokenizer": "",
+    "chunk_by": "tokens",
+    "chunk_tokens": None,
+    "chunk_language": "",
+    "splitter": "",
+}
 """Fields that version 0.1 did not have, with the value that means what that version did. A stored run without such a field
 is compared with today's as if it had that value."""
+OF_CHUNKS = ("chunk_overlap", "chunk_by", "chunk_tokens", "chunk_language")
+"""Settings without an effect where texts are truncated."""
 
 
 def as_first_stored(fields: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def text_rows(
     vectors_VD, bad = _without_bad(encoded.vectors[:vectors], text_V, schema)
     bad |= {text: refused[text] for text in bad.keys() & refused.keys()}  # rather than that its vector is not finite
     columns: dict[str, pa.Array] = {
-        NUM_TOKENS: pa.array(tokens.lengths[:rows] if schema.chunked else tokens.num_tokens[:rows], pa.int32()),
+        NUM_TOKENS: pa.array(tokens.row_tokens[:rows] if schema.chunked else tokens.num_tokens[:rows], pa.int32()),
         TRUNCATED: pa.array(tokens.truncated[text_R]),
     }
     counts_R = np.ones(rows, np.int64) if encoded.offsets is None else np.diff(encoded.offsets[: rows + 1])
@@ -143,9 +143,9 @@ def _token_column(tokens: TokenizedTexts, rows: int, token_strings: Callable[[Se
 
 def _chunk_columns(tokens: TokenizedTexts, text_R: npt.NDArray[np.integer]) -> dict[str, pa.Array]:
     if tokens.chunk_start is None or tokens.chunk_end is None:
-        raise ValueError("long_text=chunks needs character offsets from the tokeniser")
+        raise ValueError("rows of chunks need character offsets from the tokeniser")
     rows = len(text_R)
-    first_R = np.searchsorted(text_R, text_R)  # sequences of a text are neighbours, in order
+    first_R = np.searchsorted(text_R, text_R)  # chunks of a text are neighbours, in order
     return {
         CHUNK: pa.array(np.arange(rows) - first_R, pa.int32()),
         CHUNK_START: pa.array(tokens.chunk_start[:rows]),

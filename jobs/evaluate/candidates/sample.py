@@ -40,7 +40,7 @@ def require_corpus(source: SourceSnapshot) -> None:
         )
     if source.schema.chunked:
         raise UsageError(
-            "evaluate.candidates: the snapshot has a row for each chunk (model.long_text: chunks), and candidates are "
+            "evaluate.candidates: the snapshot has a row for each chunk (model.long_text), and candidates are "
             "compared by one vector a text; embed with long_text: truncate"
         )
 

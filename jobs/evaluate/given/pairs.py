@@ -41,7 +41,7 @@ def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
         raise UsageError("evaluate.task=pairs needs evaluate.pairs: a file of id_1, id_2 (or text_1, text_2) and score")
     if _by_id(section) and source.schema.chunked:
         raise UsageError(
-            "evaluate.pairs: the snapshot has a row for each chunk (model.long_text: chunks), so an id names several "
+            "evaluate.pairs: the snapshot has a row for each chunk (model.long_text), so an id names several "
             "vectors; give text_1 and text_2, or embed with long_text: mean_of_chunks"
         )
     first, second, _ = _pairs(section)

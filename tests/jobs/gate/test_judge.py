@@ -177,6 +177,9 @@ def test_chunks_that_overlap_otherwise_are_another_use(tmp_path: Path) -> None:
     checks = run.judge()
     assert failing(checks) == ["model_change"]
     assert checks["model_change"].measured == "chunk_overlap: 64 -> 8"
+    cut = {"chunk_overlap": 64, "chunk_by": "sentences", "chunk_tokens": "auto", "chunk_language": "en"}
+    run.record = replace(run.record, config={"model": cut})
+    assert run.judge()["model_change"].measured == "chunk_by: tokens -> sentences"
 
 
 def test_a_run_that_is_published_already(tmp_path: Path, last: MadeRun) -> None:

@@ -76,6 +76,33 @@ def test_several_modes_are_concatenated_in_order() -> None:
     assert torch.equal(pooled, torch.cat([pool(state, (Pooling.MAX,)), pool(state, (Pooling.CLS,))], dim=1))
 
 
+LATE_ROWS = [(0, 3), (3, 5), (7, 8), (9, 12)]  # of inputs of 5 and 7 tokens; none of the tokens 5, 6 and 8
+OF_ONE_TOKEN = (Pooling.CLS, Pooling.LAST_TOKEN, Pooling.POOLER)
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in OF_ONE_TOKEN])
+@pytest.mark.parametrize("rows", [LATE_ROWS, LATE_ROWS[:3]])
+def test_late_chunks(mode: Pooling, rows: list[tuple[int, int]]) -> None:
+    """Several rows of an input, tokens between and behind them that belong to none; weights are positions in the input."""
+    layers = [torch.randn(12, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    starts, ends = (torch.tensor(places) for places in zip(*rows, strict=True))
+    found = pool(HiddenStates(layers[-1], starts, ends, 0, tuple(layers), None, torch.tensor([0, 5, 12])), (mode,))
+    for vector, (start, end) in zip(found, rows, strict=True):
+        parts = [layer[start:end].double().numpy() for layer in layers]
+        last, first = parts[-1], 0 if start < 5 else 5
+        weights = np.arange(start - first + 1, end - first + 1)[:, None]
+        expected = {
+            Pooling.MEAN: last.mean(axis=0),
+            Pooling.MEAN_LSTM: last.mean(axis=0),
+            Pooling.MAX: last.max(axis=0),
+            Pooling.MEAN_SQRT_LEN: last.sum(axis=0) / len(last) ** 0.5,
+            Pooling.WEIGHTED_MEAN: (last * weights).sum(axis=0) / weights.sum(),
+            Pooling.LAST4_MEAN: np.mean(parts, axis=0).mean(axis=0),
+            Pooling.LAST4_CONCAT: np.concatenate([part.mean(axis=0) for part in parts[::-1]]),
+        }[mode]
+        assert np.abs(vector.numpy() - expected).max() < 1e-5
+
+
 def test_an_excluded_prompt() -> None:
     """The first two tokens do not count: cls is the third, weights keep their positions; the prompt alone gives zeros."""
     whole = hidden()

@@ -153,6 +153,30 @@ def test_chunks_overlap_and_cover(folders: dict[str, Path], family: str) -> None
         assert tokens.num_tokens[row] == sum(map(len, chunks))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prompt", ["", "passage: "])
+@pytest.mark.parametrize("long_text", ["chunks", "late_chunks"])
+def test_chunks_are_whole_sentences(folders: dict[str, Path], family: str, prompt: str, long_text: str) -> None:
+    """Of any tokenizer: `text[chunk_start:chunk_end]` is as many whole sentences as fit, without white space around them."""
+    wanted = ["It froze in Jan.\nNothing moved!", "Für elf Tage\u00a0nicht.", "Why? 👩🏽\u200d🚀 Nobody knew.", "  Ende"]
+    text = " \n".join(f"{sentence}\n" for sentence in wanted)
+    settings = {"max_tokens": 100, "long_text": long_text, "chunk_by": "sentences", "chunk_overlap": 0, "prompt": prompt}
+    whole = theirs(folders[family])
+    size = max(len(whole(sentence, add_special_tokens=False)["input_ids"]) for sentence in wanted) + 1
+    tokens = make(folders[family], chunk_tokens=size, **settings).tokenize([text, "short"])
+    assert tokens.chunk_start is not None
+    assert tokens.chunk_end is not None
+    spans = zip(tokens.row_document, tokens.chunk_start, tokens.chunk_end, strict=True)
+    found = [text[start:end] for document, start, end in spans if document == 0]
+    assert "".join("".join(chunk.split()) for chunk in found) == "".join(text.split())
+    borders = {"".join(sentence.split())[-4:] for sentence in wanted} | {"Why?"}
+    for chunk in found:
+        assert chunk == chunk.strip()
+        assert "".join(chunk.split())[-4:] in borders, "a chunk that ends within a sentence"
+        assert len(whole(chunk, add_special_tokens=False)["input_ids"]) <= size
+    assert len(found) >= 3
+
+
 def test_exactly_full_is_one_chunk_and_not_truncated(minilm: Path) -> None:
     for long_text in ("truncate", "chunks"):
         tokens = make(minilm, max_tokens=12, long_text=long_text, chunk_overlap=4).tokenize(["snow " * 10, "snow " * 11])

@@ -72,6 +72,15 @@ def test_a_field_of_a_later_version_counts_where_it_means_something_new() -> Non
     assert deciding(stored | {"tokenizer": "4f2a"}) == {"pooling": ["mean"], "tokenizer": "4f2a"}
     assert deciding(stored | {"engine": ""}) == deciding(stored)
     assert deciding(stored | {"engine": "alone"}) == {"pooling": ["mean"], "engine": "alone"}
+    unset = {"chunk_by": "tokens", "chunk_tokens": None, "chunk_language": "", "splitter": ""}
+    assert deciding(stored | unset) == deciding(stored)
+    for name, value in {
+        "chunk_by": "sentences",
+        "chunk_tokens": 64,
+        "chunk_language": "de",
+        "splitter": "icu 78 de",
+    }.items():
+        assert deciding(stored | unset | {name: value}) == {"pooling": ["mean"], name: value}
     assert set(LATER_RECIPE) <= set(RECIPE)
     assert set(LATER_SETTINGS) <= set(SETTINGS)
     assert as_first_stored({"prompt": "", "query_prompt": None}, LATER_SETTINGS) == {"prompt": ""}

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.records.tokens import TokenizedTexts, ranges
+from workers.records.tokens import PooledTokens, TokenizedTexts, ranges
 
 BLOCK_SCORES = 1 << 18  # limit of a block's attention scores per head: 6 MB in bfloat16 with twelve heads
 BLOCK_MULTIPLE = 8
@@ -142,6 +142,20 @@ def pack(tokens: TokenizedTexts, rows: NDArray[np.int64], device: torch.device) 
     borders = torch.empty(len(offsets_B1), dtype=torch.int32, pin_memory=device.type == "cuda")
     borders.copy_(torch.from_numpy(offsets_B1))
     return PackedBatch(both[:total], both[total:], lengths_B, offsets_B1, borders.to(device, non_blocking=True))
+
+
+def rows_of(pooled: PooledTokens, sequences: NDArray[np.int64], batch: PackedBatch, skip: int) -> tuple[Tensor, Tensor]:
+    """[R] the first token in the batch of each row of these sequences, and [R] what follows its last; int64 on the device.
+
+    `skip`: leading tokens of every sequence that no row is pooled from.
+    """
+    rows = pooled.of(sequences)
+    start_R, end_R = np.repeat(batch.offsets_B1[:-1], pooled.counts(sequences)), pooled.end[rows]
+    host = torch.empty(2 * len(rows), dtype=torch.int64, pin_memory=batch.device.type == "cuda")
+    host[: len(rows)] = torch.from_numpy(start_R + np.minimum(np.maximum(pooled.first[rows], skip), end_R))
+    host[len(rows) :] = torch.from_numpy(start_R + end_R)
+    both = host.to(batch.device, non_blocking=True)
+    return both[: len(rows)], both[len(rows) :]
 
 
 def _rounded(length: int) -> int:

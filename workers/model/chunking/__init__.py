@@ -1,0 +1,1 @@
+"""Where chunks of a text lie: borders of sentences and Markdown blocks, spans of tokens, windows over long documents."""
