@@ -38,6 +38,8 @@ STAMP: Mapping[str, Effect] = {
     "precision": Effect.VECTOR,
     "vector": Effect.VECTOR,
     "int8_scale": Effect.STORED,
+    "vectors": Effect.VECTOR,
+    "int8_scales": Effect.STORED,
     "model": Effect.NAME,
     "revision": Effect.NAME,
     "run_id": Effect.RUN,
@@ -77,6 +79,7 @@ RECIPE: Mapping[str, Effect] = {
     "engine": Effect.VECTOR,
     "tokenizer": Effect.VECTOR,
 }
+LATER_STAMP: Mapping[str, Any] = {"vectors": "", "int8_scales": ""}
 LATER_SETTINGS: Mapping[str, Any] = {"query_prompt": None}
 LATER_RECIPE: Mapping[str, Any] = {"query_tokens": None, "engine": "", "tokenizer": ""}
 """Fields that version 0.1 did not have, with the value that means what that version did. A stored run without such a field
