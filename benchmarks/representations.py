@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import statistics
 import tempfile
@@ -78,6 +79,7 @@ def main() -> None:
             report["pass"], texts = passes(options, Path(folder))
         report |= recalls(options, Path(folder), texts)
     store(report, options.out)
+    print(json.dumps(report, indent=1))
 
 
 def passes(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Floats]:
