@@ -200,12 +200,22 @@ def search(
         str | None, typer.Option(metavar="INDEX_URI", help="Output of `reembed index`: asks its files.")
     ] = None,
     where: Annotated[str | None, typer.Option(help="Only rows for which it holds, e.g. \"lang = 'de'\".")] = None,
+    column: Annotated[
+        str, typer.Option(metavar="NAME", help="The vectors that score: a column of output.vectors.")
+    ] = "embedding",
+    first: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A smaller column of vectors that finds the candidates.")
+    ] = None,
+    oversample: Annotated[
+        int | None, typer.Option(min=1, help="With --first: candidates for each document wanted (10).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Nearest documents in the published snapshot."""
-    from jobs.commands.search import search_snapshot, search_text
+    from jobs.commands.search import Columns, search_snapshot, search_text
 
-    _print(search_snapshot(output, text, k, index=index, where=where), as_json, search_text)
+    columns = Columns(column, first, oversample)
+    _print(search_snapshot(output, text, k, index=index, where=where, columns=columns), as_json, search_text)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
@@ -292,10 +292,13 @@ def _explain(errors: Iterable[Any], kind: type[Section]) -> list[str]:
 def _fields_at(path: list[str], kind: type[Section]) -> list[str]:
     model: Any = kind
     for part in path:
+        if part.isdigit():  # of an entry of a list
+            continue
         field = model.model_fields.get(part)
-        if field is None or not hasattr(field.annotation, "model_fields"):
+        kinds = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        model = next((inner for inner in kinds if hasattr(inner, "model_fields")), None)
+        if model is None:
             return []
-        model = field.annotation
     return [field.alias or name for name, field in model.model_fields.items()]
 
 

@@ -69,7 +69,7 @@ class LocalPool:
         self._resolved = resolved
         self._ready.clear()
 
-    def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> float:
+    def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> dict[str, float]:
         return self._replicas[replica].calibrate(shards)
 
     def wait(self, timeout: float) -> list[Event]:

@@ -29,12 +29,13 @@ from jobs.state.ledger import Ledger
 from jobs.state.manifest import save_manifest
 from jobs.state.records import RunRecord, config_snapshot, create_run, new_run_id, plan_to_json, write_summary
 from tests.workers.output_samples import INT8_SCALE, append, draft_for, plan, stamp
-from workers.config import Pooling, VectorType
+from workers.config import Pooling, VectorColumn, VectorType
 from workers.host.spill_file import own_spill_folder
 from workers.records.documents import text_hash
 from workers.records.shard import Assignment, ObjectSlice, Shard
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
+from workers.table.representations import derived, told, vector_formats, with_scales
 from workers.table.schema import output_schema
 from workers.table.vectors import to_arrow, to_arrow_lists
 from workers.vectors.derived import DerivedStamp
@@ -57,6 +58,7 @@ def publish_vectors(
     counts: Sequence[int] | None = None,
     tokens: Sequence[Sequence[str]] | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    beside: Sequence[Mapping[str, Any]] = (),
     **stamped: Any,
 ) -> str:
     """A published run of one row a vector, cut evenly into shards. Returns its run id.
@@ -66,6 +68,7 @@ def publish_vectors(
         keep: kept columns by name.
         counts: vectors of each row, as with pooling=tokens; then `vectors_ND` are the rows' vectors end to end.
         tokens: their strings.
+        beside: entries of output.vectors beside `embedding`, which has all components.
         stamped: changes of the stamp, e.g. weights_digest.
     """
     store, count = Store(str(output), dict(storage_options or {})), len(vectors_ND if counts is None else counts)
@@ -75,9 +78,13 @@ def publish_vectors(
     if counts is not None:
         stamped = {"pooling": Pooling.TOKENS.value} | stamped
     read_plan = plan({name: cells.type for name, cells in columns.items()})
-    made = stamp(
-        run_id=run, dim=vectors_ND.shape[1], vector=vector, int8_scale=INT8_SCALE if vector == "int8" else None, **stamped
-    )
+    dim, own_scale = vectors_ND.shape[1], INT8_SCALE if vector == "int8" else None
+    entries = [{"name": "embedding", "type": vector.value}, *beside]
+    formats = vector_formats([VectorColumn.model_validate(entry) for entry in entries], dim)
+    scales = {form.column: INT8_SCALE for form in formats[1:] if form.vector == "int8"}
+    formats = with_scales(formats, scales | {"embedding": own_scale})
+    several = dict(zip(("vectors", "int8_scales"), told(formats), strict=True))
+    made = stamp(run_id=run, dim=dim, vector=vector, int8_scale=own_scale, **several, **stamped)
     shape = output_schema(read_plan, made, partition_by)
     cells: dict[str, Any] = {
         "id": pa.array(ids, pa.string()),
@@ -90,6 +97,8 @@ def publish_vectors(
         "tokens": pa.array([list(row) for row in tokens or ()] or [["token"] * number for number in counts or ()]),
         **columns,
     }
+    for form in formats[1:]:
+        cells[form.column] = to_arrow(derived(vectors_ND, form, normalize=True), form.vector, form.int8_scale)[0]
     table = pa.Table.from_arrays([cells[name] for name in shape.rows.names], schema=shape.rows)
     ends = np.linspace(0, count, shards + 1).astype(int)
     planned = [
@@ -100,7 +109,8 @@ def publish_vectors(
     facts = {name: getattr(made, name) for name in (
         "revision", "weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "max_tokens",
     )}  # fmt: skip
-    where = {"uri": str(output), "partition_by": list(partition_by), "vector": vector.value}
+    where: dict[str, Any] = {"uri": str(output), "partition_by": list(partition_by)}
+    where |= {"vectors": entries} if beside else {"vector": vector.value}
     raw = {
         "corpus": {"uri": "corpus/", "keep": list(columns)},
         "output": where,
@@ -111,13 +121,15 @@ def publish_vectors(
         source_fingerprint=hashlib.sha256(vectors_ND.tobytes()).hexdigest(),
         config=config_snapshot(parse_config(raw, "test")),
         plan=plan_to_json(read_plan),
-        model=facts | {"name": made.model, "vector": vector.value, "long_text": made.long_text.value},
+        model=facts
+        | {"name": made.model, "vector": vector.value, "long_text": made.long_text.value}
+        | ({"vectors": made.vectors} if beside else {}),
         shards=shards,
         rows=count,
         code_version="test",
         created=datetime.now(UTC).isoformat(),
         int8_scale=made.int8_scale,
-        extra={"nullable_elements": False},
+        extra={"nullable_elements": False} | ({"int8_scales": scales} if scales else {}),
     )
     create_run(store, record)
     receipts = []

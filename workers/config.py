@@ -6,6 +6,7 @@ sections into RunConfig.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,7 @@ from pydantic import (
 )
 
 StorageOptions = dict[str, Any]
+_COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _BYTE_SIZE: TypeAdapter[ByteSize] = TypeAdapter(ByteSize)
 
 
@@ -124,6 +126,9 @@ class VectorEncoding(StrEnum):
 
 Auto = Literal["auto"]
 LOCALE = r"^[a-z]{2,3}([_-][A-Za-z0-9]{2,8})*$"
+
+MAIN_VECTORS = "embedding"
+"""The column of vectors that searches and jobs read unless they are told another."""
 
 
 Character = Annotated[str, Field(max_length=1)]
@@ -286,6 +291,24 @@ class ParquetConfig(Section):
     byte_stream_split (float vectors 9% smaller; Spark before 4.3 cannot read it). For parts that are written from now on."""
 
 
+class VectorColumn(Section):
+    """One representation of the vectors: a column of the output."""
+
+    name: str
+    """Of the column. One is called `embedding`: searches and jobs read it unless they are told another."""
+    type: VectorType = Field(VectorType.FLOAT32, strict=False)
+    """float32 | float16 | int8 (one scale for the column) | binary (packed bits)."""
+    dim: int | None = Field(None, ge=1)
+    """The first so many components (Matryoshka), of unit length again where the model normalises. null: all."""
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not _COLUMN_NAME.fullmatch(value):
+            raise ValueError("must be letters, digits and _, no digit first, at most 64 of them")
+        return value
+
+
 class OutputConfig(Section):
     """The output: where vectors are stored, and in which form."""
 
@@ -295,6 +318,9 @@ class OutputConfig(Section):
     """Hive partitions, from kept columns or from key=value folders of the source."""
     vector: VectorType = Field(VectorType.FLOAT32, strict=False)
     """float32 | float16 | int8 (one scale for the whole snapshot) | binary (packed bits)."""
+    vectors: list[VectorColumn] = Field(default_factory=list)
+    """Several representations from one pass: [{name: embedding, type: float32}, {name: bits, type: binary}]. Each is a
+    column of its own; one is called `embedding`. Empty: that one alone, of type `vector`."""
     parquet: ParquetConfig = Field(default_factory=lambda: ParquetConfig())
     """How part files are encoded."""
     keep_snapshots: int = Field(3, ge=1)
@@ -304,10 +330,38 @@ class OutputConfig(Section):
     """Write what differs from the snapshot before, for loaders of other stores, before readers get the new one."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
+    @field_validator("vectors")
+    @classmethod
+    def _distinct(cls, value: list[VectorColumn]) -> list[VectorColumn]:
+        names = [column.name for column in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two are called {name}; give each column a name of its own")
+        if names and MAIN_VECTORS not in names:
+            raise ValueError(f"none is called {MAIN_VECTORS}, which searches and jobs read; give the main one that name")
+        return value
+
+    @model_validator(mode="after")
+    def _one_form(self) -> OutputConfig:
+        if self.vectors and "vector" in self.model_fields_set:
+            raise ValueError(
+                f"vector={self.vector} and vectors: the one is the short form of the other; leave vector out, and give its "
+                f"type to the entry {MAIN_VECTORS} of vectors"
+            )
+        return self
+
+    @property
+    def columns(self) -> tuple[VectorColumn, ...]:
+        """The representations, `embedding` first."""
+        if not self.vectors:
+            return (VectorColumn(name=MAIN_VECTORS, type=self.vector),)
+        return tuple(sorted(self.vectors, key=lambda column: column.name != MAIN_VECTORS))
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """As of the corpus: settings that came later are written only where they are set."""
+        """As of the corpus: settings that came later are written only where they are set; of vectors, one of two forms."""
         written: dict[str, Any] = serialize(self)
+        written.pop("vector" if self.vectors else "vectors", None)
         if not self.changes:
             written.pop("changes", None)
         return written

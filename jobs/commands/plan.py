@@ -38,7 +38,7 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
     work = to_embed(left, sample, request.kept_share)
     rows = sum(receipt.rows_read for receipt in (*done.values(), *carried.values()))
     rows += sum(rows_of(shard, sample) for shard in left)
-    rate, row_bytes = measured(request.store)
+    rate, row_bytes = measured(request.store, request.stored_facts)
     hours = work.tokens / rate / 3600 if rate else None if left else 0.0
     price = config.cost.gpu_hour_usd
     return {

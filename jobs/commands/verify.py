@@ -20,6 +20,7 @@ from jobs.publish.open_snapshot import load_embedder, open_current
 from jobs.state.stored_run import StoredRun
 from workers.config import VectorType
 from workers.snapshot.audit import ShardAudit, audit_shard, compare
+from workers.table.schema import EMBEDDING
 
 log = logging.getLogger("reembed")
 
@@ -101,16 +102,20 @@ def _shards(published: StoredRun, sample: int) -> list[ShardAudit]:
 
 
 def _compare(published: StoredRun, audits: list[ShardAudit], findings: list[str]) -> list[float]:
+    """The cosines of the main column; findings are of all."""
     embedder = load_embedder(published)
-    least = LEAST_COSINE[published.stamp.vector]
+    stamp = published.stamp
     cosines: list[float] = []
     for audit in audits:
-        keys = [key for key in audit.texts if key in audit.stored]
+        keys = [key for key in audit.texts if key in audit.stored[EMBEDDING]]
         fresh = dict(zip(keys, embedder.embed([audit.texts[key] for key in keys]), strict=True)) if keys else {}
-        for key, cosine in compare(audit, fresh, published.stamp.vector).items():
-            cosines.append(cosine)
-            if not cosine >= least:
-                findings.append(
-                    f"document {key[0]!r}: embedded again its cosine to the stored vector is {cosine:.4f}, less than {least}"
-                )
+        for form in stamp.formats:
+            least, beside = LEAST_COSINE[form.vector], "" if form.column == EMBEDDING else f" in {form.column}"
+            for key, cosine in compare(audit, fresh, form, normalize=stamp.normalize).items():
+                cosines += [cosine] if form.column == EMBEDDING else []
+                if not cosine >= least:
+                    findings.append(
+                        f"document {key[0]!r}: embedded again its cosine to the stored vector{beside} is {cosine:.4f}, "
+                        f"less than {least}"
+                    )
     return cosines

@@ -22,6 +22,7 @@ from jobs.pool.replica_shape import ReplicaShape
 from jobs.scheduling.messages import Lost, Ready, StartReplica
 from workers.config import VectorType
 from workers.errors import PrecisionRefused, RunAborted, UsageError
+from workers.table.schema import EMBEDDING
 
 log = logging.getLogger("reembed")
 
@@ -38,6 +39,7 @@ class Calibration(NamedTuple):
     int8_scale: float | None  # None if vectors are not stored as int8
     batch_tokens: int
     way: str | None  # how the model is run (workers/engine/trial.py)
+    int8_scales: Mapping[str, float]  # of the int8 columns beside the main one
 
 
 def calibrate(run: PlannedRun, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> Calibration:
@@ -48,8 +50,10 @@ def calibrate(run: PlannedRun, pool: ReplicaPool, shape: ReplicaShape, stop: Sto
         RunAborted: no replica became ready.
     """
     replica, facts = _first_ready(run, pool, shape, stop)
-    scale = _int8_scale(run, pool, replica) if run.config.output.vector is VectorType.INT8 else None
-    return Calibration(facts["precision"], scale, facts["batch_tokens"], facts.get("way"))
+    int8 = any(form.vector is VectorType.INT8 for form in run.request.formats)
+    scales = _int8_scales(run, pool, replica) if int8 else {}
+    own = scales.pop(EMBEDDING, None)
+    return Calibration(facts["precision"], own, facts["batch_tokens"], facts.get("way"), scales)
 
 
 def try_precision(run: Run, pool: ReplicaPool, shape: ReplicaShape, stop: StopFlag) -> None:
@@ -103,10 +107,11 @@ def _first_ready(run: RunOutline, pool: ReplicaPool, shape: ReplicaShape, stop: 
     )
 
 
-def _int8_scale(run: PlannedRun, pool: ReplicaPool, replica: int) -> float:
-    """The int8 step of the whole snapshot, from a sample that one replica embeds before the first shard."""
+def _int8_scales(run: PlannedRun, pool: ReplicaPool, replica: int) -> dict[str, float]:
+    """The step of each int8 column for the whole snapshot, from a sample that one replica embeds before the first shard."""
     step = max(1, len(run.shards) // CALIBRATION_SHARDS)
     sample = run.shards[::step][:CALIBRATION_SHARDS]
-    scale = pool.calibrate(replica, sample, run.config.run.shard_seconds)
-    log.info("int8 scale %.6g, calibrated on %d shards", scale, len(sample))
-    return scale
+    scales = dict(pool.calibrate(replica, sample, run.config.run.shard_seconds))
+    for column, scale in scales.items():
+        log.info("int8 scale %.6g of %s, calibrated on %d shards", scale, column, len(sample))
+    return scales

@@ -218,7 +218,7 @@ def _settings(run: Run | PlannedRun, shape: ReplicaShape, reference: GoldenRefer
         output=run.config.output,
         weights_digest=model.weights_digest,
         tokenizer_digest=model.tokenizer_digest,
-        dim=run.stamp.dim,
+        dim=run.request.recipe.dim or 0,
         precision=run.precision,
         batch_tokens=run.batch_tokens,
         way=run.way,

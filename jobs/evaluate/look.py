@@ -31,7 +31,7 @@ def evaluate_snapshot(target: str, label: str | None, overrides: Iterable[str]) 
             "reembed evaluate OUTPUT_URI needs --label COLUMN: the kept column that holds the classes (other tasks by a "
             "configuration file)"
         )
-    source = SourceSnapshot.open(section.snapshot, section.storage_options, "evaluate.snapshot")
+    source = SourceSnapshot.open(section.snapshot, section.storage_options, "evaluate.snapshot", section.column)
     facts = figures_of(source, section)
     return {"source": {"uri": source.uri, "run_id": source.run_id, "rows": source.rows}, **facts}
 

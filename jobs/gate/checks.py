@@ -10,6 +10,7 @@
     sample         unchanged texts embedded again, against their vectors in the last snapshot
     norms          vectors are finite, and their norms are as expected
     spread         vectors differ from each other
+    columns        other columns of vectors agree with the one that they are made of
     mean_vector    against the last snapshot's
     model_change   the model and its use are the same as the last snapshot's, or the change is allowed
 
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs.config import GateConfig
-from jobs.gate.figures import Comparison, Figures
+from jobs.gate.figures import BESIDE, Comparison, Figures
 from jobs.state.accounting import ALTERED, Accounting
 from workers.config import VectorType
 from workers.table.paths import RunPaths
@@ -31,6 +32,7 @@ from workers.table.paths import RunPaths
 AGAIN = "and run the same command again: nothing is embedded twice"
 _SHOWN_BREACHES = 3
 LEAST_VECTORS = 16  # of fewer, the same text in every row may be a trial
+LEAST_AGREEMENT = {VectorType.FLOAT32: 0.999, VectorType.FLOAT16: 0.999, VectorType.INT8: 0.98, VectorType.BINARY: 0.9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def check_run(facts: GateFacts, gate: GateConfig, max_quarantined_rows: int) -> 
         _sample(facts, gate),
         _norms(facts, gate),
         _spread(facts, gate),
+        *_columns(facts),
         _mean_vector(facts, gate),
         _model_change(facts, gate),
     ]
@@ -240,6 +243,22 @@ def _spread(facts: GateFacts, gate: GateConfig) -> GateCheck:
     mend = f"{why}; or lower the setting {AGAIN}"
     ok = now.pair_distance >= limit
     return _check("spread", ok, _round(now.pair_distance, 9), limit, note, f"gate.min_spread={limit:g}", mend)
+
+
+def _columns(facts: GateFacts) -> list[GateCheck]:
+    """Only where there are several columns of vectors."""
+    found = facts.now.agreement
+    if not found:
+        return []
+    model = facts.now.model
+    types = {column: str(model.get(BESIDE + column, model.get("vector"))).partition(" ")[0] for column in found}
+    limits = {column: LEAST_AGREEMENT[VectorType(kind)] for column, kind in types.items()}
+    worst = min(found, key=lambda column: found[column] - limits[column])
+    least, limit = found[worst], limits[worst]
+    note = ", ".join(f"{column} {cosine:.4f}" for column, cosine in sorted(found.items()))
+    note = f"least cosines of other columns of vectors to the one that they are made of, over a sample: {note}"
+    mend = f"look at the replicas and their devices, then {_afresh(facts)}"
+    return [_check("columns", least >= limit, _round(least), limit, note, "", mend)]
 
 
 def _mean_vector(facts: GateFacts, gate: GateConfig) -> GateCheck:

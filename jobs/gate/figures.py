@@ -15,7 +15,7 @@ import json
 import logging
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +30,8 @@ log = logging.getLogger("reembed")
 _SHOWN_CHARACTERS = 24  # of a digest or a prompt, in messages
 _WORDS = "words"
 _BESIDE_COUNTS = ("run_id", "parts", "breaches")
+_AGREEMENT = "agreement"
+BESIDE = "vectors."  # in a snapshot's `model`: before the name of a column of vectors beside the main one
 _OF_VECTORS = ("count", "not_finite", "mean_length", "spread", "pair_distance", "texts")
 _T = TypeVar("_T")
 
@@ -86,15 +88,19 @@ class Figures:
     vectors: VectorFigures | None = None  # None: no vector was read
     parts: str = ""  # digest of the parts that the figures were made from
     breaches: tuple[str, ...] = ()  # parts read that differ from their receipts
+    agreement: Mapping[str, float] = field(default_factory=dict)  # column -> least cosine to what it is made of; no main one
 
     def changes(self, last: Figures) -> list[str]:
-        """The differences of the model, e.g. `pooling: mean -> cls`. Facts that one of the two lacks are left out."""
+        """The differences of the model, e.g. `pooling: mean -> cls`. Facts that one of the two lacks are left out, but for
+        columns of vectors that are gone: a new column changes nothing for the readers of the others."""
         now, before = self.model, last.model
-        return [
+        differing = [
             f"{name}: {_shown(before[name])} -> {_shown(now[name])}"
             for name in now
             if name in before and now[name] != before[name]
         ]
+        gone = [name for name in before if name.startswith(BESIDE) and name not in now]
+        return differing + [f"{name}: {_shown(before[name])} -> none" for name in gone]
 
     @property
     def documents(self) -> int:
@@ -196,6 +202,8 @@ def save_figures(store: Store, figures: Figures) -> None:
     """Raises: UsageError, TransientError."""
     words: dict[str, Any] = {**figures.counts, **{name: getattr(figures, name) for name in _BESIDE_COUNTS}}
     words["model"] = dict(figures.model)
+    if figures.agreement:
+        words[_AGREEMENT] = dict(figures.agreement)
     vectors = figures.vectors
     if vectors is not None:
         words |= {name: getattr(vectors, name) for name in _OF_VECTORS}
@@ -207,7 +215,7 @@ def load_figures(store: Store, run_id: str) -> Figures | None:
 
     def made(words: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Figures:
         of_vectors = {name: words.pop(name) for name in _OF_VECTORS if name in words}
-        beside = {name: words.pop(name) for name in ("model", *_BESIDE_COUNTS)}
+        beside = {name: words.pop(name) for name in ("model", *_BESIDE_COUNTS)} | {_AGREEMENT: words.pop(_AGREEMENT, {})}
         counts = {name: int(value) for name, value in words.items()}
         vectors = VectorFigures(**of_vectors, mean_D=arrays["mean"]) if of_vectors else None
         return Figures(**beside | {"breaches": tuple(beside["breaches"])}, counts=counts, vectors=vectors)

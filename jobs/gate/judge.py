@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from jobs.config import GateConfig
 from jobs.gate.checks import GateCheck, GateFacts, check_run
-from jobs.gate.figures import Comparison, Figures, Golden, load_figures, load_golden, save_figures, save_golden
-from jobs.gate.samples import compare_texts, measure_vectors, of_angle
+from jobs.gate.figures import BESIDE, Comparison, Figures, Golden, load_figures, load_golden, save_figures, save_golden
+from jobs.gate.samples import compare_texts, measure_agreement, measure_vectors, of_angle
 from jobs.state.accounting import Accounting, Totals, totals
 from jobs.state.current import read_current
 from jobs.state.records import RunRecord
@@ -28,7 +28,9 @@ from workers.config import LongText, VectorType
 from workers.records.shard import Receipt
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
+from workers.table.representations import parsed
 from workers.table.vector_identity import LATER_SETTINGS, OF_CHUNKS, VECTOR_FACTS
+from workers.table.vectors import VectorFormat
 
 log = logging.getLogger("reembed")
 
@@ -76,11 +78,19 @@ def judge(
 
 def identity(record: RunRecord) -> dict[str, Any]:
     """What decides the vector of a text."""
-    facts = {name: record.model[name] for name in VECTOR_FACTS if name in record.model}
+    facts = _facts(record.model)
     if record.model.get("long_text") != LongText.TRUNCATE:
         settings = record.config.get("model", {})
         facts |= {name: settings.get(name, LATER_SETTINGS.get(name)) for name in OF_CHUNKS}
     return facts
+
+
+def _facts(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Of RunRecord.model, with a fact for each column of vectors beside the main one."""
+    facts = {name: model[name] for name in VECTOR_FACTS if name in model}
+    main = VectorFormat(VectorType(facts.get("vector", VectorType.FLOAT32)))
+    beside = parsed(main, facts.pop("vectors", ""))[1:]
+    return facts | {BESIDE + form.column: f"{form.vector.value} of {form.dim}" for form in beside}
 
 
 def _figures(run: StoredRun, sums: Totals) -> Figures:
@@ -91,16 +101,21 @@ def _figures(run: StoredRun, sums: Totals) -> Figures:
     kept = load_figures(run.store, run.run_id)
     figures = Figures(run.run_id, identity(run.record), sums.counts, parts=digest.hexdigest())
     if kept is not None and kept.parts == figures.parts and not kept.breaches and not _of_earlier_version(kept):
-        return dataclasses.replace(figures, vectors=kept.vectors)
+        return dataclasses.replace(figures, vectors=kept.vectors, agreement=kept.agreement)
     vectors, breaches = measure_vectors(run)
-    figures = dataclasses.replace(figures, vectors=vectors, breaches=breaches)
+    agreement = measure_agreement(run) if len(run.formats) > 1 else {}
+    figures = dataclasses.replace(figures, vectors=vectors, breaches=breaches, agreement=agreement)
     save_figures(run.store, figures)
     return figures
 
 
 def _of_earlier_version(figures: Figures) -> bool:
     """Whether they lack what today's checks compare."""
-    return figures.vectors is not None and figures.vectors.texts is None
+    if figures.vectors is None:
+        return False
+    return figures.vectors.texts is None or (
+        not figures.agreement and any(name.startswith(BESIDE) for name in figures.model)
+    )
 
 
 def _baseline(store: Store, run_id: str) -> tuple[_Baseline | None, str]:
@@ -113,7 +128,7 @@ def _baseline(store: Store, run_id: str) -> tuple[_Baseline | None, str]:
     last = StoredRun.open(store, current.run_id)
     if last is None:
         log.warning("%s: missing; only what CURRENT.json tells is compared", store.uri_of(RunPaths(current.run_id).record))
-        model = {name: value for name, value in current.facts.get("model", {}).items() if name in VECTOR_FACTS}
+        model = _facts(current.facts.get("model", {}))
         documents = current.facts.get("documents", current.rows)
         return _Baseline(None, Figures(current.run_id, model, {"rows_read": documents, "documents": documents}), None), ""
     figures = load_figures(store, last.run_id) or _figures(last, totals(last.receipts))

@@ -1,6 +1,7 @@
 """The samples that the gate reads: some vectors of a snapshot, and vectors of the same texts in two snapshots.
 
     measure_vectors    some rows of parts spread evenly over the snapshot -> norm, mean, distance of pairs, not finite ones
+    measure_agreement  the same rows: other columns of vectors beside the one that they are made of -> cosines
     compare_texts      parts of this run's embedded shards and the last snapshot's parts of the same objects (or of the same
                        position, in a corpus that has moved), joined by text hash -> cosines
 
@@ -25,6 +26,7 @@ from workers.config import VectorType
 from workers.records.shard import OutputFile
 from workers.snapshot.sample import PartSample, PartUnreadable, TextKey, find_rows, sample_part
 from workers.table.paths import folder_in_snapshot
+from workers.table.representations import exact_first
 from workers.table.vectors import Floats, VectorFormat, cosines
 
 MOST_PARTS = 64  # many parts, and few rows of each, because neighbouring documents are similar
@@ -53,9 +55,8 @@ def measure_vectors(run: StoredRun) -> tuple[VectorFigures | None, tuple[str, ..
     Raises:
         UsageError, TransientError.
     """
-    store, files, stored = run.store, run.files, run.stored
-    places = set(spread(range(sum(file.rows > 0 for file in files)), MOST_PARTS))
-    chosen = [file for place, file in enumerate(file for file in files if file.rows) if place in places]
+    store, stored = run.store, run.stored
+    chosen = _sampled(run)
     share = MOST_VECTORS // max(1, len(chosen))
 
     def look(file: OutputFile) -> PartSample | str | None:
@@ -76,6 +77,62 @@ def measure_vectors(run: StoredRun) -> tuple[VectorFigures | None, tuple[str, ..
         distance = 1 - of_angle(1 - figures.pair_distance, stored.vector) - _rounding(figures, stored)
         figures = dataclasses.replace(figures, pair_distance=max(0.0, distance))
     return figures, tuple(item for item in met if isinstance(item, str))
+
+
+def measure_agreement(run: StoredRun) -> dict[str, float]:
+    """Least cosine of each column of vectors beside the main one to what the most exact column says it should be.
+
+    The first components of both are compared, as many as both have; where one is binary, the signs. Rounding apart all are
+    made of the same numbers, so a lower cosine is a column of other rows. -1: not the same number of vectors.
+
+    Raises:
+        UsageError, TransientError.
+    """
+    chosen, formats = _sampled(run), run.formats
+    share = MOST_VECTORS // max(1, len(chosen))
+    source = exact_first(formats)
+    others = [form for form in formats if form != source]
+
+    def look(file: OutputFile) -> dict[str, float]:
+        try:
+            samples = {form.column: sample_part(run.store, file, form, share) for form in formats}
+        except PartUnreadable:
+            return {}  # measure_vectors reports such parts
+        drawn = {column: _joined(sample) for column, sample in samples.items() if sample is not None}
+        return {
+            form.column: _least_cosine(drawn[form.column], form, drawn[source.column], source)
+            for form in others
+            if form.column in drawn and source.column in drawn
+        }
+
+    found: dict[str, float] = {}
+    for cosine_of in _in_threads(look, chosen):
+        for column, cosine in cosine_of.items():
+            found[column] = min(cosine, found.get(column, 1.0))
+    return found
+
+
+def _joined(sample: PartSample) -> Floats:
+    return np.concatenate(sample.vectors) if sample.vectors else np.empty((0, 0), np.float32)
+
+
+def _least_cosine(one_ND: Floats, one: VectorFormat, other_NE: Floats, other: VectorFormat) -> float:
+    if len(one_ND) != len(other_NE):
+        return -1.0
+    if not len(one_ND):
+        return 1.0
+    dim = min(one.dim, other.dim)
+    pair = [one_ND[:, :dim], other_NE[:, :dim]]
+    if VectorType.BINARY in (one.vector, other.vector):
+        pair = [np.where(vectors > 0, np.float32(1), np.float32(-1)) for vectors in pair]
+    return float(np.nan_to_num(cosines(*pair), nan=-1.0).min())
+
+
+def _sampled(run: StoredRun) -> list[OutputFile]:
+    """Parts with rows, spread evenly."""
+    files = run.files
+    places = set(spread(range(sum(file.rows > 0 for file in files)), MOST_PARTS))
+    return [file for place, file in enumerate(file for file in files if file.rows) if place in places]
 
 
 def _rounding(figures: VectorFigures, stored: VectorFormat) -> float:

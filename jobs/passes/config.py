@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from jobs.config import ClusterConfig
 from workers.config import ByteCount, Section, StorageOptions
@@ -13,8 +15,18 @@ class SnapshotSection(Section):
 
     snapshot: str = Field(min_length=1)
     """OUTPUT of `reembed embed` (or of `reembed reduce`): its published snapshot is read."""
+    column: str | None = None
+    """Which vectors of the snapshot: a column of output.vectors. null: `embedding`."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """To fsspec, for the snapshot."""
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`column` only where it is set: runs begun before are known by their settings."""
+        written: dict[str, Any] = serialize(self)
+        if self.column is None:
+            written.pop("column", None)
+        return written
 
 
 class DerivedOutput(Section):

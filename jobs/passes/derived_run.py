@@ -22,7 +22,17 @@ from jobs.passes.kind import JobKind, Kept
 from jobs.passes.source import SourceSnapshot
 from jobs.state.current import read_current
 from jobs.state.manifest import load_manifest, save_manifest
-from jobs.state.records import JOB, SOURCE, UNFINISHED, RunRecord, create_run, new_run_id, newest_run, read_summary
+from jobs.state.records import (
+    JOB,
+    SETTINGS,
+    SOURCE,
+    UNFINISHED,
+    RunRecord,
+    create_run,
+    new_run_id,
+    newest_run,
+    read_summary,
+)
 from jobs.state.stored_run import StoredRun
 from workers import __version__
 from workers.errors import UsageError
@@ -30,10 +40,10 @@ from workers.records.shard import ObjectSlice, Shard
 from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RunPaths
+from workers.table.schema import EMBEDDING
 from workers.vectors.arrays import load_arrays
 from workers.vectors.derived import DerivedStamp
 
-SETTINGS = "settings"  # in RunRecord.extra: JobKind.settings()
 FACTS = "facts"  # in the summary: Outcome.facts
 TABLES = 0  # the one shard of a job without parts: its receipt has the tables
 _OF_THE_VECTORS = ("weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "vector")
@@ -67,6 +77,8 @@ class DerivedRun:
 def fingerprint(kind: JobKind, source: SourceSnapshot) -> str:
     """SHA-256 (hex) of what last night's state depends on: the job, its settings, and how the source's vectors are made."""
     made = {name: source.run.record.model.get(name) for name in _OF_THE_VECTORS}
+    if source.column != EMBEDDING:
+        made["column"] = dataclasses.asdict(source.schema.vector_format)
     told = json.dumps([kind.name, kind.settings(), made, source.run.record.int8_scale], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()
 

@@ -78,7 +78,7 @@ def run_job(kind: JobKind) -> dict[str, Any]:
     require_lasting(config.output.uri)
     setting = f"{kind.name}.snapshot"
     require_endpoint(section.snapshot, section.storage_options, setting)
-    source = SourceSnapshot.open(section.snapshot, section.storage_options, setting)
+    source = SourceSnapshot.open(section.snapshot, section.storage_options, setting, section.column)
     columns = kind.check(source)
     store = Store(config.output.uri, config.output.storage_options)
     require_endpoint(config.output.uri, config.output.storage_options, "output.uri")

@@ -21,7 +21,7 @@ from workers.errors import UsageError
 from workers.records.shard import ObjectSlice, Receipt, Shard
 from workers.storage.store import Store
 from workers.storage.uris import redact
-from workers.table.schema import OutputSchema
+from workers.table.schema import EMBEDDING, OutputSchema
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,24 @@ class SourceSnapshot:
 
     run: StoredRun
     storage_options: StorageOptions
+    column: str = EMBEDDING  # of the vectors
 
     @classmethod
-    def open(cls, uri: str, storage_options: StorageOptions, setting: str) -> SourceSnapshot:
-        """`setting`: its name in errors. Raises: UsageError: nothing is published there, or it holds no vectors."""
+    def open(cls, uri: str, storage_options: StorageOptions, setting: str, column: str | None = None) -> SourceSnapshot:
+        """`setting`: its name in errors. `column`: of the vectors; None: `embedding`.
+
+        Raises: UsageError: nothing is published there, it holds no vectors, or no such column of them.
+        """
         run = open_published(uri, storage_options)
         if run.job not in (None, "reduce"):
             raise UsageError(
                 f"{setting}={redact(uri)}: the output of `reembed {run.job}`, which holds no vectors; "
                 "give the snapshot it was made from"
             )
-        return cls(run, storage_options)
+        if column is not None and column not in run.schema.vectors:
+            there = ", ".join(run.schema.vectors)
+            raise UsageError(f"{setting.rpartition('.')[0]}.column={column}: the snapshot's columns of vectors are {there}")
+        return cls(run, storage_options, column or EMBEDDING)
 
     @property
     def store(self) -> Store:
@@ -58,11 +65,12 @@ class SourceSnapshot:
     @property
     def dim(self) -> int:
         """Components of a vector."""
-        return int(self.run.stamp.dim)
+        return int(self.schema.stamp.dim)
 
     @cached_property
     def schema(self) -> OutputSchema:
-        return self.run.schema
+        """As readers of `column` see it."""
+        return self.run.schema.view(self.column)
 
     @cached_property
     def receipts(self) -> Mapping[int, Receipt]:
@@ -109,7 +117,7 @@ class SourceSnapshot:
     def require_columns(self, names: Sequence[str], setting: str) -> None:
         """Raises: UsageError: a column that the snapshot has not got."""
         for name in names:
-            if name not in self.schema.rows.names:
+            if name not in self.schema.plain.names:
                 kept = ", ".join(self.run.plan.keep.names) or "none"
                 raise UsageError(
                     f"{setting}: {name} is not in the snapshot (kept columns: {kept}); embed with corpus.keep=[{name}]"

@@ -13,10 +13,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import assert_never
+from typing import Any, assert_never
 
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.run import Run, RunOutline
@@ -30,6 +30,7 @@ from workers.records.shard import ObjectSlice, Shard
 from workers.storage.store import Store
 from workers.table.part_file import PartDamaged, open_part, vector_bytes
 from workers.table.schema import TEXT_HASH, output_schema
+from workers.table.vector_identity import LATER_STAMP
 
 SAMPLED_SHARDS = 8
 SAMPLED_DOCUMENTS = 256  # of each sampled shard
@@ -106,14 +107,19 @@ def rows_of(shard: Shard, sample: Sample) -> int:
     return shard.rows if shard.rows is not None else sample.scaled(sample.documents, shard.text_bytes)
 
 
-def measured(store: Store) -> tuple[float | None, float | None]:
-    """Tokens a second of one replica, and output bytes a row, each from the newest run whose summary holds it."""
+def measured(store: Store, stored: Mapping[str, Any] | None = None) -> tuple[float | None, float | None]:
+    """Tokens a second of one replica, and output bytes a row, each from the newest run whose summary holds it.
+
+    `stored`: facts of the model in which a run must agree for its bytes a row to count; None: any run's do.
+    """
     rate = row_bytes = None
     for run_id in reversed(list_runs(store)):
         summary = read_summary(store, run_id) or {}
         seconds, rows, tokens = summary.get("replica_hours", 0) * 3600, summary.get("rows", 0), summary.get("tokens", 0)
         rate = rate or (tokens / seconds if seconds and tokens else None)
-        row_bytes = row_bytes or (summary["output_bytes"] / rows if rows else None)
+        model = {**LATER_STAMP, **summary.get("model", {})}
+        alike = all(model.get(name, value) == value for name, value in (stored or {}).items())
+        row_bytes = row_bytes or (summary["output_bytes"] / rows if rows and alike else None)
         if rate and row_bytes:
             break
     return rate, row_bytes

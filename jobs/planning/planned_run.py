@@ -15,15 +15,15 @@ from typing import Any
 from jobs.corpus.discovery import Corpus
 from jobs.corpus.metadata_cache import save_metadata
 from jobs.planning.matching import KINDS, NEW, Reuse
-from jobs.planning.reuse import RECIPE, recipe_facts
+from jobs.planning.reuse import RECIPE, recipe_facts, scales_on_base
 from jobs.planning.run import Run, RunOutline
 from jobs.state.manifest import save_manifest
-from jobs.state.records import NULLABLE_ELEMENTS, WAY, RunRecord, config_snapshot, create_run, plan_to_json
+from jobs.state.records import INT8_SCALES, NULLABLE_ELEMENTS, WAY, RunRecord, config_snapshot, create_run, plan_to_json
 from jobs.state.stored_run import StoredRun
 from workers import __version__
 from workers.config import Auto, Precision
-from workers.table.schema import SnapshotStamp
-from workers.table.vector_identity import VECTOR_FACTS
+from workers.table.schema import EMBEDDING, SnapshotStamp
+from workers.table.vector_identity import LATER_STAMP, VECTOR_FACTS, as_first_stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,32 +70,38 @@ class PlannedRun(RunOutline):
             raise RuntimeError("the run has no base to begin on")
         base, budget = self.base.record, self.config.model.batch_tokens
         tokens = base.batch_tokens if budget == "auto" else budget
-        return self.begin(base.model["precision"], base.int8_scale, tokens, base.way, predicted=predicted)
+        scales = scales_on_base(self.base, self.request.formats)
+        own = scales.pop(EMBEDDING, None)
+        return self.begin(base.model["precision"], own, tokens, base.way, scales, predicted=predicted)
 
     def begin(
-        self, precision: str, int8_scale: float | None, batch_tokens: int | None, way: str | None = None, *,
-        predicted: Mapping[str, Any] | None = None,
+        self, precision: str, int8_scale: float | None, batch_tokens: int | None, way: str | None = None,
+        int8_scales: Mapping[str, float] | None = None, *, predicted: Mapping[str, Any] | None = None,
     ) -> Run:  # fmt: skip
         """Store the manifest, then run.json. The settings of the first driver apply to all later ones.
 
+        `int8_scales`: of the int8 columns beside the main one.
         `predicted`: the expected cost of the run (prediction.py), for its report.
 
         Raises:
             RunAborted: the id is taken, or the existing manifest is damaged. UsageError, TransientError.
         """
-        stamp = dataclasses.asdict(self.stamp_with(precision, int8_scale))
+        stamp = dataclasses.asdict(self.stamp_with(precision, int8_scale, int8_scales))
         shards = save_manifest(self.store, self.paths.manifest, self.shards, self.request.settings)
         save_metadata(self.store, self.paths.objects, self.corpus.objects, self.corpus.columns)
         if self.request.excluded is not None:
             self.store.put(self.paths.left_out, self.request.excluded.rows.to_bytes())
         rows = [shard.rows for shard in shards]
-        facts = {name: stamp[name] for name in VECTOR_FACTS} | {"name": stamp["model"], "revision": stamp["revision"]}
+        facts = as_first_stored({name: stamp[name] for name in VECTOR_FACTS}, LATER_STAMP)
+        facts |= {"name": stamp["model"], "revision": stamp["revision"]}
         earlier = self.base.record if self.base is not None and self.reuse else None  # whose parts stand beside this run's
         extra: dict[str, Any] = {
             RECIPE: recipe_facts(self.request.recipe),
             "objects": self.objects,
             NULLABLE_ELEMENTS: earlier is not None and earlier.nullable_elements,
         }
+        if int8_scales:
+            extra[INT8_SCALES] = dict(int8_scales)
         record = RunRecord(
             run_id=self.run_id,
             fingerprint=self.request.settings,

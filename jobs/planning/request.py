@@ -21,6 +21,8 @@ from workers.model.files import ModelFiles, resolve_model
 from workers.model.recipe import EmbeddingRecipe, check_inputs, read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.storage.store import Store
+from workers.table.representations import told, vector_formats
+from workers.table.vectors import VectorFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,19 @@ class Request:
             "weights_digest": self.model.weights_digest,
             "tokenizer_digest": self.model.tokenizer_digest,
             "precision": self.config.model.precision.value,
-            "vector": self.config.output.vector.value,
-        }
+            "vector": self.formats[0].vector.value,
+        } | ({"vectors": vectors} if (vectors := told(self.formats)[0]) else {})
+
+    @property
+    def stored_facts(self) -> dict[str, Any]:
+        """Of RunRecord.model, in which form vectors are stored: what decides the size of a row."""
+        main = self.formats[0]
+        return {"dim": main.dim, "vector": main.vector.value, "vectors": told(self.formats)[0]}
+
+    @property
+    def formats(self) -> tuple[VectorFormat, ...]:
+        """The columns of vectors, the main one first, without scales. Raises: UsageError: the model has not got them."""
+        return vector_formats(self.config.output.columns, self.recipe.dim or 0)
 
     @property
     def kept_share(self) -> float:
@@ -61,6 +74,7 @@ class Request:
         recipe = read_recipe(model, config.model)
         if recipe.dim is None:
             raise UsageError(f"model.name={model.name}: its config.json does not tell the hidden size; use another model")
+        vector_formats(config.output.columns, recipe.dim)
         tokenizer = TextTokenizer(model.folder, recipe)  # refuses settings that leave no room for text
         check_inputs(model, recipe, tokenizer.largest_id)
         excluded = DedupOutput.open(config)

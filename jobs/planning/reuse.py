@@ -4,6 +4,10 @@
     row_key       all settings that decide how rows are read and grouped; if equal as well, whole parts may be carried over
     open_base     the run that CURRENT.json names; its shards and receipts are read on access
     find_reuse    compares the keys, then matches objects with those of the base (matching.py)
+    scales_on_base    the scales of int8 columns in a run on a base
+
+If the columns of vectors alone differ, and the base has one that holds the model's own float32 numbers, the new columns are
+made of it, text by text: the same bits as if the texts were embedded again. Whole parts are not carried over then.
 
 Both keys of both runs are made from the facts stored in run.json, so the next run compares exactly what this one stores. If
 the base is not readable, the run embeds everything. Nothing is written here.
@@ -14,26 +18,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from jobs.config import RunConfig
 from jobs.corpus.discovery import Corpus
 from jobs.corpus.metadata_cache import MetadataCache, load_metadata
 from jobs.planning.matching import Reuse, match
+from jobs.planning.run import ReuseRefused
 from jobs.state.current import read_current
 from jobs.state.records import EXCLUDE, ROW_RULES, config_snapshot, plan_to_json
 from jobs.state.stored_run import StoredRun
-from workers.config import LongText, Precision
-from workers.errors import RunAborted
+from workers.config import LongText, Precision, VectorType
+from workers.errors import RunAborted, UsageError
 from workers.model.recipe import EmbeddingRecipe
 from workers.reading.formats.traits import strip_compression
 from workers.records.shard import Receipt
+from workers.snapshot.sample import PartUnreadable, sample_part
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
-from workers.table.vector_identity import FACTS_BESIDE_RECIPE, OF_CHUNKS, deciding
+from workers.table.representations import derived, whole
+from workers.table.vector_identity import FACTS_BESIDE_RECIPE, LATER_STAMP, OF_CHUNKS, deciding
+from workers.table.vectors import Floats, VectorFormat, calibrate_scale
 
 RECIPE = "recipe"  # name in RunRecord.extra
+CALIBRATION_PARTS = 8
+CALIBRATION_VECTORS = 256  # of each: as many as a replica takes of a shard
 _UNUSABLE = "nothing of the published snapshot %s is reused: %s"
 log = logging.getLogger("reembed")
 
@@ -51,12 +65,13 @@ def vector_key(model: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> di
         model: RunRecord.model. The model's location and name are not part of the key.
         recipe: recipe_facts(), in RunRecord.extra.
     """
-    if recipe is None or any(name not in model for name in FACTS_BESIDE_RECIPE):
+    known = {**LATER_STAMP, **model}
+    if recipe is None or any(name not in known for name in FACTS_BESIDE_RECIPE):
         return None
     used = deciding(recipe)
     if used.get("long_text") == LongText.TRUNCATE:
         used = {name: value for name, value in used.items() if name not in OF_CHUNKS}
-    return {name: model[name] for name in FACTS_BESIDE_RECIPE} | used
+    return {name: known[name] for name in FACTS_BESIDE_RECIPE} | used
 
 
 def row_key(config: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +124,8 @@ def find_reuse(
     of_base = vector_key(base.record.model, base.record.extra.get(RECIPE))
     differing = ["the version that made it"] if of_base is None else _differing(key or {}, of_base)
     receipts: Mapping[int, Receipt] = {}
-    usable = not differing
+    made_anew = _made_of_whole(base, differing)
+    usable = not differing or made_anew
     if usable:
         try:
             receipts = base.receipts
@@ -121,7 +137,7 @@ def find_reuse(
     plan = plan_to_json(corpus.read_plan)
     rows = row_key(config_snapshot(config), plan)
     same_values = not corpus.mixed or base.record.plan.get("rules") == plan["rules"]
-    same_values = same_values and not reads_tsv_anew(base, corpus)
+    same_values = same_values and not reads_tsv_anew(base, corpus) and not made_anew
     return match(
         base.run_id,
         base.shards,
@@ -138,6 +154,54 @@ def reads_tsv_anew(base: StoredRun, corpus: Corpus) -> bool:
     if base.record.plan.get(ROW_RULES) or corpus.read_plan.corpus.csv.quote != "auto":
         return False
     return any(strip_compression(source.info.uri)[0].endswith(".tsv") for source in corpus.objects)
+
+
+def scales_on_base(base: StoredRun, formats: Sequence[VectorFormat]) -> dict[str, float]:
+    """By int8 column: the base's scale of the same column, else one that is calibrated on the base's own vectors.
+
+    Raises: ReuseRefused: there are no such vectors to read. UsageError, TransientError.
+    """
+    if not any(form.vector is VectorType.INT8 for form in formats):
+        return {}
+    known = {replace(form, int8_scale=None): form.int8_scale for form in base.stamp.formats}
+    scales: dict[str, float] = {}
+    sample: Floats | None = None
+    for form in formats:
+        if form.vector is not VectorType.INT8:
+            continue
+        scale = known.get(form)
+        if scale is None:
+            sample = _sample(base) if sample is None else sample
+            try:
+                scale = calibrate_scale(derived(sample, form, normalize=base.stamp.normalize))
+            except UsageError:
+                raise ReuseRefused(f"no vectors can be read to calibrate the int8 column {form.column}") from None
+            log.info("int8 scale %.6g of %s, calibrated on %d vectors of the base", scale, form.column, len(sample))
+        scales[form.column] = scale
+    return scales
+
+
+def _sample(base: StoredRun) -> Floats:
+    """[N, M] the model's own vectors of the first rows of a few parts, spread over the base."""
+    source = whole(base.stamp.formats)
+    if source is None:
+        return np.empty((0, base.stamp.dim), np.float32)
+    step = max(1, sum(file.rows > 0 for file in base.files) // CALIBRATION_PARTS)
+    filled = (file for file in base.files if file.rows)
+    drawn = [np.empty((0, source.dim), np.float32)]
+    for file in islice(filled, 0, step * CALIBRATION_PARTS, step):
+        try:
+            sample = sample_part(base.store, file, source, CALIBRATION_VECTORS)
+        except PartUnreadable as error:
+            log.info("%s; not used to calibrate int8 vectors", error)
+            continue
+        drawn += sample.vectors if sample is not None else []
+    return np.concatenate(drawn)
+
+
+def _made_of_whole(base: StoredRun, differing: Sequence[str]) -> bool:
+    """Whether the base differs in its columns of vectors alone, and the new ones can be made of one of them."""
+    return "vectors" in differing and set(differing) <= {"vector", "vectors"} and whole(base.stamp.formats) is not None
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,8 @@ from workers.records.documents import ReadPlan
 from workers.records.shard import Receipt, Shard
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
-from workers.table.schema import SnapshotStamp
+from workers.table.representations import told, with_scales
+from workers.table.schema import EMBEDDING, SnapshotStamp
 
 
 class ReuseRefused(RunAborted):
@@ -67,9 +68,16 @@ class RunOutline:
         for path in (self.paths.record, *self.store.list(self.paths.root), *self.store.list(self.paths.data)):
             self.store.delete(path)
 
-    def stamp_with(self, precision: str, int8_scale: float | None) -> SnapshotStamp:
-        """What the footer of every part says of its origin, given precision and scale."""
+    def stamp_with(
+        self, precision: str, int8_scale: float | None, int8_scales: Mapping[str, float] | None = None
+    ) -> SnapshotStamp:
+        """What the footer of every part says of its origin, given precision and scale.
+
+        `int8_scales`: of the other int8 columns, by name.
+        """
         model, recipe = self.request.model, self.request.recipe
+        formats = with_scales(self.request.formats, {**(int8_scales or {}), EMBEDDING: int8_scale})
+        vectors, scales = told(formats)
         return SnapshotStamp(
             run_id=self.run_id,
             model=model.name,
@@ -80,11 +88,13 @@ class RunOutline:
             normalize=recipe.normalize,
             precision=precision,
             prompt=recipe.prompt,
-            dim=recipe.dim or 0,
-            vector=self.config.output.vector,
+            dim=formats[0].dim,
+            vector=formats[0].vector,
             int8_scale=int8_scale,
             max_tokens=recipe.max_tokens,
             long_text=recipe.long_text,
+            vectors=vectors,
+            int8_scales=scales,
         )
 
 
@@ -133,7 +143,7 @@ class Run(RunOutline):
     @property
     def stamp(self) -> SnapshotStamp:
         """What the footer of every part says of its origin."""
-        return self.stamp_with(self.record.model["precision"], self.record.int8_scale)
+        return self.stamp_with(self.record.model["precision"], self.record.int8_scale, self.record.int8_scales)
 
     def stored(self, receipts: Mapping[int, Receipt]) -> StoredRun:
         """The same run as a StoredRun, with its shards and these receipts in memory."""

@@ -51,7 +51,7 @@ class ReplicaActor:
     def embed_shard(self, assignment: Assignment) -> Receipt | Failure:
         return self._replica.embed_shard(assignment)
 
-    def calibrate(self, shards: Sequence[Shard]) -> float:
+    def calibrate(self, shards: Sequence[Shard]) -> dict[str, float]:
         return self._replica.calibrate(shards)
 
     def golden(self) -> NDArray[np.float32] | None:

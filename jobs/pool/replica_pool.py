@@ -50,15 +50,15 @@ class ReplicaPool(ActorPool):
         self._ready.clear()
         self._stats_at.clear()
 
-    def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> float:
-        """The largest absolute vector component in a sample of these shards, measured by a ready replica.
+    def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> dict[str, float]:
+        """The scale of each int8 column, by its name, measured by a ready replica on a sample of these shards.
 
         Raises:
             UsageError: it says that the request cannot be carried out.
             RunAborted: it failed or did not answer within `timeout` seconds.
         """
         try:
-            return float(ray.get(self._actors[replica].calibrate.remote(list(shards)), timeout=timeout))
+            return dict(ray.get(self._actors[replica].calibrate.remote(list(shards)), timeout=timeout))
         except RayError as error:
             raise refusal(plain(error)) or RunAborted(
                 f"calibration of output.vector=int8 failed: {first_line(error)}; run the command again"

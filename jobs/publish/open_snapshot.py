@@ -7,6 +7,7 @@ change them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ from workers.errors import UsageError
 from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RunPaths
+from workers.table.representations import derived
+from workers.table.schema import EMBEDDING, SnapshotStamp
+from workers.table.vectors import Floats
 from workers.vectors.arrays import load_arrays
 
 if TYPE_CHECKING:
@@ -54,16 +58,36 @@ def open_current(target: str, storage_options: StorageOptions | None = None) -> 
     return current, run
 
 
-def load_embedder(run: StoredRun, *, query: bool = False, long_text: LongText | None = None) -> Embedder:
-    """The snapshot's model, loaded in this process. Raises: UsageError: it is not available, or its digest differs."""
+def load_embedder(
+    run: StoredRun, *, query: bool = False, long_text: LongText | None = None, column: str | None = None
+) -> Embedder:
+    """The snapshot's model, loaded in this process.
+
+    `column`: of the snapshot; its components are returned, before they are stored as its type. None: all of the model, from
+    which derived() makes those of any column; of a reduced snapshot those of its vectors.
+
+    Raises: UsageError: it is not available, or its digest differs.
+    """
     from workers.replica.embedder import Embedder  # imports torch
 
-    projection = None
-    if run.job == "reduce":
+    projection: Callable[[Floats], Floats] | None = None
+    if run.job != "reduce" and column is not None:
+        projection = _components(run.stamp, column)
+    elif run.job == "reduce":
         from workers.vectors.reduction.projection import Projection
 
         state = load_arrays(run.store, run.paths.state)
         if state is None:
             raise UsageError(f"{run.store.uri_of(run.paths.state)}: missing; run `reembed reduce` again")
-        projection = Projection.of(state)
+        projection = _after(_components(run.source_stamp, run.record.column or EMBEDDING), Projection.of(state))
     return Embedder(run.config.model, run.stamp, query=query, long_text=long_text, projection=projection)
+
+
+def _after(first: Callable[[Floats], Floats], then: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:
+    return lambda vectors: then(first(vectors))
+
+
+def _components(stamp: SnapshotStamp, column: str) -> Callable[[Floats], Floats]:
+    """[N, M] of the model -> [N, D] of that column."""
+    form = next(form for form in stamp.formats if form.column == column)
+    return lambda vectors: derived(vectors, form, normalize=stamp.normalize)

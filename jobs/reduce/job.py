@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +67,7 @@ class Reduce(JobKind):
         projection = Projection.of(state)
         made = self._made(passes, projection, state)
         energy, dim = float(state["energy"]), len(projection.components)
+        one_column = {"vectors": ""} if source.run.stamp.vectors else {}  # in place of the source's several
         facts = {
             "dim": dim,
             "energy": round(energy, 9),
@@ -86,7 +86,7 @@ class Reduce(JobKind):
             facts=facts,
             state=state | {"scale": np.array(made.stamp.int8_scale or 0.0)},
             carry=carry,
-            model={"dim": dim, "vector": made.stamp.vector.value, "int8_scale": made.stamp.int8_scale},
+            model={"dim": dim, "vector": made.stamp.vector.value, "int8_scale": made.stamp.int8_scale, **one_column},
             report=[("Energy by components", f"<table><thead>{head}</thead>{table}</table>")],
         )
 
@@ -95,7 +95,7 @@ class Reduce(JobKind):
 
     def _vector(self, source: SourceSnapshot) -> VectorType:
         chosen = self._section.vector
-        return source.run.stamp.vector if chosen == "auto" else VectorType(chosen)
+        return source.schema.stamp.vector if chosen == "auto" else VectorType(chosen)
 
     def _last_nights(self, passes: Passes, kept: Kept | None) -> tuple[Partial | None, float | None]:
         """The kept directions, if they still serve, and how much more energy new parts lose by them."""
@@ -142,7 +142,7 @@ class Reduce(JobKind):
             scale = float(state["scale"]) if "scale" in state else 0.0
             if not scale:
                 scale = float(passes.run(Largest(projection))["largest"]) * CALIBRATION_MARGIN / INT8_LEVELS
-        stamp = replace(run.stamp, dim=len(projection.components), vector=vector, int8_scale=scale)
+        stamp = run.stamp.of_one(len(projection.components), vector, scale)
         nullable = run.record.nullable_elements
         return output_schema(run.plan, stamp, run.config.output.partition_by, nullable_elements=nullable)
 

@@ -40,7 +40,9 @@ _THREADS = 16
 EXCLUDE = "exclude"  # in the stored plan: see Exclusion
 NULLABLE_ELEMENTS = "nullable_elements"  # in RunRecord.extra
 WAY = "way"  # in RunRecord.extra
+INT8_SCALES = "int8_scales"  # in RunRecord.extra: column -> scale, of the int8 columns beside the main one
 JOB, SOURCE = "job", "source"  # in RunRecord.extra of a derived run: its job's name; uri, run_id and digest of its source
+SETTINGS = "settings"  # likewise: JobKind.settings()
 
 
 class RunState(StrEnum):
@@ -87,15 +89,27 @@ class RunRecord:
         return way if isinstance(way, str) else None
 
     @property
+    def int8_scales(self) -> dict[str, float]:
+        """By column; of the int8 columns of vectors beside the main one."""
+        return dict(self.extra.get(INT8_SCALES, {}))
+
+    @property
     def job(self) -> str | None:
         """The job over a snapshot that made it (`reduce`, `cluster`, ...); None: `embed`."""
         job = self.extra.get(JOB)
         return job if isinstance(job, str) else None
 
+    @property
+    def column(self) -> str | None:
+        """Of a derived run: the column of vectors that its job was told to read; None: the main one."""
+        column = self.extra.get(SETTINGS, {}).get("column")
+        return column if isinstance(column, str) else None
+
     def facts(self) -> dict[str, Any]:
         """The facts that identify the run's snapshot, for summary.json and CURRENT.json."""
         names = ("model", "fingerprint", "source_fingerprint", "int8_scale", "code_version")
-        return {name: getattr(self, name) for name in names}
+        beside = {INT8_SCALES: self.int8_scales} if self.int8_scales else {}
+        return {name: getattr(self, name) for name in names} | beside
 
     def read_plan(self, corpus: CorpusConfig) -> ReadPlan:
         """The read plan as decided; `corpus` is the present configuration's section, which has the storage_options."""
@@ -126,7 +140,7 @@ def settings_fingerprint(
     settings = {
         "corpus": config.corpus.model_dump(mode="json", exclude={"storage_options", "exclude"}),
         "model": as_first_stored(model, LATER_SETTINGS),
-        "output": {"vector": config.output.vector, "partition_by": config.output.partition_by},
+        "output": {**_forms(config), "partition_by": config.output.partition_by},
         **({"exclude": exclude} if exclude else {}),  # only where it is set: runs begun before are known by their settings
         "shard_bytes": config.run.shard_bytes,
         "weights": weights_digest,
@@ -134,6 +148,14 @@ def settings_fingerprint(
         "recipe": as_first_stored(recipe or {}, LATER_RECIPE),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _forms(config: RunConfig) -> dict[str, Any]:
+    """The columns of vectors; of the main one alone only its type, however it was written."""
+    main, *others = config.output.columns
+    if not others and main.dim is None:
+        return {"vector": main.type}
+    return {"vectors": [column.model_dump(mode="json") for column in (main, *others)]}
 
 
 def config_snapshot(config: RunConfig) -> dict[str, Any]:

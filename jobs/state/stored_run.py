@@ -26,7 +26,8 @@ from workers.records.documents import ReadPlan
 from workers.records.shard import Receipt, Shard
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
-from workers.table.schema import OutputSchema, SnapshotStamp, output_schema
+from workers.table.representations import parsed, told, with_scales
+from workers.table.schema import EMBEDDING, OutputSchema, SnapshotStamp, output_schema
 from workers.table.vectors import VectorFormat
 
 
@@ -103,14 +104,27 @@ class StoredRun:
     @cached_property
     def stamp(self) -> SnapshotStamp:
         """What the footers of its parts say of their origin."""
-        facts = dict(self.model)
+        return self._stamp_of(self.model)
+
+    @property
+    def source_stamp(self) -> SnapshotStamp:
+        """Of a derived run: as the parts of its source say."""
+        return self._stamp_of(self.record.model)
+
+    def _stamp_of(self, model: Mapping[str, Any]) -> SnapshotStamp:
+        facts = dict(model)
         scale = facts.pop("int8_scale", self.record.int8_scale)
+        main = VectorFormat(VectorType(facts["vector"]), scale, EMBEDDING, facts["dim"])
+        formats = parsed(main, facts.pop("vectors", ""))
+        vectors, scales = told(with_scales(formats, {**self.record.int8_scales, EMBEDDING: scale}))
         return SnapshotStamp(
             run_id=self.run_id,
             model=facts.pop("name"),
             vector=VectorType(facts.pop("vector")),
             long_text=LongText(facts.pop("long_text")),
             int8_scale=scale,
+            vectors=vectors,
+            int8_scales=scales,
             **facts,
         )
 
@@ -141,5 +155,10 @@ class StoredRun:
 
     @property
     def stored(self) -> VectorFormat:
-        """The format of its stored vectors."""
+        """The format of its stored vectors, in the main column."""
         return VectorFormat(VectorType(self.model["vector"]), self.model.get("int8_scale", self.record.int8_scale))
+
+    @property
+    def formats(self) -> tuple[VectorFormat, ...]:
+        """Of all columns of vectors, the main one first."""
+        return self.stamp.formats if self.model.get("vectors") else (self.stored,)

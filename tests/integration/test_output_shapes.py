@@ -15,7 +15,7 @@ import pytest
 
 from jobs.commands.verify import verify_snapshot
 from tests.drivers import Made, Snapshot
-from tests.local_replicas import local_embed
+from tests.local_replicas import local_embed, local_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
 
@@ -74,6 +74,34 @@ def test_binary(made: Made, tmp_path: Path) -> None:
     assert got.ids == made.snapshot.ids
     assert np.array_equal(np.unpackbits(got.vectors, axis=1).astype(bool), made.snapshot.vectors > 0)
     _verify(tmp_path)
+
+
+def test_three_columns_of_one_pass(made: Made, tmp_path: Path) -> None:
+    """Against the float32 snapshot of the same texts; audited, and searched in two passes."""
+    columns = "[{name: bits, type: binary}, {name: embedding}, {name: cut, dim: 256, type: int8}]"
+    summary = _made(made, tmp_path, f"output.vectors={columns}")
+    got = Snapshot.read(summary["data"])
+    assert got.ids == made.snapshot.ids
+    assert np.array_equal(got.vectors, made.snapshot.vectors)
+    table = ds.dataset(summary["data"], format="parquet", partitioning="hive").to_table().sort_by("id")
+    cells = {
+        name: table[name].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        for name in ("embedding", "cut", "bits")
+    }
+    vectors, scale = cells["embedding"], summary["int8_scales"]["cut"]
+    assert np.array_equal(cells["bits"], np.packbits(vectors > 0, axis=1))
+    head = vectors[:, :256].astype(np.float64)
+    head /= np.linalg.norm(head, axis=1, keepdims=True)
+    assert np.abs(cells["cut"] - np.clip(np.rint(head / scale), -127, 127)).max() <= 1
+    assert _cosines(cells["cut"], head).min() > 0.995
+    for part in Path(summary["data"]).rglob("*.parquet"):
+        metadata = pq.read_metadata(part).metadata
+        assert [one["name"] for one in json.loads(metadata[b"reembed.vectors"])] == ["embedding", "bits", "cut"]
+        assert json.loads(metadata[b"reembed.int8_scales"]) == {"cut": scale}
+    _verify(tmp_path)
+    asked = ("search", str(tmp_path / "out"), "snow in the harbour", "-k", "5", "--json")
+    exact, rough = (local_run(*asked, *more).summary for more in ((), ("--first", "bits", "--oversample", "12")))
+    assert rough["hits"] == exact["hits"], "all 60 rows are candidates"
 
 
 def test_chunks(made: Made, tmp_path: Path) -> None:

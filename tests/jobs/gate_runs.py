@@ -93,7 +93,8 @@ def made_run(
         spool.mkdir()
         receipts[number] = write(store, shape, [_table(shape, start, texts, vectors)], spool, shard=number)
     facts = asdict(shape.stamp)
-    model = {name: facts[name] for name in facts if name not in ("run_id", "model", "int8_scale", "code_version")}
+    beside = ("run_id", "model", "int8_scale", "code_version", "int8_scales", *([] if facts["vectors"] else ["vectors"]))
+    model = {name: facts[name] for name in facts if name not in beside}
     record = RunRecord(
         run_id=run_id,
         fingerprint="f",

@@ -81,8 +81,9 @@ class HandSession:
         self._driver = driver
 
     def begin(self, planned: PlannedRun, predicted: Callable[[], Mapping[str, Any]]) -> Run:
-        scale = 0.01 if planned.config.output.vector == "int8" else None
-        return planned.begin("float32", scale, 1000, predicted={})  # `predicted` loads a tokenizer in a process of its own
+        scales = {form.column: 0.01 for form in planned.request.formats if form.vector == "int8"}
+        own = scales.pop("embedding", None)
+        return planned.begin("float32", own, 1000, None, scales, predicted={})  # `predicted` loads a tokenizer in a process
 
     def embed(self, run: Run, receipts: Mapping[int, Receipt], work: Work) -> tuple[Mapping[int, str], Work]:
         for shard in pending(run.shards, receipts):
@@ -121,7 +122,8 @@ def embed_shard(run: Run, shard: Shard, epoch: int = 1) -> Receipt:
             prompt_tokens=0,
         )
         deduplicator.assign_rows(deduped, rows_of_texts(tokens, chunked=False))
-        job.append((deduped, tokens, EncodedTexts(_vectors(texts, schema.stamp.dim), None, int(lengths.sum()))))
+        dim = schema.stamp.formats[0].of or schema.stamp.dim  # of the model
+        job.append((deduped, tokens, EncodedTexts(_vectors(texts, dim), None, int(lengths.sum()))))
     return job.finish({"encode": 1.0})
 
 

@@ -3,9 +3,11 @@
     part -> was it made as this run makes its parts? -> batches of text_hash and the text's columns, page checksums verified
          -> whole texts (a text with chunks has several neighbouring rows, perhaps in two parts) -> those not cached yet
 
-A part that is gone, damaged or made in another way is left out with one log line; its texts are embedded. A text whose rows
-are not all there, or hold a vector that must not be written, is left out likewise. A store that does not answer fails the
-attempt: every attempt must fill the cache with the same rows. Memory holds one batch and one text's rows.
+Where the part has other columns of vectors than this run, but one that holds the model's own float32 numbers, this run's are
+made of those: the same bits as if the texts were embedded again. A part that is gone, damaged or made in another way is left
+out with one log line; its texts are embedded. A text whose rows are not all there, or hold a vector that must not be
+written, is left out likewise. A store that does not answer fails the attempt: every attempt must fill the cache with the
+same rows. Memory holds one batch and one text's rows.
 """
 
 from __future__ import annotations
@@ -28,8 +30,18 @@ from workers.records.documents import WINDOW_ROWS
 from workers.records.tokens import ranges
 from workers.storage.store import Store
 from workers.table.part_file import PartDamaged, PartName, PartReader, decoding, open_part
-from workers.table.schema import CHUNK, EMBEDDING, OF_THE_VECTORS, TEXT_HASH, OutputSchema, same_columns
-from workers.table.vectors import as_float32, bad_rows, vectors_per_row
+from workers.table.representations import derived, of_footer, whole
+from workers.table.schema import CHUNK, OF_STORED_FORMS, OF_THE_VECTORS, PREFIX, TEXT_HASH, OutputSchema, same_columns
+from workers.table.vectors import (
+    VectorFormat,
+    as_float32,
+    bad_rows,
+    column_type,
+    list_of,
+    to_arrow,
+    to_arrow_lists,
+    vectors_per_row,
+)
 
 BATCH_BYTES = 8 << 20  # of all columns, before compression
 BUFFER_BYTES = 4 << 20  # one range request inside a large column chunk
@@ -88,30 +100,79 @@ def _batches(store: Store, path: str, schema: OutputSchema) -> Iterator[pa.Table
     Raises:
         ObjectError: damaged, or made in another way. FileNotFoundError, TransientError, UsageError: the store.
     """
-    columns = [TEXT_HASH, *schema.of_text]
-    expected = pa.schema([schema.part.field(name) for name in columns])
     with open_part(store, path, buffer_bytes=BUFFER_BYTES) as part:
-        _check_origin(part, expected, schema)
-        for batch in part.batches(max(1, min(WINDOW_ROWS, BATCH_BYTES // max(1, part.row_bytes()))), columns):
+        source = _source_of(part, schema)
+        names = list(schema.of_text) if source is None else [n for n in schema.of_text if n not in schema.vectors]
+        fields = [schema.part.field(name) for name in (TEXT_HASH, *names)]
+        if source is not None:
+            fields.append(_stored_field(source, schema))
+        expected = pa.schema(fields)
+        _check_columns(part, expected)
+        size = max(1, min(WINDOW_ROWS, BATCH_BYTES // max(1, part.row_bytes())))
+        for batch in part.batches(size, expected.names):
             if any(column.null_count for column in batch.columns):
                 raise PartDamaged(part.uri, "null where the writer leaves none")
             with decoding(part.uri):
                 rows = pa.Table.from_batches([batch]).cast(expected)
-            yield rows
+            yield rows if source is None else _with_columns(rows, source, schema)
 
 
-def _check_origin(part: PartReader, columns: pa.Schema, schema: OutputSchema) -> None:
-    """Raises: ObjectError: the part's vectors are not what this run would make of the same texts."""
+def _source_of(part: PartReader, schema: OutputSchema) -> VectorFormat | None:
+    """The part's column that this run's columns are made of; None: the part has the same columns.
+
+    Raises: ObjectError: the part's vectors are not what this run would make of the same texts.
+    """
     ours = schema.stamp.footer()
-    for key in OF_THE_VECTORS:
-        theirs = part.footer.get(key, "")
-        if theirs != ours[key]:
-            raise ObjectError(part.uri, f"made with {key}={theirs[:80]!r} where this run has {ours[key][:80]!r}")
+    differing = [key for key in OF_THE_VECTORS if part.footer.get(key, "") != ours.get(key, "")]
+    if not differing:
+        return None
+    several = any(PREFIX + "vectors" in footer for footer in (ours, part.footer))
+    if several and set(differing) <= OF_STORED_FORMS:
+        with decoding(part.uri):
+            source = whole(of_footer(part.footer, PREFIX))
+        if source is not None and source.dim == (schema.stamp.formats[0].of or schema.stamp.dim):
+            return source
+    key = differing[0]
+    theirs, expected = part.footer.get(key, "")[:80], ours.get(key, "")[:80]
+    raise ObjectError(part.uri, f"made with {key}={theirs!r} where this run has {expected!r}")
+
+
+def _check_columns(part: PartReader, columns: pa.Schema) -> None:
+    """Raises: ObjectError: a column that is missing or of another type."""
     for field in columns:
         name, times = field.name, part.schema.names.count(field.name)
         there = part.schema.field(name).type if times == 1 else "there twice" if times else "missing"
         if times != 1 or not same_columns(pa.schema([field.with_type(there)]), pa.schema([field])):
             raise ObjectError(part.uri, f"column {name} is {there} where this run has {field.type}")
+
+
+def _stored_field(form: VectorFormat, schema: OutputSchema) -> pa.Field:
+    stored = column_type(form.dim, form.vector)
+    return pa.field(form.column, list_of(stored) if schema.lists else stored, nullable=False)
+
+
+def _with_columns(rows: pa.Table, source: VectorFormat, schema: OutputSchema) -> pa.Table:
+    """This run's columns of vectors in place of the part's `source`. Texts that it would quarantine are left out."""
+    column = rows[source.column]
+    vectors, counts = as_float32(column, source.vector), vectors_per_row(column)
+    row_V = np.repeat(np.arange(rows.num_rows), counts)
+    spoilt_R = np.zeros(rows.num_rows, np.bool_)
+    made = {name: rows[name] for name in rows.column_names}
+    for form in schema.stamp.formats:
+        cut = derived(vectors, form, normalize=schema.stamp.normalize)
+        if bad := list(bad_rows(cut, form.vector)):
+            spoilt_R[row_V[bad]] = True
+            cut = cut.copy()
+            cut[bad] = 0
+        if schema.lists:
+            made[form.column] = to_arrow_lists(cut, counts, form.vector, form.int8_scale)[0]
+        else:
+            made[form.column] = to_arrow(cut, form.vector, form.int8_scale)[0]
+    if spoilt_R.any() and schema.chunked:
+        made[CHUNK] = pa.array(np.where(spoilt_R, np.int32(-1), rows[CHUNK].to_numpy()))  # no chunk of any text
+    expected = pa.schema([schema.part.field(name) for name in (TEXT_HASH, *schema.of_text)])
+    table = pa.table([made[name] for name in expected.names], names=expected.names).cast(expected)
+    return table.filter(pa.array(~spoilt_R)) if spoilt_R.any() and not schema.chunked else table
 
 
 class _Whole(NamedTuple):
@@ -165,11 +226,12 @@ class _WholeTexts:
 
     def _bad(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
         """[rows] whether a row holds a vector that no writer leaves; parts of early versions carry no checksums."""
-        stamp, column = self._schema.stamp, rows[EMBEDDING]
         bad_R = np.zeros(rows.num_rows, np.bool_)
-        if stamp.vector is not VectorType.BINARY:
-            row_V = np.repeat(np.arange(rows.num_rows), vectors_per_row(column))
-            bad_R[row_V[list(bad_rows(as_float32(column, stamp.vector, stamp.int8_scale)))]] = True
+        for form in self._schema.stamp.formats:
+            if form.vector is not VectorType.BINARY:
+                column = rows[form.column]
+                row_V = np.repeat(np.arange(rows.num_rows), vectors_per_row(column))
+                bad_R[row_V[list(bad_rows(as_float32(column, form.vector, form.int8_scale)))]] = True
         return bad_R
 
 

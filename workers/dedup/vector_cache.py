@@ -24,6 +24,7 @@ import pyarrow as pa
 from workers.dedup.deduplicator import DedupedWindow
 from workers.host.spill_file import Positions, SpillFile, take_rows, take_runs
 from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges, text_of_vectors
+from workers.table.representations import derived
 from workers.table.schema import EMBEDDING, OutputSchema
 from workers.table.vectors import as_float32, cosines_to_stored, vectors_per_row
 
@@ -115,7 +116,7 @@ def probe_cosine(
 
     Where nearly everything is reused, little else shows a device that computes wrongly. Only the comparison is kept: what
     is written stays what was stored. int8 is compared times its scale, binary by the signs, float16 widened; of a text's
-    chunks or tokens the worst vector counts.
+    chunks or tokens the worst vector counts. The main column stands for all: they are made of the same numbers.
 
     Returns:
         -1 where a text has another number of vectors than it had, or a fresh one is not finite.
@@ -126,9 +127,11 @@ def probe_cosine(
     cached_VD = as_float32(column, stamp.vector, stamp.int8_scale)
     probe_V = np.repeat(np.repeat(np.arange(len(probes)), counts_P), vectors_per_row(column))
     text_V = text_of_vectors(tokens, encoded, schema.chunked)
+    main = stamp.formats[0]
     worst = 1.0
     for number in range(len(probes)):
         before, now = cached_VD[probe_V == number], encoded.vectors[text_V == len(deduped.new) + number]
+        now = derived(now, main, normalize=stamp.normalize)
         same = before.shape == now.shape
         worst = min(worst, float(cosines_to_stored(before, now, stamp.vector).min(initial=1.0)) if same else -1.0)
     return worst

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.config import Precision
+from workers.config import Precision, VectorType
 from workers.dedup.deduplicator import DedupedWindow
 from workers.engine.encoder import Encoder, EncoderOptions
 from workers.errors import ReplicaError, UsageError
@@ -42,6 +42,7 @@ from workers.replica.settings import ReplicaSettings, ResolvedSettings
 from workers.replica.shard_job import EncodedWindow, ReadWindow, ShardContext, ShardJob
 from workers.storage.client import retries
 from workers.storage.store import Store
+from workers.table.representations import derived, vector_formats
 from workers.table.schema import output_schema
 from workers.table.vectors import calibrate_scale
 from workers.writing.commit import adopt
@@ -147,8 +148,8 @@ class Replica:
                 self._in_flight.pop(shard.number, None)
             self._trimmer.trim_if_due()
 
-    def calibrate(self, shards: Sequence[Shard]) -> float:
-        """The scale of int8 vectors for the whole snapshot, from the first documents of each of these shards.
+    def calibrate(self, shards: Sequence[Shard]) -> dict[str, float]:
+        """The scale of each int8 column for the whole snapshot, from the first documents of each of these shards.
 
         Raises:
             ObjectError, UsageError, TransientError: as reading. ReplicaError: as encoding.
@@ -159,7 +160,12 @@ class Replica:
             if window is not None and window.table.num_rows:
                 texts = window.table[TEXT].slice(0, CALIBRATION_DOCUMENTS).to_pylist()
                 samples.append(self._encoder.encode(self._tokenizer.tokenize(texts)).vectors)
-        return calibrate_scale(np.concatenate(samples) if samples else np.empty((0, self._encoder.dim), np.float32))
+        sample = np.concatenate(samples) if samples else np.empty((0, self._encoder.dim), np.float32)
+        return {
+            form.column: calibrate_scale(derived(sample, form, normalize=self._recipe.normalize))
+            for form in vector_formats(self._settings.output.columns, self._encoder.dim)
+            if form.vector is VectorType.INT8
+        }
 
     def golden(self) -> NDArray[np.float32] | None:
         """Vectors [sequences, dim] of the golden texts, computed as those of documents are; None for pooling=tokens.

@@ -1,8 +1,10 @@
 """Audit of one shard: its output holds its source, every row once, undamaged. The worker's half of `reembed verify`.
 
     audit_shard    the source read again: the multiset of (id, text hash) is the one in the receipt and in the parts; each
-                   part: there, size, SHA-256, schema, stamp, finite, norms, rows and rows digest as its receipt says
-    compare        sampled documents embedded again: cosine to the stored vectors
+                   part: there, size, SHA-256, schema, stamp, finite, norms, rows and rows digest as its receipt says. Of
+                   several columns of vectors all are looked at; where one holds the model's own numbers, the others must be
+                   what is made of them, bit for bit
+    compare        sampled documents embedded again: cosine to the stored vectors of each column
 
 Findings are sentences that name the file or object; an empty list is a pass. Nothing is written.
 """
@@ -10,6 +12,8 @@ Findings are sentences that name the file or object; an empty list is a pass. No
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,23 +30,34 @@ from workers.table.left_out import LeftOut, load_left_out, without
 from workers.table.part_file import part_in_memory
 from workers.table.paths import RunPaths
 from workers.table.quarantine_file import read_quarantine
+from workers.table.representations import derived, whole
 from workers.table.schema import CHUNK, EMBEDDING, ID, OF_THE_VECTORS, PREFIX, TEXT_HASH, OutputSchema, same_columns
-from workers.table.vectors import Floats, as_float32, bad_rows, cosines_to_stored
+from workers.table.vectors import (
+    Floats,
+    VectorFormat,
+    as_float32,
+    bad_rows,
+    cosines_to_stored,
+    stored_cells,
+    to_arrow,
+    vectors_per_row,
+)
 
+DocumentKey = tuple[str, bytes]  # id, text hash
 NORM_TOLERANCE = {VectorType.FLOAT32: 1e-3, VectorType.FLOAT16: 5e-3, VectorType.INT8: 0.1}
 
 
 @dataclass(slots=True)
 class ShardAudit:
-    """Findings, and the documents sampled for comparison: (id, text hash) -> text and stored vectors."""
+    """Findings, and the documents sampled for comparison: (id, text hash) -> text and stored vectors, by column."""
 
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rows: int = 0
     documents: int = 0
     excluded: int = 0  # rows that corpus.exclude leaves out
-    texts: dict[tuple[str, bytes], str] = field(default_factory=dict)
-    stored: dict[tuple[str, bytes], Floats] = field(default_factory=dict)
+    texts: dict[DocumentKey, str] = field(default_factory=dict)
+    stored: dict[str, dict[DocumentKey, Floats]] = field(default_factory=lambda: defaultdict(dict))
 
 
 def audit_shard(
@@ -67,19 +82,22 @@ def audit_shard(
 
 
 def compare(
-    audit: ShardAudit, vectors: dict[tuple[str, bytes], Floats], vector: VectorType
-) -> dict[tuple[str, bytes], float]:
-    """Cosine between stored and fresh vectors of each sampled document; for binary the cosine of the signs."""
+    audit: ShardAudit, vectors: Mapping[DocumentKey, Floats], form: VectorFormat, *, normalize: bool
+) -> dict[DocumentKey, float]:
+    """Cosine between a column's stored vectors and the fresh ones of each sampled document; for binary of the signs.
+
+    `vectors`: [n, M] of the model. `normalize`: as derived().
+    """
     scores = {}
-    for key, fresh in vectors.items():
-        stored = audit.stored.get(key)
+    for key, of_model in vectors.items():
+        fresh, stored = derived(of_model, form, normalize=normalize), audit.stored[form.column].get(key)
         # a row that is in the source several times, id and text, is stored as often
         copies = len(stored) // len(fresh) if stored is not None and len(fresh) else 0
         fresh = np.tile(fresh, (copies, 1))
         if stored is None or not copies or stored.shape != fresh.shape:
             scores[key] = -1.0
             continue
-        scores[key] = float(cosines_to_stored(stored, fresh, vector).min())
+        scores[key] = float(cosines_to_stored(stored, fresh, form.vector).min())
     return scores
 
 
@@ -107,16 +125,14 @@ def _audit_part(
         audit.findings.append(f"{uri}: stamped with run {stamped or 'none'}, not {run_id or 'the one that made it'}")
     ours = schema.stamp.footer()
     for name in OF_THE_VECTORS:
-        theirs = part.footer.get(name)
-        if theirs != ours[name]:
-            audit.findings.append(
-                f"{uri}: stamped {name}={theirs or 'nothing'}, the snapshot's is {ours[name] or 'nothing'}"
-            )
+        theirs, expected = part.footer.get(name), ours.get(name)
+        if theirs != expected:
+            audit.findings.append(f"{uri}: stamped {name}={theirs or 'nothing'}, the snapshot's is {expected or 'nothing'}")
     rows, rows_digest = 0, RowsDigest()
     chunked = schema.chunked
     for batch in part.batches(8192, threads=True):
         rows += batch.num_rows
-        _audit_vectors(uri, pa.chunked_array([batch.column(EMBEDDING)]), schema, audit)
+        _audit_vectors(uri, batch, rows - batch.num_rows, schema, audit)
         chunks = batch.column(CHUNK).to_pylist() if chunked else [0] * batch.num_rows
         hashes = batch.column(TEXT_HASH).to_pylist()
         for id_, hash_, chunk in zip(batch.column(ID).to_pylist(), hashes, chunks, strict=True):
@@ -129,15 +145,44 @@ def _audit_part(
         audit.findings.append(f"{uri}: holds {rows} rows, its receipt says {file.rows}, or other ids")
 
 
-def _audit_vectors(uri: str, column: pa.ChunkedArray, schema: OutputSchema, audit: ShardAudit) -> None:
+def _audit_vectors(uri: str, batch: pa.RecordBatch, first: int, schema: OutputSchema, audit: ShardAudit) -> None:
+    """`first`: number of the batch's first row within the part."""
     stamp = schema.stamp
-    vectors = as_float32(column, stamp.vector, stamp.int8_scale)
-    for row, reason in list(bad_rows(vectors).items())[:3]:
-        audit.findings.append(f"{uri}: row {row}: {reason}")
-    if stamp.normalize and stamp.vector in NORM_TOLERANCE and len(vectors):
-        off = float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max())
-        if not off <= NORM_TOLERANCE[stamp.vector]:
-            audit.findings.append(f"{uri}: a vector's length is off from 1 by {off:.4f}")
+    for form in stamp.formats:
+        where = uri if form.column == EMBEDDING else f"{uri}: column {form.column}"
+        vectors = as_float32(batch.column(form.column), form.vector, form.int8_scale)
+        for row, reason in list(bad_rows(vectors).items())[:3]:
+            audit.findings.append(f"{where}: row {first + row}: {reason}")
+        if stamp.normalize and form.vector in NORM_TOLERANCE and len(vectors):
+            off = float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max())
+            if not off <= NORM_TOLERANCE[form.vector]:
+                audit.findings.append(f"{where}: a vector's length is off from 1 by {off:.4f}")
+    source = whole(stamp.formats)
+    if source is not None and len(stamp.formats) > 1:
+        _audit_derived(uri, batch, first, source, schema, audit)
+
+
+def _audit_derived(
+    uri: str, batch: pa.RecordBatch, first: int, source: VectorFormat, schema: OutputSchema, audit: ShardAudit
+) -> None:
+    """Every other column must be what is made of the column `source`, bit for bit."""
+    vectors = as_float32(batch.column(source.column), source.vector)
+    row_V = np.repeat(np.arange(batch.num_rows), vectors_per_row(batch.column(source.column)))
+    for form in schema.stamp.formats:
+        if form == source:
+            continue
+        cut = derived(vectors, form, normalize=schema.stamp.normalize)
+        if bad_rows(cut, form.vector):
+            continue  # told already
+        expected = stored_cells(to_arrow(cut, form.vector, form.int8_scale)[0], form.vector)
+        there = stored_cells(batch.column(form.column), form.vector)
+        if there.shape != expected.shape:
+            audit.findings.append(f"{uri}: column {form.column}: has {len(there)} vectors, {source.column} {len(expected)}")
+        elif len(other := np.flatnonzero((there != expected).any(axis=1))):
+            audit.findings.append(
+                f"{uri}: row {first + int(row_V[other[0]])}: {form.column} is not made of {source.column} "
+                f"({len(other)} such vectors of {len(there)})"
+            )
 
 
 def _remember(batch: pa.RecordBatch, schema: OutputSchema, audit: ShardAudit) -> None:
@@ -146,10 +191,11 @@ def _remember(batch: pa.RecordBatch, schema: OutputSchema, audit: ShardAudit) ->
     for index in np.flatnonzero(pc.is_in(batch.column(TEXT_HASH), value_set=sampled).to_numpy(zero_copy_only=False)):
         row = batch.slice(int(index), 1)
         key = (str(row.column(ID)[0].as_py()), row.column(TEXT_HASH)[0].as_py())
-        if key in audit.texts:
-            vectors = as_float32(row.column(EMBEDDING), schema.stamp.vector, schema.stamp.int8_scale)
-            before = audit.stored.get(key)
-            audit.stored[key] = vectors if before is None else np.concatenate([before, vectors])
+        if key not in audit.texts:
+            continue
+        for form in schema.stamp.formats:
+            vectors, known = as_float32(row.column(form.column), form.vector, form.int8_scale), audit.stored[form.column]
+            known[key] = np.concatenate([known[key], vectors]) if key in known else vectors
 
 
 def _audit_source(

@@ -27,7 +27,7 @@ from workers.snapshot.where import Where
 from workers.storage.store import Store
 from workers.table.part_file import open_part
 from workers.table.partitions import hive_partitions
-from workers.table.schema import EMBEDDING, TEXT_HASH, TOKENS, OutputSchema
+from workers.table.schema import TEXT_HASH, TOKENS, OutputSchema
 from workers.table.vectors import Floats, unit_rows
 
 THREADS = 8
@@ -44,10 +44,10 @@ class Hit(NamedTuple):
 def nearest(
     store: Store, paths: Sequence[str], schema: OutputSchema, query_QD: Floats, k: int, where: Where | None = None
 ) -> list[dict[str, Any]]:
-    """The k best rows: `score` (cosine, or mean MaxSim), partition columns and every stored column but the vector.
+    """The k best rows: `score` (cosine, or mean MaxSim), partition columns and every stored column but those of vectors.
 
     Args:
-        schema: of the snapshot that the parts belong to.
+        schema: of the snapshot that the parts belong to; a view of it searches another column of vectors.
         query_QD: one row, or for pooling=tokens one row a token of the query.
         where: rows for which it does not hold are left out.
 
@@ -58,7 +58,7 @@ def nearest(
     with ThreadPoolExecutor(THREADS) as pool:
         per_part = pool.map(lambda path: best_of_part(store, path, schema, query, k, where), paths)
         best = heapq.nlargest(k, (hit for hits in per_part for hit in hits))
-        return with_columns(store, best, pool)
+        return with_columns(store, best, schema, pool)
 
 
 def best_of_part(
@@ -84,9 +84,9 @@ def score_rows(store: Store, path: str, schema: OutputSchema, query: Floats, row
     return hits
 
 
-def with_columns(store: Store, hits: Sequence[Hit], pool: Executor) -> list[dict[str, Any]]:
+def with_columns(store: Store, hits: Sequence[Hit], schema: OutputSchema, pool: Executor) -> list[dict[str, Any]]:
     """`score` and the other columns of each hit, in their order. Raises: as nearest()."""
-    rows = pool.map(lambda hit: _fetch(store, hit), hits)
+    rows = pool.map(lambda hit: _fetch(store, hit, schema), hits)
     return [{"score": round(hit.score, 6)} | row for hit, row in zip(hits, rows, strict=True)]
 
 
@@ -103,8 +103,8 @@ def _scores(batch: VectorBatch, query: Floats) -> Floats:
     return scores
 
 
-def _fetch(store: Store, hit: Hit) -> dict[str, Any]:
+def _fetch(store: Store, hit: Hit, schema: OutputSchema) -> dict[str, Any]:
     """One row's other columns, from the row group that holds it."""
     with open_part(store, hit.path) as part:
-        names = [name for name in part.schema.names if name not in (EMBEDDING, TEXT_HASH, TOKENS)]
+        names = [name for name in part.schema.names if name not in (*schema.vectors, TEXT_HASH, TOKENS)]
         return dict(hive_partitions(hit.path.split("/")[:-1])) | part.row(hit.row, names)

@@ -5,6 +5,7 @@
     part_rows          a few rows of a part
     rows_where         the rows of a part for which a condition holds
 
+Of a snapshot with several columns of vectors they read the one that is called `embedding`, or that of a view (schema.view).
 Parts come in the order in which they are given, rows in the order in which they stand. Whoever wants several parts at once
 calls iterate_vectors on threads, each with its own parts. Memory holds one batch, decoded, and what Parquet needs beside it
 (one column chunk of the vectors, 32 MiB at most as parts are written). Knows nothing of runs and receipts: which parts are
@@ -28,7 +29,7 @@ from workers.snapshot.where import Where
 from workers.storage.store import Store
 from workers.table.part_file import PartReader, decoding, open_part
 from workers.table.partitions import hive_partitions
-from workers.table.schema import EMBEDDING, PARTITION_VALUES, TEXT_HASH, OutputSchema
+from workers.table.schema import PARTITION_VALUES, TEXT_HASH, OutputSchema
 from workers.table.vectors import Floats, VectorFormat, as_float32, vectors_per_row
 
 BATCH_BYTES = 16 << 20  # of a batch: stored columns and decoded vectors together
@@ -62,7 +63,7 @@ def iterate_vectors(
     """Every vector of these parts.
 
     Args:
-        schema: of the run that the parts belong to; its stamp says how vectors are stored.
+        schema: of the run that the parts belong to; its stamp says how vectors are stored, its `column` which are read.
         columns: of schema.rows, so partition columns too; these have the value in full, in the column's own type.
         token_vectors: take a snapshot of pooling=tokens as well, in which a row holds a list of vectors.
         batch_bytes: about the size of a batch; one row at least.
@@ -72,9 +73,9 @@ def iterate_vectors(
         FileNotFoundError: a part is gone. ObjectError: a part is damaged or has other columns than `schema`.
         TransientError, UsageError: the store.
     """
-    unknown = [name for name in columns if name not in schema.rows.names or name == EMBEDDING]
+    unknown = [name for name in columns if name not in schema.plain.names]
     if unknown:
-        there = ", ".join(name for name in schema.rows.names if name != EMBEDDING)
+        there = ", ".join(schema.plain.names)
         raise UsageError(f"the snapshot has no column {unknown[0]!r} beside its vectors; it has {there}")
     if schema.lists and not token_vectors:
         raise UsageError(
@@ -84,7 +85,7 @@ def iterate_vectors(
     for path in paths:
         with open_part(store, path) as part:
             values = partition_columns(part, path, schema, [name for name in columns if name in schema.partition_by])
-            rows = _batch_rows(part, schema.stamp.vector, stored, batch_bytes)
+            rows = _batch_rows(part, schema.vector_format, stored, batch_bytes)
             for batch in part_vectors(part, path, schema.vector_format, stored, rows):
                 cells = [
                     pa.repeat(values[name], len(batch)) if name in values else batch.columns.column(name) for name in columns
@@ -103,8 +104,8 @@ def part_vectors(
         PartDamaged: also where the part has no such column. UsageError: int8 without a scale. TransientError: the store.
     """
     first = 0
-    for batch in part.batches(rows, [EMBEDDING, *columns]):
-        embedding = batch.column(EMBEDDING)
+    for batch in part.batches(rows, [stored.column, *columns]):
+        embedding = batch.column(stored.column)
         with decoding(part.uri):
             vectors = as_float32(embedding, stored.vector, stored.int8_scale)
             counts = vectors_per_row(embedding) if pa.types.is_list(embedding.type) else None
@@ -124,9 +125,9 @@ def part_rows(store: Store, path: str, schema: OutputSchema, rows: Positions) ->
         for group, count in enumerate(part.row_groups):
             mine = rows[(rows >= first) & (rows < first + count)] - first
             if len(mine):
-                table = pa.Table.from_batches(list(part.batches(count, [EMBEDDING], groups=[group])))
+                table = pa.Table.from_batches(list(part.batches(count, [form.column], groups=[group])))
                 for row in mine.tolist():
-                    cell = table.column(EMBEDDING).slice(row, 1).combine_chunks()
+                    cell = table.column(form.column).slice(row, 1).combine_chunks()
                     with decoding(part.uri):
                         vectors = as_float32(cell, form.vector, form.int8_scale)
                     counts = vectors_per_row(cell) if schema.lists else None
@@ -152,8 +153,8 @@ def rows_where(store: Store, path: str, schema: OutputSchema, where: Where) -> N
         return np.concatenate(found) if found else np.zeros(0, np.bool_)
 
 
-def _batch_rows(part: PartReader, vector: VectorType, columns: Sequence[str], batch_bytes: int) -> int:
-    row_bytes = part.row_bytes(columns) + part.row_bytes([EMBEDDING]) * (1 + _DECODED[vector])
+def _batch_rows(part: PartReader, stored: VectorFormat, columns: Sequence[str], batch_bytes: int) -> int:
+    row_bytes = part.row_bytes(columns) + part.row_bytes([stored.column]) * (1 + _DECODED[stored.vector])
     return max(1, batch_bytes // max(1, row_bytes))
 
 

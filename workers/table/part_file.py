@@ -39,7 +39,8 @@ from workers.records.shard import shard_name
 from workers.storage.store import Store
 from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
 from workers.table.paths import RunPaths, file_name
-from workers.table.schema import EMBEDDING, ID, TEXT_HASH, OutputSchema
+from workers.table.schema import ID, TEXT_HASH, OutputSchema
+from workers.table.vectors import VectorFormat
 
 ROW_GROUP_BYTES = 32 << 20  # of vectors: one row group is one unit of a parallel scan and fits a worker's memory easily
 ROW_GROUP_ROWS = 65_536
@@ -124,9 +125,9 @@ def path_in_run(path: str, run_id: str, shard: int, new_run_id: str, new_shard: 
 
 
 def vector_bytes(schema: OutputSchema) -> int:
-    """Bytes of one stored vector."""
-    stored = schema.vector_type
-    return int(stored.list_size * stored.value_type.bit_width // 8)
+    """Bytes of one vector, in all columns that store it."""
+    kinds = [schema.type_of(column) for column in schema.vectors]
+    return sum(int(kind.list_size * kind.value_type.bit_width // 8) for kind in kinds)
 
 
 def row_group_rows(schema: OutputSchema, rows: int, vectors: int) -> int:
@@ -140,17 +141,21 @@ def write_part(
     groups: Iterable[pa.Table],
     schema: OutputSchema,
     footer: Callable[[], Mapping[str, str]],
-    encoding: ColumnEncoding | None = None,
+    encoding: ColumnEncoding | VectorEncoding = VectorEncoding.AUTO,
 ) -> None:
     """Write each of `groups` (columns of schema.part) as a row group, then the footer entries, asked for at the end.
 
-    One group is in memory at a time. `encoding`: of the vectors; None: as `auto` chooses it.
+    One group is in memory at a time. `encoding`: of the vectors.
 
     Raises:
         OSError: disk full or not writable.
     """
-    leaf = EMBEDDING + ".list.element" * (2 if schema.lists else 1)  # the vectors' components
-    _write(path, groups, schema.part, footer, leaf, encoding or _AUTO[schema.stamp.vector])
+    below = ".list.element" * (2 if schema.lists else 1)  # the vectors' components
+    vectors = {
+        form.column + below: column_encoding(form.vector, encoding) if isinstance(encoding, VectorEncoding) else encoding
+        for form in schema.stamp.formats
+    }
+    _write(path, groups, schema.part, footer, vectors)
 
 
 def write_columns(
@@ -158,18 +163,16 @@ def write_columns(
     groups: Iterable[pa.Table],
     schema: pa.Schema,
     footer: Callable[[], Mapping[str, str]],
-    vectors: VectorType | None = None,
+    formats: Sequence[VectorFormat] = (),
 ) -> None:
-    """As write_part, for any columns. `vectors`: how `embedding` is stored; None: there is none. Raises: as write_part."""
-    if vectors is None:
-        _write(path, groups, schema, footer, None, _PLAIN)
-    else:
-        _write(path, groups, schema, footer, _components(schema), _AUTO[vectors])
+    """As write_part, for any columns. `formats`: of those that are vectors. Raises: as write_part."""
+    vectors = {_components(schema, form.column): _AUTO[form.vector] for form in formats if form.column in schema.names}
+    _write(path, groups, schema, footer, vectors)
 
 
-def _components(schema: pa.Schema) -> str:
+def _components(schema: pa.Schema, column: str) -> str:
     """The vectors' components, as Parquet names the column."""
-    (leaf,) = (name for name in _leaves(schema) if name.startswith(f"{EMBEDDING}.list."))
+    (leaf,) = (name for name in _leaves(schema) if name.startswith(f"{column}.list."))
     return leaf
 
 
@@ -178,20 +181,20 @@ def _write(
     groups: Iterable[pa.Table],
     schema: pa.Schema,
     footer: Callable[[], Mapping[str, str]],
-    leaf: str | None,
-    encoding: ColumnEncoding,
+    vectors: Mapping[str, ColumnEncoding],
 ) -> None:
-    kind, level = encoding
+    """`vectors`: leaf column -> its encoding."""
     leaves = _leaves(schema)
-    names = [name for name in leaves if name not in (leaf, ID, TEXT_HASH)]
-    as_dictionary = leaf is not None and kind == "DICTIONARY"
+    names = [name for name in leaves if name not in (*vectors, ID, TEXT_HASH)]
+    dictionaries = [leaf for leaf, encoding in vectors.items() if encoding.name == "DICTIONARY"]
+    others = {leaf: encoding.name for leaf, encoding in vectors.items() if encoding.name != "DICTIONARY"}
     with pq.ParquetWriter(
         path,
         schema,
         compression="zstd",
-        compression_level={name: level if name == leaf else ZSTD_LEVEL for name in leaves},
-        use_dictionary=[*names, leaf] if as_dictionary else names,
-        column_encoding=None if leaf is None or as_dictionary else {leaf: kind},
+        compression_level={name: vectors[name].zstd_level if name in vectors else ZSTD_LEVEL for name in leaves},
+        use_dictionary=[*names, *dictionaries],
+        column_encoding=others or None,
         write_statistics=[ID, *names],
         write_page_checksum=True,
         data_page_size=PAGE_BYTES,

@@ -12,22 +12,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
 from workers import __version__
-from workers.config import ROW_A_CHUNK, LongText, Pooling, VectorType
+from workers.config import MAIN_VECTORS, ROW_A_CHUNK, LongText, Pooling, VectorType
 from workers.errors import UsageError
 from workers.records.documents import TEXT_HASH_BYTES, ReadPlan, empty_table
 from workers.table.partitions import can_name_folder
+from workers.table.representations import parsed
 from workers.table.small_table import encode_table
-from workers.table.vector_identity import FOOTER_FACTS
+from workers.table.vector_identity import FOOTER_FACTS, LATER_STAMP, as_first_stored
 from workers.table.vectors import VectorFormat, column_type, list_of
 
 PREFIX = "reembed."
 PARTITION_VALUES = PREFIX + "partition_values"
-ID, EMBEDDING, TEXT_HASH = "id", "embedding", "text_hash"
+ID, EMBEDDING, TEXT_HASH = "id", MAIN_VECTORS, "text_hash"
 NUM_TOKENS, TRUNCATED = "num_tokens", "truncated"
 CHUNK, CHUNK_START, CHUNK_END = "chunk", "chunk_start", "chunk_end"  # with long_text: chunks, late_chunks
 TOKENS = "tokens"  # with pooling: tokens, their strings
@@ -38,6 +39,8 @@ CACHE_RANGE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("
 OF_THE_ATTEMPT = frozenset({PREFIX + "epoch", PREFIX + "code_version"})
 # In these all parts of a snapshot agree; the rest (run, shard, attempt, the model's name, code version) may differ.
 OF_THE_VECTORS = tuple(PREFIX + name for name in FOOTER_FACTS)
+# The form in which vectors are stored. Another one can be made of a column that holds the model's own numbers.
+OF_STORED_FORMS = frozenset(PREFIX + name for name in ("dim", "vector", "int8_scale", "vectors", "int8_scales"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,41 +56,80 @@ class SnapshotStamp:
     normalize: bool
     precision: str
     prompt: str
-    dim: int
+    dim: int  # of the main column, as are vector and int8_scale
     vector: VectorType
     int8_scale: float | None
     max_tokens: int
     long_text: LongText
     code_version: str = __version__
+    vectors: str = ""  # all columns of vectors and their scales (workers/table/representations.py); '': the main one alone
+    int8_scales: str = ""
+
+    @property
+    def formats(self) -> tuple[VectorFormat, ...]:
+        """The columns of vectors, the main one first."""
+        return parsed(VectorFormat(self.vector, self.int8_scale, EMBEDDING, self.dim), self.vectors, self.int8_scales)
+
+    def of_one(self, dim: int, vector: VectorType, int8_scale: float | None) -> SnapshotStamp:
+        """The same with one column of vectors, of these facts."""
+        return replace(self, dim=dim, vector=vector, int8_scale=int8_scale, vectors="", int8_scales="")
 
     def footer(self) -> dict[str, str]:
         """Footer entries; None is '', a flag is true or false, the scale is written so that it reads back exactly."""
-        return {PREFIX + name: _text(value) for name, value in asdict(self).items()}
+        facts = as_first_stored(asdict(self), LATER_STAMP)
+        return {PREFIX + name: _text(value) for name, value in facts.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class OutputSchema:
-    """The columns of a run. `rows` has the partition columns, `part` (what is in a file) has not."""
+    """The columns of a run. `rows` has the partition columns, `part` (what is in a file) has not.
+
+    `vectors`: all columns of vectors. `column`: the one that readers take; the stamp tells of that one.
+    """
 
     stamp: SnapshotStamp
     rows: pa.Schema
     part: pa.Schema
     partition_by: tuple[str, ...]
+    vectors: tuple[str, ...] = (EMBEDDING,)
+    column: str = EMBEDDING
+
+    def view(self, column: str) -> OutputSchema:
+        """The same parts for readers of another column of vectors. Nothing is written by a view.
+
+        Raises: UsageError: there is no such column of vectors.
+        """
+        if column == self.column:
+            return self
+        for form in self.stamp.formats:
+            if form.column == column:
+                return replace(self, stamp=self.stamp.of_one(form.dim, form.vector, form.int8_scale), column=column)
+        raise UsageError(f"the snapshot has no column of vectors {column!r}; it has {', '.join(self.vectors)}")
 
     @property
     def vector_type(self) -> pa.DataType:
-        """Type of one stored vector, also where `embedding` is a list of them."""
-        stored = self.part.field(EMBEDDING).type
+        """Type of one stored vector, also where a row holds a list of them."""
+        return self.type_of(self.column)
+
+    def type_of(self, column: str) -> pa.DataType:
+        """Type of one stored vector of a column of vectors."""
+        stored = self.part.field(column).type
         return stored.value_type if pa.types.is_list(stored) else stored
 
     @property
     def vector_format(self) -> VectorFormat:
-        return VectorFormat(self.stamp.vector, self.stamp.int8_scale)
+        """Of the column that readers take."""
+        return VectorFormat(self.stamp.vector, self.stamp.int8_scale, self.column, self.stamp.dim)
 
     @property
     def lists(self) -> bool:
         """Whether a row holds a list of vectors (pooling: tokens)."""
         return bool(pa.types.is_list(self.part.field(EMBEDDING).type))
+
+    @property
+    def plain(self) -> pa.Schema:
+        """All columns but those of vectors, and partition columns."""
+        return pa.schema([field for field in self.rows if field.name not in self.vectors])
 
     @property
     def chunked(self) -> bool:
@@ -103,7 +145,7 @@ class OutputSchema:
     def cache(self) -> pa.Schema:
         """What a replica keeps of a distinct text: `of_text`, and for int8 the components that had to be clipped."""
         fields = [self.rows.field(name) for name in self.of_text]
-        int8 = self.stamp.vector == VectorType.INT8
+        int8 = any(form.vector == VectorType.INT8 for form in self.stamp.formats)
         return pa.schema(fields + [pa.field(CLIPPED, pa.int32(), nullable=False)] * int8)
 
     @property
@@ -129,8 +171,10 @@ def output_schema(
 
     Raises:
         UsageError: a partition column that is not kept or has no text form, a kept column that collides with an output
-            column or that Parquet cannot hold, a dimension that `vector: binary` cannot pack.
+            column or that Parquet cannot hold, a dimension that `vector: binary` cannot pack, a column of vectors whose name
+            is taken.
     """
+    formats = stamp.formats
     fields = [pa.field(ID, plan.id_type, nullable=False)]
     if stamp.long_text in ROW_A_CHUNK:
         fields += [
@@ -138,10 +182,13 @@ def output_schema(
             pa.field(CHUNK_START, pa.int64(), nullable=False),
             pa.field(CHUNK_END, pa.int64(), nullable=False),
         ]
-    vector = column_type(stamp.dim, stamp.vector, nullable=nullable_elements)
     tokens = stamp.pooling == Pooling.TOKENS
-    embedding = list_of(vector, nullable=nullable_elements) if tokens else vector
-    fields.append(pa.field(EMBEDDING, embedding, nullable=False))
+    for form in formats:
+        if form.column != EMBEDDING and form.column in OUTPUT_COLUMNS | {CLIPPED}:
+            raise UsageError(f"output.vectors: {form.column}: is the name of another output column; choose another name")
+        vector = column_type(form.dim, form.vector, nullable=nullable_elements)
+        stored = list_of(vector, nullable=nullable_elements) if tokens else vector
+        fields.append(pa.field(form.column, stored, nullable=False))
     if tokens:
         fields.append(pa.field(TOKENS, list_of(pa.string(), nullable=nullable_elements), nullable=False))
     fields += [
@@ -154,7 +201,8 @@ def output_schema(
         _check_partition(column, plan.keep)
     kept = list(plan.keep)
     files = [field for field in kept if field.name not in partition_by]
-    return OutputSchema(stamp, pa.schema(fields + kept), pa.schema(fields + files), tuple(partition_by))
+    columns = tuple(form.column for form in formats)
+    return OutputSchema(stamp, pa.schema(fields + kept), pa.schema(fields + files), tuple(partition_by), columns)
 
 
 def same_columns(one: pa.Schema, other: pa.Schema) -> bool:
@@ -163,8 +211,11 @@ def same_columns(one: pa.Schema, other: pa.Schema) -> bool:
 
 
 def _nullable_elements(schema: pa.Schema) -> pa.Schema:
-    fields = [field.with_type(_nullable(field.type)) if field.name in (EMBEDDING, TOKENS) else field for field in schema]
-    return pa.schema(fields)
+    """A kept column may be null, and so is not concerned."""
+    of_the_run = [field.name in (EMBEDDING, TOKENS) or not field.nullable for field in schema]
+    return pa.schema(
+        [field.with_type(_nullable(field.type)) if ours else field for field, ours in zip(schema, of_the_run, strict=True)]
+    )
 
 
 def _nullable(kind: pa.DataType) -> pa.DataType:

@@ -38,6 +38,8 @@ STAMP: Mapping[str, Effect] = {
     "precision": Effect.VECTOR,
     "vector": Effect.VECTOR,
     "int8_scale": Effect.STORED,
+    "vectors": Effect.VECTOR,
+    "int8_scales": Effect.STORED,
     "model": Effect.NAME,
     "revision": Effect.NAME,
     "run_id": Effect.RUN,
@@ -84,6 +86,7 @@ RECIPE: Mapping[str, Effect] = {
     "engine": Effect.VECTOR,
     "tokenizer": Effect.VECTOR,
 }
+LATER_STAMP: Mapping[str, Any] = {"vectors": "", "int8_scales": ""}
 LATER_SETTINGS: Mapping[str, Any] = {
     "query_prompt": None,
     "chunk_by": "tokens",

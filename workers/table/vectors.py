@@ -1,5 +1,6 @@
 """Vectors between the encoder and Parquet: float32 rows in, the stored type out, and back again for search.
 
+    VectorFormat   how a column is stored
     bad_rows       rows that must be quarantined, with the reason
     to_arrow       [N, D] float32 -> fixed_size_list<float32|float16|int8|uint8 not null>
     to_arrow_lists the same for `pooling: tokens`, one list of vectors a document
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from workers.config import VectorType
+from workers.config import MAIN_VECTORS, VectorType
 from workers.errors import UsageError
 
 INT8_LEVELS = 127  # symmetric: -128 is never used, so that negating a vector negates its code
@@ -41,10 +42,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class VectorFormat:
-    """How a snapshot stores its vectors, as its stamp says."""
+    """How a column of a snapshot's vectors is stored, as the stamp says."""
 
     vector: VectorType
     int8_scale: float | None = None
+    column: str = MAIN_VECTORS
+    dim: int = 0  # components; 0: not said, for readers do not need it
+    of: int | None = None  # these are the first `dim` of so many components of the model; None: all of them
 
 
 def column_type(dim: int, vector_type: VectorType, *, nullable: bool = False) -> pa.DataType:

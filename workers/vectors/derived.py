@@ -119,7 +119,7 @@ class AlignedColumns(WriteStep):
     def files(self, rows: ShardRows, desk: Desk) -> Iterator[Made]:
         for number, part in enumerate(rows.parts):
             with open_part(desk.source, part.path) as opened:
-                names = [name for name in opened.schema.names if name not in OF_THE_MODEL]
+                names = [name for name in opened.schema.names if name not in OF_THE_MODEL | set(desk.schema.vectors)]
                 kept = _read(opened, names)
                 values = opened.footer.get(PARTITION_VALUES, json.dumps({}))
             added = [_by_row(cells, part.counts) for cells in self.values(rows, part)]

@@ -37,7 +37,7 @@ from workers.snapshot.vectors import partition_columns
 from workers.storage.store import Store
 from workers.table.part_file import PartReader, decoding, open_part
 from workers.table.paths import RunPaths
-from workers.table.schema import EMBEDDING, PREFIX, OutputSchema
+from workers.table.schema import PREFIX, OutputSchema
 from workers.table.vectors import decode, stored_cells, vectors_per_row
 from workers.vectors.derived import DerivedStamp, Desk, WriteStep
 from workers.vectors.shard_cache import ShardCache
@@ -234,10 +234,11 @@ def _read_part(
     """Vectors as stored [V, W], vectors of each row where there are lists, and the columns [N]."""
     folder = [name for name in columns if name in schema.partition_by]
     inside = [name for name in columns if name not in folder]
-    batches = list(part.batches(READ_ROWS, [EMBEDDING, *inside]))
-    table = pa.Table.from_batches(batches, pa.schema([part.schema.field(name) for name in [EMBEDDING, *inside]]))
+    names = [schema.column, *inside]
+    batches = list(part.batches(READ_ROWS, names))
+    table = pa.Table.from_batches(batches, pa.schema([part.schema.field(name) for name in names]))
     with decoding(part.uri):
-        embedding = table.column(EMBEDDING)
+        embedding = table.column(schema.column)
         cells = stored_cells(embedding, schema.stamp.vector)
         counts = vectors_per_row(embedding) if schema.lists else None
         if len(cells) != (table.num_rows if counts is None else counts.sum()):

@@ -4,7 +4,7 @@
     DedupedWindow + bad texts     -> DocumentRows    one row a document: id, hash, kept columns, range of its cache rows
 
 A text is bad when the model refused it, or when its vector, or that of any of its chunks or tokens, is not finite or all
-zeros. Every document that
+zeros in any column of vectors. Every document that
 has such a text is quarantined whole and never written; the text's cache rows are zeros, and nothing reads them. Pure; knows
 neither models nor files.
 D documents, N texts embedded now (then P that are only probed), R cache rows (N, or their chunks), V vectors (R, or tokens).
@@ -19,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from workers.config import VectorType
 from workers.dedup.deduplicator import DedupedWindow
 from workers.dedup.hash_index import to_column
 from workers.records.documents import ID, KEEP, OBJECT, ROW, DocumentWindow, QuarantinedRow, RowsDigest
 from workers.records.tokens import EncodedTexts, TokenizedTexts, text_of_rows, text_of_vectors
+from workers.table.representations import derived
 from workers.table.schema import (
     CACHE_RANGE,
     CHUNK,
@@ -36,7 +38,7 @@ from workers.table.schema import (
     TRUNCATED,
     OutputSchema,
 )
-from workers.table.vectors import Floats, bad_rows, clipped_components, to_arrow, to_arrow_lists
+from workers.table.vectors import Floats, VectorFormat, bad_rows, clipped_components, to_arrow, to_arrow_lists
 
 
 @dataclass(slots=True)
@@ -75,21 +77,25 @@ def text_rows(
     rows, vectors = (int(np.searchsorted(owner, texts)) for owner in (text_R, text_V))
     text_R, text_V = text_R[:rows], text_V[:vectors]
     refused = {int(tokens.document[sequence]): reason for sequence, reason in encoded.refused.items()}
-    vectors_VD, bad = _without_bad(encoded.vectors[:vectors], text_V, schema)
+    formats = schema.stamp.formats
+    forms, bad = _without_bad(encoded.vectors[:vectors], text_V, formats, normalize=schema.stamp.normalize)
     bad |= {text: refused[text] for text in bad.keys() & refused.keys()}  # rather than that its vector is not finite
     columns: dict[str, pa.Array] = {
         NUM_TOKENS: pa.array(tokens.row_tokens[:rows] if schema.chunked else tokens.num_tokens[:rows], pa.int32()),
         TRUNCATED: pa.array(tokens.truncated[text_R]),
     }
     counts_R = np.ones(rows, np.int64) if encoded.offsets is None else np.diff(encoded.offsets[: rows + 1])
-    stamp = schema.stamp
+    clipped_V = np.zeros(vectors, np.int64)
+    for form, vectors_VD in zip(formats, forms, strict=True):
+        if schema.lists:
+            columns[form.column], clipped = to_arrow_lists(vectors_VD, counts_R, form.vector, form.int8_scale)
+        else:
+            columns[form.column], clipped = to_arrow(vectors_VD, form.vector, form.int8_scale)
+        if clipped:
+            clipped_V += clipped_components(vectors_VD, form.int8_scale)
     if schema.lists:
-        columns[EMBEDDING], clipped = to_arrow_lists(vectors_VD, counts_R, stamp.vector, stamp.int8_scale)
         columns[TOKENS] = _token_column(tokens, rows, token_strings)
-    else:
-        columns[EMBEDDING], clipped = to_arrow(vectors_VD, stamp.vector, stamp.int8_scale)
     if CLIPPED in schema.cache.names:
-        clipped_V = clipped_components(vectors_VD, stamp.int8_scale) if clipped else np.zeros(vectors)
         clipped_R = np.bincount(np.repeat(np.arange(rows), counts_R), clipped_V, minlength=rows)
         columns[CLIPPED] = pa.array(clipped_R.astype(np.int32))
     if schema.chunked:
@@ -125,14 +131,24 @@ def document_rows(deduped: DedupedWindow, bad: Mapping[int, str], schema: Output
     )
 
 
-def _without_bad(vectors_VD: Floats, text_V: npt.NDArray[np.integer], schema: OutputSchema) -> tuple[Floats, dict[int, str]]:
-    """The vectors with those of bad texts as zeros, and text -> reason; the first bad vector of a text names it."""
+def _without_bad(
+    vectors_VM: Floats, text_V: npt.NDArray[np.integer], formats: Sequence[VectorFormat], *, normalize: bool
+) -> tuple[list[Floats], dict[int, str]]:
+    """The vectors of each column with those of bad texts as zeros, and text -> reason; the first bad vector names it."""
     bad: dict[int, str] = {}
-    for vector, reason in bad_rows(vectors_VD, schema.stamp.vector).items():
-        bad.setdefault(int(text_V[vector]), reason)
+    forms = [derived(vectors_VM, form, normalize=normalize) for form in formats]
+    looked_at: set[tuple[int, bool]] = set()
+    for form, vectors_VD in zip(formats, forms, strict=True):
+        if (look := (form.dim, form.vector is VectorType.FLOAT16)) in looked_at:
+            continue
+        looked_at.add(look)
+        for vector, reason in bad_rows(vectors_VD, form.vector).items():
+            beside = f" (column {form.column})" if form.column != EMBEDDING else ""
+            bad.setdefault(int(text_V[vector]), reason + beside)
     if bad:
-        vectors_VD = np.where(np.isin(text_V, list(bad))[:, None], np.float32(0), vectors_VD)
-    return vectors_VD, bad
+        spoilt_V1 = np.isin(text_V, list(bad))[:, None]
+        forms = [np.where(spoilt_V1, np.float32(0), vectors_VD) for vectors_VD in forms]
+    return forms, bad
 
 
 def _token_column(tokens: TokenizedTexts, rows: int, token_strings: Callable[[Sequence[int]], list[str]]) -> pa.ListArray:

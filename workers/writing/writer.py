@@ -26,7 +26,7 @@ from workers.host.spill_file import SpillFile, local_disk
 from workers.records.documents import QuarantinedRow, RowsDigest
 from workers.records.shard import Assignment, OutputFile, Receipt
 from workers.storage.store import Store
-from workers.table.part_file import PartName, column_encoding, row_group_rows, vector_bytes, write_part
+from workers.table.part_file import PartName, row_group_rows, vector_bytes, write_part
 from workers.table.paths import RunPaths
 from workers.table.quarantine_file import QUARANTINE_SCHEMA, write_quarantine
 from workers.table.schema import CHUNK, ID, PREFIX, TEXT_HASH, OutputSchema, part_footer
@@ -54,7 +54,7 @@ class ShardWriter:
         self._store = store
         self._assignment = assignment
         self._schema = schema
-        self._encoding = column_encoding(schema.stamp.vector, vector_encoding)
+        self._encoding = vector_encoding
         self._vectors_per_part = max(1, part_bytes // vector_bytes(schema))
         with local_disk(spill_dir / "x"):
             spill_dir.mkdir(parents=True, exist_ok=True)

@@ -28,8 +28,8 @@ class MemorySnapshot(SourceSnapshot):
 
     @classmethod
     def of(cls, like: SourceSnapshot, vectors: Floats) -> MemorySnapshot:
-        snapshot = cls(like.run, like.storage_options, vectors.shape[1])
-        stamp = replace(like.schema.stamp, dim=vectors.shape[1], vector=VectorType.FLOAT32, int8_scale=None)
+        snapshot = cls(like.run, like.storage_options, width=vectors.shape[1])
+        stamp = like.schema.stamp.of_one(vectors.shape[1], VectorType.FLOAT32, None)
         firsts = range(0, len(vectors), SHARD_ROWS)
         counts = [min(SHARD_ROWS, len(vectors) - first) for first in firsts]
         shards = tuple(Shard(at, (ObjectSlice("memory", 0, "", 0, 0, rows),), 0) for at, rows in enumerate(counts))

@@ -30,7 +30,7 @@ def embedded(passes: Passes, texts: Sequence[str], *, query: bool) -> Floats:
 
 def _embed(passes: Passes, texts: Sequence[str], query: bool) -> Floats:
     source = passes.source
-    embedder = load_embedder(source.run, query=query, long_text=LongText.TRUNCATE)
+    embedder = load_embedder(source.run, query=query, long_text=LongText.TRUNCATE, column=source.column)
     found = [vectors[0] for at in range(0, len(texts), TEXTS) for vectors in embedder.embed(list(texts[at : at + TEXTS]))]
     vectors = np.stack(found).astype(np.float32)
     if vectors.shape[1] != source.dim:

@@ -45,11 +45,11 @@ class Pool:
         time.sleep(min(timeout, 0.02))
         return []
 
-    def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> float:
+    def calibrate(self, replica: int, shards: Sequence[Shard], timeout: float) -> dict[str, float]:
         assert replica == 1
         assert timeout > 0
         self.sampled = list(shards)
-        return 0.004
+        return {"embedding": 0.004}
 
 
 def lost(replica: int, reason: str = "killed", error: UsageError | None = None) -> Lost:
@@ -87,7 +87,7 @@ def test_the_first_that_is_ready_decides(new_run: Callable[..., PlannedRun]) -> 
     run, pool = new_run(), Pool([], [Stats(0, ReplicaStats()), Ready(1, FACTS), Ready(0, FACTS | {"batch_tokens": 9})])
     facts = calibrate(run, pool)
     assert pool.started == [0, 1]
-    assert facts == ("bfloat16", None, 1234, "fused bfloat16")
+    assert facts == ("bfloat16", None, 1234, "fused bfloat16", {})
     assert pool.sampled == []
     assert nothing_written(run)
     begun = run.begin(*facts)

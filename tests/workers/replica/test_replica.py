@@ -151,7 +151,16 @@ def test_a_precision_that_does_not_hold_here(
 
 
 def test_calibration_comes_before_the_run_is_settled(replica: Replica, task: Assignment) -> None:
-    assert 0 < replica.calibrate([task.shard]) < 1
+    """A scale for each int8 column, of the components that it has: unit vectors of fewer components have larger ones."""
+    columns = [{"name": "embedding", "type": "int8"}, {"name": "cut", "type": "int8", "dim": 8}, {"name": "plain"}]
+    replica._settings = dataclasses.replace(
+        replica._settings, output=OutputConfig.model_validate({"uri": "out", "vectors": columns})
+    )
+    scales = replica.calibrate([task.shard])
+    vectors = replica._encoder.encode(replica._tokenizer.tokenize(WORDS)).vectors
+    cut = vectors[:, :8] / np.linalg.norm(vectors[:, :8], axis=1, keepdims=True)
+    expected = {"embedding": np.abs(vectors).max() * 1.05 / 127, "cut": np.abs(cut).max() * 1.05 / 127}
+    assert scales == pytest.approx(expected, rel=1e-6)
 
 
 def test_another_model_than_planned(settings: ReplicaSettings) -> None:

@@ -14,6 +14,7 @@ from workers.table.vector_identity import (
     FOOTER_FACTS,
     LATER_RECIPE,
     LATER_SETTINGS,
+    LATER_STAMP,
     MODEL_FACTS,
     RECIPE,
     SETTINGS,
@@ -45,10 +46,11 @@ def test_every_field_is_listed_with_its_effect(listed: dict[str, Effect], declar
 def test_what_earlier_versions_compared_is_compared_still() -> None:
     """The lists of version 0.1.0, where each stood by itself: a snapshot of that version must be judged as before."""
     shared = {"weights_digest", "tokenizer_digest", "pooling", "normalize", "precision", "prompt", "dim", "max_tokens"}
-    assert set(VECTOR_FACTS) == shared | {"long_text", "vector"}
-    assert set(FOOTER_FACTS) == shared | {"long_text", "vector", "int8_scale"}
-    assert set(MODEL_FACTS) == shared | {"long_text", "vector", "model", "revision"}
-    assert set(FACTS_BESIDE_RECIPE) == {"weights_digest", "tokenizer_digest", "precision", "vector"}
+    assert set(LATER_STAMP) == {"vectors", "int8_scales"}, "nothing is stored of these where they say what 0.1.0 did"
+    assert set(VECTOR_FACTS) == shared | {"long_text", "vector", "vectors"}
+    assert set(FOOTER_FACTS) == shared | {"long_text", "vector", "int8_scale"} | set(LATER_STAMP)
+    assert set(MODEL_FACTS) == shared | {"long_text", "vector", "model", "revision", "vectors"}
+    assert set(FACTS_BESIDE_RECIPE) == {"weights_digest", "tokenizer_digest", "precision", "vector", "vectors"}
     assert {name for name, effect in SETTINGS.items() if effect is Effect.NAME} == {"name", "revision", "storage_options"}
 
 

@@ -129,7 +129,6 @@ class _Writer:
     def write(self, kind: str, tables: Iterator[pa.Table]) -> None:
         old, new = self._sides
         schema = changes_schema(kind, old, new)
-        vectors = new.schema.stamp.vector if kind == UPSERTS else None
         footer = new.schema.stamp.footer() | {FROM: old.run_id if old is not None else "", TO: new.run_id}
         groups = _groups(tables)
         group, number = next(groups, None), 0
@@ -145,7 +144,7 @@ class _Writer:
                     group = next(groups, None)
 
             with local_disk(self._local):
-                write_columns(self._local, of_one_file(), schema, lambda: footer, vectors)
+                write_columns(self._local, of_one_file(), schema, lambda: footer, new.schema.stamp.formats)
                 data = self._local.read_bytes()
             path = f"{self._folder}/{kind}-{number:05d}.parquet"
             self._check()

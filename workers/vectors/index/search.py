@@ -130,7 +130,7 @@ class IndexedSearch:
             by_part = self._worth_scoring(candidates, k)
             scored = pool.map(lambda item: score_rows(self._store, item[0], self._schema, query, item[1]), by_part.items())
             best += [hit for part in scored for hit in part]
-            return with_columns(self._store, heapq.nlargest(k, best), pool)
+            return with_columns(self._store, heapq.nlargest(k, best), self._schema, pool)
 
     def _open(self, file: _File) -> Any | None:
         """None: it stands for no part of this snapshot, or cannot be used."""
