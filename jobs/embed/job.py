@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from jobs.planning.planned_run import PlannedRun
 from jobs.planning.prediction import predict
 from jobs.planning.request import Request
 from jobs.planning.run import ReuseRefused, Run
+from jobs.planning.spending import require_room
 from jobs.publish.carry_over import carry_over
 from jobs.publish.publish import Snapshot, publish
 from jobs.publish.retention import retain
@@ -48,7 +49,7 @@ from jobs.state.receipts import Files, Receipts
 from jobs.state.records import RunState
 from jobs.state.stored_shards import pending
 from workers.errors import ReembedError, ReplicaRefused, RunAborted, UsageError
-from workers.records.shard import Receipt
+from workers.records.shard import Receipt, Shard
 from workers.replica.golden_reference import golden_reference_file
 from workers.storage.atomicity import probe_atomic_create
 from workers.table.paths import PROBES
@@ -160,7 +161,10 @@ def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[
     quarantined: Mapping[int, str] = {}
     receipts, work = _carry_over(driver, run, receipts, run.work())
     while True:
-        if session is not None or pending(run.shards, receipts):
+        todo = pending(run.shards, receipts)
+        if todo and session is None:
+            _require_room(run, todo, receipts, work)
+        if session is not None or todo:
             quarantined, work = (session or _open_session(driver, run)).embed(run, receipts, work)
             session = None
             driver.metrics.stage(Stage.JUDGING)
@@ -183,6 +187,15 @@ def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[
             run.store.delete(path)
         receipts = driver.ledger.load()
     return _end(run, receipts, summary)
+
+
+def _require_room(run: Run, todo: Sequence[Shard], receipts: Receipts, work: Work) -> None:
+    """Before Ray is started. Raises: RunAborted: the budget is spent; the status says so."""
+    try:
+        require_room(run, todo, receipts, work)
+    except RunAborted as error:
+        run.write_status({"state": RunState.ABORTED.value, "reason": str(error)}, work)
+        raise
 
 
 def _refuse(run: Run, receipts: Receipts, reason: str) -> dict[str, Any]:
