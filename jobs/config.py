@@ -131,6 +131,17 @@ class SearchSection(Section):
     """To fsspec, for the index."""
 
 
+class LineageConfig(Section):
+    """OpenLineage events: what a run reads and makes, and how it ended. They never fail a run. See docs/lineage.md."""
+
+    endpoint: str | None = Field(None, min_length=1)
+    """http(s) URL of a service (events are posted to its path, else to /api/v1/lineage; its key is OPENLINEAGE_API_KEY), or
+    path of a file that gets a line for each event, or `environment`: what OpenLineage's own variables and openlineage.yml
+    name. null: no events. Needs the extra `lineage`."""
+    namespace: str = Field("reembed", min_length=1)
+    """Namespace of the job in the events, mostly the name of the scheduler."""
+
+
 class RunConfig(Section):
     """The whole configuration of `reembed embed`."""
 
@@ -141,6 +152,7 @@ class RunConfig(Section):
     run: RunSection = Field(default_factory=lambda: RunSection())
     gate: GateConfig = Field(default_factory=lambda: GateConfig())
     cost: CostConfig = Field(default_factory=lambda: CostConfig())
+    lineage: LineageConfig = Field(default_factory=lambda: LineageConfig())
     search: SearchSection = Field(default_factory=lambda: SearchSection())
 
 

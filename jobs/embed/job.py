@@ -26,9 +26,11 @@ from jobs.driver.lock import DriverLock
 from jobs.driver.preflight import require_cluster, starts_a_ray
 from jobs.driver.signals import StopFlag, Stopped, stop_flag
 from jobs.embed.context import DriverContext
+from jobs.embed.lineage import lineage_of
 from jobs.evaluate.gate import judge_quality, quality_section
 from jobs.gate.checks import failed
 from jobs.gate.judge import judge
+from jobs.monitoring.lineage import require_lineage
 from jobs.monitoring.metrics import Outcome, RunMetrics, Stage
 from jobs.planning.choose_run import find_resumable, plan_or_reopen
 from jobs.planning.planned_run import PlannedRun
@@ -73,6 +75,7 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
     """
     if config.gate.evaluate is not None:
         quality_section(config.gate.evaluate)  # refused before anything is written
+    require_lineage(config.lineage)
     request = Request.resolve(config)
     lock = DriverLock(request.store)
     lock.refuse_if_held()
@@ -103,8 +106,9 @@ def _work(run: Run | PlannedRun, lock: DriverLock, stop: StopFlag) -> dict[str, 
                 begun, session = _begin(driver, run)
             else:
                 begun, session = run, None
-            with _resumable(driver, begun):
+            with lineage_of(begun, lock.generation) as told, _resumable(driver, begun):
                 summary = _complete(driver, begun, session)
+                told |= summary
         except ReuseRefused:
             raise
         except ReembedError as error:
