@@ -4,7 +4,7 @@
 2. carry over  parts of unchanged objects are copied from the published snapshot                   (publish/carry_over.py)
 3. embed       replicas on Ray embed the shards without a receipt; if there are none, Ray is not started (session.py)
 4. gate        rows in = rows out + rows quarantined, shard by shard, and all other checks         (gate/judge.py)
-5. publish     unless a check failed: check the files, then replace CURRENT.json                   (publish/publish.py)
+5. publish     unless a check failed: check the files, replace CURRENT.json, then the data set card  (publish/publish.py)
 6. retain      snapshots beyond output.keep_snapshots are deleted                                  (publish/retention.py)
 7. report      report.html                                                                         (report/write.py)
 
@@ -38,6 +38,7 @@ from jobs.planning.prediction import predict
 from jobs.planning.request import Request
 from jobs.planning.run import ReuseRefused, Run
 from jobs.planning.spending import require_room
+from jobs.publish.card import put_card
 from jobs.publish.carry_over import carry_over
 from jobs.publish.publish import Snapshot, publish
 from jobs.publish.retention import retain
@@ -183,6 +184,7 @@ def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[
         damaged = publish(Snapshot(run.store, run.run_id, Files(receipts), facts), driver.lock)
         if damaged is None:
             summary |= {"published": True, "state": RunState.COMPLETE.value}
+            put_card(run.stored(receipts), driver.lock.guard)
             summary["deleted_snapshots"] = retain(run.store, driver.lock, run.config.output.keep_snapshots, driver.stop)
             break
         log.warning("parts are missing or altered, e.g. %s; their shards are embedded again", damaged.files[0])
