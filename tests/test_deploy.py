@@ -157,7 +157,8 @@ def test_a_flow_runs_the_command_and_knows_its_statuses(name: str) -> None:
 @pytest.mark.parametrize(("statuses", "well"), [([0], True), ([3], False)])
 def test_the_prefect_flow_runs(stub: Stub, statuses: list[int], well: bool) -> None:
     command = [sys.executable, str(DEPLOY / "prefect_flow.py"), "night.yaml"]
-    done = stub.run(command, statuses, PREFECT_HOME=str(stub.folder / "prefect"), DO_NOT_TRACK="1")
+    slow = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}  # of its own server, on a busy machine
+    done = stub.run(command, statuses, PREFECT_HOME=str(stub.folder / "prefect"), DO_NOT_TRACK="1", **slow)
     assert (done.returncode == 0) == well, done.stdout + done.stderr
     assert stub.calls == ["reembed embed night.yaml --json"]
 
