@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from jobs.commands import flags
 from jobs.driver.log_lines import StderrHandler
 from jobs.driver.unexpected import described, hook, machine_full, stack_file
 from workers import __version__
@@ -74,26 +75,54 @@ def _options(
 
 
 @app.command()
-def embed(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+def embed(
+    config: flags.MaybeConfig = None,
+    overrides: Overrides = None,
+    corpus: flags.Corpus = None,
+    output: flags.Output = None,
+    model: flags.Model = None,
+    text: flags.Text = None,
+    id_column: flags.Id = None,
+    keep: flags.Keep = None,
+    as_json: Json = False,
+) -> None:
     """Run, or resume what was interrupted. The same command again is a no-op."""
-    from jobs.config import load_config
     from jobs.embed.job import embed_corpus
     from jobs.report.summary import summary_text
 
+    given = {"corpus": corpus, "output": output, "model": model, "text": text, "id": id_column, "keep": keep}
+    settings = flags.configured(config, overrides, **given)
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints its workers' messages; stdout is for the result
-        summary = embed_corpus(load_config(config, overrides or ()))
+        summary = embed_corpus(settings)
     _print(summary, as_json, summary_text)
     if not summary["published"]:
         raise typer.Exit(EXIT_REFUSED)
 
 
 @app.command()
-def plan(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+def plan(
+    config: flags.MaybeConfig = None,
+    overrides: Overrides = None,
+    corpus: flags.Corpus = None,
+    output: flags.Output = None,
+    model: flags.Model = None,
+    text: flags.Text = None,
+    id_column: flags.Id = None,
+    keep: flags.Keep = None,
+    must_fit: Annotated[
+        bool, typer.Option("--must-fit", help="Exit with 2 if it exceeds cost.max_tokens or cost.max_usd.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Dry run: objects, shards, rows, estimated tokens, GPU-hours, cost, output size. Writes nothing."""
     from jobs.commands.plan import plan_run, plan_text
-    from jobs.config import load_config
+    from jobs.planning.spending import require_fit
 
-    _print(plan_run(load_config(config, overrides or ())), as_json, plan_text)
+    given = {"corpus": corpus, "output": output, "model": model, "text": text, "id": id_column, "keep": keep}
+    report = plan_run(flags.configured(config, overrides, **given))
+    if must_fit:
+        require_fit(report)
+    _print(report, as_json, plan_text)
 
 
 @app.command()

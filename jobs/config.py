@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section, StorageOptions
 from workers.errors import UsageError
@@ -102,10 +102,24 @@ class GateConfig(Section):
 
 
 class CostConfig(Section):
-    """Prices for `plan` and the summary."""
+    """Prices for `plan` and the summary, and limits on what a run may spend. None of them changes what is embedded.
+
+    A run ends before it exceeds a limit (exit 4): no shard is begun that would, nothing is published, and the same command
+    with a higher limit goes on. All drivers of a run count together. See docs/budget.md.
+    """
 
     gpu_hour_usd: float | None = Field(None, ge=0)
     """Price of one replica-hour, in USD."""
+    max_usd: float | None = Field(None, gt=0)
+    """Most that the replica-hours of one run may cost, in USD; needs gpu_hour_usd. null: no limit."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Most tokens that one run may embed, those of failed attempts included. null: no limit."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> CostConfig:
+        if self.max_usd is not None and not self.gpu_hour_usd:
+            raise ValueError(f"max_usd={self.max_usd:g} needs gpu_hour_usd above 0, the price of a replica-hour; set it too")
+        return self
 
 
 class SearchSection(Section):
@@ -115,6 +129,17 @@ class SearchSection(Section):
     """OUTPUT of `reembed index`, whose files a search uses. null: every vector is compared. --index counts before it."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
     """To fsspec, for the index."""
+
+
+class LineageConfig(Section):
+    """OpenLineage events: what a run reads and makes, and how it ended. They never fail a run. See docs/lineage.md."""
+
+    endpoint: str | None = Field(None, min_length=1)
+    """http(s) URL of a service (events are posted to its path, else to /api/v1/lineage; its key is OPENLINEAGE_API_KEY), or
+    path of a file that gets a line for each event, or `environment`: what OpenLineage's own variables and openlineage.yml
+    name. null: no events. Needs the extra `lineage`."""
+    namespace: str = Field("reembed", min_length=1)
+    """Namespace of the job in the events, mostly the name of the scheduler."""
 
 
 class RunConfig(Section):
@@ -127,6 +152,7 @@ class RunConfig(Section):
     run: RunSection = Field(default_factory=lambda: RunSection())
     gate: GateConfig = Field(default_factory=lambda: GateConfig())
     cost: CostConfig = Field(default_factory=lambda: CostConfig())
+    lineage: LineageConfig = Field(default_factory=lambda: LineageConfig())
     search: SearchSection = Field(default_factory=lambda: SearchSection())
 
 
@@ -165,9 +191,17 @@ class _StrictLoader(yaml.SafeLoader):
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """The configuration of `reembed embed`. Raises: as load_section()."""
-    return load_section(path, overrides, RunConfig)
+def load_config(path: str | Path | None, overrides: Iterable[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
+    """The configuration of `reembed embed`. `flags`: dotted name -> value, which win over the overrides; they need no file.
+
+    Raises: as load_section().
+    """
+    raw = _read(Path(path)) if path is not None else {}
+    for override in overrides:
+        _apply(raw, override)
+    for name, value in (flags or {}).items():
+        _set(raw, name, value, f"option for {name}")
+    return parse_section(raw, str(path) if path is not None else "the command line", RunConfig)
 
 
 def load_section(path: str | Path, overrides: Iterable[str], kind: type[_Kind]) -> _Kind:
@@ -237,6 +271,11 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         shown = override.partition(":")[0]
         raise UsageError(f"override {_cut(shown, 60)!r}{'' if shown == override else '…'}: write it as section.key=value")
     shown = f"override {_cut(key, 200)}=…"  # the value may be a secret
+    _set(raw, key, _parse(text, shown) if text else "", shown)
+
+
+def _set(raw: dict[str, Any], key: str, value: Any, shown: str) -> None:
+    """Put a value at its dotted name."""
     node = raw
     *parents, leaf = key.split(".")
     for name in parents:
@@ -244,7 +283,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         if not isinstance(child, dict):
             raise UsageError(f"{shown}: {_cut(name, 60)} is not a section")
         node = child
-    node[leaf] = _parse(text, shown) if text else ""
+    node[leaf] = value
 
 
 def _odd_text(value: object, name: str = "") -> str | None:

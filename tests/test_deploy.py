@@ -137,7 +137,7 @@ def test_a_token_of_an_earlier_local_ray_is_presented(stub: Stub, token: bool, e
     assert f"mode={mode}\n" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["airflow_dag.py", "prefect_flow.py"])
+@pytest.mark.parametrize("name", ["airflow_dag.py", "dagster_asset.py", "prefect_flow.py"])
 def test_a_flow_runs_the_command_and_knows_its_statuses(name: str) -> None:
     tree = ast.parse((DEPLOY / name).read_text())
     lists = [[item.value for item in node.elts if isinstance(item, ast.Constant)]
@@ -157,9 +157,23 @@ def test_a_flow_runs_the_command_and_knows_its_statuses(name: str) -> None:
 @pytest.mark.parametrize(("statuses", "well"), [([0], True), ([3], False)])
 def test_the_prefect_flow_runs(stub: Stub, statuses: list[int], well: bool) -> None:
     command = [sys.executable, str(DEPLOY / "prefect_flow.py"), "night.yaml"]
-    done = stub.run(command, statuses, PREFECT_HOME=str(stub.folder / "prefect"), DO_NOT_TRACK="1")
+    slow = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}  # of its own server, on a busy machine
+    done = stub.run(command, statuses, PREFECT_HOME=str(stub.folder / "prefect"), DO_NOT_TRACK="1", **slow)
     assert (done.returncode == 0) == well, done.stdout + done.stderr
     assert stub.calls == ["reembed embed night.yaml --json"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("dagster") is None, reason="dagster is not installed; see deploy/README.md")
+@pytest.mark.parametrize(("statuses", "well"), [([0], True), ([4, 0], True), ([3], False)])
+def test_the_dagster_asset_is_made(stub: Stub, statuses: list[int], well: bool) -> None:
+    (stub.folder / "home").mkdir()
+    home = {"DAGSTER_HOME": str(stub.folder / "home"), "DAGSTER_DISABLE_TELEMETRY": "1", "REEMBED_CONFIG": "night.yaml"}
+    script = "import runpy, sys, dagster; asset = runpy.run_path(sys.argv[1]); "
+    script += "sys.exit(not dagster.materialize([asset['embeddings']], raise_on_error=False).success)"
+    done = stub.run([sys.executable, "-c", script, str(DEPLOY / "dagster_asset.py")], statuses, **home)
+    assert (done.returncode == 0) == well, done.stdout + done.stderr
+    assert stub.calls == ["reembed embed night.yaml --json"] * len(statuses)
 
 
 @pytest.mark.slow

@@ -112,9 +112,11 @@ def test_the_rayjob_does_what_its_comments_say(tmp_path: Path) -> None:
         assert {"containerPort": 8080, "name": "metrics"} in container["ports"]
     assert RAY is not None
     assert cluster["rayVersion"] == RAY[1]
+    assert "docker build -f deploy/Dockerfile --build-arg VARIANT=cuda" in (DEPLOY / "kuberay" / "rayjob.yaml").read_text()
+    assert f"rayproject/ray:{RAY[1]}-" in (DEPLOY / "ray-cluster.yaml").read_text()
     for path in ("kuberay/rayjob.yaml", "ray-cluster.yaml"):
         text = (DEPLOY / path).read_text()
-        assert f"rayproject/ray:{RAY[1]}-" in text
+        assert RAY[1] in text
         assert re.search(r"(?i)secret_access_key: |password|AKIA", text) is None
 
 

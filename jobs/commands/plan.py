@@ -4,6 +4,7 @@ objects, shards, rows    as the run itself would plan them, including shards car
 rows to embed, tokens    of the other shards, from a sample of their documents             (jobs/planning/estimate.py)
 GPU-hours, cost          tokens / the rate of the newest run on this output; unknown before the first
 output bytes             rows x bytes of a row, from the newest run on this output, else from the vector's size
+budget                   what of the limits is spent, and whether the rest fits           (jobs/planning/spending.py)
 warnings                 what in the cut leaves replicas idle                              (jobs/planning/parallelism.py)
 """
 
@@ -20,10 +21,14 @@ from jobs.planning.parallelism import WORTH_CUTTING, idle_replicas
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.request import Request
 from jobs.planning.run import Run
+from jobs.planning.spending import budget_text, planned_budget, spent_before
+from jobs.state.accounting import Work
 from jobs.state.ledger import load_receipts
 from jobs.state.stored_shards import pending
 from workers.reading.typed.type_names import type_name
 from workers.records.shard import Receipt, Shard
+
+_FITS = {True: "fits", False: "does NOT fit: the run would end before that", None: "may fit: no run has measured a rate"}
 
 
 def plan_run(config: RunConfig) -> dict[str, Any]:
@@ -41,6 +46,8 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
     rate, row_bytes = measured(request.store, request.stored_facts)
     hours = work.tokens / rate / 3600 if rate else None if left else 0.0
     price = config.cost.gpu_hour_usd
+    cost = round(hours * price, 4) if hours is not None and price is not None else None
+    spent = spent_before(sum(each.tokens for each in done.values()), run.work() if isinstance(run, Run) else Work())
     return {
         "run_id": run.run_id if isinstance(run, Run) else None,
         "action": "resume" if resumed else _action(run),
@@ -60,7 +67,8 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
         "estimated_tokens": work.tokens,
         "tokens_per_second_per_replica": round(rate, 1) if rate else None,
         "replica_hours": round(hours, 4) if hours is not None else None,
-        "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
+        "cost_usd": cost,
+        "budget": planned_budget(config.cost, spent, work.tokens, cost),
         "warnings": _warnings(config, left),
         "output_bytes": round(rows * request.kept_share * (row_bytes or plain_row_bytes(run, sample))),
         "id_type": str(run.plan.id_type),
@@ -92,10 +100,15 @@ def plan_text(report: dict[str, Any]) -> str:
         f"  to embed    about {report['rows_to_embed']:,} rows, {report['estimated_tokens']:,} tokens",
         f"  time        {known(report['replica_hours'], 'replica-hours')}",
         f"  cost        {f'{cost} USD' if cost is not None else 'unknown: needs the time, and cost.gpu_hour_usd'}",
+        *_budget_lines(report["budget"]),
         f"  output      about {report['output_bytes']:,} bytes",
         f"  model       {report['model']['name']} {report['model']['pooling']} {report['model']['dim']}",
         *(f"  warning     {warning}" for warning in report["warnings"]),
     ])  # fmt: skip
+
+
+def _budget_lines(facts: Mapping[str, Any] | None) -> list[str]:
+    return [f"  budget      {budget_text(facts)}; what is left {_FITS[facts['fits']]}"] if facts else []
 
 
 def _warnings(config: RunConfig, left: Sequence[Shard]) -> list[str]:

@@ -4,8 +4,8 @@
 2. carry over  parts of unchanged objects are copied from the published snapshot                   (publish/carry_over.py)
 3. embed       replicas on Ray embed the shards without a receipt; if there are none, Ray is not started (session.py)
 4. gate        rows in = rows out + rows quarantined, shard by shard, and all other checks         (gate/judge.py)
-5. publish     unless a check failed: the change set, if wanted (publish/change_sets.py); check the files, then replace
-               CURRENT.json                                                                        (publish/publish.py)
+5. publish     unless a check failed: the change set, if wanted (publish/change_sets.py); check the files, replace
+               CURRENT.json, then the data set card                                                (publish/publish.py)
 6. retain      snapshots beyond output.keep_snapshots are deleted                                  (publish/retention.py)
 7. report      report.html                                                                         (report/write.py)
 
@@ -18,7 +18,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,19 @@ from jobs.driver.lock import DriverLock
 from jobs.driver.preflight import require_cluster, starts_a_ray
 from jobs.driver.signals import StopFlag, Stopped, stop_flag
 from jobs.embed.context import DriverContext
+from jobs.embed.lineage import lineage_of
 from jobs.evaluate.gate import judge_quality, quality_section
 from jobs.gate.checks import failed
 from jobs.gate.judge import judge
+from jobs.monitoring.lineage import require_lineage
 from jobs.monitoring.metrics import Outcome, RunMetrics, Stage
 from jobs.planning.choose_run import find_resumable, plan_or_reopen
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.prediction import predict
 from jobs.planning.request import Request
 from jobs.planning.run import ReuseRefused, Run
+from jobs.planning.spending import require_room
+from jobs.publish.card import put_card
 from jobs.publish.carry_over import carry_over
 from jobs.publish.change_sets import write_night
 from jobs.publish.publish import Snapshot, publish
@@ -50,7 +54,7 @@ from jobs.state.receipts import Files, Receipts
 from jobs.state.records import RunState
 from jobs.state.stored_shards import pending
 from workers.errors import ReembedError, ReplicaRefused, RunAborted, UsageError
-from workers.records.shard import Receipt
+from workers.records.shard import Receipt, Shard
 from workers.replica.golden_reference import golden_reference_file
 from workers.storage.atomicity import probe_atomic_create
 from workers.table.paths import PROBES
@@ -74,6 +78,7 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
     """
     if config.gate.evaluate is not None:
         quality_section(config.gate.evaluate)  # refused before anything is written
+    require_lineage(config.lineage)
     request = Request.resolve(config)
     lock = DriverLock(request.store)
     lock.refuse_if_held()
@@ -104,8 +109,9 @@ def _work(run: Run | PlannedRun, lock: DriverLock, stop: StopFlag) -> dict[str, 
                 begun, session = _begin(driver, run)
             else:
                 begun, session = run, None
-            with _resumable(driver, begun):
+            with lineage_of(begun, lock.generation) as told, _resumable(driver, begun):
                 summary = _complete(driver, begun, session)
+                told |= summary
         except ReuseRefused:
             raise
         except ReembedError as error:
@@ -162,7 +168,10 @@ def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[
     quarantined: Mapping[int, str] = {}
     receipts, work = _carry_over(driver, run, receipts, run.work())
     while True:
-        if session is not None or pending(run.shards, receipts):
+        todo = pending(run.shards, receipts)
+        if todo and session is None:
+            _require_room(run, todo, receipts, work)
+        if session is not None or todo:
             quarantined, work = (session or _open_session(driver, run)).embed(run, receipts, work)
             session = None
             driver.metrics.stage(Stage.JUDGING)
@@ -179,6 +188,7 @@ def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[
         damaged = publish(Snapshot(run.store, run.run_id, Files(receipts), facts), driver.lock)
         if damaged is None:
             summary |= {"published": True, "state": RunState.COMPLETE.value}
+            put_card(run.stored(receipts), driver.lock.guard)
             summary["deleted_snapshots"] = retain(run.store, driver.lock, run.config.output.keep_snapshots, driver.stop)
             break
         log.warning("parts are missing or altered, e.g. %s; their shards are embedded again", damaged.files[0])
@@ -197,6 +207,15 @@ def _checked(driver: DriverContext) -> Callable[[], None]:
         driver.lock.guard()
 
     return check
+
+
+def _require_room(run: Run, todo: Sequence[Shard], receipts: Receipts, work: Work) -> None:
+    """Before Ray is started. Raises: RunAborted: the budget is spent; the status says so."""
+    try:
+        require_room(run, todo, receipts, work)
+    except RunAborted as error:
+        run.write_status({"state": RunState.ABORTED.value, "reason": str(error)}, work)
+        raise
 
 
 def _refuse(run: Run, receipts: Receipts, reason: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _handle(event: Event, scheduler: Scheduler, ledger: Ledger, progress: Progre
             scheduler.on_ready(replica, now)
         case Stats(replica, stats):
             progress.replica_stats(replica, stats)
-            scheduler.on_progress(replica, stats.tokens, now)
+            scheduler.on_progress(replica, stats.tokens, now, stats.uptime_seconds)
         case Lost(replica, reason, charged, starting, error):
             log.warning("replica %d lost%s: %s", replica, " while starting" if starting else "", reason)
             progress.replica_lost(replica)

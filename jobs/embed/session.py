@@ -26,6 +26,7 @@ from jobs.monitoring.progress import Progress
 from jobs.planning.parallelism import WORTH_CUTTING, idle_replicas
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.run import Run
+from jobs.planning.spending import budget_of, expected_excess
 from jobs.pool.connection import cluster_resources, connected, recorder
 from jobs.pool.replica_pool import ReplicaPool
 from jobs.pool.replica_shape import ReplicaShape, replica_shape
@@ -129,7 +130,10 @@ class _Embedding:
         slots = GPU_SLOTS if shape.gpus else Policy().slots
         policy = Policy.of(config.run, ready_seconds=config.cluster.replica_ready_seconds, slots=slots)
         first_epoch = driver.lock.first_epoch
-        self.scheduler = Scheduler(todo, policy, replicas=shape.replicas, first_epoch=first_epoch)
+        budget = budget_of(run, receipts, work)
+        if excess := expected_excess(run):
+            log.warning("the run is expected to need more than its budget, and to end before it is done: %s", excess)
+        self.scheduler = Scheduler(todo, policy, replicas=shape.replicas, first_epoch=first_epoch, budget=budget)
         predicted = run.record.extra.get("predicted", {}).get("tokens")
         self.progress = Progress(run.shards, receipts, self._store_status, self._began, first_epoch, predicted)
         log.info(
@@ -189,9 +193,10 @@ class _Embedding:
             save_golden(self._run.store, self._run.run_id, Golden.made_by(self._run.run_id, vectors))
 
     def spent(self) -> Work:
-        """The run's work so far. A killed driver's last status is late, so its documents are also counted by receipts."""
-        known = max(self._work.documents_embedded, self.progress.documents_before)
-        work = dataclasses.replace(self._work, documents_embedded=known)
+        """The run's work so far. A killed driver's last status is late, so its work is also counted by receipts."""
+        documents = max(self._work.documents_embedded, self.progress.documents_before)
+        tokens = max(self._work.tokens, self.progress.tokens_before)
+        work = dataclasses.replace(self._work, documents_embedded=documents, tokens=tokens)
         return work.plus(self.scheduler.attempts, time.monotonic() - self._began, self.progress.stats)
 
     def _store_status(self, snapshot: Mapping[str, Any], state: RunState = RunState.RUNNING) -> None:

@@ -1,1 +1,1 @@
-"""The progress display, status.json and Prometheus metrics of a running job."""
+"""The progress display, status.json, Prometheus metrics and lineage events of a running job."""

@@ -78,7 +78,7 @@ class Progress:
         self._total_bytes = total_text_bytes(shards)
         self._shards = len(shards)
         self._done = self._done_bytes = self._documents = self._quarantined_rows = 0
-        self.documents_before = 0  # embedded by earlier drivers, as far as receipts tell
+        self.documents_before = self.tokens_before = 0  # embedded by earlier drivers, as far as receipts tell
         self._first_epoch = first_epoch
         self._measured_tokens = self._measured_bytes = 0  # of the embedded shards that are done
         carried = 0
@@ -130,7 +130,9 @@ class Progress:
         if view is not None and not receipt.adopted:
             view.settled += receipt.tokens
         self._documents += receipt.documents
-        self.documents_before += _embedded(receipt) if before or receipt.epoch < self._first_epoch else 0
+        if before or receipt.epoch < self._first_epoch:
+            self.documents_before += _embedded(receipt)
+            self.tokens_before += receipt.tokens
         self._quarantined_rows += receipt.quarantined_rows
 
     @property

@@ -18,7 +18,7 @@ PREDICTION_SECONDS = 1.0  # no further shard is sampled after this time
 
 
 def predict(run: PlannedRun) -> dict[str, Any]:
-    """`tokens`, `replica_hours`, `cost_usd`, each None if not known; {} if the estimate failed.
+    """`tokens` of `text_bytes`, `replica_hours`, `cost_usd`, each None if not known; {} if the estimate failed.
 
     Only shards that will be embedded are sampled; carried shards are not opened.
     """
@@ -29,11 +29,12 @@ def predict(run: PlannedRun) -> dict[str, Any]:
     except ReembedError as error:  # the run itself will fail with the same error and its advice
         log.warning("nothing predicted: %s", error)
         return {}
-    tokens = to_embed(shards, sample, run.request.kept_share).tokens
-    hours = tokens / rate / 3600 if rate else None
+    work = to_embed(shards, sample, run.request.kept_share)
+    hours = work.tokens / rate / 3600 if rate else None
     price = run.config.cost.gpu_hour_usd
     return {
-        "tokens": tokens,
+        "tokens": work.tokens,
+        "text_bytes": work.text_bytes,
         "replica_hours": round(hours, 4) if hours is not None else None,
         "cost_usd": round(hours * price, 4) if hours is not None and price is not None else None,
         "tokens_per_second_per_replica": round(rate, 1) if rate else None,

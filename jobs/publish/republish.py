@@ -3,7 +3,7 @@
 1. open     run.json, manifest, receipts, summary; refused unless every row of the manifest is embedded or quarantined
 2. check    every part that a receipt lists exists with its size                                    (publish.py)
 3. flip     one put of CURRENT.json, with the facts of that run
-4. record   the run's summary says that it is published
+4. record   the run's summary says that it is published, and the data set card is of it
 
 If killed between 3 and 4, CURRENT.json is right and the summary is not; the same command corrects it. Reads no part.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.driver.lock import DriverLock
+from jobs.publish.card import put_card
 from jobs.publish.publish import Snapshot, publish
 from jobs.state.accounting import Accounting, account
 from jobs.state.current import Current, published_by_hand, read_current
@@ -72,6 +73,7 @@ class Republication:
                 "`reembed embed` with its configuration and corpus embeds them again"
             )
         self.mark_published(forced)
+        put_card(run, lock.guard)
         return current
 
     def mark_published(self, forced: Mapping[str, Any] | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.planning.spending import budget_text
 from jobs.state.accounting import Totals, Work
 from jobs.state.records import RunState
 
@@ -96,6 +97,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         f"  tokens      {summary['tokens']:,} ({summary['tokens_per_second']:,.0f}/s over {summary['seconds']:,.1f} s), "
         f"padding {_share(summary['padded_tokens'] - summary['tokens'], summary['padded_tokens'])}",
         *_reuse_lines(summary),
+        *([f"  budget      {budget_text(summary['budget'])}"] if summary.get("budget") else []),
         f"  replicas    busy {summary['replica_busy_fraction']:.0%}; stage seconds "
         + ", ".join(f"{name} {seconds:,.1f}" for name, seconds in stages.items()),
         f"  model       {summary['model']['name']} {summary['model']['pooling']} {summary['model']['dim']} x "

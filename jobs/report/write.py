@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.planning.run import Run
+from jobs.planning.spending import budget_facts, spent_before
 from jobs.report.summary import Ending, RunFacts, build_summary
 from jobs.state.accounting import Totals, Work, totals
 from jobs.state.ledger import load_receipts
@@ -46,6 +47,8 @@ def summarise(run: Run, ending: Ending, sums: Totals, work: Work) -> dict[str, A
     facts = run.facts() | {"reuse": run.reuse_facts(sums.carried)}
     if run.plan.exclusion is not None:
         facts |= {"exclude": dataclasses.asdict(run.plan.exclusion)}
+    if budget := budget_facts(run.config.cost, spent_before(sums.tokens, work)):
+        facts |= {"budget": budget}
     data = run.store.uri_of(run.paths.data)
     return build_summary(
         RunFacts(run.run_id, data, len(run.shards), facts, run.config.cost.gpu_hour_usd), ending, sums, work

@@ -9,7 +9,8 @@ By the failure's blame:
     OUTPUT          the run is aborted: the attempt has tried for its whole budget, and no other would do better
     replica died    charged to the shard if it was the only one in flight. Otherwise none is charged: each shard in
                     flight becomes a suspect and runs alone from then on, which shows whether it is the cause
-An aborted run can be resumed. Does not know: which replica does what next, deadlines, commands.
+The budget (budget.py) aborts a run too. An aborted run can be resumed. Does not know: which replica does what next,
+deadlines, commands.
 """
 
 from __future__ import annotations
@@ -87,6 +88,10 @@ class BlameAssigner:
             f"no document was embedded anywhere for {seconds:.0f} s (run.stall_seconds): {state}; last trouble: "
             f"{self.last_failure}; look at the replicas' logs, the storage, and whether the cluster has free GPUs"
         )
+
+    def budget_reached(self, reason: str) -> None:
+        """No further shard may be begun, or those in flight may not go on."""
+        self._abort(reason)
 
     def _charge(self, history: History, replica: int, reason: str, now: float) -> None:
         history.charged += 1

@@ -7,7 +7,8 @@ next event or next_deadline(now). The run is over when `finished` is true or `ab
 A shard is never in flight on two live replicas: it moves only after its replica was lost or told to stop. Later messages
 of that replica are ignored.
 
-Parts: backlog (shards that wait), fleet (live replicas), blame (which failures are charged), policy (limits).
+Parts: backlog (shards that wait), fleet (live replicas), blame (which failures are charged), policy (limits),
+budget (whether one more shard may be begun).
 Does not know: Ray, storage, text, or the clock. `now` is the caller's monotonic time in seconds; a `now` earlier than the
 last one is replaced by the last one.
 """
@@ -20,10 +21,11 @@ from typing import Protocol
 
 from jobs.scheduling.backlog import Backlog, History
 from jobs.scheduling.blame import BlameAssigner
+from jobs.scheduling.budget import NO_BUDGET, Budget
 from jobs.scheduling.fleet import Fleet, Replica, Restarts
 from jobs.scheduling.messages import Command, Dispatch, StartReplica, StopReplica
 from jobs.scheduling.policy import Policy
-from workers.records.shard import Assignment, Blame, Failure, Shard
+from workers.records.shard import Assignment, Blame, Failure, Receipt, Shard
 
 
 class Finish(Protocol):
@@ -40,7 +42,14 @@ class Finish(Protocol):
 class Scheduler:
     """The state of one run. `shards`, in dispatch order and with distinct numbers, is kept by reference and only read."""
 
-    def __init__(self, shards: Sequence[Shard], policy: Policy, replicas: int, first_epoch: int) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        policy: Policy,
+        replicas: int,
+        first_epoch: int,
+        budget: Budget = NO_BUDGET,
+    ) -> None:
         self._policy = policy
         self._total = len(shards)
         self._target = replicas
@@ -49,6 +58,7 @@ class Scheduler:
         self._fleet = Fleet(policy)
         self._restarts = Restarts(policy)
         self._blame = BlameAssigner(policy, self._backlog)
+        self._budget = budget
         self._commands: list[Command] = []
         self._now = float("-inf")
         self._decided = float("-inf")  # when decide() was last called
@@ -97,6 +107,7 @@ class Scheduler:
             return now
         moments = [self._last_progress + self._policy.stall_seconds, self._restarts.not_before]
         moments += [*self._fleet.deadlines(), *self._backlog.deadlines()]
+        moments.append(self._budget.exceeded_at(self._now))
         # What was due at the last decision was handled by it, or waits for an event.
         return min((moment for moment in moments if moment > self._decided), default=now)
 
@@ -128,14 +139,17 @@ class Scheduler:
         if sender is not None and not sender.ready:
             self._fleet.ready(sender, now)
             self._restarts.succeeded(receipt=False)
+            self._budget.ready(replica, now)
 
-    def on_progress(self, replica: int, tokens: int, now: float) -> None:
-        """The replica's running total of tokens embedded; an increase anywhere shows that the run is not stalled."""
+    def on_progress(self, replica: int, tokens: int, now: float, seconds: float = 0.0) -> None:
+        """The replica's running totals: tokens embedded, an increase of which anywhere shows that the run is not stalled,
+        and seconds since it was ready, which are paid for."""
         now = self._tick(now)
         sender = self._fleet.live.get(replica)
         if sender is not None and tokens > sender.tokens:
             sender.tokens = tokens
             self._last_progress = now
+        self._budget.report(replica, tokens, seconds, now)
 
     def on_receipt(self, replica: int, receipt: Finish, now: float) -> bool:
         """A shard is done. False: a late message of an abandoned attempt, ignored; the shard runs elsewhere."""
@@ -146,6 +160,8 @@ class Scheduler:
         if sender is None or history is None or not (receipt.adopted or receipt.epoch == history.epoch):
             return False
         self._fleet.release(sender, history, now)
+        embedded = receipt.tokens if isinstance(receipt, Receipt) and not receipt.adopted else None
+        self._budget.ended(replica, receipt.shard, embedded, now)
         self._restarts.succeeded(receipt=True)
         sender.failures = sender.full_disks = 0
         self._last_progress = now
@@ -167,6 +183,7 @@ class Scheduler:
             self._blame.replica_failed(self._stop(sender, failure.reason), replica, failure.reason, now)
             return True
         self._fleet.release(sender, history, now)
+        self._budget.ended(replica, failure.shard, None, now)
         # A replica that fails every shard at once is always free and would take all the work, so it backs off, longer each
         # time. Failures that blame an object do not count: a shard may hold many bad objects, and each needs two failures.
         sender.failures += failure.blame is not Blame.OBJECT
@@ -186,6 +203,7 @@ class Scheduler:
             return
         in_flight = self._fleet.remove(sender)
         self._backlog.abandon(replica)
+        self._budget.removed(replica, now)
         self._blame.last_failure = f"replica {replica} was lost: {reason}"
         if during_start or not sender.ready:
             self._fail_start(reason, now, charged=charged)
@@ -206,11 +224,15 @@ class Scheduler:
             self._last_progress = now
         if not self._over:
             self._enforce_deadlines(now, self._last_progress)
+        if not self._over and self._budget.exceeded_at(now) <= now:
+            cause = f"{self.running} shards in flight are given up" if self.running else "no further shard fits"
+            self._blame.budget_reached(self._budget.ended_by(now, cause))
         if not self._over:
             self._backlog.wake(now)
             self._fleet.wake(now)
             self._dispatch(now)
-            if now >= self._restarts.not_before and not (self._restarts.exhausted and self._fleet.starting):
+            starts = now >= self._restarts.not_before and not (self._restarts.exhausted and self._fleet.starting)
+            if starts and not self._over:  # the budget may have ended it
                 for _ in range(self._wanted - len(self._fleet.live)):
                     self._commands.append(StartReplica(self._fleet.start(now)))
         commands, self._commands = self._commands, []
@@ -226,7 +248,9 @@ class Scheduler:
 
     @property
     def _wanted(self) -> int:
-        return min(self._target, self._remaining)  # no replica is started that would get no shard
+        # No replica is started that would get no shard. A budget that has refused one has work for those that are there.
+        most = 1 if self._budget.refused else self._target
+        return min(most, self._remaining)
 
     def _tick(self, now: float) -> float:
         self._now = max(self._now, now)
@@ -244,6 +268,8 @@ class Scheduler:
                     continue
                 history = self._backlog.take(replica.id, now, empty=empty)
                 if history is not None:
+                    if not self._grant(history, now):
+                        return
                     self._assign(replica, history, now)
                 elif empty and len(self._fleet.live) >= self._wanted > 0 and self._backlog.excluded_on_all(self._fleet.live):
                     self._stop(replica, "replaced, to have a failed shard tried on another replica")
@@ -253,6 +279,7 @@ class Scheduler:
         history.dispatches += 1
         self.attempts += 1
         self._fleet.assign(replica, history, now)
+        self._budget.given(replica.id, history.shard, now)
         assignment = Assignment(
             history.shard, history.epoch, history.dispatches, history.excluded_objects, suspect=history.suspect
         )
@@ -261,6 +288,7 @@ class Scheduler:
     def _stop(self, replica: Replica, reason: str) -> list[History]:
         self._commands.append(StopReplica(replica.id, reason))
         self._backlog.abandon(replica.id)
+        self._budget.removed(replica.id, self._now)
         return self._fleet.remove(replica)
 
     def _fail_start(self, reason: str, now: float, *, charged: bool = True) -> None:
@@ -287,3 +315,14 @@ class Scheduler:
             self._blame.replica_failed([oldest], overdue.id, reason, now)
             for history in queued:  # they only waited for the oldest
                 self._backlog.put(history, now)
+
+    def _grant(self, history: History, now: float) -> bool:
+        """Whether the budget has room for the shard. If not, it waits, and replicas with nothing to do are stopped."""
+        if self._budget.grants(history.shard, now):
+            return True
+        self._backlog.put(history, now)
+        for replica in [each for each in self._fleet.live.values() if not each.in_flight]:
+            self._stop(replica, "no further shard fits the budget (cost.max_tokens, cost.max_usd)")
+        if not self._fleet.running:
+            self._blame.budget_reached(self._budget.ended_by(now, "no further shard fits"))
+        return False

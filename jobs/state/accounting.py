@@ -78,6 +78,7 @@ class Work:
     busy_seconds: float = 0.0
     replica_seconds: float = 0.0  # time replicas were ready, the basis of cost
     peak_memory_bytes: int = 0  # largest replica process
+    tokens: int = 0  # embedded, committed or not; not known of drivers of earlier versions
 
     def plus(self, attempts: int, seconds: float, replicas: Iterable[ReplicaStats]) -> Work:
         """This work plus that of the present driver so far."""
@@ -90,6 +91,7 @@ class Work:
             busy_seconds=round(self.busy_seconds + sum(item.busy_seconds for item in stats), 3),
             replica_seconds=round(self.replica_seconds + sum(item.uptime_seconds for item in stats), 3),
             peak_memory_bytes=max([self.peak_memory_bytes, *(item.peak_memory_bytes for item in stats)]),
+            tokens=self.tokens + sum(item.tokens for item in stats),
         )
 
 

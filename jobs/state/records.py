@@ -160,7 +160,7 @@ def _forms(config: RunConfig) -> dict[str, Any]:
 
 def config_snapshot(config: RunConfig) -> dict[str, Any]:
     """The configuration in the form that is stored: without storage_options, and with URIs without credentials."""
-    snapshot = config.model_dump(mode="json", exclude={"search"})
+    snapshot = config.model_dump(mode="json", exclude={"search", "lineage"})
     for section in ("corpus", "model", "output"):
         del snapshot[section]["storage_options"]
     snapshot["corpus"]["uri"] = [redact(uri) for uri in snapshot["corpus"]["uri"]]

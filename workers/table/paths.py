@@ -1,6 +1,7 @@
 """Every path below OUTPUT, relative to it. Whoever needs a path asks here; nobody builds one by hand.
 
     CURRENT.json                                  which run readers see
+    README.md                                     the data set card of that run
     runs/lock/, runs/probe/                       the drivers' lock, and what a probe for atomic creation leaves
     runs/consumers/<name>/<n>.json                which snapshot a consumer of change sets has; the highest n counts
     runs/<run_id>/run.json                        what the run is; written once and last
@@ -31,6 +32,7 @@ from workers.records.shard import shard_name
 
 RUNS, DATA = "runs", "data"
 CURRENT = "CURRENT.json"
+CARD = "README.md"
 LOCK, PROBES, CONSUMERS = f"{RUNS}/lock", f"{RUNS}/probe", f"{RUNS}/consumers"
 RECEIPTS_PER_FOLDER = 1000  # one page of a listing
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
