@@ -58,8 +58,9 @@ def read_arrow(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _compre
         for part in pieces(batch):
             yield layout.rows(part, first + done)
             done += part.num_rows
-    if piece.rows is not None and done != piece.rows:
-        raise ObjectError(stream.uri, f"holds {done} rows where its footer promised {piece.rows}; upload it again", done)
+    if piece.rows is not None and done != piece.stored_rows:
+        reason = f"holds {done} rows where its footer promised {piece.stored_rows}; upload it again"
+        raise ObjectError(stream.uri, reason, done)
 
 
 def _read_at(stream: SourceStream, start: int) -> bytes:

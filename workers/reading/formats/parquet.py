@@ -92,8 +92,9 @@ def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _comp
             end = at + part.num_rows
             yield layout.rows(part, first + done, {place - at: why for place, why in unfit.items() if at <= place < end})
             done, at = done + part.num_rows, end
-    if piece.rows is not None and done != piece.rows:
-        raise ObjectError(stream.uri, f"holds {done} rows where its footer promised {piece.rows}; upload it again", done)
+    if piece.rows is not None and done != piece.stored_rows:
+        reason = f"holds {done} rows where its footer promised {piece.stored_rows}; upload it again"
+        raise ObjectError(stream.uri, reason, done)
 
 
 def _batches(
