@@ -160,15 +160,22 @@ def _positions(path: str, kind: str, config: CorpusConfig) -> Mapping[str, Any]:
             f"corpus.uri {redact(config.uri[0])}: {redact(path)} is gone (expired); name a later corpus.table_version"
         ) from None
     if kind == "PUFFIN":
-        from pyiceberg.table.puffin import PuffinFile
-
-        return {file: np.asarray(found) for file, found in PuffinFile(content).to_vector().items()}
+        return _vectors(content)
     if kind != "PARQUET":
         raise UsageError(f"corpus.uri {redact(config.uri[0])}: delete files in {kind} are not read; rewrite them")
     table = pq.read_table(io.BytesIO(content), columns=["file_path", "pos"])
     files = table.column("file_path").cast(pa.string()).combine_chunks().dictionary_encode()
     codes, positions = files.indices.to_numpy(), table.column("pos").to_numpy()
     return {file: positions[codes == code] for code, file in enumerate(files.dictionary.to_pylist())}
+
+
+def _vectors(content: bytes) -> dict[str, Any]:
+    """Data file -> positions, of a Puffin file of deletion vectors."""
+    from pyiceberg.table.deletion_vector import deletion_vectors_from_puffin_file
+    from pyiceberg.table.puffin import PuffinFile
+
+    vectors = deletion_vectors_from_puffin_file(PuffinFile(content))
+    return {vector.referenced_data_file: vector.to_vector().to_numpy() for vector in vectors}
 
 
 def _uri(path: str) -> str:

@@ -1,7 +1,7 @@
 """What deltalake reads and does not write: commits of a Delta log, written by hand after the protocol's own text.
 
     commit             one more version of a table
-    inline, stored     deletion vectors: inside the log, and in a file of their own
+    inline, stored     deletion vectors: inside the log, and in a file of their own; roaring: the bitmap in them
     mapped             a table whose columns have other names in its files
 
 https://github.com/delta-io/delta/blob/master/PROTOCOL.md (Deletion Vectors, Column Mapping), and
@@ -147,7 +147,12 @@ def _added(folder: Path, path: str) -> dict[str, Any]:
 
 
 def _bitmap(rows: Iterable[int]) -> bytes:
-    """A RoaringBitmapArray of numbers below 2^32, with array containers only (at most 4,096 values in each)."""
+    """A RoaringBitmapArray as Delta stores it."""
+    return struct.pack("<I", _MAGIC) + roaring(rows)
+
+
+def roaring(rows: Iterable[int]) -> bytes:
+    """The portable 64-bit form of numbers below 2^32, with array containers only (at most 4,096 values in each)."""
     groups: dict[int, list[int]] = {}
     for row in sorted(set(rows)):
         groups.setdefault(row >> 16, []).append(row & 0xFFFF)
@@ -157,7 +162,7 @@ def _bitmap(rows: Iterable[int]) -> bytes:
     for low in groups.values():
         offsets += struct.pack("<I", offset + len(values))
         values += struct.pack(f"<{len(low)}H", *low)
-    return struct.pack("<IQI", _MAGIC, 1, 0) + head + offsets + values
+    return struct.pack("<QI", 1, 0) + head + offsets + values
 
 
 def _z85(data: bytes) -> str:

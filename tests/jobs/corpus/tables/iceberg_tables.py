@@ -2,20 +2,25 @@
 
     catalog         a catalogue below a folder
     add_deletes     a snapshot that adds one delete file, written by pyiceberg's own manifest writers
-    positional      such a file, of (data file, position)
+    positional, vectors, equality    such files
 
 https://iceberg.apache.org/spec/#position-delete-files: field ids 2147483546 (file_path) and 2147483545 (pos).
 """
 
 from __future__ import annotations
 
+import json
+import struct
 import uuid
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tests.jobs.corpus.tables.delta_logs import roaring
 
 _POSITIONS = pa.schema(
     [
@@ -58,6 +63,25 @@ def positional(table: Any, rows: Iterable[tuple[str, int]]) -> Any:
     return _data_file(table, Path(path), "POSITION_DELETES", len(found))
 
 
+def vectors(table: Any, rows: dict[str, Iterable[int]]) -> Any:
+    """A Puffin file of deletion vectors, by data file (https://iceberg.apache.org/puffin-spec/#deletion-vector-v1-blob-type)."""
+    content, blobs = b"PFA1", []
+    for file, deleted in rows.items():
+        vector = b"\xd1\xd3\x39\x64" + roaring(deleted)
+        blob = struct.pack(">I", len(vector)) + vector + struct.pack(">I", zlib.crc32(vector))
+        properties = {"referenced-data-file": file, "cardinality": str(len(set(deleted)))}
+        blobs.append(
+            {"type": "deletion-vector-v1", "fields": [2147483545], "snapshot-id": -1, "sequence-number": -1,
+             "offset": len(content), "length": len(blob), "properties": properties}
+        )  # fmt: skip
+        content += blob
+    footer = json.dumps({"blobs": blobs, "properties": {}}).encode()
+    content += b"PFA1" + footer + struct.pack("<I", len(footer)) + b"\0\0\0\0" + b"PFA1"
+    path = Path(f"{table.location()}/data/deletes-{uuid.uuid4()}.puffin".removeprefix("file://"))
+    path.write_bytes(content)
+    return _data_file(table, path, "POSITION_DELETES", sum(len(set(deleted)) for deleted in rows.values()), "PUFFIN")
+
+
 def equality(table: Any, values: pa.Table, field_ids: list[int]) -> Any:
     """An equality delete file."""
     path = f"{table.location()}/data/deletes-{uuid.uuid4()}.parquet".removeprefix("file://")
@@ -65,14 +89,14 @@ def equality(table: Any, values: pa.Table, field_ids: list[int]) -> Any:
     return _data_file(table, Path(path), "EQUALITY_DELETES", values.num_rows, equality_ids=field_ids)
 
 
-def _data_file(table: Any, path: Path, content: str, rows: int, **more: Any) -> Any:
+def _data_file(table: Any, path: Path, content: str, rows: int, kind: str = "PARQUET", **more: Any) -> Any:
     from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
     from pyiceberg.typedef import Record
 
     found = DataFile.from_args(
         content=DataFileContent[content],
         file_path=f"file://{path}",
-        file_format=FileFormat.PARQUET,
+        file_format=FileFormat[kind],
         partition=Record(),
         record_count=rows,
         file_size_in_bytes=path.stat().st_size,

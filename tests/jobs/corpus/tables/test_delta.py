@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -41,10 +43,10 @@ def partitioned(begin: int, end: int) -> pa.Table:
     )
 
 
-def library(path: Path, version: int | None = None, where: str = "") -> pa.Table:
+def library(path: Path, version: int | None = None) -> pa.Table:
     """All rows by the library's own query engine, which honours deletion vectors."""
     builder = deltalake.QueryBuilder().register("t", deltalake.DeltaTable(path, version=version))
-    return pa.table(builder.execute(f"select * from t {where}").read_all())
+    return pa.table(builder.execute("select * from t").read_all())
 
 
 def test_the_rows_are_those_of_the_library_with_partitions_of_the_log(tmp_path: Path) -> None:
@@ -62,6 +64,23 @@ def test_the_rows_are_those_of_the_library_with_partitions_of_the_log(tmp_path: 
     assert corpus.read_plan.table is not None
     assert corpus.read_plan.table.version == "3"
     assert all(not source.deleted for source in corpus.objects)
+
+
+def test_where_chooses_files_by_the_tables_partitions(tmp_path: Path) -> None:
+    """By columns that are not kept, in the table's types; a condition on another column is refused."""
+    where = tmp_path / "t"
+    deltalake.write_deltalake(where, partitioned(0, 60), partition_by=["lang", "day", "year"])
+    condition = "year >= 2001 and (day < '2000-01-01' or lang is null)"
+    ours, corpus = read_rows(settings(where, "delta", keep=["score"], where=condition))
+    reference = deltalake.DeltaTable(where).to_pyarrow_table()  # its query engine takes an empty value for no null
+    early = pc.less(reference["day"], pa.scalar(datetime.date(2000, 1, 1)))
+    same(
+        ours,
+        reference.filter(pc.and_(pc.equal(reference["year"], 2001), pc.or_kleene(early, pc.is_null(reference["lang"])))),
+    )
+    assert len(corpus.objects) < 30
+    with pytest.raises(UsageError, match="the corpus is not divided by score, but by day, lang, year"):
+        discover(settings(where, "delta", where="score > 1"))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +169,21 @@ def test_columns_have_the_tables_names(tmp_path: Path, mode: str) -> None:
     again, later = read_rows(settings(where, "delta", keep=["lang"], text="body"))
     assert again.to_pylist() == ours.to_pylist()
     assert later.source_fingerprint != corpus.source_fingerprint
+
+
+def test_kept_structs_of_mapped_tables_are_refused(tmp_path: Path) -> None:
+    where = tmp_path / "t"
+    delta_logs.mapped(where, {"id": "c1", "text": "c2"}, [pa.table({"id": ["1"], "text": ["x"]})])
+    metadata = delta_logs.metadata({"id": "c1", "text": "c2", "about": "c3"}, "name")
+    inner = {"type": "struct", "fields": [{"name": "a", "type": "string", "nullable": True, "metadata": {
+        "delta.columnMapping.id": 9, "delta.columnMapping.physicalName": "c9"}}]}  # fmt: skip
+    schema = json.loads(metadata["metaData"]["schemaString"])
+    schema["fields"][2]["type"] = inner
+    metadata["metaData"]["schemaString"] = json.dumps(schema)
+    delta_logs.commit(where, metadata)
+    with pytest.raises(UsageError, match=r"corpus\.keep: about is struct<a: string>, whose fields have other names"):
+        discover(settings(where, "delta", keep=["about"]))
+    assert discover(settings(where, "delta")).rows == 1
 
 
 def test_a_column_that_no_file_has_is_null_of_the_tables_type(tmp_path: Path) -> None:

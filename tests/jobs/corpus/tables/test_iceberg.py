@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,45 @@ def test_deleted_rows_are_no_rows(tmp_path: Path) -> None:
     same(ours, table.scan().to_arrow())
 
 
+def test_deletion_vectors_are_honoured(tmp_path: Path) -> None:
+    table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", documents(0, 1).schema)
+    for begin in (0, 100, 200):
+        table.append(documents(begin, begin + 100))
+    one, two, _ = iceberg_tables.data_files(table)
+    iceberg_tables.add_deletes(table, iceberg_tables.vectors(table, {one: [0, 99], two: range(10, 100)}))
+    table.refresh()
+    ours, _ = read_rows(settings(newest(table), "iceberg"))
+    gone = {0, 99, *range(110, 200)}
+    assert ours.column("id").to_pylist() == [row for row in range(300) if row not in gone]
+    same(ours, table.scan().to_arrow())
+
+
+def test_fields_inside_a_kept_column_are_told_by_their_ids_too(tmp_path: Path) -> None:
+    """A struct is read as it is; once a field of it is renamed, older files drift and say why."""
+    structs = [{"a": row, "b": [{"c": "x"}]} for row in range(4)]
+    table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", documents(0, 4, about=structs).schema)
+    table.append(documents(0, 4, about=structs))
+    ours, _ = read_rows(settings(newest(table), "iceberg", keep=["about"]))
+    assert ours.column("about").to_pylist() == structs
+    with table.update_schema() as update:
+        update.rename_column("about.a", "z")
+    table.refresh()
+    corpus = discover(settings(newest(table), "iceberg", keep=["about"]))
+    assert "column 'about' has other fields inside it than in the table now" in corpus.warnings[0]
+    assert corpus.objects[0].problem is not None
+
+
+def test_a_folder_is_read_by_its_version_hint(tmp_path: Path) -> None:
+    table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", documents(0, 1).schema)
+    table.append(documents(0, 3))
+    folder = Path(table.location().removeprefix("file://"))
+    with pytest.raises(UsageError, match="cannot be opened as an Iceberg table"):
+        discover(settings(folder, "iceberg"))
+    (folder / "metadata/version-hint.text").write_text(newest(table).rpartition("/")[2])
+    ours, _ = read_rows(settings(folder, "iceberg"))
+    same(ours, table.scan().to_arrow())
+
+
 def test_a_migrated_file_is_read_by_the_name_mapping_and_the_partition(tmp_path: Path) -> None:
     """add_files registers Parquet files that have no field ids; those of a Hive table lack the partition's column."""
     table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", documents(0, 1).schema)
@@ -144,6 +184,11 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, monkeypatch:
     assert "has no column txt; did you mean text?" in refusal(text="txt")
     assert "cannot be opened as an Iceberg table" in refusal(uri=tmp_path / "nothing/x.metadata.json")
     assert "cannot be opened as an Iceberg table" in refusal(uri="docs.none", table_options=iceberg_tables.options(tmp_path))
+    defaults = Path(newest(table).removeprefix("file://"))
+    changed = json.loads(defaults.read_text())
+    changed["schemas"][0]["fields"][1]["initial-default"] = "none"
+    (tmp_path / "default.metadata.json").write_text(json.dumps(changed | {"format-version": 3, "next-row-id": 0}))
+    assert "gives column text a default in older files" in refusal(uri=tmp_path / "default.metadata.json")
     values = pa.table([pa.array([3])], schema=pa.schema([pa.field("id", pa.int64(), metadata={"PARQUET:field_id": "1"})]))
     iceberg_tables.add_deletes(table, iceberg_tables.equality(table, values, [1]))
     table.refresh()
