@@ -201,9 +201,10 @@ class CorpusConfig(Section):
     csv: CsvConfig = Field(default_factory=CsvConfig)
     """The dialect of CSV and TSV objects."""
     table: TableFormat | None = Field(None, strict=False)
-    """delta | iceberg | hf: `uri` names one table, whose snapshot is pinned when the run is planned. null: files."""
+    """delta | iceberg | lance | hf: `uri` names one table, whose snapshot is pinned when the run is planned. null: files."""
     table_version: int | Annotated[str, Field(min_length=1)] | None = None
-    """Delta: a number. Iceberg: a snapshot id, a branch or a tag. hf://: a branch, tag or commit. null: the newest."""
+    """Delta: a number. Iceberg: a snapshot id, a branch or a tag. Lance: a number or a tag. hf://: a branch, tag or commit.
+    null: the newest."""
     table_options: StorageOptions = Field(default_factory=dict, repr=False)
     """To the table's library. Iceberg: the catalogue's properties, as pyiceberg has them: {type: rest, uri: ...}."""
     where: str | None = Field(None, min_length=1)
@@ -234,6 +235,8 @@ class CorpusConfig(Section):
     @property
     def source_format(self) -> SourceFormat:
         """Of the objects: `format`, or what every data file of such a table is."""
+        if self.table is TableFormat.LANCE:
+            return SourceFormat.ARROW  # record batches, as Lance hands them out
         return SourceFormat.PARQUET if self.table in (TableFormat.DELTA, TableFormat.ICEBERG) else self.format
 
     @model_validator(mode="after")
@@ -241,7 +244,7 @@ class CorpusConfig(Section):
         if self.table is None:
             given = [name for name in ("table_version", "table_options") if getattr(self, name)]
             if given:
-                raise ValueError(f"{given[0]} is for a table; say which by table: delta | iceberg | hf")
+                raise ValueError(f"{given[0]} is for a table; say which by table: delta | iceberg | lance | hf")
         elif len(self.uri) > 1:
             raise ValueError(
                 f"table: {self.table} needs one uri, the table's; embed several tables into outputs of their own"

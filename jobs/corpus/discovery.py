@@ -28,6 +28,7 @@ from jobs.corpus.sampling import agreed_columns, look_further, sample_columns
 from jobs.corpus.schema import Columns, check_names, infer_schema
 from jobs.corpus.stated_schema import check_stated, stated_types
 from jobs.corpus.tables.open import open_table, pinned, source_objects, wanted_columns
+from jobs.corpus.tables.snapshot import TableSnapshot
 from workers.config import CorpusConfig
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.records.documents import ReadPlan
@@ -118,7 +119,7 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = (), cache: Meta
         cache = None
     known = {at for at, source in enumerate(listed) if cache and cache.get(source)}
     try:
-        objects, columns, problems = _describe(look(listed, config, known), config, cache, named)
+        objects, columns, problems = _describe(look(listed, config, known), config, cache, named, _told(table, wanted))
     except TransientError as error:
         raise RunAborted(f"corpus.uri: listed, but not readable: {error}; the same command tries again") from None
     if table:
@@ -169,14 +170,21 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
 
 
 def _describe(
-    listed: Sequence[SourceObject], config: CorpusConfig, cache: MetadataCache | None, table_columns: Sequence[TableColumn]
+    listed: Sequence[SourceObject],
+    config: CorpusConfig,
+    cache: MetadataCache | None,
+    table_columns: Sequence[TableColumn],
+    told: Columns | None,
 ) -> tuple[tuple[SourceObject, ...], list[Columns | None], list[str]]:
     """Footers of every object that has one, samples of the others: objects with row groups, their columns, warnings."""
     objects = list(listed)
     columns: list[Columns | None] = [None] * len(objects)
     cached = set()
     for at, source in enumerate(listed):
-        if cache and source.problem is None and (known := cache.get(source)):
+        if told is not None and source.row_groups is not None:
+            columns[at] = told
+            cached.add(at)
+        elif cache and source.problem is None and (known := cache.get(source)):
             objects[at], columns[at] = known
             cached.add(at)
     fresh = [at for at in range(len(objects)) if at not in cached]
@@ -205,6 +213,14 @@ def _describe(
         if source.problem is not None
     ]
     return tuple(objects), columns, problems + list(dict.fromkeys(remarks + unlike))
+
+
+def _told(table: TableSnapshot | None, wanted: Sequence[str]) -> Columns | None:
+    """The columns of objects that only the table's own library opens."""
+    if table is None or table.schema is None:
+        return None
+    types = {field.name: field.type for field in table.schema if field.name in wanted}
+    return Columns(types, tuple(table.schema.names), exact=True)
 
 
 def _refuse_unusable(objects: Sequence[SourceObject]) -> None:

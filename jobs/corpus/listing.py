@@ -117,7 +117,9 @@ def _refuse_tables(tables: Mapping[str, str], config: CorpusConfig) -> None:
     """Raises: UsageError: a folder that is a table, unless corpus.format says that its files are meant."""
     for folder, kind in tables.items():
         if kind == LANCE:
-            raise UsageError(f"corpus.uri {redact(folder)}: is a Lance table, which is not read; export it to Parquet")
+            raise UsageError(
+                f"corpus.uri {redact(folder)}: is a Lance table; set corpus.table: lance, or export it to Parquet"
+            )
         if config.format is SourceFormat.AUTO:
             article = "an" if kind == ICEBERG else "a"
             mend = "export it" if kind.lower() not in set(TableFormat) else f"set corpus.table: {kind.lower()}"

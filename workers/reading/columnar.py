@@ -21,7 +21,6 @@ from workers.reading.typed.strings import kept_strings
 from workers.reading.typed.type_names import shown_names
 from workers.reading.widening import refusal
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, ReadPlan
-from workers.storage.stream import SourceStream
 
 
 class ColumnLayout:
@@ -30,10 +29,10 @@ class ColumnLayout:
     `fetched`, `texts_in_file`: columns to read, by the names that the object has for them.
     """
 
-    def __init__(self, stream: SourceStream, schema: pa.Schema, partitions: dict[str, str | None], plan: ReadPlan) -> None:
+    def __init__(self, uri: str, schema: pa.Schema, partitions: dict[str, str | None], plan: ReadPlan) -> None:
         corpus = plan.corpus
         self._plan = plan
-        schema, stored = _table_schema(stream, schema, plan)
+        schema, stored = _table_schema(uri, schema, plan)
         self._partitions = partitions
         self._label = {name: "text" if len(corpus.text) == 1 else f"text column {name}" for name in corpus.text}
         kept = list(plan.keep.names)
@@ -44,26 +43,24 @@ class ColumnLayout:
         columns = shown_names(schema.names)
         for name in self._stored:
             if schema.names.count(name) > 1:
-                raise ObjectError(stream.uri, f"has more than one column {name!r}; rename one and upload it again")
+                raise ObjectError(uri, f"has more than one column {name!r}; rename one and upload it again")
         for setting, names in (("corpus.id", [corpus.id] if corpus.id else []), ("corpus.text", corpus.text)):
             for name in names:
                 if name not in schema.names and name not in partitions:
                     raise ObjectError(
-                        stream.uri, f"has no column {name!r} ({setting}), only {columns}; correct the setting or the object"
+                        uri, f"has no column {name!r} ({setting}), only {columns}; correct the setting or the object"
                     )
         for name in [name for name in corpus.text if name in self._stored]:
             if not is_text(schema.field(name).type):
                 raise ObjectError(
-                    stream.uri,
+                    uri,
                     f"text column {name!r} is of type {schema.field(name).type}, not string; "
                     "correct corpus.text, or write the column as string",
                 )
         source = schema.field(corpus.id).type if corpus.id in schema.names else pa.string()
         reason = id_refusal(source, plan.id_type)
         if reason:
-            raise ObjectError(
-                stream.uri, f"id column {corpus.id!r}: {reason}, the type of ids in this run; correct corpus.id"
-            )
+            raise ObjectError(uri, f"id column {corpus.id!r}: {reason}, the type of ids in this run; correct corpus.id")
         for column in plan.keep:
             if column.name in schema.names:
                 reason = refusal(schema.field(column.name).type, column.type)
@@ -72,7 +69,7 @@ class ColumnLayout:
                 reason = text_refusal(column.type) if in_path else None
             if reason:
                 raise ObjectError(
-                    stream.uri,
+                    uri,
                     f"kept column {column.name!r}: {reason}, its type in the rest of the corpus; "
                     "write it with that type, or leave it out of corpus.keep",
                 )
@@ -111,14 +108,14 @@ class ColumnLayout:
         return column[0]
 
 
-def _table_schema(stream: SourceStream, schema: pa.Schema, plan: ReadPlan) -> tuple[pa.Schema, dict[str, str]]:
+def _table_schema(uri: str, schema: pa.Schema, plan: ReadPlan) -> tuple[pa.Schema, dict[str, str]]:
     """The schema by the names of the table that the object belongs to, and those names -> the object's own."""
     if plan.table is None or not plan.table.columns:
         return schema, {}
     try:
         stored = names_in_file(schema, plan.table.columns)
     except ValueError as error:
-        raise ObjectError(stream.uri, str(error)) from None
+        raise ObjectError(uri, str(error)) from None
     return pa.schema([schema.field(own).with_name(name) for name, own in stored.items()]), stored
 
 

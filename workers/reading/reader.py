@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from workers.config import TableFormat
 from workers.errors import ObjectError
 from workers.host.isolated_process import IsolatedProcess
 from workers.reading.first_look import HEAD_BYTES, first_look, footer_problem, parse_footers
@@ -23,6 +24,7 @@ from workers.reading.footers.facts import FooterReader
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.signatures import SIGNATURE_BYTES
 from workers.reading.source_rows import RowChunk, SourceRows, kept_bytes, text_bytes, validate_rows
+from workers.reading.tables.lance import read_fragment
 from workers.records.deleted_rows import decode_rows
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, DocumentWindow, QuarantinedRow, ReadPlan, empty_table
 from workers.records.shard import ObjectSlice, Shard
@@ -67,6 +69,9 @@ def _deleted_places(rows: SourceRows, deleted: NDArray[np.int64]) -> NDArray[np.
 
 
 def _source_rows(piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
+    if plan.table is not None and plan.table.format == TableFormat.LANCE:
+        yield from read_fragment(piece, plan.table, plan)
+        return
     source_format, compression = format_of(piece.uri, plan.corpus.source_format)
     traits = traits_of(source_format)
     with SourceStream.open(piece, plan.corpus.storage_options, exact=traits.random_access) as stream:

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from jobs.corpus.tables.credentials import object_store_options
 from jobs.corpus.tables.snapshot import DataFile, TableSnapshot, library, refused
 from workers.config import CorpusConfig, TableFormat
 from workers.errors import UsageError
+from workers.reading.tables.credentials import object_store_options
 from workers.records.deleted_rows import encode_rows
 from workers.records.pinned_table import TableColumn
 from workers.storage.uris import redact

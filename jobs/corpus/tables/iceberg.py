@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.corpus.tables.credentials import file_io_properties
 from jobs.corpus.tables.snapshot import DataFile, TableSnapshot, library, refused
 from workers.config import CorpusConfig, TableFormat
 from workers.errors import UsageError
 from workers.reading.footers.table_columns import inner_fields
+from workers.reading.tables.credentials import file_io_properties
 from workers.records.deleted_rows import encode_rows
 from workers.records.pinned_table import TableColumn
 from workers.storage.client import filesystem, patiently

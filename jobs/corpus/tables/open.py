@@ -22,6 +22,7 @@ from jobs.corpus.listing import SourceObject
 from jobs.corpus.tables.delta import open_delta
 from jobs.corpus.tables.hf import open_hf
 from jobs.corpus.tables.iceberg import open_iceberg
+from jobs.corpus.tables.lance import open_lance
 from jobs.corpus.tables.snapshot import DataFile, TableSnapshot
 from jobs.driver.preflight import bucket_of, require_endpoint
 from workers.config import CorpusConfig, TableFormat
@@ -39,6 +40,7 @@ STAT_THREADS = 48
 _FORMATS: dict[TableFormat, Callable[[CorpusConfig], TableSnapshot]] = {
     TableFormat.DELTA: open_delta,
     TableFormat.ICEBERG: open_iceberg,
+    TableFormat.LANCE: open_lance,
     TableFormat.HF: open_hf,
 }
 log = logging.getLogger("reembed")
@@ -51,8 +53,8 @@ def open_table(config: CorpusConfig, partition_by: Sequence[str] = ()) -> TableS
         UsageError: no such table or version, an empty one, one whose rows cannot be told exactly, a missing column, or a
             package that is not installed; the store did not answer.
     """
-    if config.table is None or config.table not in _FORMATS:
-        raise UsageError(f"corpus.table: {config.table} is not read yet; export the table to Parquet")
+    if config.table is None:
+        raise ValueError("no table is named")
     if scheme_of(config.uri[0]):
         require_endpoint(bucket_of(config.uri[0]), config.storage_options, "corpus.uri")
     try:
@@ -76,7 +78,7 @@ def source_objects(table: TableSnapshot, config: CorpusConfig) -> list[SourceObj
     """
     files = _as_listed(table, config)
     try:
-        listed = _listing(table, config)
+        listed = _listing(table, config) | {uri: file.info for uri, file in files.items() if file.info is not None}
         others = [uri for uri in files if uri not in listed]
         with ThreadPoolExecutor(max_workers=max(1, min(STAT_THREADS, len(others)))) as pool:
             listed |= dict(zip(others, pool.map(lambda uri: _stat(uri, table, config), others), strict=True))
@@ -145,6 +147,9 @@ def _as_listed(table: TableSnapshot, config: CorpusConfig) -> dict[str, DataFile
     found: dict[str, DataFile] = {}
     for file in table.files:
         inside = folder is not None and file.uri.startswith(folder)
+        if file.info is not None:
+            found[file.uri] = file
+            continue
         name = root + file.uri.removeprefix(folder or "") if inside else spelled(file.uri)
         if name in found:
             raise UsageError(f"{table.title} names {redact(name)} twice; its records are damaged")
@@ -171,7 +176,7 @@ def _stat(uri: str, table: TableSnapshot, config: CorpusConfig) -> ObjectInfo:
 
 def _source(info: ObjectInfo, file: DataFile, config: CorpusConfig) -> SourceObject:
     source_format, compression = format_of(info.uri, config.source_format)
-    return SourceObject(info, source_format, compression, file.partitions, deleted=file.deleted)
+    return SourceObject(info, source_format, compression, file.partitions, file.row_groups, deleted=file.deleted)
 
 
 def _holds_all(kind: pa.DataType, found: Sequence[pa.DataType]) -> bool:

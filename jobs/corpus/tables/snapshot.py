@@ -1,6 +1,6 @@
 """What a table is to the rest of the program: one snapshot, its columns, its live data files.
 
-    TableSnapshot   what each format's module returns (delta.py, iceberg.py, hf.py)
+    TableSnapshot   what each format's module returns (delta.py, iceberg.py, lance.py, hf.py)
     library         a format's own library, imported when it is needed; missing: UsageError with the extra to install
     refused         what a library says of a table that it cannot open, in one line
 
@@ -16,9 +16,11 @@ from types import ModuleType
 
 import pyarrow as pa
 
+from jobs.corpus.listing import RowGroup
 from workers.config import CorpusConfig, TableFormat
 from workers.errors import UsageError
 from workers.records.pinned_table import TableColumn
+from workers.storage.objects import ObjectInfo
 from workers.storage.uris import hide_secrets, redact
 from workers.table.partitions import Partitions
 
@@ -33,11 +35,16 @@ _SHOWN = 200  # characters of a library's message
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """One live data file. `partitions`: columns whose value is in the table's records; `deleted`: deleted_rows.py."""
+    """One live data file. `partitions`: columns whose value is in the table's records; `deleted`: deleted_rows.py.
+
+    `info`, `row_groups`: of what only the table's own library opens, so that no listing and no footer tells them.
+    """
 
     uri: str
     partitions: Partitions = ()
     deleted: str = ""
+    info: ObjectInfo | None = None
+    row_groups: tuple[RowGroup, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

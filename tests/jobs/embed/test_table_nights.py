@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import jobs.corpus.footers
+import jobs.corpus.tables.lance
 import jobs.embed.session
 import jobs.planning.choose_run
 import jobs.report.charts
+import workers.reading.reader
 import workers.storage.stream
 from jobs.commands.plan import plan_run
 from jobs.commands.verify import verify_snapshot
@@ -26,6 +28,7 @@ from jobs.embed.job import embed_corpus
 from jobs.state.records import new_run_id
 from tests.jobs.corpus.tables import delta_logs
 from tests.jobs.nights import FILLER, HandSession, rows_of, settings
+from workers.records.shard import ObjectSlice
 from workers.storage.store import Store
 
 deltalake = pytest.importorskip("deltalake")
@@ -213,3 +216,32 @@ def test_a_named_version_is_another_corpus_of_the_same_files(tmp_path: Path, sma
     assert (older["documents"], older["reused_rows"]) == (40, 40)
     assert published(older) == library(folder, 1)
     assert newest["documents"] == 60
+
+
+def test_of_a_lance_table_only_new_fragments_and_runs_with_deleted_rows_are_read(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lance, where = pytest.importorskip("lance"), tmp_path / "table"
+    read: list[str] = []
+    by_lance = workers.reading.reader.read_fragment
+
+    def read_fragment(piece: ObjectSlice, *arguments: Any) -> Any:
+        read.append(f"{piece.uri.rpartition('/')[2]} {piece.start}")
+        return by_lance(piece, *arguments)
+
+    monkeypatch.setattr(workers.reading.reader, "read_fragment", read_fragment)
+    monkeypatch.setattr(jobs.corpus.tables.lance, "WINDOW_ROWS", 10)
+    for begin in (0, 30):
+        lance.write_dataset(documents(begin, begin + 30), where, mode="append" if begin else "create")
+    config = config_of(str(tmp_path), small_model, table="lance")
+    first = embed_corpus(config)
+    assert (first["documents"], len(read)) == (60, 6)
+    read.clear()
+    lance.dataset(where).delete("id in ('0011', '0019')")
+    lance.write_dataset(documents(60, 65), where, mode="append")
+    second = embed_corpus(config)
+    assert read == ["fragment-0 1", "fragment-2 0"]
+    assert (second["documents"], second["reused_rows"], second["quarantined_rows"]) == (63, 58, 0)
+    rows = lance.dataset(where).to_table(columns=["id", "lang"]).sort_by("id")
+    assert published(second) == rows.to_pylist()
+    assert verify_snapshot(config.output.uri, 0)["findings"] == []

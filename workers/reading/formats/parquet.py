@@ -45,7 +45,7 @@ def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _comp
     with stream.decoding("Parquet", 0):
         probe = pq.ParquetFile(stream, pre_buffer=False, coerce_int96_timestamp_unit=INT96_UNIT)
         schema = probe.schema_arrow
-    layout = ColumnLayout(stream, schema, dict(piece.partitions), plan)
+    layout = ColumnLayout(stream.uri, schema, dict(piece.partitions), plan)
     groups = probe.metadata.num_row_groups
     problem = missing_columns(probe.metadata)
     if problem is None and piece.rows is None and groups < piece.stop == piece.size:  # as planned without row groups

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from jobs.config import parse_config
-from jobs.corpus.tables.credentials import file_io_properties, object_store_options
 from jobs.state.records import config_snapshot, settings_fingerprint
 from workers.errors import UsageError
+from workers.reading.tables.credentials import file_io_properties, object_store_options
 
 
 def parsed(**corpus: Any) -> Any:

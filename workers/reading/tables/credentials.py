@@ -1,6 +1,6 @@
 """corpus.storage_options, which are fsspec's, in the words of the libraries that read a table's own records.
 
-    object_store_options   of deltalake (Rust's object_store)
+    object_store_options   of deltalake and pylance (Rust's object_store)
     file_io_properties     of pyiceberg
 
 Only S3 has settings that differ by client; what a library asks for beyond that stands in corpus.table_options, which counts
@@ -31,7 +31,7 @@ _FILE_IO = {
 
 
 def object_store_options(config: CorpusConfig) -> dict[str, str]:
-    """For deltalake.DeltaTable."""
+    """For deltalake.DeltaTable and lance.dataset."""
     options = {_OBJECT_STORE[name]: value for name, value in _s3(config).items()}
     endpoint = options.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL", "")
     if endpoint.startswith("http://"):
