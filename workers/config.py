@@ -58,6 +58,15 @@ class SourceFormat(StrEnum):
     JSON = "json"
 
 
+class TableFormat(StrEnum):
+    """Tables: their own records say which data files, and which rows of them, are valid."""
+
+    DELTA = "delta"
+    ICEBERG = "iceberg"
+    LANCE = "lance"
+    HF = "hf"
+
+
 class Pooling(StrEnum):
     """How hidden states become one vector; formulas in workers/engine/pooling.py."""
 
@@ -210,6 +219,16 @@ class CorpusConfig(Section):
     """A longer document (or line) is quarantined, which bounds memory."""
     csv: CsvConfig = Field(default_factory=CsvConfig)
     """The dialect of CSV and TSV objects."""
+    table: TableFormat | None = Field(None, strict=False)
+    """delta | iceberg | lance | hf: `uri` names one table, whose snapshot is pinned when the run is planned. null: files."""
+    table_version: int | Annotated[str, Field(min_length=1)] | None = None
+    """Delta: a number. Iceberg: a snapshot id, a branch or a tag. Lance: a number or a tag. hf://: a branch, tag or commit.
+    null: the newest."""
+    table_options: StorageOptions = Field(default_factory=dict, repr=False)
+    """To the table's library. Iceberg: the catalogue's properties, as pyiceberg has them: {type: rest, uri: ...}."""
+    where: str | None = Field(None, min_length=1)
+    """Objects to read, by the values of their key=value folders or their table's partitions: lang = 'en' and year >= 2020,
+    as `search --where` has it."""
     exclude: str | None = Field(None, min_length=1)
     """OUTPUT of `reembed dedup`: rows that it says not to keep are counted, and not embedded. A row is known by its id and
     its text. Read with output.storage_options."""
@@ -225,7 +244,33 @@ class CorpusConfig(Section):
             written.pop("schema", None)
         if self.exclude is None:
             written.pop("exclude", None)
+        for name in ("table", "table_version", "where"):
+            if getattr(self, name) is None:
+                written.pop(name, None)
+        if not self.table_options:
+            written.pop("table_options", None)
         return written
+
+    @property
+    def source_format(self) -> SourceFormat:
+        """Of the objects: `format`, or what every data file of such a table is."""
+        if self.table is TableFormat.LANCE:
+            return SourceFormat.ARROW  # record batches, as Lance hands them out
+        return SourceFormat.PARQUET if self.table in (TableFormat.DELTA, TableFormat.ICEBERG) else self.format
+
+    @model_validator(mode="after")
+    def _one_table(self) -> CorpusConfig:
+        if self.table is None:
+            given = [name for name in ("table_version", "table_options") if getattr(self, name)]
+            if given:
+                raise ValueError(f"{given[0]} is for a table; say which by table: delta | iceberg | lance | hf")
+        elif len(self.uri) > 1:
+            raise ValueError(
+                f"table: {self.table} needs one uri, the table's; embed several tables into outputs of their own"
+            )
+        elif self.format is not SourceFormat.AUTO:
+            raise ValueError(f"table: {self.table} says which files there are, and their format; leave format out")
+        return self
 
 
 class ModelConfig(Section):

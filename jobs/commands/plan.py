@@ -63,6 +63,7 @@ def plan_run(config: RunConfig) -> dict[str, Any]:
             "carried_rows": sum(receipt.rows for receipt in carried.values()),
         },
         "exclude": dataclasses.asdict(run.plan.exclusion) if run.plan.exclusion else None,
+        "table": {name: getattr(run.plan.table, name) for name in ("format", "uri", "version")} if run.plan.table else None,
         "rows_to_embed": work.rows,
         "estimated_tokens": work.tokens,
         "tokens_per_second_per_replica": round(rate, 1) if rate else None,
@@ -82,13 +83,14 @@ def plan_text(report: dict[str, Any]) -> str:
     def known(value: object, unit: str) -> str:
         return f"{value} {unit}" if value is not None else "unknown before a first run has measured it"
 
-    cost, reuse, left_out = report["cost_usd"], report["reuse"], report["exclude"]
+    cost, reuse, left_out, table = report["cost_usd"], report["reuse"], report["exclude"], report["table"]
     rows = f"{'about ' if report['rows_estimated'] else ''}{report['rows']:,} rows"
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in reuse["objects"].items())
     carried = f"{reuse['carried_rows']:,} rows in {reuse['carried_shards']:,} shards carried over from {reuse['base']}"
     return "\n".join([
         f"plan: {report['action']}" + (f" {report['run_id']}" if report["run_id"] else ""),
         f"  source      {report['objects']:,} objects, {rows}, {report['text_bytes']:,} bytes of text",
+        *([f"  table       {table['format']} {table['uri']} at version {table['version']}"] if table else []),
         f"  compared    objects {kinds or 'of an earlier version of this program'}",
         f"  shards      {report['shards']:,}",
         f"  reuse       {carried if reuse['base'] else 'nothing'}",

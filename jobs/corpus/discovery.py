@@ -1,6 +1,6 @@
 """The source as a run sees it: listed once, its metadata read once, one schema inferred.
 
-1. list       jobs/corpus/listing.py: every object with size and etag, sorted by URI
+1. list       jobs/corpus/listing.py: every object with size and etag, sorted by URI; of a table jobs/corpus/tables/open.py
 2. look       the first bytes of objects without a footer (first_bytes.py): what they are, and what speaks against them
 3. describe   row groups and schemas of formats with a footer (footers.py); the first records of a few objects of the
               others (sampling.py); metadata_cache.py: what the last run learned of objects that have not changed
@@ -12,9 +12,10 @@ The result is frozen: later changes of the source are the next run's affair. No 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
@@ -22,12 +23,16 @@ from jobs.corpus.first_bytes import explained, look
 from jobs.corpus.footers import read_footers
 from jobs.corpus.listing import SourceObject, list_sources
 from jobs.corpus.metadata_cache import MetadataCache
+from jobs.corpus.pruning import chosen
 from jobs.corpus.sampling import agreed_columns, look_further, sample_columns
 from jobs.corpus.schema import Columns, check_names, infer_schema
 from jobs.corpus.stated_schema import check_stated, stated_types
+from jobs.corpus.tables.open import open_table, pinned, source_objects, wanted_columns
+from jobs.corpus.tables.snapshot import TableSnapshot
 from workers.config import CorpusConfig
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.records.documents import ReadPlan
+from workers.records.pinned_table import TableColumn
 from workers.storage.uris import redact
 from workers.table.partitions import can_name_folder
 from workers.table.schema import OUTPUT_COLUMNS
@@ -59,9 +64,14 @@ class Corpus:
         it is not taken for a run of all objects.
         """
         digest = hashlib.sha256()
+        table = self.read_plan.table
         for source in self.objects:
-            info, kept_back = source.info, "\0denied" if source.denied else ""
-            digest.update(f"{info.uri}\0{info.size}\0{info.etag}{kept_back}\n".encode("utf-8", "surrogatepass"))
+            info, more = source.info, "\0denied" if source.denied else ""
+            if table is not None:
+                more += f"\0{json.dumps(source.partitions)}\0{source.deleted}"
+            digest.update(f"{info.uri}\0{info.size}\0{info.etag}{more}\n".encode("utf-8", "surrogatepass"))
+        if table is not None:  # not its version: a commit that changes no row makes no new corpus
+            digest.update(json.dumps([[asdict(column) for column in table.columns], table.types]).encode())
         return digest.hexdigest()
 
     @property
@@ -99,13 +109,22 @@ def discover(config: CorpusConfig, partition_by: Sequence[str] = (), cache: Meta
     """
     check_names(config)
     check_stated(config, partition_by)
-    listed = list_sources(config)
+    table = open_table(config, partition_by) if config.table else None
+    listed = source_objects(table, config) if table else list_sources(config)
+    listed = chosen(listed, config, {field.name: field.type for field in table.schema} if table and table.schema else {})
+    wanted = wanted_columns(config, partition_by)
+    pin = pinned(table, wanted) if table else None
+    named = pin.columns if pin else ()
+    if cache and cache.table_columns != named:  # a column was renamed: what was found under its name is another's
+        cache = None
     known = {at for at, source in enumerate(listed) if cache and cache.get(source)}
     try:
-        objects, columns, problems = _describe(look(listed, config, known), config, cache)
+        objects, columns, problems = _describe(look(listed, config, known), config, cache, named, _told(table, wanted))
     except TransientError as error:
         raise RunAborted(f"corpus.uri: listed, but not readable: {error}; the same command tries again") from None
-    inferred = infer_schema(config, objects, columns)
+    if table:
+        pin = pinned(table, wanted, [found.types for found in columns if found is not None])
+    inferred = infer_schema(config, objects, columns, pin)
     warnings = problems + [
         f"{redact(uri)}: {reason}; drifted, its rows will be quarantined: "
         "rewrite it with the common schema, or take it out of the corpus"
@@ -140,7 +159,8 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
                 )
             if name in OUTPUT_COLUMNS:
                 raise UsageError(f"output.partition_by: {name} is a column of the output itself; rename the source folders")
-            keep = keep.append(pa.field(name, stated_types(corpus.read_plan.corpus).get(name, pa.string())))
+            types = stated_types(corpus.read_plan.corpus, corpus.read_plan.table)
+            keep = keep.append(pa.field(name, types.get(name, pa.string())))
         kind = keep.field(name).type
         if not can_name_folder(kind):
             raise UsageError(
@@ -150,19 +170,27 @@ def check_partitions(partition_by: Sequence[str], corpus: Corpus) -> Corpus:
 
 
 def _describe(
-    listed: Sequence[SourceObject], config: CorpusConfig, cache: MetadataCache | None
+    listed: Sequence[SourceObject],
+    config: CorpusConfig,
+    cache: MetadataCache | None,
+    table_columns: Sequence[TableColumn],
+    told: Columns | None,
 ) -> tuple[tuple[SourceObject, ...], list[Columns | None], list[str]]:
     """Footers of every object that has one, samples of the others: objects with row groups, their columns, warnings."""
     objects = list(listed)
     columns: list[Columns | None] = [None] * len(objects)
     cached = set()
     for at, source in enumerate(listed):
-        if cache and source.problem is None and (known := cache.get(source)):
+        if told is not None and source.row_groups is not None:
+            columns[at] = told
+            cached.add(at)
+        elif cache and source.problem is None and (known := cache.get(source)):
             objects[at], columns[at] = known
             cached.add(at)
     fresh = [at for at in range(len(objects)) if at not in cached]
     with_footer = [at for at in fresh if objects[at].traits.footer]
-    for at, footer in zip(with_footer, read_footers([objects[at] for at in with_footer], config), strict=True):
+    read = read_footers([objects[at] for at in with_footer], config, table_columns)
+    for at, footer in zip(with_footer, read, strict=True):
         objects[at] = replace(objects[at], row_groups=footer.row_groups, problem=footer.problem, denied=footer.denied)
         if footer.problem is None:
             columns[at] = Columns(footer.columns, footer.names, exact=True)
@@ -185,6 +213,14 @@ def _describe(
         if source.problem is not None
     ]
     return tuple(objects), columns, problems + list(dict.fromkeys(remarks + unlike))
+
+
+def _told(table: TableSnapshot | None, wanted: Sequence[str]) -> Columns | None:
+    """The columns of objects that only the table's own library opens."""
+    if table is None or table.schema is None:
+        return None
+    types = {field.name: field.type for field in table.schema if field.name in wanted}
+    return Columns(types, tuple(table.schema.names), exact=True)
 
 
 def _refuse_unusable(objects: Sequence[SourceObject]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from workers.errors import AccessDenied, ObjectArchived, ObjectError
 from workers.host.isolated_process import IsolatedProcess
 from workers.reading.first_look import parse_footers
 from workers.reading.footers.facts import FooterBytes, FooterReader
+from workers.records.pinned_table import TableColumn
 from workers.storage.checksums import fetch_checked
 from workers.storage.client import filesystem, patiently
 from workers.storage.uris import redact
@@ -53,9 +55,9 @@ class _Denied(str):
     __slots__ = ()
 
 
-def read_footers(objects: Sequence[SourceObject], config: CorpusConfig) -> list[Footer]:
+def read_footers(objects: Sequence[SourceObject], config: CorpusConfig, columns: Sequence[TableColumn] = ()) -> list[Footer]:
     """One Footer per object, in order; all of formats that have one. A footer that cannot be parsed is reported as a
-    problem, it never raises.
+    problem, it never raises. `columns`: of the objects' table, where they may have other names for them.
 
     Raises:
         TransientError, UsageError: the store did not answer, or refused.
@@ -66,7 +68,7 @@ def read_footers(objects: Sequence[SourceObject], config: CorpusConfig) -> list[
     names: _Names = {}
     footers: dict[int, Footer] = {}
     with IsolatedProcess() as isolated, ThreadPoolExecutor(max_workers=min(FOOTER_THREADS, len(batches))) as pool:
-        read = pool.map(lambda batch: _read_batch([objects[at] for at in batch], config, names, isolated), batches)
+        read = pool.map(lambda batch: _read_batch([objects[at] for at in batch], config, columns, names, isolated), batches)
         for batch, of_batch in zip(batches, read, strict=True):
             footers.update(zip(batch, of_batch, strict=True))
     return [footers[at] for at in range(len(objects))]
@@ -96,22 +98,32 @@ def _batches(objects: Sequence[SourceObject]) -> Iterator[_Batch]:
 
 
 def _read_batch(
-    objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, isolated: IsolatedProcess
+    objects: Sequence[SourceObject],
+    config: CorpusConfig,
+    columns: Sequence[TableColumn],
+    names: _Names,
+    isolated: IsolatedProcess,
 ) -> list[Footer]:
     """A problem is believed when it is met twice: bytes of a part of an object cannot be checked on their way."""
     return [
-        footer if footer.problem is None else _read_once([source], config, names, isolated)[0]
-        for source, footer in zip(objects, _read_once(objects, config, names, isolated), strict=True)
+        footer if footer.problem is None else _read_once([source], config, columns, names, isolated)[0]
+        for source, footer in zip(objects, _read_once(objects, config, columns, names, isolated), strict=True)
     ]
 
 
 def _read_once(
-    objects: Sequence[SourceObject], config: CorpusConfig, names: _Names, isolated: IsolatedProcess
+    objects: Sequence[SourceObject],
+    config: CorpusConfig,
+    columns: Sequence[TableColumn],
+    names: _Names,
+    isolated: IsolatedProcess,
 ) -> list[Footer]:
     """Fetched one by one, parsed in one call."""
     reader = objects[0].traits.footer
     if reader is None:
         raise ValueError(f"{objects[0].format} has no footers")
+    if columns:
+        reader = reader._replace(parse=partial(reader.parse, columns=tuple(columns)))
     fetched = [_fetch(source, reader, config) for source in objects]
     to_parse = [(data, source.info.size) for data, source in zip(fetched, objects, strict=True) if not isinstance(data, str)]
     others = [*config.keep, *([config.id] if config.id else [])]

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jobs.driver.preflight import bucket_of, require_endpoint
-from workers.config import CorpusConfig, SourceFormat
+from workers.config import CorpusConfig, SourceFormat, TableFormat
 from workers.errors import TransientError, UsageError
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.formats.traits import FormatTraits
+from workers.records.deleted_rows import deleted_count
 from workers.records.shard import ObjectSlice
 from workers.storage.objects import ObjectInfo, explore
 from workers.storage.table_folders import ICEBERG, ICEBERG_FOLDER, LANCE
@@ -30,6 +31,8 @@ from workers.table.partitions import Partitions, hive_partitions
 LISTING_THREADS = 16
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _S3 = ("s3://", "s3a://")
+_HUB = "hf://"
+_BLOB_ID = re.compile(r"[0-9a-f]{40}")  # git's SHA-1 of a file, or of the pointer to a large one, which holds its SHA-256
 _CONTENT_HASH = re.compile(r"[0-9a-f]{32}(-\d+)?")  # MD5, or MD5 of the parts' MD5s
 
 Content = tuple[int, str]  # size, etag
@@ -53,6 +56,7 @@ class SourceObject:
     row_groups: tuple[RowGroup, ...] | None = None
     problem: str | None = None  # why it cannot be read; the object ends quarantined
     denied: bool = False  # that is because the store refuses it, or keeps it in an archive: it may be readable later
+    deleted: str = ""  # rows that its table has deleted (workers/records/deleted_rows.py)
 
     @property
     def traits(self) -> FormatTraits:
@@ -62,14 +66,16 @@ class SourceObject:
     def rows(self) -> int | None:
         """Rows where known without reading: by footer, or 0 for an empty object (no compressor writes those)."""
         if self.row_groups is not None:
-            return sum(group.rows for group in self.row_groups)
+            return sum(group.rows for group in self.row_groups) - deleted_count(self.deleted)
         empty = self.info.size == 0 and self.compression is None and self.traits.empty_has_no_rows
         return 0 if empty else None
 
 
 def content_of(info: ObjectInfo | ObjectSlice) -> Content | None:
     """What two objects of the same bytes have in common, where the store tells it; None: the etag is no content hash."""
-    known = info.uri.startswith(_S3) and _CONTENT_HASH.fullmatch(info.etag)
+    known = (info.uri.startswith(_S3) and _CONTENT_HASH.fullmatch(info.etag)) or (
+        info.uri.startswith(_HUB) and _BLOB_ID.fullmatch(info.etag)
+    )
     return (info.size, info.etag) if known else None
 
 
@@ -111,13 +117,21 @@ def _refuse_tables(tables: Mapping[str, str], config: CorpusConfig) -> None:
     """Raises: UsageError: a folder that is a table, unless corpus.format says that its files are meant."""
     for folder, kind in tables.items():
         if kind == LANCE:
-            raise UsageError(f"corpus.uri {redact(folder)}: is a Lance table, which is not read; export it to Parquet")
+            raise UsageError(
+                f"corpus.uri {redact(folder)}: is a Lance table; set corpus.table: lance, or export it to Parquet"
+            )
         if config.format is SourceFormat.AUTO:
             article = "an" if kind == ICEBERG else "a"
+            mend = "export it" if kind.lower() not in set(TableFormat) else f"set corpus.table: {kind.lower()}"
             raise UsageError(
                 f"corpus.uri {redact(folder)}: is {article} {kind} table: its files also hold rows that were deleted or "
-                "replaced; export it, or set corpus.format: parquet to read all of its data files as they are"
+                f"replaced; {mend}, or set corpus.format: parquet to read all of its data files as they are"
             )
+
+
+def is_description(uri: str) -> bool:
+    """Whether a file's name is one by which Hugging Face's `datasets` describes data."""
+    return uri.rpartition("/")[2] in _DESCRIPTIONS
 
 
 def _describes_data(uri: str, infos: Sequence[ObjectInfo]) -> bool:

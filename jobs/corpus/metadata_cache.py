@@ -21,6 +21,7 @@ from jobs.corpus.listing import Content, RowGroup, SourceObject, content_of
 from jobs.corpus.sampling import SAMPLE_OBJECTS
 from jobs.corpus.schema import Columns
 from workers.reading.formats.registry import FORMATS
+from workers.records.pinned_table import TableColumn
 from workers.storage.objects import ObjectInfo
 from workers.storage.store import Store
 from workers.table.small_table import decode_table, encode_table
@@ -53,7 +54,9 @@ class ObjectMetadata:
 class MetadataCache:
     """Metadata by object: by its name, or by its content where the store has a digest of that (S3)."""
 
-    def __init__(self, known: Sequence[tuple[ObjectInfo, ObjectMetadata]]) -> None:
+    def __init__(self, known: Sequence[tuple[ObjectInfo, ObjectMetadata]], columns: Sequence[TableColumn] = ()) -> None:
+        """`columns`: of a table, by which its files were asked for theirs."""
+        self.table_columns = tuple(columns)
         self._by_name: Mapping[tuple[str, int, str], ObjectMetadata] = {
             (info.uri, info.size, info.etag): metadata for info, metadata in known
         }
@@ -121,7 +124,7 @@ def save_metadata(store: Store, path: str, objects: Sequence[SourceObject], colu
     store.put(path, encode_table(pa.Table.from_arrays(arrays, schema=_SCHEMA)))
 
 
-def load_metadata(store: Store, path: str) -> MetadataCache | None:
+def load_metadata(store: Store, path: str, table_columns: Sequence[TableColumn] = ()) -> MetadataCache | None:
     """None when there is none, or it is not readable: all metadata is read then. Raises: UsageError, TransientError."""
     try:
         table = decode_table(store.read(path)).cast(_SCHEMA)
@@ -139,7 +142,7 @@ def load_metadata(store: Store, path: str) -> MetadataCache | None:
     for uri, size, etag, kind, rows, text_bytes, packed in zip(*columns, strict=True):
         groups = None if rows is None else tuple(map(RowGroup, rows, text_bytes))
         known.append((ObjectInfo(uri, size, etag), ObjectMetadata(kind, groups, unpacked.get(packed))))
-    return MetadataCache(known)
+    return MetadataCache(known, table_columns)
 
 
 def _pack(columns: Columns) -> bytes:

@@ -25,6 +25,7 @@ from workers.reading.notation import text_refusal
 from workers.reading.typed.type_names import shown_name, shown_names, shown_type
 from workers.reading.widening import join, output_type, refusal, unify
 from workers.records.documents import ReadPlan
+from workers.records.pinned_table import PinnedTable
 from workers.storage.uris import redact
 from workers.table.schema import OUTPUT_COLUMNS
 
@@ -69,15 +70,22 @@ def check_names(config: CorpusConfig) -> None:
                 raise UsageError(f"{setting}: {name} stands {count} times; name it once")
 
 
-def infer_schema(config: CorpusConfig, objects: Sequence[SourceObject], columns: Sequence[Columns | None]) -> InferredSchema:
-    """Agree on one schema. `columns[i]` describes `objects[i]`, None where nothing is known.
+def infer_schema(
+    config: CorpusConfig,
+    objects: Sequence[SourceObject],
+    columns: Sequence[Columns | None],
+    table: PinnedTable | None = None,
+) -> InferredSchema:
+    """Agree on one schema. `columns[i]` describes `objects[i]`, None where nothing is known. `table`: that they are of.
 
     Raises:
         UsageError: a wanted column is in no object, or in no object in a usable type.
     """
     check_names(config)
     known = [(source, found) for source, found in zip(objects, columns, strict=True) if found is not None]
-    inferred = InferredSchema(ReadPlan(config, pa.string(), pa.schema([])), all_seen=_all_seen(objects, columns))
+    inferred = InferredSchema(
+        ReadPlan(config, pa.string(), pa.schema([]), table=table), all_seen=_all_seen(objects, columns)
+    )
     _refuse_doubles(config, known, inferred)
     for name in config.text:
         _require(
@@ -86,7 +94,7 @@ def infer_schema(config: CorpusConfig, objects: Sequence[SourceObject], columns:
     if config.id is not None:
         _require(config.id, "corpus.id", known, inferred, _is_scalar, "a scalar type")
     partition_keys = {key for source in objects for key, _ in source.partitions}
-    stated = stated_types(config)
+    stated = stated_types(config, table)
     kept = [
         pa.field(name, _stated_type(name, stated[name], known, inferred))
         if name in stated
@@ -95,7 +103,7 @@ def infer_schema(config: CorpusConfig, objects: Sequence[SourceObject], columns:
     ]
     if any(not found.exact for _, found in known):
         kept = [column.with_type(storable(column.type)) for column in kept]
-    inferred.plan = ReadPlan(config, _id_type(config, objects, known, inferred), pa.schema(kept))
+    inferred.plan = ReadPlan(config, _id_type(config, objects, known, inferred), pa.schema(kept), table=table)
     if config.id is not None:
         _remark_on_ids(config.id, known, inferred)
     return inferred
@@ -170,7 +178,8 @@ def _stated_type(name: str, stated: pa.DataType, known: _Known, inferred: Inferr
     for source, kind in misfits:
         _drift(inferred, source, f"column {name} (corpus.keep) is {kind}, {shown_type(stated)} in corpus.schema")
     if inferred.all_seen and not any(_type_of(name, source, found) is not None for source, found in known):
-        inferred.remarks.append(f"corpus.keep: no object has a column {name}, which corpus.schema states: null in every row")
+        who = "corpus.schema states" if name in inferred.plan.corpus.types else "the table has"
+        inferred.remarks.append(f"corpus.keep: no object has a column {name}, which {who}: null in every row")
     return stated
 
 

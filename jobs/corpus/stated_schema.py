@@ -14,11 +14,15 @@ import pyarrow as pa
 from workers.config import CorpusConfig
 from workers.errors import UsageError
 from workers.reading.typed.type_names import parse_type, shown_name
+from workers.records.pinned_table import PinnedTable
 
 
-def stated_types(config: CorpusConfig) -> dict[str, pa.DataType]:
-    """Column -> its type. Raises: UsageError: a type is not known."""
-    types = {}
+def stated_types(config: CorpusConfig, table: PinnedTable | None = None) -> dict[str, pa.DataType]:
+    """Column -> its type, by the user; else by the table, of columns that are not in its files.
+
+    Raises: UsageError: a type is not known.
+    """
+    types = {name: parse_type(text) for name, text in table.types} if table else {}
     for name, text in config.types.items():
         try:
             types[name] = parse_type(text)

@@ -150,13 +150,14 @@ def _spots(shard: Shard, run: RunOutline) -> Iterator[Shard]:
         pieces = _places(pieces[0], run)
     step = max(1, (len(pieces) - 1) // (SPOTS - 1))
     for piece in pieces[::step][:SPOTS]:
-        yield replace(shard, slices=(replace(piece, rows=None, first_row=0),))  # row numbers do not matter here
+        # Row numbers do not matter here, and the texts of rows that a table has deleted are as good a sample
+        yield replace(shard, slices=(replace(piece, rows=None, first_row=0, deleted=""),))
 
 
 def _places(piece: ObjectSlice, run: RunOutline) -> list[ObjectSlice]:
     """Row groups or ranges of records, if the format can be read from any position; else the whole slice."""
     corpus = run.config.corpus
-    source_format, compression = format_of(piece.uri, corpus.format)
+    source_format, compression = format_of(piece.uri, corpus.source_format)
     traits = traits_of(source_format)
     length = piece.stop - piece.start
     match traits.split(corpus):

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jobs.corpus.listing import Content, SourceObject, content_of
+from workers.records.deleted_rows import deleted_count, rows_between
 from workers.records.shard import ObjectSlice, Receipt, Shard
 
 UNCHANGED, CHANGED, NEW, DELETED = "unchanged", "changed", "new", "deleted"
@@ -139,7 +140,7 @@ def _classify(
         content = content_of(info)
         twin = twins.get(content) if content else None
         if former and (former[0].slice.size, former[0].slice.etag) == (info.size, info.etag):
-            found[info.uri], kind = _Counterpart(info.uri, same=True), UNCHANGED
+            found[info.uri], kind = _Counterpart(info.uri, same=True), UNCHANGED if _same_rows(former, source) else CHANGED
         elif twin is not None:
             found[info.uri], kind = _Counterpart(twin, same=True), UNCHANGED
         elif former:
@@ -191,6 +192,8 @@ def _carry(
             if receipt.quarantined_rows and any(uri != source.info.uri for uri, source in sources.items()):
                 continue  # its quarantine file names the object by its old name
             slices = tuple(_moved(piece, sources[piece.uri]) for piece in shard.slices)
+            if any(now.deleted != then.deleted for now, then in zip(slices, shard.slices, strict=True)):
+                continue  # the same bytes, but their table has deleted other rows of them
             carried.append(replace(shard, slices=slices, carried=shard.number, earlier=()))
     return carried
 
@@ -222,9 +225,29 @@ def _give(
     }
 
 
+def without_deleted(piece: ObjectSlice, deleted: str) -> ObjectSlice:
+    """The slice, whose `rows` are all that lie there, without those that its table has deleted."""
+    if not deleted:
+        return piece
+    if piece.rows is None or piece.first_row is None:  # its footer was not readable: the whole object
+        return replace(piece, deleted=deleted)
+    within = rows_between(deleted, piece.first_row, piece.first_row + piece.rows)
+    return replace(piece, rows=piece.rows - deleted_count(within), deleted=within)
+
+
+def _same_rows(former: Sequence[_Former], source: SourceObject) -> bool:
+    """Of an object whose bytes are the same: whether its table has deleted the same rows of it."""
+    if not source.deleted and not any(piece.slice.deleted for piece in former):
+        return True
+    return all(_moved(piece.slice, source).deleted == piece.slice.deleted for piece in former)
+
+
 def _moved(piece: ObjectSlice, source: SourceObject) -> ObjectSlice:
-    """The slice in the new corpus: the same rows, possibly under another name."""
-    return replace(piece, uri=source.info.uri, etag=source.info.etag, partitions=source.partitions)
+    """The slice in the new corpus: the same rows of bytes, possibly under another name, less those that are deleted now."""
+    moved = replace(piece, uri=source.info.uri, etag=source.info.etag, partitions=source.partitions)
+    if not piece.deleted and not source.deleted:
+        return moved
+    return without_deleted(replace(moved, rows=piece.stored_rows, deleted=""), source.deleted)
 
 
 def _extent(source: SourceObject) -> int:

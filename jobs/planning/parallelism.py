@@ -69,7 +69,7 @@ def _unsplit(piece: ObjectSlice, corpus: CorpusConfig, wanted: int) -> tuple[str
 
     `wanted`: number of pieces, for the advice.
     """
-    source_format, compression = format_of(piece.uri, corpus.format)
+    source_format, compression = format_of(piece.uri, corpus.source_format)
     traits = traits_of(source_format)
     split = traits.split(corpus)
     if split is Split.GROUPS:

@@ -31,7 +31,7 @@ from jobs.corpus.metadata_cache import MetadataCache, load_metadata
 from jobs.planning.matching import Reuse, match
 from jobs.planning.run import ReuseRefused
 from jobs.state.current import read_current
-from jobs.state.records import EXCLUDE, ROW_RULES, config_snapshot, plan_to_json
+from jobs.state.records import EXCLUDE, ROW_RULES, TABLE, config_snapshot, plan_to_json
 from jobs.state.stored_run import StoredRun
 from workers.config import LongText, Precision, VectorType
 from workers.errors import RunAborted, UsageError
@@ -48,6 +48,7 @@ from workers.table.vectors import Floats, VectorFormat, calibrate_scale
 RECIPE = "recipe"  # name in RunRecord.extra
 CALIBRATION_PARTS = 8
 CALIBRATION_VECTORS = 256  # of each: as many as a replica takes of a shard
+_WHICH = ("uri", "exclude", "table_version", "where")  # settings that say which rows there are, not how they are read
 _UNUSABLE = "nothing of the published snapshot %s is reused: %s"
 log = logging.getLogger("reembed")
 
@@ -76,17 +77,19 @@ def vector_key(model: Mapping[str, Any], recipe: Mapping[str, Any] | None) -> di
 
 def row_key(config: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that decide how rows are read and grouped, from config_snapshot() and plan_to_json(); no URIs."""
-    corpus = {name: value for name, value in config["corpus"].items() if name not in ("uri", "exclude")}
+    corpus = {name: value for name, value in config["corpus"].items() if name not in _WHICH}
     left_out = plan.get(EXCLUDE, {}).get("run_id")  # a shard's rows are the same only if the same dedup run speaks of them
     columns = {"columns": plan["columns"], "partition_by": config["output"]["partition_by"]}
-    return {"corpus": corpus, "left_out": left_out} | columns
+    named = plan.get(TABLE, {}).get("columns")  # of a table: the files' columns that have been renamed hold other values
+    return {"corpus": corpus, "left_out": left_out, "named": named} | columns
 
 
 def known_objects(base: StoredRun, config: RunConfig) -> MetadataCache | None:
     """The base's metadata of its objects, if it was read with the same settings. Raises: UsageError, TransientError."""
-    open_ended: dict[str, Any] = {"uri": [], "exclude": None}
+    open_ended: dict[str, Any] = dict.fromkeys(_WHICH)
     same = base.record.config["corpus"] | open_ended == config_snapshot(config)["corpus"] | open_ended
-    return load_metadata(base.store, base.paths.objects) if same else None
+    table = base.record.read_plan(config.corpus).table
+    return load_metadata(base.store, base.paths.objects, table.columns if table else ()) if same else None
 
 
 def open_base(store: Store) -> StoredRun | None:

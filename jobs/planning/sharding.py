@@ -19,7 +19,7 @@ from typing import NamedTuple, assert_never
 
 from jobs.corpus.discovery import COMPRESSED_RATIO, Corpus, text_bytes_of
 from jobs.corpus.listing import SourceObject
-from jobs.planning.matching import Reuse
+from jobs.planning.matching import Reuse, without_deleted
 from workers.config import CorpusConfig
 from workers.errors import RunAborted, TransientError
 from workers.inspection.record_offsets import RecordOffset, record_offsets
@@ -130,8 +130,10 @@ def _row_group_pieces(source: SourceObject, target: int) -> Iterator[_Piece]:
 
 
 def _slice(source: SourceObject, start: int, stop: int, *, first_row: int | None, rows: int | None = None) -> ObjectSlice:
+    """`rows`: that lie in the object there; those that its table has deleted are none of the slice's."""
     info = source.info
-    return ObjectSlice(info.uri, info.size, info.etag, start, stop, rows, first_row, source.partitions)
+    piece = ObjectSlice(info.uri, info.size, info.etag, start, stop, rows, first_row, source.partitions)
+    return without_deleted(piece, source.deleted)
 
 
 def _splits(source: SourceObject, target: int, config: CorpusConfig) -> bool:

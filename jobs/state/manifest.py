@@ -20,7 +20,7 @@ from workers.storage.store import Store
 from workers.table.small_table import decode_table, encode_table
 
 _FINGERPRINT = b"reembed.fingerprint"
-_OF_REUSE = ("carried", "earlier")  # missing in manifests of versions without reuse
+_LATER = ("carried", "earlier", "deleted")  # missing in manifests of versions without reuse, without tables
 
 
 def save_manifest(store: Store, path: str, shards: Sequence[Shard], fingerprint: str) -> StoredShards:
@@ -46,7 +46,7 @@ def load_manifest(store: Store, path: str, expected: str | None = None) -> tuple
     try:
         table = decode_table(data)
         found = (table.schema.metadata or {})[_FINGERPRINT].decode()
-        for name in _OF_REUSE:
+        for name in _LATER:
             if name not in table.schema.names:
                 table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
         shards = StoredShards(table)

@@ -30,6 +30,7 @@ from workers.config import CorpusConfig
 from workers.errors import RunAborted
 from workers.reading.widening import RULES
 from workers.records.documents import ID, Exclusion, ReadPlan
+from workers.records.pinned_table import PinnedTable, TableColumn
 from workers.storage.store import Store
 from workers.storage.uris import redact
 from workers.table.paths import RUNS, RunPaths, is_run_id
@@ -38,6 +39,7 @@ from workers.table.vector_identity import LATER_RECIPE, LATER_SETTINGS, as_first
 ROW_RULES = "row_rules"  # in the stored plan: see ReadPlan
 _THREADS = 16
 EXCLUDE = "exclude"  # in the stored plan: see Exclusion
+TABLE = "table"  # in the stored plan: see PinnedTable
 NULLABLE_ELEMENTS = "nullable_elements"  # in RunRecord.extra
 WAY = "way"  # in RunRecord.extra
 INT8_SCALES = "int8_scales"  # in RunRecord.extra: column -> scale, of the int8 columns beside the main one
@@ -138,7 +140,7 @@ def settings_fingerprint(
     model = config.model.model_dump(mode="json", exclude={"storage_options", "name", "revision"})
     model["prompt"] = model["prompt"] or ""  # the recipe tells an empty prompt from the model's own
     settings = {
-        "corpus": config.corpus.model_dump(mode="json", exclude={"storage_options", "exclude"}),
+        "corpus": config.corpus.model_dump(mode="json", exclude={"storage_options", "table_options", "exclude"}),
         "model": as_first_stored(model, LATER_SETTINGS),
         "output": {**_forms(config), "partition_by": config.output.partition_by},
         **({"exclude": exclude} if exclude else {}),  # only where it is set: runs begun before are known by their settings
@@ -163,6 +165,7 @@ def config_snapshot(config: RunConfig) -> dict[str, Any]:
     snapshot = config.model_dump(mode="json", exclude={"search", "lineage"})
     for section in ("corpus", "model", "output"):
         del snapshot[section]["storage_options"]
+    snapshot["corpus"].pop("table_options", None)
     snapshot["corpus"]["uri"] = [redact(uri) for uri in snapshot["corpus"]["uri"]]
     if "exclude" in snapshot["corpus"]:
         snapshot["corpus"]["exclude"] = redact(snapshot["corpus"]["exclude"])
@@ -185,6 +188,7 @@ def plan_to_json(plan: ReadPlan) -> dict[str, Any]:
         "rules": RULES,
         ROW_RULES: plan.row_rules,
         **({EXCLUDE: asdict(plan.exclusion)} if plan.exclusion else {}),
+        **({TABLE: json.loads(json.dumps(asdict(plan.table)))} if plan.table else {}),
     }
 
 
@@ -192,7 +196,16 @@ def plan_from_json(raw: Mapping[str, Any], corpus: CorpusConfig) -> ReadPlan:
     schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(raw["arrow_schema"])))
     rules = int(raw.get(ROW_RULES, 1))
     exclusion = Exclusion(**raw[EXCLUDE]) if raw.get(EXCLUDE) else None
-    return ReadPlan(corpus, schema.field(0).type, schema.remove(0), row_rules=rules, exclusion=exclusion)
+    table = _pinned_table(raw[TABLE]) if raw.get(TABLE) else None
+    return ReadPlan(corpus, schema.field(0).type, schema.remove(0), row_rules=rules, exclusion=exclusion, table=table)
+
+
+def _pinned_table(raw: Mapping[str, Any]) -> PinnedTable:
+    columns = [
+        TableColumn(item["name"], item["field_id"], tuple(item["names"]), tuple(map(tuple, item["inner"])))
+        for item in raw["columns"]
+    ]
+    return PinnedTable(raw["format"], raw["uri"], raw["version"], tuple(columns), tuple(map(tuple, raw["types"])))
 
 
 def create_run(store: Store, record: RunRecord) -> None:

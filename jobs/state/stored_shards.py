@@ -37,9 +37,10 @@ SCHEMA = pa.schema(
         "partitions": pa.string(),  # JSON list of [key, value]
         "carried": pa.int32(),  # on a shard's first row: the base's shard whose parts are copied
         "earlier": pa.list_(pa.string()),  # on a shard's first row: the base's parts that may hold its texts
+        "deleted": pa.string(),  # of a table: rows of the slice that are none of it; null: none
     }
 )
-_MAY_BE_NULL = ("rows", "first_row", "carried", "earlier")
+_MAY_BE_NULL = ("rows", "first_row", "carried", "earlier", "deleted")
 _OF_SLICES = ("uri", "size", "etag", "start", "stop", "rows", "first_row")
 _READ_BLOCK = 1024  # shards made at once
 _WRITE_BLOCK = 50_000  # shards turned into columns at once
@@ -110,14 +111,15 @@ class StoredShards(Sequence[Shard]):
         group: list[ObjectSlice] = []
         shard_values: tuple[Any, ...] = ()  # of the shard being built: text bytes, carried, earlier
         current = -1
-        for number, text_bytes, uri, size, etag, start, stop, count, first_row, folders, carried, earlier in zip(
+        for number, text_bytes, uri, size, etag, start, stop, count, first_row, folders, carried, earlier, deleted in zip(
             *(rows.column(name).to_pylist() for name in SCHEMA.names), strict=True
         ):
             if number != current:
                 if group:
                     shards.append(Shard(current, tuple(group), *shard_values))
                 group, current, shard_values = [], number, (text_bytes, carried, tuple(earlier or ()))
-            group.append(ObjectSlice(uri, size, etag, start, stop, count, first_row, self._partitions[folders]))
+            within = self._partitions[folders]
+            group.append(ObjectSlice(uri, size, etag, start, stop, count, first_row, within, deleted or ""))
         shards.append(Shard(current, tuple(group), *shard_values))
         return shards
 
@@ -157,6 +159,7 @@ def _columns(shards: Sequence[Shard]) -> pa.Table:
         "partitions": [partitions[piece.partitions] for _, piece in rows],
         "carried": [shard.carried if piece is shard.slices[0] else None for shard, piece in rows],
         "earlier": [shard.earlier or None if piece is shard.slices[0] else None for shard, piece in rows],
+        "deleted": [piece.deleted or None for _, piece in rows],
     }
     return pa.table(columns, schema=SCHEMA)
 

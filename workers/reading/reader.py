@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from workers.config import TableFormat
 from workers.errors import ObjectError
 from workers.host.isolated_process import IsolatedProcess
 from workers.reading.first_look import HEAD_BYTES, first_look, footer_problem, parse_footers
@@ -22,6 +24,8 @@ from workers.reading.footers.facts import FooterReader
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.signatures import SIGNATURE_BYTES
 from workers.reading.source_rows import RowChunk, SourceRows, kept_bytes, text_bytes, validate_rows
+from workers.reading.tables.lance import read_fragment
+from workers.records.deleted_rows import decode_rows
 from workers.records.documents import WINDOW_BYTES, WINDOW_ROWS, DocumentWindow, QuarantinedRow, ReadPlan, empty_table
 from workers.records.shard import ObjectSlice, Shard
 from workers.storage.stream import SourceStream
@@ -48,13 +52,27 @@ def read_windows(shard: Shard, plan: ReadPlan, exclude: Mapping[str, str]) -> It
         if reason is not None:
             cutter.add_lost(QuarantinedRow(redact(piece.uri), None, None, reason, rows=piece.rows))
             continue
+        deleted = decode_rows(piece.deleted)
         for rows in _source_rows(piece, plan):
-            yield from cutter.add(validate_rows(rows, piece.uri, plan))
+            yield from cutter.add(validate_rows(rows, piece.uri, plan, _deleted_places(rows, deleted)))
     yield from cutter.finish()
 
 
+def _deleted_places(rows: SourceRows, deleted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places of the rows that a table has deleted. `deleted`: their numbers within the object."""
+    if not len(deleted):
+        return deleted
+    if rows.first_row is None:
+        raise ValueError("rows of a table have numbers")
+    begin, end = np.searchsorted(deleted, [rows.first_row, rows.first_row + len(rows.texts[0])])
+    return deleted[begin:end] - rows.first_row
+
+
 def _source_rows(piece: ObjectSlice, plan: ReadPlan) -> Iterator[SourceRows]:
-    source_format, compression = format_of(piece.uri, plan.corpus.format)
+    if plan.table is not None and plan.table.format == TableFormat.LANCE:
+        yield from read_fragment(piece, plan.table, plan)
+        return
+    source_format, compression = format_of(piece.uri, plan.corpus.source_format)
     traits = traits_of(source_format)
     with SourceStream.open(piece, plan.corpus.storage_options, exact=traits.random_access) as stream:
         if traits.footer is None and piece.start == 0 and plan.row_rules > 1:
@@ -159,5 +177,5 @@ def _running_totals(chunk: RowChunk) -> np.ndarray[tuple[int, int], np.dtype[np.
     cost[1, after] = text_bytes(chunk.table)
     # An even share of the kept columns: exact sizes of nested rows are expensive to find
     cost[2, after] = kept_bytes(chunk.table) // max(1, len(chunk.places))
-    cost[3, 1:] = 1 - cost[0, 1:]
+    cost[3, [place + 1 for place, _ in chunk.quarantined]] = 1
     return np.cumsum(cost, axis=1)

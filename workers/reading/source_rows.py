@@ -56,8 +56,8 @@ class RowChunk:
         return len(self.places) + sum(row.rows or 0 for _, row in self.quarantined)
 
 
-def validate_rows(rows: SourceRows, uri: str, plan: ReadPlan) -> RowChunk:
-    """Divide the rows of one object into documents and quarantined rows.
+def validate_rows(rows: SourceRows, uri: str, plan: ReadPlan, deleted: NDArray[np.int64] | None = None) -> RowChunk:
+    """Divide the rows of one object into documents and quarantined rows. `deleted`: places of rows that are neither.
 
     Raises:
         ValueError: ids are to be made from row numbers that are not known; the plan must give first_row then.
@@ -71,13 +71,18 @@ def validate_rows(rows: SourceRows, uri: str, plan: ReadPlan) -> RowChunk:
 
     good = np.ones(size, dtype=bool)
     good[list(reasons)] = False
+    if deleted is not None and len(deleted):
+        good[deleted] = False
+        for place in deleted.tolist():
+            reasons.pop(place, None)
     places = np.flatnonzero(good)
     ids = _made_ids(rows.first_row, uri, size) if rows.ids is None else rows.ids
     origin = pa.DictionaryArray.from_arrays(np.zeros(size, dtype=np.int32), pa.array([redact(uri)], pa.string()))
     numbers = pa.nulls(size, pa.int64()) if rows.first_row is None else pa.array(rows.first_row + np.arange(size))
     table = pa.Table.from_arrays([ids, text, origin, numbers, *rows.keep], schema=plan.schema)
     quarantined = [(place, _quarantine(rows, ids, place, reasons[place], uri)) for place in sorted(reasons)]
-    return RowChunk(table.filter(pa.array(good)) if reasons else table, places, size, quarantined, frozenset(rows.seen))
+    table = table if len(places) == size else table.filter(pa.array(good))
+    return RowChunk(table, places, size, quarantined, frozenset(rows.seen))
 
 
 def join_texts(texts: list[pa.Array], separator: str) -> pa.Array:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from workers.config import CorpusConfig
 from workers.records.digests import HASH_BYTES, Cells, hash_row, sum_rows
+from workers.records.pinned_table import PinnedTable
 
 WINDOW_ROWS = 8192  # enough documents that batches sorted by length need almost no padding
 WINDOW_BYTES = 8 << 20  # UTF-8 bytes of text; with the queue lengths this bounds a replica's memory
@@ -52,6 +53,14 @@ class ReadPlan:
     window_bytes: int = WINDOW_BYTES
     row_rules: int = ROW_RULES
     exclusion: Exclusion | None = None
+    table: PinnedTable | None = None
+
+    @property
+    def stated(self) -> frozenset[str]:
+        """Columns whose texts are read as values of the column's type, by corpus.schema or by the table."""
+        return frozenset(self.corpus.types) | (
+            frozenset(name for name, _ in self.table.types) if self.table else frozenset()
+        )
 
     @property
     def schema(self) -> pa.Schema:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from workers.records.deleted_rows import deleted_count
+
 TOKEN_BINS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Upper limits, inclusive, of the bins of a receipt's histogram of tokens; a last bin counts longer documents."""
 
@@ -30,11 +32,17 @@ class ObjectSlice:
     stop: int
     rows: int | None = None  # known from Parquet footers; None: known only after reading
     first_row: int | None = None  # row number of the slice's first row within the object; None: not known
-    partitions: tuple[tuple[str, str | None], ...] = ()  # Hive key=value pairs in the object's path
+    partitions: tuple[tuple[str, str | None], ...] = ()  # Hive key=value pairs in the object's path, or a table's values
+    deleted: str = ""  # rows that the object's table has deleted, among those of the slice (deleted_rows.py); not in `rows`
 
     @property
     def whole(self) -> bool:
         return self.start == 0
+
+    @property
+    def stored_rows(self) -> int | None:
+        """Rows that lie in the object, deleted ones included."""
+        return None if self.rows is None else self.rows + deleted_count(self.deleted)
 
 
 def shard_name(number: int) -> str:

@@ -26,6 +26,7 @@ from workers.table.schema import EMBEDDING, TEXT_HASH, TOKENS
 
 MOST_WORDS = 10_000  # of a condition
 MOST_NESTED = 50
+_UNKNOWN = "the snapshot has no column {name}; it has {known} (corpus.keep keeps more)"
 _WORD = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<quoted>\"(?:[^\"]|\"\")+\")|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
     r"|(?P<name>[^\W\d]\w*)|(?P<sign><=|>=|<>|!=|=|<|>|\(|\)|,))"
@@ -48,9 +49,14 @@ class Where:
     _test: _Test
 
     @classmethod
-    def parse(cls, text: str, schema: pa.Schema) -> Where:
-        """`schema`: of the snapshot's rows. Raises: UsageError: no condition, an unknown column, a value of another type."""
-        reader = _Reader(text, schema)
+    def parse(cls, text: str, schema: pa.Schema, setting: str = "--where", unknown: str = _UNKNOWN) -> Where:
+        """`schema`: of the rows that are asked, the snapshot's.
+
+        `setting`, `unknown`: for messages: where the condition stands, and what of a {name} that is not among the {known}.
+
+        Raises: UsageError: no condition, an unknown column, a value of another type.
+        """
+        reader = _Reader(text, schema, setting, unknown)
         test = reader.condition(0)
         reader.end()
         return cls(text, tuple(dict.fromkeys(reader.columns)), test)
@@ -67,8 +73,9 @@ class Where:
 class _Reader:
     """Reads a condition, word by word."""
 
-    def __init__(self, text: str, schema: pa.Schema) -> None:
+    def __init__(self, text: str, schema: pa.Schema, setting: str, unknown: str) -> None:
         self._text, self._schema = text, schema
+        self._setting, self._unknown = setting, unknown
         self._words = list(self._split())
         self._at = 0
         self.columns: list[str] = []
@@ -155,7 +162,7 @@ class _Reader:
             raise self._refused(f"{self._shown()} where a column should be named")
         known = [name for name in self._schema.names if name not in (EMBEDDING, TOKENS, TEXT_HASH)]
         if word not in known:
-            raise self._refused(f"the snapshot has no column {word}; it has {', '.join(known)} (corpus.keep keeps more)")
+            raise self._refused(self._unknown.format(name=word, known=", ".join(known)))
         self.columns.append(word)
         return self._schema.field(word)
 
@@ -224,7 +231,7 @@ class _Reader:
         return repr(self._words[self._at][1][:60]) if self._at < len(self._words) else "the end"
 
     def _refused(self, reason: str) -> UsageError:
-        return UsageError(f"--where {self._text[:200]!r}: {reason}")
+        return UsageError(f"{self._setting} {self._text[:200]!r}: {reason}")
 
 
 def _cells(table: pa.Table, name: str) -> pa.Array:

@@ -149,7 +149,7 @@ def open_object(uri: str, size: int, etag: str, options: Mapping[str, Any], *, b
 
 
 def _object_info(details: dict[str, Any], naming: Callable[[str], str]) -> ObjectInfo:
-    etag = details.get("ETag") or details.get("etag")
+    etag = details.get("ETag") or details.get("etag") or details.get("blob_id")  # the last: of the Hugging Face hub
     if not etag:
         changed = next((details[name] for name in _CHANGED if details.get(name)), None)
         changed = (

@@ -132,7 +132,7 @@ def test_a_table_is_refused_and_read_knowingly(tmp_path: Path) -> None:
     parquet(tmp_path / "delta/a.parquet", {"text": TEXTS})
     (tmp_path / "delta/_delta_log").mkdir()
     with pytest.raises(
-        UsageError, match=r"delta: is a Delta table: .*deleted or replaced; export it, or set corpus\.format"
+        UsageError, match=r"delta: is a Delta table: .*deleted or replaced; set corpus\.table: delta, or set corpus\.format"
     ):
         discover(config(tmp_path))
     assert discover(config(tmp_path, format="parquet")).rows == 3

@@ -1,1 +1,1 @@
-"""Footers of the formats that have one, parsed in an isolated process: imports pyarrow and the standard library alone."""
+"""Footers of the formats that have one, parsed in an isolated process: imports pyarrow, the standard library, a record."""

@@ -7,7 +7,7 @@ parse   in an isolated process, many footers in one call: bytes -> FooterFacts, 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -35,8 +35,9 @@ class FooterReader(NamedTuple):
 
     fetch: Callable[[ReadRange, int], FooterBytes | str]
     """(read, size of the object) -> the footer's bytes, or the problem with them. Raises what `read` raises."""
-    parse: Callable[[Sequence[tuple[FooterBytes, int]], Sequence[str], Sequence[str]], list[FooterFacts | str]]
-    """([(bytes, size of the object)], text columns, other wanted columns) -> facts of each, or the problem with it.
+    parse: Callable[..., list[FooterFacts | str]]
+    """([(bytes, size of the object)], text columns, other wanted columns) -> facts of each, or the problem with it. Of
+    formats that tables have, also `columns`: the table's, for which its files may have other names.
 
     To be called in an isolated process: some corrupt footers end the process that parses them.
     """

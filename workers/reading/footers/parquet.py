@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.reading.footers.facts import MAX_FOOTER_BYTES, TAIL_BYTES, FooterBytes, FooterFacts, ReadRange
+from workers.reading.footers.table_columns import names_in_file
+from workers.records.pinned_table import TableColumn
 
 INT96_UNIT = "us"  # in which INT96 timestamps are read: workers/reading/typed/int96.py
 MOST_BYTES = 1 << 48  # of text in one row group: beyond it a size is damage, and sums would leave 64 bits
@@ -41,15 +43,19 @@ def fetch_footer(read: ReadRange, size: int) -> FooterBytes | str:
 
 
 def parse_footers(
-    footers: Sequence[tuple[FooterBytes, int]], text: Sequence[str], others: Sequence[str]
+    footers: Sequence[tuple[FooterBytes, int]],
+    text: Sequence[str],
+    others: Sequence[str],
+    columns: Sequence[TableColumn] = (),
 ) -> list[FooterFacts | str]:
     """What each footer says of these columns, or the problem with it.
 
     Args:
         footers: what fetch_footer gave, and the size of the whole object.
         text, others: top-level columns that will be read.
+        columns: of the objects' table, which has names of its own for them: `text`, `others` and what is returned are those.
     """
-    return [_parse(footer, size, text, others) for (footer,), size in footers]
+    return [_parse(footer, size, text, others, columns) for (footer,), size in footers]
 
 
 def missing_columns(metadata: Any) -> str | None:
@@ -61,11 +67,21 @@ def missing_columns(metadata: Any) -> str | None:
     return None
 
 
-def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequence[str]) -> FooterFacts | str:
+def _parse(
+    footer: bytes, object_bytes: int, text: Sequence[str], others: Sequence[str], columns: Sequence[TableColumn]
+) -> FooterFacts | str:
     try:
         file = pq.ParquetFile(pa.BufferReader(footer), coerce_int96_timestamp_unit=INT96_UNIT)
         metadata, schema = file.metadata, file.schema_arrow
         names = tuple(schema.names)  # raises where one is not UTF-8
+        stored: dict[str, str] = {}
+        if columns:
+            try:
+                stored = names_in_file(schema, columns)
+            except ValueError as error:
+                return str(error)
+            text = [stored[name] for name in text if name in stored]
+            others = [stored[name] for name in others if name in stored]
         if len(footer) - _TRAILER - metadata.serialized_size == _SIGNATURE:
             hidden = [name for name in dict.fromkeys((*text, *others)) if name in names and _encrypted(file, name)]
             if hidden:
@@ -76,6 +92,8 @@ def _parse(footer: bytes, object_bytes: int, text: Sequence[str], others: Sequen
     if isinstance(groups, str):
         return f"its footer is corrupt: {groups}"
     types = {field.name: field.type for field in schema if field.name in {*text, *others}}
+    if columns:
+        return FooterFacts(groups, {name: types[own] for name, own in stored.items() if own in types}, tuple(stored))
     return FooterFacts(groups, types, names)
 
 

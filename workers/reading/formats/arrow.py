@@ -42,7 +42,7 @@ def read_arrow(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _compre
         is_file = kind_of(head, tail) == "file"
         schema = (_open_file if is_file else _open_stream)(stream, None).schema
         _ = schema.names  # names that are not UTF-8 are damage
-    layout = ColumnLayout(stream, schema, dict(piece.partitions), plan)
+    layout = ColumnLayout(stream.uri, schema, dict(piece.partitions), plan)
     wanted = [schema.names.index(name) for name in layout.fetched]
     batches = _file_batches(stream, piece, wanted) if is_file else _stream_batches(stream, wanted)
     first, done = piece.first_row, 0
@@ -58,8 +58,9 @@ def read_arrow(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _compre
         for part in pieces(batch):
             yield layout.rows(part, first + done)
             done += part.num_rows
-    if piece.rows is not None and done != piece.rows:
-        raise ObjectError(stream.uri, f"holds {done} rows where its footer promised {piece.rows}; upload it again", done)
+    if piece.rows is not None and done != piece.stored_rows:
+        reason = f"holds {done} rows where its footer promised {piece.stored_rows}; upload it again"
+        raise ObjectError(stream.uri, reason, done)
 
 
 def _read_at(stream: SourceStream, start: int) -> bytes:

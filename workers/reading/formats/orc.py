@@ -36,7 +36,7 @@ def read_orc(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _compress
         file = orc.ORCFile(stream)
         schema, counts = file.schema, stripe_rows(file)
         _ = schema.names  # names that are not UTF-8 are damage
-    layout = ColumnLayout(stream, schema, dict(piece.partitions), plan)
+    layout = ColumnLayout(stream.uri, schema, dict(piece.partitions), plan)
     if piece.stop > len(counts):
         raise ObjectError(stream.uri, f"has {len(counts)} stripes where {piece.stop} were planned; start a new run")
     first, done = piece.first_row, 0

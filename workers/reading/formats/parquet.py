@@ -45,7 +45,7 @@ def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _comp
     with stream.decoding("Parquet", 0):
         probe = pq.ParquetFile(stream, pre_buffer=False, coerce_int96_timestamp_unit=INT96_UNIT)
         schema = probe.schema_arrow
-    layout = ColumnLayout(stream, schema, dict(piece.partitions), plan)
+    layout = ColumnLayout(stream.uri, schema, dict(piece.partitions), plan)
     groups = probe.metadata.num_row_groups
     problem = missing_columns(probe.metadata)
     if problem is None and piece.rows is None and groups < piece.stop == piece.size:  # as planned without row groups
@@ -92,8 +92,9 @@ def read_parquet(stream: SourceStream, piece: ObjectSlice, plan: ReadPlan, _comp
             end = at + part.num_rows
             yield layout.rows(part, first + done, {place - at: why for place, why in unfit.items() if at <= place < end})
             done, at = done + part.num_rows, end
-    if piece.rows is not None and done != piece.rows:
-        raise ObjectError(stream.uri, f"holds {done} rows where its footer promised {piece.rows}; upload it again", done)
+    if piece.rows is not None and done != piece.stored_rows:
+        reason = f"holds {done} rows where its footer promised {piece.stored_rows}; upload it again"
+        raise ObjectError(stream.uri, reason, done)
 
 
 def _batches(

@@ -1,0 +1,1 @@
+"""Tables whose rows only their own library reads, and credentials in the words of such libraries."""
