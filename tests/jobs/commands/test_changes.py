@@ -78,6 +78,7 @@ def test_between_any_two(nights: tuple[Path, list[str]]) -> None:
     assert _counts(_changes(output, "--to", second)) == (0, 2, 0, 0)
     assert _counts(_changes(output, "--from", third)) == (0, 0, 0, 0)
     assert _counts(_changes(output, "--from", "none")) == (ROWS, 0, 0, 0)
+    assert _counts(_changes(output, "--from", first, "--whole")) == (0, 3, 0, 0)
 
 
 def test_told_to_people(nights: tuple[Path, list[str]], tmp_path: Path) -> None:
