@@ -200,6 +200,9 @@ def changes(
     consumer: Annotated[
         str | None, typer.Option(metavar="NAME", help="From what NAME has acknowledged; kept until it acknowledges more.")
     ] = None,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Read unchanged parts too: for a corpus in which an id may occur twice.")
+    ] = False,
     ack: Annotated[str | None, typer.Option(metavar="RUN_ID", help="The consumer has applied the set to RUN_ID.")] = None,
     forget: Annotated[bool, typer.Option("--forget", help="The consumer is no more; nothing is kept for it.")] = False,
     as_json: Json = False,
@@ -208,7 +211,7 @@ def changes(
     from jobs.commands.changes import acknowledge, changes_text, find_changes
     from jobs.commands.changes import forget as forget_consumer
 
-    others = from_run or to_run or into
+    others = from_run or to_run or into or whole
     if (ack is not None or forget) and (consumer is None or others or (ack is not None and forget)):
         raise UsageError("--ack RUN_ID, and --forget, go with --consumer NAME and with nothing else")
     if consumer is not None and ack is not None:
@@ -216,7 +219,7 @@ def changes(
     elif consumer is not None and forget:
         report = forget_consumer(target, consumer)
     else:
-        report = find_changes(target, from_run, to_run, into, consumer)
+        report = find_changes(target, from_run, to_run, into, consumer, whole)
     _print(report, as_json, changes_text)
 
 

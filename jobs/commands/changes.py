@@ -33,8 +33,11 @@ def find_changes(
     to_run: str | None = None,
     into: str | None = None,
     consumer: str | None = None,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Compare two snapshots. `from_run`: by default what the consumer has, else the snapshot before `to_run`.
+
+    `whole`: parts that both have are read as well, for ids that occur twice.
 
     Raises:
         UsageError: no such snapshot, they cannot be compared, or a part is gone; nothing was written but what was complete.
@@ -55,11 +58,11 @@ def find_changes(
         None if old_id == NONE else _open(store, old_id, published, "--from" if known is None else f"--consumer {consumer}")
     )
     folder = None if into is None else _folder(store, into, config.output.storage_options if config else {}, old, new)
-    stored = stored_changes(old, new) if into is None else None
+    stored = stored_changes(old, new) if into is None and not whole else None
     moves = old is None or old.run_id != new.run_id
     if known is not None and moves and (folder is not None or stored is not None):
         known = consumers.hand(known.name, new.run_id)
-    return _found(old, new, folder, stored).report() | _of(known)
+    return _found(old, new, folder, stored, whole).report() | _of(known)
 
 
 def acknowledge(target: str, consumer: str, run_id: str) -> dict[str, Any]:
@@ -117,9 +120,9 @@ def _asked(known: Consumer, from_run: str | None, to_run: str | None) -> tuple[s
     return known.acknowledged or NONE, known.handed or to_run
 
 
-def _found(old: StoredRun | None, new: StoredRun, folder: Folder | None, stored: ChangeSet | None) -> ChangeSet:
+def _found(old: StoredRun | None, new: StoredRun, folder: Folder | None, stored: ChangeSet | None, whole: bool) -> ChangeSet:
     try:
-        return stored or compare_runs(old, new, folder)
+        return stored or compare_runs(old, new, folder, whole=whole)
     except ObjectError as error:
         raise UsageError(f"{error}; `reembed verify` tells more of a current snapshot") from None
 

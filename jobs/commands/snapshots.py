@@ -1,6 +1,7 @@
 """`reembed snapshots`: lists the finished runs whose data still exists, newest first, from storage alone.
 
-It makes two requests for each run (run.json, summary.json) and one for CURRENT.json, which holds what readers have and had.
+It makes two requests for each run (run.json, summary.json), one for CURRENT.json, which holds what readers have and had, and
+two for each consumer of change sets.
 Runs that retention deleted are not listed.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from jobs.publish.consumers import held_runs
 from jobs.publish.open_snapshot import open_store
 from jobs.state.current import Current, read_current
 from jobs.state.records import RunState, read_summary, run_folders
@@ -30,12 +32,13 @@ def list_snapshots(target: str) -> dict[str, Any]:
     ids = run_folders(store)[::-1]
     with ThreadPoolExecutor(_THREADS) as pool:
         found = list(pool.map(lambda run_id: _describe(store, run_id, current), ids))
+    held = held_runs(store)
     if not ids and current is None:
         raise UsageError(f"{redact(store.uri)}: no run was ever begun there; run `reembed embed` first, or correct the uri")
     return {
         "output": redact(store.uri),
         "current": current.run_id if current else None,
-        "snapshots": [snapshot for snapshot in found if snapshot is not None],
+        "snapshots": [item | {"consumers": held.get(item["run_id"], [])} for item in found if item is not None],
     }
 
 
@@ -95,7 +98,8 @@ def _how(item: dict[str, Any]) -> str:
     if item["published"]:
         when = f"published {item['published_at'] or 'once'}"
         by = f" by force of {item['forced']['by']}" if item["forced"] else ""
-        return when + by + (", taken back" if item["taken_back"] else "")
+        held = f", kept for {', '.join(item['consumers'])}" if item["consumers"] else ""
+        return when + by + (", taken back" if item["taken_back"] else "") + held
     return f"not published: {item['reasons'][0] if item['reasons'] else item['state']}"
 
 

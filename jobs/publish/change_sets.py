@@ -97,18 +97,24 @@ class ChangeSet:
 
 
 def compare_runs(
-    old: StoredRun | None, new: StoredRun, folder: Folder | None = None, check: Callable[[], None] = lambda: None
+    old: StoredRun | None,
+    new: StoredRun,
+    folder: Folder | None = None,
+    check: Callable[[], None] = lambda: None,
+    *,
+    whole: bool = False,
 ) -> ChangeSet:
     """What leads from `old` (None: from nothing) to `new`, both of one output.
 
     Args:
         folder: where the files are written; a set that is there already, whole, is not made again. None: rows are counted.
         check: called now and then; may raise.
+        whole: parts that both have are read as well (sides.py).
     Raises:
         UsageError: the snapshots cannot be compared. ObjectError: a part is gone or damaged. RunAborted: a receipt is.
         TransientError: the store, or the local disk is full.
     """
-    digest = digest_of(old, new)
+    digest = digest_of(old, new) + ("-whole" if whole else "")
     if folder is not None and (found := _whole(folder, digest)) is not None:
         return found
     if reason := why_not(None, new.schema):
@@ -118,7 +124,7 @@ def compare_runs(
             f"snapshot {new.run_id} cannot be compared with {old.run_id}: {reason}; load it whole (--from none)"
         )
     same = old is not None and old.run_id == new.run_id
-    before, after = sides_of(None if old is None else _facts(old), _facts(new))
+    before, after = sides_of(None if old is None else _facts(old), _facts(new), whole)
     spill = own_spill_folder()
     with local_disk(spill):
         work = Path(tempfile.mkdtemp(prefix="changes-", dir=spill))

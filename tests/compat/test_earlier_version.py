@@ -22,6 +22,7 @@ import torch
 import transformers
 
 from tests.compat.conftest import FIXTURE, NIGHTS, Copied, Copy
+from tests.documented import apply_changes
 from tests.drivers import Ended, committed
 from tests.local_replicas import local_embed, local_run
 from tests.readers.samples import encodings
@@ -114,6 +115,31 @@ def test_the_finished_run_is_told_by_status_snapshots_and_files(finished: Copy) 
     assert sorted(map(Path, files)) == sorted((finished.output / "data" / second).glob("*.parquet"))
 
 
+def differences(night: int, next_night: int) -> dict[str, int]:
+    """Between the sources of two nights: rows added, with another text, with another kept column alone, deleted."""
+    before, after = source_rows(night), source_rows(next_night)
+    both = before.keys() & after.keys()
+    texts = {key for key in both if before[key]["text"] != after[key]["text"]}
+    return {
+        "added": len(after.keys() - before.keys()),
+        "changed": len(texts),
+        "patched": sum(before[key] != after[key] for key in both - texts),
+        "deleted": len(before.keys() - after.keys()),
+    }
+
+
+def test_changes_between_its_two_nights(finished: Copy, tmp_path: Path) -> None:
+    report = answer("changes", str(finished.output), "--into", str(tmp_path))
+    assert {name: report[name] for name in ("added", "changed", "patched", "deleted")} == differences(1, 2)
+    before, after = (whole_rows(finished.output, run_id) for run_id in run_ids("finished"))
+    assert apply_changes(before, report["files"]).sort_by("id").to_pylist() == after.to_pylist()
+
+
+def whole_rows(output: Path, run_id: str) -> pa.Table:
+    parts = sorted((output / "data" / run_id).rglob("*.parquet"))
+    return pa.concat_tables([pq.read_table(part) for part in parts]).sort_by("id")
+
+
 def test_rollback_there_and_back(copied: Copied) -> None:
     copy = copied("finished", 2)
     config, output = str(copy.config), str(copy.output)
@@ -183,7 +209,7 @@ def assert_readers_open_it(folder: Path, ids: list[str], vectors: Vectors) -> No
     assert np.array_equal(whole.flatten().to_numpy().reshape(vectors.shape), vectors)
 
 
-def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied) -> None:
+def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied, tmp_path: Path) -> None:
     """Night 3: a.jsonl is gone; in d.parquet one text changed, one row is gone, one is new, one repeats another's text."""
     copy = copied("finished", 3)
     ended = local_embed(copy.config)
@@ -206,3 +232,7 @@ def test_the_finished_run_is_the_base_of_the_next_night(copied: Copied) -> None:
     assert np.array_equal(vectors[[at[key] for key in kept]], old[[at_base[key] for key in kept]]), "the same bits"
     assert answer("verify", str(copy.config), "--sample", "40")["findings"] == []
     assert_readers_open_it(copy.output / "data" / summary["run_id"], rows.column("id").to_pylist(), vectors)
+    changes = answer("changes", str(copy.output), "--into", str(tmp_path))
+    assert {name: changes[name] for name in ("added", "changed", "patched", "deleted")} == differences(2, 3)
+    applied = apply_changes(whole_rows(copy.output, base), changes["files"]).sort_by("id")
+    assert applied.to_pylist() == whole_rows(copy.output, summary["run_id"]).to_pylist()

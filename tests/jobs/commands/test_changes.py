@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def nights(tmp_path: Path) -> tuple[Path, list[str]]:
     return output, runs
 
 
-def _changes(output: Path, *arguments: str | Path, status: int = 0) -> dict[str, Any]:
+def _changes(output: str | Path, *arguments: str | Path, status: int = 0) -> dict[str, Any]:
     ended = local_run("changes", output, *arguments, "--json")
     assert ended.rc == status, ended.log
     return dict(json.loads(ended.stdout))
@@ -78,6 +79,7 @@ def test_between_any_two(nights: tuple[Path, list[str]]) -> None:
     assert _counts(_changes(output, "--to", second)) == (0, 2, 0, 0)
     assert _counts(_changes(output, "--from", third)) == (0, 0, 0, 0)
     assert _counts(_changes(output, "--from", "none")) == (ROWS, 0, 0, 0)
+    assert _counts(_changes(output, "--from", first, "--whole")) == (0, 3, 0, 0)
 
 
 def test_told_to_people(nights: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -212,3 +214,15 @@ def test_killed_at_every_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         again = compare_runs(old, new, Folder(Store(str(where), {}), "set"))
         assert again.counts == undisturbed.counts
         assert {path: (where / path).read_bytes() for path in Store(str(where), {}).list("")} == wanted
+
+
+@pytest.mark.s3
+def test_on_s3(s3_bucket: str) -> None:
+    folder = f"s3://{s3_bucket}/{uuid.uuid4().hex[:8]}"
+    run = publish_vectors(f"{folder}/out", unit_vectors(ROWS), shards=SHARDS)
+    report = _changes(f"{folder}/out", "--consumer", "pg", "--into", f"{folder}/delta")
+    assert report["files"] == [f"{folder}/delta/none_{run}/upserts-00000.parquet"]
+    table = pq.read_table(pa.BufferReader(Store(folder, {}).read(f"delta/none_{run}/upserts-00000.parquet")))
+    assert sorted(map(int, table["id"].to_pylist())) == list(range(ROWS))
+    assert _changes(f"{folder}/out", "--consumer", "pg", "--ack", run)["acknowledged"] == run
+    assert _changes(f"{folder}/out", "--consumer", "pg", "--into", f"{folder}/delta")["files"] == []

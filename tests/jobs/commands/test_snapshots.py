@@ -12,6 +12,7 @@ from jobs.commands.publish import publish_run
 from jobs.commands.rollback import roll_back
 from jobs.commands.snapshots import list_snapshots, snapshots_text
 from jobs.commands.status import run_status
+from jobs.publish.consumers import Consumers
 from tests.jobs.snapshot_samples import everything, make_run, run_id
 from workers.errors import UsageError
 from workers.storage.store import Store
@@ -120,3 +121,15 @@ def main_ends_well(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert not ended.value.code
+
+
+def test_what_is_kept_for_consumers(store: Store) -> None:
+    for day in (1, 2):
+        make_run(store, day)
+    consumers = Consumers(store)
+    consumers.acknowledge("pg", run_id(1))
+    consumers.hand("pg", run_id(2))
+    consumers.acknowledge("cache", run_id(1))
+    report = list_snapshots(store.uri)
+    assert [item["consumers"] for item in report["snapshots"]] == [["pg"], ["cache", "pg"]]
+    assert "kept for cache, pg" in snapshots_text(report)

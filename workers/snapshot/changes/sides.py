@@ -43,15 +43,20 @@ class Side:
 
 
 def sides_of(
-    old: tuple[str, OutputSchema, Iterable[OutputFile]] | None, new: tuple[str, OutputSchema, Iterable[OutputFile]]
+    old: tuple[str, OutputSchema, Iterable[OutputFile]] | None,
+    new: tuple[str, OutputSchema, Iterable[OutputFile]],
+    whole: bool = False,
 ) -> tuple[Side | None, Side]:
-    """(run id, columns, parts) of both. None: there is no older snapshot, so every part of the newer one is read."""
+    """(run id, columns, parts) of both. `old` None: there is no older snapshot, so every part of the newer one is read.
+
+    `whole`: parts that both have are read as well, so that a key is found wherever it occurs twice.
+    """
     files = list(new[2])
     rows = sum(file.rows for file in files)
     if old is None:
         return None, Side(new[0], new[1], tuple(files), rows)
     earlier = list(old[2])
-    common = Counter(map(_content, earlier)) & Counter(map(_content, files))
+    common = Counter() if whole else Counter(map(_content, earlier)) & Counter(map(_content, files))
     common.pop(None, None)
     before = Side(old[0], old[1], tuple(_without(earlier, common)), sum(file.rows for file in earlier))
     return before, Side(new[0], new[1], tuple(_without(files, common)), rows)

@@ -298,3 +298,22 @@ def test_a_part_that_is_gone_or_altered_is_named(tmp_path: Path) -> None:
     store.delete(path)
     with pytest.raises(ObjectError, match="missing or altered"):
         run_comparison(store, old, new, tmp_path / "work2")
+
+
+def test_a_key_that_stands_in_a_part_of_both_is_found_on_demand(tmp_path: Path) -> None:
+    """Shard 1 is the same in both; the new shard repeats one of its ids."""
+    store = Store(str(tmp_path / "out"), {})
+    old, new = night(store, tmp_path, lambda corpus: corpus.update({7: [Doc(corpus[1][0].id, ["another"])]}))
+    assert counts(run_comparison(store, old, new, tmp_path / "work")[0]) == (1, 0, 0, 0)
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    comparison = Comparison(store, *sides_of(old.facts, new.facts, whole=True), folder)
+    assert (counts(comparison), comparison.counts.shared_keys) == ((2, 0, 0, 1), 1)
+    files = write_changes(comparison, store, store, "whole-out", folder, lambda: None)
+    ops = ops_of(store, files)
+    twice = old.corpus[1][0].id
+    assert (ops["deleted"], ops["added"]) == ([(twice, None)], [(twice, None)] * 2)
+    left = [row for row in full_rows(old.table(store)) if row[0][0] != twice]
+    (upserts,) = [file.path for file in files if "upserts" in file.path]
+    added = full_rows(pq.read_table(pa.BufferReader(store.read(upserts))))
+    assert Counter(left + added) == Counter(full_rows(new.table(store)))
