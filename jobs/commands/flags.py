@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jobs.config import RunConfig
 
 MaybeConfig = Annotated[
-    str | None, typer.Argument(metavar="[CONFIG]", help="YAML file; not needed with --corpus and --output.")
+    str | None, typer.Argument(metavar="CONFIG", help="YAML file; not needed with --corpus and --output.")
 ]
 Corpus = Annotated[list[str] | None, typer.Option(metavar="URI", help="corpus.uri: object, folder or glob; repeatable.")]
 Output = Annotated[str | None, typer.Option(metavar="URI", help="output.uri: folder of the embeddings.")]

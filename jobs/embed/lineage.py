@@ -10,9 +10,9 @@ from jobs.driver.signals import Stopped
 from jobs.monitoring.lineage import Lineage
 from jobs.monitoring.lineage_event import Column, RunFacts
 from jobs.planning.run import ReuseRefused, Run
+from jobs.state.stored_run import StoredRun
 from workers import __version__
 from workers.storage.uris import redact
-from workers.table.schema import output_schema
 
 MODEL_FACTS = (
     "name",
@@ -57,7 +57,6 @@ def _tell(lineage: Lineage, summary: Mapping[str, Any]) -> None:
 
 def _facts(run: Run, driver: int) -> RunFacts:
     config, corpus = run.config, run.config.corpus
-    schema = output_schema(run.plan, run.stamp, config.output.partition_by)
     ids = [Column(corpus.id, str(run.plan.id_type))] if corpus.id else []
     texts = [Column(name, "string") for name in corpus.text if name != corpus.id]
     kept = [Column(field.name, str(field.type)) for field in run.plan.keep if field.name not in (corpus.id, *corpus.text)]
@@ -70,7 +69,7 @@ def _facts(run: Run, driver: int) -> RunFacts:
         inputs=[redact(uri) for uri in corpus.uri],
         output=output,
         columns_in=[*ids, *texts, *kept],
-        columns_out=[Column(field.name, str(field.type)) for field in schema.rows],
+        columns_out=[Column(field.name, str(field.type)) for field in StoredRun(run.store, run.record).schema.rows],
         model={name: run.record.model.get(name) for name in MODEL_FACTS},
         version=__version__,
     )

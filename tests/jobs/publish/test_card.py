@@ -141,3 +141,8 @@ def test_datasets_reads_the_published_snapshot(tmp_path: Path, small_model: Path
     assert sorted(found["id"]) == table["id"].to_pylist()
     by_id = dict(zip(found["id"], found["embedding"], strict=True))
     assert [by_id[id_] for id_ in table["id"].to_pylist()] == table["embedding"].to_pylist()
+    block = (tmp_path / "out" / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(block.replace("OUTPUT", str(tmp_path / "out")), names)
+    given = dict(zip(names["dataset"]["id"], names["dataset"]["lang"], strict=True))
+    assert given == dict(zip(table["id"].to_pylist(), table["lang"].to_pylist(), strict=True)), "the card's own example"
