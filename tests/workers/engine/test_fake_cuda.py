@@ -27,7 +27,7 @@ from workers.engine.kernels.packing import PackedBatch
 from workers.engine.ways.interface import Forward, States
 from workers.engine.ways.packed import Packed
 from workers.engine.ways.padded import Padded
-from workers.records.tokens import EncodedTexts, TokenizedTexts
+from workers.records.tokens import EncodedTexts, PooledTokens, TokenizedTexts
 
 HALVES = (torch.float16, torch.bfloat16)
 PADDED = ("MPNet", "DebertaV2")
@@ -107,6 +107,19 @@ def test_chunks(loaded: Encoder, monkeypatch: pytest.MonkeyPatch, long_text: Lon
     tokens = dataclasses.replace(TOKENS, document=owners, num_tokens=np.ones(8, np.int32))
     device = Device(loaded, Packed(moved("Bert", torch.float16)), monkeypatch, long_text=long_text)
     assert device.submit(tokens).result().vectors.shape == (8 if long_text is LongText.MEAN_OF_CHUNKS else 16, 32)
+
+
+@pytest.mark.parametrize("mode", [Pooling.MEAN, Pooling.MAX, Pooling.WEIGHTED_MEAN, Pooling.LAST4_CONCAT])
+def test_late_chunks(loaded: Encoder, monkeypatch: pytest.MonkeyPatch, mode: Pooling) -> None:
+    """Two rows of each input; nothing asks the device where they lie."""
+    lengths = TOKENS.lengths
+    first = np.stack([np.zeros_like(lengths), lengths // 2], axis=1).ravel()
+    end = np.stack([lengths // 2, lengths], axis=1).ravel()
+    tokens = dataclasses.replace(TOKENS, pooled=PooledTokens(np.repeat(np.arange(16), 2), first, end))
+    device = Device(
+        loaded, Packed(moved("Bert", torch.float16)), monkeypatch, pooling=(mode,), long_text=LongText.LATE_CHUNKS
+    )
+    assert device.submit(tokens).result().vectors.shape == (32, WIDTHS.get(mode, 32))
 
 
 def test_vectors_of_every_token(loaded: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
