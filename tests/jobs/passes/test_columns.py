@@ -74,6 +74,7 @@ def test_reduce_of_a_column_is_reduce_of_a_snapshot_of_it(outputs: tuple[str, st
     assert [form.column for form in run.source_stamp.formats] == ["embedding", "cut", "codes"]
 
 
+@pytest.mark.slow
 def test_a_query_is_cut_before_it_is_projected(
     outputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
