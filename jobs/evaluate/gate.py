@@ -94,7 +94,7 @@ def _before(run: StoredRun, section: EvaluateSection, options: StorageOptions) -
 
 def _figures(run: StoredRun, section: EvaluateSection, options: StorageOptions) -> dict[str, Any]:
     """The facts of the task, as stored with the run or measured now."""
-    source = SourceSnapshot(run, options)
+    source = SourceSnapshot.of_run(run, options, "gate.evaluate.snapshot", section.column)
     told = section.model_dump(mode="json", exclude={"snapshot", "storage_options", "min", "max_drop"})
     wanted = hashlib.sha256(json.dumps([told, source.digest], sort_keys=True).encode()).hexdigest()
     path = run.paths.quality

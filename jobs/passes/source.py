@@ -44,6 +44,13 @@ class SourceSnapshot:
                 f"{setting}={redact(uri)}: the output of `reembed {run.job}`, which holds no vectors; "
                 "give the snapshot it was made from"
             )
+        return cls.of_run(run, storage_options, setting, column)
+
+    @classmethod
+    def of_run(
+        cls, run: StoredRun, storage_options: StorageOptions, setting: str, column: str | None = None
+    ) -> SourceSnapshot:
+        """As open(), for a run that holds vectors. Raises: UsageError: it has no such column of them."""
         if column is not None and column not in run.schema.vectors:
             there = ", ".join(run.schema.vectors)
             raise UsageError(f"{setting.rpartition('.')[0]}.column={column}: the snapshot's columns of vectors are {there}")

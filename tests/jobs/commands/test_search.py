@@ -10,7 +10,11 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from jobs.commands.search import search_snapshot
+from jobs.commands.search import Columns, search_snapshot
+from jobs.config import parse_section
+from jobs.index.config import IndexConfig
+from jobs.index.job import IndexJob
+from jobs.passes.job import run_job
 from tests.jobs.index.index_samples import COUNT, config, mixture, publish_index
 from tests.vector_snapshots import publish_vectors
 from workers.errors import UsageError
@@ -88,3 +92,24 @@ def test_the_command_takes_both(outputs: tuple[Path, Path], capsys: pytest.Captu
         main(["search", output, "5", "-k", "2", "--index", index, "--where", "lang='de'", "--json"])
     assert not ended.value.code
     assert [hit["lang"] for hit in json.loads(capsys.readouterr().out)["hits"]] == ["de", "de"]
+
+
+def test_an_index_of_another_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It serves searches by that column, which cut the query likewise, and no others."""
+    vectors = mixture(COUNT)
+    publish_vectors(tmp_path / "out", vectors, shards=2, beside=[{"name": "cut", "dim": 16}])
+    output, index = str(tmp_path / "out"), str(tmp_path / "index")
+    raw = {"index": {"snapshot": output, "column": "cut"}, "output": {"uri": index}}
+    assert run_job(IndexJob(parse_section(raw, "test", IndexConfig)))["published"]
+    monkeypatch.setattr("jobs.commands.search.load_embedder", lambda *_, **__: _Embedder())
+    by_cut = search_snapshot(output, "77", 10, columns=Columns("cut"))
+    head = vectors[:, :16] / np.linalg.norm(vectors[:, :16], axis=1, keepdims=True)
+    assert [hit["score"] for hit in by_cut["hits"]] == pytest.approx(np.sort(head @ head[77])[::-1][:10], abs=1e-5)
+    exact, found = (
+        {hit["id"]: hit["score"] for hit in hits["hits"]}
+        for hits in (by_cut, search_snapshot(output, "77", 10, index=index, columns=Columns("cut")))
+    )
+    assert len(exact.keys() & found.keys()) >= 8, "approximate in which rows are found"
+    assert found == {id_: pytest.approx(head[int(id_)] @ head[77], abs=1e-5) for id_ in found}, "exact in their scores"
+    with pytest.raises(UsageError, match=r"was built of the column cut, and embedding is searched; give --column cut"):
+        search_snapshot(output, "77", 10, index=index)

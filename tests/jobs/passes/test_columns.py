@@ -74,6 +74,7 @@ def test_reduce_of_a_column_is_reduce_of_a_snapshot_of_it(outputs: tuple[str, st
     assert [form.column for form in run.source_stamp.formats] == ["embedding", "cut", "codes"]
 
 
+@pytest.mark.slow
 def test_a_query_is_cut_before_it_is_projected(
     outputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,8 @@ def test_a_column_that_is_not_there(outputs: tuple[str, str]) -> None:
         UsageError, match=r"^reduce\.column=id: the snapshot's columns of vectors are embedding, cut, codes$"
     ):
         SourceSnapshot.open(outputs[0], {}, "reduce.snapshot", "id")
+    with pytest.raises(UsageError, match=r"^gate\.evaluate\.column=x: the snapshot's columns"):
+        SourceSnapshot.of_run(open_published(outputs[0]), {}, "gate.evaluate.snapshot", "x")
     source = SourceSnapshot.open(outputs[0], {}, "evaluate.snapshot")
     with pytest.raises(UsageError, match=r"evaluate\.label: cut is not in the snapshot"):
         source.require_columns(["cut"], "evaluate.label")

@@ -13,6 +13,7 @@ import pytest
 import jobs.embed.session
 import jobs.planning.choose_run
 from jobs.commands.plan import plan_run
+from jobs.commands.search import find
 from jobs.config import RunConfig
 from jobs.embed.job import embed_corpus
 from jobs.planning.request import Request
@@ -123,6 +124,13 @@ def test_the_record_says_what_the_footers_say(tmp_path: Path, small_model: Path)
     footer = pq.read_metadata(next(Path(tmp_path / "out/data").rglob("*.parquet"))).metadata
     for name, value in run.stamp.footer().items():
         assert footer[name.encode()].decode() == value
+    table = rows_of(run.store.uri_of(run.paths.data))
+    full = table["full"].combine_chunks().flatten().to_numpy().reshape(80, 32).astype(np.float64)
+    hits = find(run, None, full[33:34].astype(np.float32), 5, None)
+    head = full[:, :16] / np.linalg.norm(full[:, :16], axis=1, keepdims=True)
+    expected = np.sort(head @ head[33])[::-1][:5]
+    assert hits[0]["id"] == table["id"][33].as_py(), "a query is cut as the main column is"
+    assert [hit["score"] for hit in hits] == pytest.approx(expected, abs=0.02)
 
 
 def test_more_components_than_the_model_has(tmp_path: Path, small_model: Path) -> None:
