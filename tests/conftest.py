@@ -134,10 +134,11 @@ def isolated_home(shared: Shared) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def standing(isolated_home: Path) -> Iterator[None]:
-    """Isolated processes are started once a worker, not once a test (tests/standing_process.py)."""
+    """Isolated processes are started once a worker, not once a test; so is what gives the same (tests/kept_work.py)."""
+    from tests.kept_work import kept_work
     from tests.standing_process import standing_processes
 
-    with standing_processes():
+    with standing_processes(), kept_work():
         yield
 
 

@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 import yaml
 
+from jobs.evaluate import classify
 from tests.drivers import Ended, docstrings_corpus
 from tests.local_replicas import local_run
 
 DOCUMENTS = 240
 GOOD = {"pooling": "mean", "precision": "float32", "normalize": True, "max_tokens": 48}
 ALLOWED = "gate.allow_model_change=true"
+
+
+@pytest.fixture(autouse=True)
+def _few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tests/jobs/evaluate/labelled.py: exactness is the subject of test_classify.py."""
+    monkeypatch.setattr(classify, "FOLD_PASSES", 6)
+    monkeypatch.setattr(classify, "FINAL_PASSES", 12)
 
 
 @pytest.fixture(scope="module")
