@@ -181,6 +181,22 @@ def test_files_without_ids_are_not_guessed_at(tmp_path: Path) -> None:
     assert corpus.objects[0].problem is not None
 
 
+def test_a_partition_that_files_lack_is_its_value_in_the_records(tmp_path: Path) -> None:
+    """As in files that come from Hive: the column is in none of them."""
+    rows = documents(0, 12, year=pa.array([2000 + row % 3 for row in range(12)], pa.int32()), day=DAYS * 4)
+    table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", rows.schema)
+    with table.update_spec() as update:
+        update.add_identity("year")
+        update.add_identity("day")
+    table.append(rows)
+    for file in iceberg_tables.data_files(table):
+        path = file.removeprefix("file://")
+        pq.write_table(pq.ParquetFile(path).read().drop_columns(["year", "day"]), path)
+    ours, _ = read_rows(settings(newest(table), "iceberg", keep=["year", "day"]), ["day"])
+    assert ours.column("year").to_pylist() == rows.column("year").to_pylist()
+    same(ours, rows)
+
+
 def test_where_chooses_files_by_identity_partitions(tmp_path: Path) -> None:
     """In the table's types."""
     rows = documents(0, 30, year=pa.array([2000 + row % 3 for row in range(30)], pa.int32()), day=DAYS * 10)
