@@ -110,14 +110,13 @@ def _snapshot(table: Any, config: CorpusConfig) -> tuple[Any, Any]:
 
 def _columns(schema: Any, table: Any) -> Iterator[TableColumn]:
     """Names that files without field ids may have for a column are those of the table's name mapping."""
-    mapping = table.name_mapping()
     named: dict[int, tuple[str, ...]] = {}
-    for field in mapping or ():
+    for field in table.name_mapping() or ():
         if field.field_id is not None:
             named[field.field_id] = tuple(field.names)
     arrow = schema.as_arrow()
     for field in schema.fields:
-        names = named.get(field.field_id, ()) if mapping is not None else (field.name,)
+        names = named.get(field.field_id, ())
         yield TableColumn(field.name, field.field_id, names, tuple(inner_fields(arrow.field(field.name).type)))
 
 

@@ -24,7 +24,8 @@ def names_in_file(schema: pa.Schema, columns: Sequence[TableColumn]) -> dict[str
     """The table's name -> the file's name. A column that the file does not have is left out: it is null in all its rows.
 
     Raises:
-        ValueError: a file's column has other fields inside it than the table's; or two of its columns have one id or name.
+        ValueError: a file's column has other fields inside it than the table's; two of its columns have one id or name; or
+            it has no ids where they alone tell its columns.
     """
     by_id: dict[int, pa.Field] = {}
     for field in schema:
@@ -33,6 +34,8 @@ def names_in_file(schema: pa.Schema, columns: Sequence[TableColumn]) -> dict[str
             raise ValueError(f"two columns of it have the field id {number}")
         if number is not None:
             by_id[number] = field
+    if not by_id and not any(column.names for column in columns):
+        raise ValueError("its columns have no field ids, and the table does not say what they are called in such files")
     found = {}
     for column in columns:
         if column.field_id is not None and by_id:

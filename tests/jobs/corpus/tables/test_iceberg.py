@@ -168,6 +168,51 @@ def test_a_migrated_file_is_read_by_the_name_mapping_and_the_partition(tmp_path:
     assert ours.column("text").to_pylist() == table.scan().to_arrow().sort_by("id").column("body").to_pylist()
 
 
+def test_files_without_ids_are_not_guessed_at(tmp_path: Path) -> None:
+    """Without a name mapping nobody knows which of their columns is which."""
+    table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", documents(0, 1).schema)
+    path = tmp_path / "part.parquet"
+    pq.write_table(documents(0, 9), path)
+    table.add_files([f"file://{path}"])
+    with table.transaction() as transaction:
+        transaction.remove_properties("schema.name-mapping.default")
+    corpus = discover(settings(newest(table), "iceberg"))
+    assert "have no field ids, and the table does not say what they are called" in corpus.warnings[0]
+    assert corpus.objects[0].problem is not None
+
+
+def test_a_partition_that_files_lack_is_its_value_in_the_records(tmp_path: Path) -> None:
+    """As in files that come from Hive: the column is in none of them."""
+    rows = documents(0, 12, year=pa.array([2000 + row % 3 for row in range(12)], pa.int32()), day=DAYS * 4)
+    table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", rows.schema)
+    with table.update_spec() as update:
+        update.add_identity("year")
+        update.add_identity("day")
+    table.append(rows)
+    for file in iceberg_tables.data_files(table):
+        path = file.removeprefix("file://")
+        pq.write_table(pq.ParquetFile(path).read().drop_columns(["year", "day"]), path)
+    ours, _ = read_rows(settings(newest(table), "iceberg", keep=["year", "day"]), ["day"])
+    assert ours.column("year").to_pylist() == rows.column("year").to_pylist()
+    same(ours, rows)
+
+
+def test_where_chooses_files_by_identity_partitions(tmp_path: Path) -> None:
+    """In the table's types."""
+    rows = documents(0, 30, year=pa.array([2000 + row % 3 for row in range(30)], pa.int32()), day=DAYS * 10)
+    table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", rows.schema)
+    with table.update_spec() as update:
+        update.add_identity("year")
+        update.add_identity("day")
+    table.append(rows)
+    ours, _ = read_rows(settings(newest(table), "iceberg", keep=["year"], where="year > 2000 or day = '2024-02-29'"))
+    same(ours, table.scan(row_filter="year > 2000 or day = '2024-02-29'").to_arrow())
+    nulls, _ = read_rows(settings(newest(table), "iceberg", where="day is null"))
+    same(nulls, table.scan(row_filter="day is null").to_arrow())
+    with pytest.raises(UsageError, match="not divided by id, but by day, year"):
+        discover(settings(newest(table), "iceberg", where="id = 1"))
+
+
 def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", documents(0, 1).schema)
 
