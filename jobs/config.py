@@ -1,6 +1,6 @@
 """RunConfig: the configuration of a run, from one strict YAML file and key=value overrides.
 
-It is composed of the sections of workers/config.py and the driver's own.
+It is composed of the sections of workers/config and the driver's own.
 """
 
 from __future__ import annotations

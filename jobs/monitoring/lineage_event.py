@@ -18,6 +18,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from workers.table.paths import RunPaths
+
 PRODUCER = "urn:x-reembed"
 MODEL_FACET, RUN_FACET = "reembed_model", "reembed_run"
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs"}
@@ -79,7 +81,7 @@ def dataset_name(uri: str) -> tuple[str, str]:
 
 def run_uuid(output: str, run_id: str, driver: int) -> uuid.UUID:
     """The same for the same driver of a run, wherever it is computed."""
-    return uuid.uuid5(uuid.NAMESPACE_URL, f"{output.rstrip('/')}/runs/{run_id}#{driver}")
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"{output.rstrip('/')}/{RunPaths(run_id).root}#{driver}")
 
 
 def run_event(facts: RunFacts) -> Any:
