@@ -172,8 +172,8 @@ def test_refused_sequences_leave_their_rows_empty(tiny: tuple[TextTokenizer, Enc
     assert not spoilt.all()
 
 
-def test_a_document_of_8192_tokens_is_one_input(minilm: Path, tmp_path: Path) -> None:
-    folder = copy_model(minilm, tmp_path / "model")
+def test_a_document_of_8192_tokens_is_one_input(small_model: Path, tmp_path: Path) -> None:
+    folder = copy_model(small_model, tmp_path / "model")
     edit_json(folder / "config.json", max_position_embeddings=8192)
     tokenizer = tokenizer_of(folder, long_text="late_chunks", max_tokens=8192)
     one, more = (tokenizer.tokenize(["snow " * words]) for words in (8190, 8191))
