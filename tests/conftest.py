@@ -67,6 +67,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupsThenAlone:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    gc.unfreeze()  # Python collects everything at its end, for libraries that look for what is left
     if not hasattr(config, "workerinput"):
         config.stash[SHARED].end()
 

@@ -158,6 +158,7 @@ def test_truncated(tmp_path: Path) -> None:
 CELL = st.text(st.sampled_from('ab,"\n\r é漢'), max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(CELL, CELL), max_size=10), st.sampled_from(["\n", "\r\n"]), st.sets(st.integers(0, 10)))
 def test_slices_cut_at_record_borders_tile_the_object(

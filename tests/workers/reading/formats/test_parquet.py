@@ -276,6 +276,7 @@ for turn in range(150):
 """
 
 
+@pytest.mark.slow
 def test_flipped_bytes_never_kill_the_process(tmp_path: Path) -> None:
     rng = random.Random(1)
     texts = [rng.choice(["short", "a longer text", "漢字"]) * rng.randint(1, 9) for _ in range(400)]

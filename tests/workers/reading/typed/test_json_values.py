@@ -117,6 +117,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(JSON_VALUES, max_size=4))
 def test_json_text_holds_any_value(values: list[Any]) -> None:
@@ -131,6 +132,7 @@ TYPES = st.sampled_from(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.lists(JSON_VALUES, max_size=5), TYPES)
 def test_a_value_is_the_same_or_is_named(values: list[Any], name: str) -> None:

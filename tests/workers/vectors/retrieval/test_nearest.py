@@ -39,6 +39,7 @@ def _search(output: Path, queries: np.ndarray, threads: int) -> tuple[list[list[
     return [[str(ids[text]) for text in row] for row in texts], scores
 
 
+@pytest.mark.slow
 def test_equal_to_brute_force_and_the_same_whatever_the_threads(
     output: Path, data: tuple[np.ndarray, list[str], np.ndarray]
 ) -> None:
