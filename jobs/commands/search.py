@@ -7,7 +7,7 @@ scores them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.publish.open_snapshot import load_embedder, open_published, open_store
@@ -59,11 +59,12 @@ def search_snapshot(
     published = open_published(target)
     columns = _known(columns or Columns(), published, index)
     condition = None if where is None else Where.parse(where, published.schema.plain)
-    files = _index_files(published, index, columns) if columns.first is None else None
+    dense = not published.schema.sparse
+    files = _index_files(published, index, columns) if dense and columns.first is None else None
     embedder = load_embedder(published, query=True, long_text=LongText.TRUNCATE)
     hits = find(published, files, embedder.embed([text])[0], k, condition, columns)
     found: dict[str, Any] = {"query": text, "run_id": published.run_id, "model": published.stamp.model}
-    found |= {"column": columns.scores} if columns.scores != EMBEDDING else {}
+    found |= {"column": columns.scores} if columns.scores not in (EMBEDDING, published.schema.column) else {}
     found |= {"first": columns.first, "oversample": columns.candidates} if columns.first is not None else {}
     return found | ({"where": where} if where is not None else {}) | {"hits": hits}
 
@@ -93,6 +94,8 @@ def find(
 
 def _known(columns: Columns, published: StoredRun, index: str | None) -> Columns:
     """Raises: UsageError: a column that is not there, or two ways to find candidates."""
+    if published.schema.sparse:
+        return _of_sparse(columns, published, index)
     there = published.schema.vectors
     for option, name in (("--column", columns.scores), ("--first", columns.first)):
         if name is not None and name not in there:
@@ -104,6 +107,22 @@ def _known(columns: Columns, published: StoredRun, index: str | None) -> Columns
     if columns.first is not None and index is not None:
         raise UsageError("--first and --index: both find candidates; give one of them")
     return columns
+
+
+def _of_sparse(columns: Columns, published: StoredRun, index: str | None) -> Columns:
+    """Raises: UsageError: an option for dense vectors."""
+    given = {
+        "--column": columns.scores != EMBEDDING,
+        "--first": columns.first,
+        "--oversample": columns.oversample,
+        "--index": index,
+    }
+    for option, value in given.items():
+        if value:
+            raise UsageError(f"{option}: is for dense vectors, and the snapshot holds sparse ones; remove it")
+    if published.today is not None and published.today.search.index is not None:
+        raise UsageError("search.index: is for dense vectors, and the snapshot holds sparse ones; remove it")
+    return replace(columns, scores=published.schema.column)
 
 
 def _index_files(published: StoredRun, index: str | None, columns: Columns) -> IndexFiles | None:

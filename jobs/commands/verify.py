@@ -20,7 +20,6 @@ from jobs.publish.open_snapshot import load_embedder, open_current
 from jobs.state.stored_run import StoredRun
 from workers.config import VectorType
 from workers.snapshot.audit import ShardAudit, audit_shard, compare
-from workers.table.schema import EMBEDDING
 
 log = logging.getLogger("reembed")
 
@@ -105,14 +104,15 @@ def _compare(published: StoredRun, audits: list[ShardAudit], findings: list[str]
     """The cosines of the main column; findings are of all."""
     embedder = load_embedder(published)
     stamp = published.stamp
+    main = stamp.formats[0].column
     cosines: list[float] = []
     for audit in audits:
-        keys = [key for key in audit.texts if key in audit.stored[EMBEDDING]]
+        keys = [key for key in audit.texts if key in audit.stored[main]]
         fresh = dict(zip(keys, embedder.embed([audit.texts[key] for key in keys]), strict=True)) if keys else {}
         for form in stamp.formats:
-            least, beside = LEAST_COSINE[form.vector], "" if form.column == EMBEDDING else f" in {form.column}"
+            least, beside = LEAST_COSINE[form.vector], "" if form.column == main else f" in {form.column}"
             for key, cosine in compare(audit, fresh, form, normalize=stamp.normalize).items():
-                cosines += [cosine] if form.column == EMBEDDING else []
+                cosines += [cosine] if form.column == main else []
                 if not cosine >= least:
                     findings.append(
                         f"document {key[0]!r}: embedded again its cosine to the stored vector{beside} is {cosine:.4f}, "

@@ -215,7 +215,7 @@ class _Embedding:
 
 
 def _settings(run: Run | PlannedRun, shape: ReplicaShape, reference: GoldenReferenceFile | None) -> ReplicaSettings:
-    by_token = run.request.recipe.pooling == (Pooling.TOKENS,)
+    by_token = run.request.recipe.pooling in ((Pooling.TOKENS,), (Pooling.SPARSE,))
     model = run.request.model
     return ReplicaSettings(
         plan=dataclasses.replace(run.plan, window_bytes=TOKENS_WINDOW_BYTES) if by_token else run.plan,

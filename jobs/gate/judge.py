@@ -24,12 +24,12 @@ from jobs.state.accounting import Accounting, Totals, totals
 from jobs.state.current import read_current
 from jobs.state.records import RunRecord
 from jobs.state.stored_run import StoredRun
-from workers.config import LongText, VectorType
+from workers.config import LongText, Pooling, VectorType
 from workers.records.shard import Receipt
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
 from workers.table.representations import parsed
-from workers.table.vector_identity import LATER_SETTINGS, OF_CHUNKS, VECTOR_FACTS
+from workers.table.vector_identity import LATER_SETTINGS, OF_CHUNKS, OF_SPARSE, VECTOR_FACTS
 from workers.table.vectors import VectorFormat
 
 log = logging.getLogger("reembed")
@@ -82,6 +82,9 @@ def identity(record: RunRecord) -> dict[str, Any]:
     if record.model.get("long_text") != LongText.TRUNCATE:
         settings = record.config.get("model", {})
         facts |= {name: settings.get(name, LATER_SETTINGS.get(name)) for name in OF_CHUNKS}
+    if record.model.get("pooling") == Pooling.SPARSE:
+        settings = record.config.get("model", {})
+        facts |= {name: settings.get(name, LATER_SETTINGS.get(name)) for name in OF_SPARSE}
     return facts
 
 
@@ -136,8 +139,10 @@ def _baseline(store: Store, run_id: str) -> tuple[_Baseline | None, str]:
 
 
 def _compare_golden(record: RunRecord, golden: Golden | None, last: _Baseline | None) -> Comparison:
-    if record.model.get("pooling") == "tokens":
+    if record.model.get("pooling") == Pooling.TOKENS:
         return Comparison(note="pooling=tokens: texts have no single vector")
+    if record.model.get("pooling") == Pooling.SPARSE:
+        return Comparison(note="pooling=sparse: vectors of golden texts are not kept, probes and samples are compared")
     if golden is None or golden.run_id != record.run_id:
         return Comparison(note="no replica of this run told its vectors of the golden texts")
     if last is None or last.golden is None:

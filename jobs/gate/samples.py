@@ -32,6 +32,7 @@ from workers.table.vectors import Floats, VectorFormat, cosines
 MOST_PARTS = 64  # many parts, and few rows of each, because neighbouring documents are similar
 MOST_VECTORS = 4096
 SEARCHED_VECTORS = 8192  # of one earlier part: inserted rows move later texts down
+MOST_SPARSE, SEARCHED_SPARSE = 256, 1024  # of sparse vectors, whose zeros are in memory too: 30 MB for 30,522 words
 MOST_EARLIER = 4  # earlier parts searched for the texts of one part
 LOOKED_THROUGH = 1024  # shards, evenly spread, in which parts with a counterpart are searched
 THREADS = 16
@@ -57,7 +58,7 @@ def measure_vectors(run: StoredRun) -> tuple[VectorFigures | None, tuple[str, ..
     """
     store, stored = run.store, run.stored
     chosen = _sampled(run)
-    share = MOST_VECTORS // max(1, len(chosen))
+    share = _share(stored, len(chosen))
 
     def look(file: OutputFile) -> PartSample | str | None:
         try:
@@ -128,6 +129,11 @@ def _least_cosine(one_ND: Floats, one: VectorFormat, other_NE: Floats, other: Ve
     return float(np.nan_to_num(cosines(*pair), nan=-1.0).min())
 
 
+def _share(stored: VectorFormat, parts: int) -> int:
+    """Vectors to read of each of so many parts."""
+    return max(1, (MOST_SPARSE if stored.sparse else MOST_VECTORS) // max(1, parts))
+
+
 def _sampled(run: StoredRun) -> list[OutputFile]:
     """Parts with rows, spread evenly."""
     files = run.files
@@ -152,7 +158,8 @@ def compare_texts(now: StoredRun, last: StoredRun) -> Comparison:
     pairs = spread(_pairs(now, last), MOST_PARTS)
     if not pairs:
         return Comparison(note="no object that was embedded now is in the last snapshot")
-    share = MOST_VECTORS // len(pairs)
+    share = _share(now.stored, len(pairs))
+    searched = SEARCHED_SPARSE if now.stored.sparse else SEARCHED_VECTORS
 
     def compared(pair: _Pair) -> list[float]:
         try:
@@ -162,7 +169,7 @@ def compare_texts(now: StoredRun, last: StoredRun) -> Comparison:
             fresh = dict(zip(sample.keys, sample.vectors, strict=True))
             known: dict[TextKey, Floats] = {}
             for file in pair.earlier:
-                known |= find_rows(last.store, file, last.stored, fresh.keys() - known.keys(), SEARCHED_VECTORS)
+                known |= find_rows(last.store, file, last.stored, fresh.keys() - known.keys(), searched)
         except PartUnreadable:
             return []  # measure_vectors reports such parts of this run; the gate does not report those of the last snapshot
         return [text_cosine(fresh[key], known[key], now.stored) for key in known]

@@ -51,6 +51,11 @@ class SourceSnapshot:
         cls, run: StoredRun, storage_options: StorageOptions, setting: str, column: str | None = None
     ) -> SourceSnapshot:
         """As open(), for a run that holds vectors. Raises: UsageError: it has no such column of them."""
+        if run.schema.sparse:
+            raise UsageError(
+                f"{setting}={redact(run.store.uri)}: holds sparse vectors (model.pooling: sparse), which are only searched; "
+                "give a snapshot of dense ones"
+            )
         if column is not None and column not in run.schema.vectors:
             there = ", ".join(run.schema.vectors)
             raise UsageError(f"{setting.rpartition('.')[0]}.column={column}: the snapshot's columns of vectors are {there}")

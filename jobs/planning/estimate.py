@@ -37,6 +37,7 @@ SAMPLED_DOCUMENTS = 256  # of each sampled shard
 HASHES_AT_ONCE = 1 << 16
 SPOTS = 3  # positions of a shard that are sampled
 ROW_OVERHEAD_BYTES = 48  # id, hash and counts of a row, compressed: measured on the Parquet files of short ids
+USUAL_ENTRIES = 256  # of a sparse vector, where nothing bounds them
 log = logging.getLogger("reembed")
 
 
@@ -135,6 +136,8 @@ def plain_row_bytes(run: Run | PlannedRun, sample: Sample) -> float:
             per_document = sample.tokens / sample.documents
         elif recipe.long_text in ROW_A_CHUNK:
             per_document = sample.rows / sample.documents
+    if recipe.sparse is not None:
+        per_document *= recipe.sparse.top or USUAL_ENTRIES
     return per_document * vector_bytes(schema) + ROW_OVERHEAD_BYTES
 
 

@@ -16,12 +16,14 @@ from jobs.driver.layout import require_apart, require_lasting
 from jobs.driver.preflight import require_endpoint, require_output
 from jobs.planning.exclusion import DedupOutput
 from jobs.state.records import settings_fingerprint
+from workers.config import VectorType
 from workers.errors import UsageError
 from workers.model.files import ModelFiles, resolve_model
 from workers.model.recipe import EmbeddingRecipe, check_inputs, read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.storage.store import Store
 from workers.table.representations import told, vector_formats
+from workers.table.sparse import sparse_format
 from workers.table.vectors import VectorFormat
 
 
@@ -55,7 +57,7 @@ class Request:
     @property
     def formats(self) -> tuple[VectorFormat, ...]:
         """The columns of vectors, the main one first, without scales. Raises: UsageError: the model has not got them."""
-        return vector_formats(self.config.output.columns, self.recipe.dim or 0)
+        return _formats(self.config, self.recipe, self.recipe.dim or 0)
 
     @property
     def kept_share(self) -> float:
@@ -74,7 +76,7 @@ class Request:
         recipe = read_recipe(model, config.model)
         if recipe.dim is None:
             raise UsageError(f"model.name={model.name}: its config.json does not tell the hidden size; use another model")
-        vector_formats(config.output.columns, recipe.dim)
+        _formats(config, recipe, recipe.dim)
         tokenizer = TextTokenizer(model.folder, recipe)  # refuses settings that leave no room for text
         check_inputs(model, recipe, tokenizer.largest_id)
         excluded = DedupOutput.open(config)
@@ -82,3 +84,16 @@ class Request:
         used = dataclasses.asdict(recipe)
         settings = settings_fingerprint(config, model.weights_digest, model.tokenizer_digest, used, pinned)
         return cls(config, store, model, recipe, settings, excluded)
+
+
+def _formats(config: RunConfig, recipe: EmbeddingRecipe, dim: int) -> tuple[VectorFormat, ...]:
+    """Raises: UsageError: a column that the model's vectors cannot be stored in."""
+    if recipe.sparse is None:
+        return vector_formats(config.output.columns, dim)
+    for setting, value in (("vectors", config.output.vectors), ("vector", config.output.vector)):
+        if value and value != VectorType.FLOAT32:
+            raise UsageError(
+                f"output.{setting}: sparse vectors (model.pooling: sparse) are stored as indices and float32 weights; "
+                "remove it"
+            )
+    return (sparse_format(dim),)

@@ -20,7 +20,7 @@ from jobs.state.ledger import load_receipts
 from jobs.state.manifest import load_manifest
 from jobs.state.receipts import Files
 from jobs.state.records import JOB, SOURCE, RunRecord, read_run
-from workers.config import LongText, VectorType
+from workers.config import LongText, Pooling, VectorType
 from workers.errors import RunAborted
 from workers.records.documents import ReadPlan
 from workers.records.shard import Receipt, Shard
@@ -28,6 +28,7 @@ from workers.storage.store import Store
 from workers.table.paths import RunPaths
 from workers.table.representations import parsed, told, with_scales
 from workers.table.schema import EMBEDDING, OutputSchema, SnapshotStamp, output_schema
+from workers.table.sparse import sparse_format
 from workers.table.vectors import VectorFormat
 
 
@@ -156,6 +157,8 @@ class StoredRun:
     @property
     def stored(self) -> VectorFormat:
         """The format of its stored vectors, in the main column."""
+        if self.model.get("pooling") == Pooling.SPARSE:
+            return sparse_format(self.model["dim"])
         return VectorFormat(VectorType(self.model["vector"]), self.model.get("int8_scale", self.record.int8_scale))
 
     @property

@@ -26,6 +26,7 @@ class Pooling(StrEnum):
     LAST4_CONCAT = "last4_concat"
     MEAN_LSTM = "mean_lstm"
     TOKENS = "tokens"
+    SPARSE = "sparse"
 
 
 class LongText(StrEnum):
@@ -93,6 +94,9 @@ class ModelConfig(Section):
     """Put before a search query. null: the model's own for queries, else that of documents. "": none."""
     truncate_dim: int | None = Field(None, ge=1)
     """Keep the first components only (Matryoshka models), before normalising."""
+    sparse_top: int | Auto | None = "auto"
+    """pooling sparse: the largest weights of a text that are kept. auto: max_active_dims of the model's files, else all that
+    are not zero. null: all that are not zero."""
     precision: Precision = Field(Precision.AUTO, strict=False)
     """auto: float16 on CUDA (bfloat16 where that overflows), bfloat16 on CPUs that multiply it, else float32.
     int8: BERT-like models on CPUs; float8: on GPUs from compute capability 8.9. Whichever it is must reproduce golden
@@ -107,6 +111,13 @@ class ModelConfig(Section):
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 4:
             raise ValueError("must be at least 4 tokens")
+        return value
+
+    @field_validator("sparse_top")
+    @classmethod
+    def _some_weights(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1 weight, or null for all that are not zero")
         return value
 
     def truncating(self) -> ModelConfig:

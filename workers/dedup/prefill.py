@@ -32,6 +32,7 @@ from workers.storage.store import Store
 from workers.table.part_file import PartDamaged, PartName, PartReader, decoding, open_part
 from workers.table.representations import derived, of_footer, whole
 from workers.table.schema import CHUNK, OF_STORED_FORMS, OF_THE_VECTORS, PREFIX, TEXT_HASH, OutputSchema, same_columns
+from workers.table.sparse import INDICES, WEIGHTS, flaws
 from workers.table.vectors import (
     VectorFormat,
     as_float32,
@@ -227,6 +228,9 @@ class _WholeTexts:
     def _bad(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
         """[rows] whether a row holds a vector that no writer leaves; parts of early versions carry no checksums."""
         bad_R = np.zeros(rows.num_rows, np.bool_)
+        if self._schema.sparse:
+            bad_R[list(flaws(rows[INDICES], rows[WEIGHTS], self._schema.stamp.dim))] = True
+            return bad_R
         for form in self._schema.stamp.formats:
             if form.vector is not VectorType.BINARY:
                 column = rows[form.column]

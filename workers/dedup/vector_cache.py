@@ -23,10 +23,11 @@ import pyarrow as pa
 
 from workers.dedup.deduplicator import DedupedWindow
 from workers.host.spill_file import Positions, SpillFile, take_rows, take_runs
-from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges, text_of_vectors
+from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges, text_of_rows, text_of_vectors
 from workers.table.representations import derived
 from workers.table.schema import EMBEDDING, OutputSchema
-from workers.table.vectors import as_float32, cosines_to_stored, vectors_per_row
+from workers.table.sparse import INDICES, WEIGHTS, dense_of, dense_rows
+from workers.table.vectors import as_float32, cosines, cosines_to_stored, vectors_per_row
 
 GATHERED_ROWS = 8192  # rows in no order are gathered so many at a time: sorted, taken, put back
 
@@ -57,8 +58,9 @@ class CachedRows:
         return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in self._batches])
 
     def vectors_per_row(self) -> Positions:
-        """1, or for lists of vectors their lengths."""
-        return np.concatenate([vectors_per_row(batch.column(EMBEDDING)) for batch in self._batches])
+        """1, or for lists of vectors, or of entries, their lengths."""
+        column = WEIGHTS if WEIGHTS in self.names and EMBEDDING not in self.names else EMBEDDING
+        return np.concatenate([vectors_per_row(batch.column(column)) for batch in self._batches])
 
     def _gather(self, rows: Positions) -> pa.Table:
         order = np.argsort(rows, kind="stable")
@@ -123,6 +125,8 @@ def probe_cosine(
     """
     stamp, probes = schema.stamp, deduped.probes
     counts_P = deduped.count_D[probes]
+    if schema.sparse:
+        return _sparse_probe_cosine(deduped, tokens, encoded, cached, schema)
     column = cached.take(ranges(deduped.row_D[probes], counts_P)).column(EMBEDDING)
     cached_VD = as_float32(column, stamp.vector, stamp.int8_scale)
     probe_V = np.repeat(np.repeat(np.arange(len(probes)), counts_P), vectors_per_row(column))
@@ -134,4 +138,26 @@ def probe_cosine(
         now = derived(now, main, normalize=stamp.normalize)
         same = before.shape == now.shape
         worst = min(worst, float(cosines_to_stored(before, now, stamp.vector).min(initial=1.0)) if same else -1.0)
+    return worst
+
+
+def _sparse_probe_cosine(
+    deduped: DedupedWindow, tokens: TokenizedTexts, encoded: EncodedTexts, cached: CachedRows, schema: OutputSchema
+) -> float:
+    """probe_cosine of sparse vectors; of a text's chunks the worst counts."""
+    dim, text_R = schema.stamp.dim, text_of_rows(tokens, schema.chunked)
+    if encoded.offsets is None or encoded.indices is None:
+        raise ValueError("sparse vectors need the indices of their entries")
+    worst = 1.0
+    for number, probe in enumerate(deduped.probes):
+        first, count = int(deduped.row_D[probe]), int(deduped.count_D[probe])
+        table = cached.take(np.arange(first, first + count))
+        before = dense_rows(table.column(INDICES), table.column(WEIGHTS), dim)
+        rows = np.flatnonzero(text_R == len(deduped.new) + number)
+        if len(rows) != count:
+            return -1.0
+        counts = np.diff(encoded.offsets)[rows]
+        own = ranges(encoded.offsets[rows], counts)
+        now = dense_of(encoded.vectors[own, 0], encoded.indices[own], counts, dim)
+        worst = min(worst, float(np.nan_to_num(cosines(before, now), nan=-1.0).min(initial=1.0)))
     return worst

@@ -20,7 +20,7 @@ from workers.engine.pooling import KEPT_LAYERS, HiddenStates, needs_layers, pool
 from workers.errors import UsageError
 from workers.model.recipe import EmbeddingRecipe
 
-NOT_OF_A_LAYER = (Pooling.TOKENS, Pooling.POOLER, Pooling.MEAN_LSTM, Pooling.LAST4_CONCAT)
+NOT_OF_A_LAYER = (Pooling.TOKENS, Pooling.SPARSE, Pooling.POOLER, Pooling.MEAN_LSTM, Pooling.LAST4_CONCAT)
 
 
 class Cell(NamedTuple):

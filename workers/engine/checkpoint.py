@@ -149,8 +149,10 @@ def _read(folder: Path) -> State:
     return state
 
 
-def load_transformer(folder: Path, name: str, *, dtype: str, with_pooler: bool) -> Any:
+def load_transformer(folder: Path, name: str, *, dtype: str, with_pooler: bool, masked_lm: bool = False) -> Any:
     """The transformer in evaluation mode, on the CPU. `dtype`: torch's name of it. `name`: for messages.
+
+    `masked_lm`: with the head of that task.
 
     Raises:
         UsageError: transformers does not have the model, or weights are missing, unused, not finite or of another shape.
@@ -162,7 +164,7 @@ def load_transformer(folder: Path, name: str, *, dtype: str, with_pooler: bool) 
     logging.set_verbosity_error()  # its load report and progress bar do not belong in a job's log; errors are raised below
     logging.disable_progress_bar()
     try:
-        model, report = _load(folder, dtype)
+        model, report = _load(folder, dtype, masked_lm=masked_lm)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, TypeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"{shown}: transformers cannot load it ({type(error).__name__}: {reason})") from error
@@ -188,11 +190,11 @@ def load_transformer(folder: Path, name: str, *, dtype: str, with_pooler: bool) 
     return model.eval()
 
 
-def _load(folder: Path, dtype: str) -> tuple[Any, Any]:
+def _load(folder: Path, dtype: str, *, masked_lm: bool) -> tuple[Any, Any]:
     import transformers
 
     kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    model = getattr(transformers, ENCODER_HALVES.get(kind, "AutoModel"))
+    model = getattr(transformers, "AutoModelForMaskedLM" if masked_lm else ENCODER_HALVES.get(kind, "AutoModel"))
     settings: dict[str, Any] = {
         "use_safetensors": True,
         "trust_remote_code": False,

@@ -10,6 +10,8 @@ so the same call gives the same bits on the same kind of device. If the device r
 and the caller quarantines it. On CUDA a call is submitted before the one before it has ended (device/in_flight.py).
 One thread at a time may use an encoder. Knows nothing of texts, files or shards.
 
+With pooling=sparse a head on the tokens and the pooling are one step (bert/sparse_head.py), and nothing follows.
+
 Shapes: N sequences, B sequences of a batch, T tokens of a batch, H hidden size, D components of an output vector, D' of a
 vector before truncate_dim.
 """
@@ -31,6 +33,7 @@ from torch import Tensor
 from workers.config import ROW_A_CHUNK, Auto, LongText, Pooling, Precision
 from workers.engine.attempts import Failed, attempt, first_line, halves, unknown_ids
 from workers.engine.batching import Layout, mixed_batches, plan_batches, positions
+from workers.engine.bert.sparse_head import SparseHead, SparseRows
 from workers.engine.budget import choose_batch_tokens
 from workers.engine.cells import Cell, pooled_cells, require_cells
 from workers.engine.checkpoint import Checkpoint
@@ -98,6 +101,7 @@ class Encoder:
                 options.reference,
                 preferred,
                 options.known,
+                sparse=recipe.sparse is not None,
             )
             self.precision, self._forward = check.choose_precision()
             self.reproducing = check.reproducing
@@ -164,6 +168,7 @@ class Encoder:
             raise UsageError(next(iter(unknown.values())))
         self._token_heads = Heads(files.folder, recipe.token_modules, torch.device("cpu"))
         self._vector_heads = Heads(files.folder, recipe.vector_modules, torch.device("cpu"))
+        self._sparse = SparseHead(folder, files.name, recipe.sparse) if recipe.sparse is not None else None
 
     @property
     def way(self) -> str:
@@ -215,8 +220,14 @@ class Encoder:
     def _submit(
         self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]], refused: dict[int, str], *, strict: bool = False
     ) -> Pending:
-        """`refused`: sequences that are in no batch; others are added. `strict`: every error is raised."""
+        """`refused`: sequences that are in no batch; others are added.
+
+        `strict`: for golden vectors: every error is raised, and sparse vectors are given with their zeros.
+        """
         lengths_N, layout = tokens.lengths, self._forward.layout
+        sparse = None
+        if self._recipe.sparse is not None and not strict:
+            sparse = SparseRows(len(tokens.row_document), self._recipe.sparse.top)
         width = min(self.dim, self._hidden) * len(self._cells) if self._cells else self.dim
         arrivals = Arrivals(self._landing(), len(tokens.input_ids) if self._by_token else len(tokens.row_document), width)
         computed, sequences = 0, sum(map(len, batches))
@@ -226,7 +237,9 @@ class Encoder:
             self.batches_done += 1
             self.documents_done += len(batch) * len(tokens.num_tokens) / sequences
             own = ranges(tokens.offsets[batch], lengths_N[batch]) if self._by_token else tokens.rows_of(batch)
-            arrivals.add(vectors, own)
+            (arrivals if sparse is None else sparse).add(vectors, own)
+        if sparse is not None:
+            return Pending(lambda: True, functools.partial(self._sparse_complete, tokens, sparse, computed, refused))
         finish = functools.partial(self._complete, tokens, arrivals, computed, refused)
         return Pending(arrivals.complete, finish)
 
@@ -238,6 +251,13 @@ class Encoder:
         if self._averages_chunks:
             vectors = self._finish(mean_of_chunks(torch.from_numpy(vectors), tokens)).numpy()
         encoded = EncodedTexts(vectors, tokens.offsets if self._by_token else None, computed, refused)
+        return self._overflow.mended(tokens, encoded) if self._overflow is not None else encoded
+
+    def _sparse_complete(
+        self, tokens: TokenizedTexts, rows: SparseRows, computed: int, refused: dict[int, str]
+    ) -> EncodedTexts:
+        weights, indices, offsets = rows.all()
+        encoded = EncodedTexts(weights[:, None], offsets, computed, refused, indices=indices)
         return self._overflow.mended(tokens, encoded) if self._overflow is not None else encoded
 
     def _mender(
@@ -338,6 +358,8 @@ class Encoder:
         """The modules around the model, to the device in use."""
         for heads in (self._token_heads, self._vector_heads):
             heads.to(self.device)
+        if self._sparse is not None:
+            self._sparse.to(self.device)
 
     def _lower(self, size: int, *, halve: bool) -> None:
         """The device has no memory for a batch of `size` positions."""
@@ -371,6 +393,8 @@ class Encoder:
         last_TH = self._token_heads.on_tokens(states.last_TH if half else states.last_TH.float(), batch.lengths_B)
         if self._by_token:
             return self._finish(last_TH)
+        if self._sparse is not None:
+            return self._sparse.pooled(last_TH, batch.lengths_B)
         inputs_S1 = batch.cumulative_B1.to(torch.int64)
         skip = 0 if recipe.include_prompt else tokens.prompt_tokens
         if tokens.pooled is None:

@@ -68,17 +68,19 @@ class SelfCheck:
         preferred: the choice of the run, or of an earlier trial: if it passes, nothing else is tried.
         known: names of ways that gave the reference in float32 on this machine, in an earlier process: it is not asked
             again. What they give on the device, in its precision, is.
+        sparse: vectors may be all zeros, which then is right where the reference is so too.
     """
 
     def __init__(
         self, checkpoint: Checkpoint, golden: TokenizedTexts, wanted: Precision, device: torch.device, embed: Embed,
         reference: Callable[[], NDArray[np.float32] | None] | None = None, preferred: Choice | None = None,
-        known: Collection[str] = (),
+        known: Collection[str] = (), sparse: bool = False,
     ) -> None:  # fmt: skip
         self._checkpoint, self._golden, self._wanted, self._device = checkpoint, golden, wanted, device
         self._embed, self._await_reference = embed, reference
         self._measured: dict[Way, bool] = {}
         self._known = frozenset(known)
+        self._sparse = sparse
         self._exact: dict[Way, Forward] = {}  # measured on the CPU, in float32; where a replica may work so
         self._preferred = preferred
         self.tried = False  # whether a trial decided
@@ -244,7 +246,10 @@ class SelfCheck:
             if self._device.type == "cuda" and "CUDA error" in str(error):
                 raise
             return f"cannot be computed in {precision.value}: {' '.join(str(error).split())[:200]}"
-        return out_of_tolerance(precision, cosines(vectors, reference))
+        found = cosines(vectors, reference)
+        if self._sparse:
+            found[~vectors.any(axis=1) & ~reference.any(axis=1)] = 1.0
+        return out_of_tolerance(precision, found)
 
     def _build(self, way: Way, precision: Precision) -> Forward:
         exact = self._exact.pop(way, None) if precision is Precision.FLOAT32 else None

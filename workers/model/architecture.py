@@ -6,6 +6,7 @@
     check_longest     refuses inputs for which a family's vectors depend on the texts before
     engine_revision   whether version 0.1 gave the family's texts other vectors than transformers does
     has_pooler        whether the model's class has the pooler whose weights the checkpoint holds
+    why_no_masked_lm  whether it has the head that sparse vectors are made by
 
 The replica knows more: it refuses what transformers leaves unused (engine/checkpoint.py), and runs the golden texts.
 """
@@ -98,6 +99,11 @@ _HARMLESS = re.compile(
 )
 _RELATIVE = re.compile(r"(^|\.)distance_embedding\.")
 _MOST_NAMED = 3
+_MASKED_LM_HEADS = {  # model_type -> prefix of the weights of its masked language model's head
+    "bert": "cls.predictions.", "roberta": "lm_head.", "xlm-roberta": "lm_head.", "camembert": "lm_head.",
+    "mpnet": "lm_head.",
+    "distilbert": "vocab_transform.", "electra": "generator_predictions.", "modernbert": "head.",
+}  # fmt: skip
 
 
 def common_names(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,3 +191,14 @@ def has_pooler(config: Mapping[str, Any], names: Collection[str]) -> bool:
         return False
     base = next((name[: name.index("embeddings.")] for name in names if "embeddings." in name), "")
     return any(name.startswith(f"{base}pooler.") for name in names)
+
+
+def why_no_masked_lm(config: Mapping[str, Any], names: Collection[str]) -> str | None:
+    """Why the checkpoint has no head of a masked language model that is supported; None: it has. `names`: of its weights."""
+    family = str(config.get("model_type"))
+    prefix = _MASKED_LM_HEADS.get(family)
+    if prefix is None:
+        return f"heads of {family} models are not supported (supported: {', '.join(_MASKED_LM_HEADS)})"
+    if not any(name.startswith(prefix) for name in names):
+        return f"the checkpoint has no weights {prefix}*, which would be random"
+    return None

@@ -29,8 +29,11 @@ TRANSFORMER_CONFIGS = tuple(
 )  # all names under which sentence-transformers has stored its Transformer module's settings
 PACKAGE = "package:"
 WEIGHTED_MODULES = ("Dense", "LSTM")
-_OWN_MODULES = ("Transformer", "Pooling", "Dense", "LSTM", "Normalize", "Dropout")
+_OWN_MODULES = ("Transformer", "Pooling", "Dense", "LSTM", "Normalize", "Dropout", "Router")
+ROUTER = "Router"
 _OWN_PACKAGES = r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)"
+_SPARSE_PACKAGES = r"sentence_transformers\.sparse_encoder\.(models|modules)"
+_SPARSE_MODULES = {"MLMTransformer": "mlm_transformer", "SpladePooling": "splade_pooling"}  # and their files, since 5.4
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "vocab.json", "merges.txt", "*.model")  # fmt: skip
 
@@ -71,6 +74,8 @@ def resolve_model(config: ModelConfig) -> ModelFiles:
 def read_modules(folder: Path) -> list[ModuleEntry]:
     """The entries of a sentence-transformers model's modules.json, in order; [] if it has none.
 
+    In place of a Router stand the modules of its route for documents.
+
     Raises:
         UsageError: malformed, a path outside the model's folder, or a type that is not sentence-transformers' own.
     """
@@ -82,25 +87,72 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
     for item in read_json(path, list):
         if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("name", "path", "type")):
             raise UsageError(f"{path}: must list modules with name, path and type, not {item!r}; fetch the model again")
-        kind, place = item["type"], item["path"]
         if item["name"] in names:
             raise UsageError(f"{path}: two modules have the name {item['name']!r}; correct it")
         names.add(item["name"])
-        if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place:
-            raise UsageError(f"{path}: module path {place!r} leaves the model's folder; correct it")
-        if not kind.startswith("sentence_transformers."):
-            raise UsageError(f"{path}: module type {kind!r} is custom code, which is never run; use a model without it")
-        name = kind.rpartition(".")[2]
-        if name in _OWN_MODULES and not re.fullmatch(rf"{_OWN_PACKAGES}(\.{name.lower()})?\.{name}", kind):
-            raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
-        entries.append(ModuleEntry(name, place, kind))
+        entry = _entry(path, item["type"], item["path"])
+        entries += [entry] if entry.kind != ROUTER else read_route(folder, entry, "document")
     if not entries:
         raise UsageError(f"{path}: lists no modules; fetch the model again")
-    if entries[0].kind != "Transformer":
+    if entries[0].kind not in ("Transformer", "MLMTransformer"):
         raise UsageError(
             f"{path}: the first module is {entries[0].kind}, not Transformer; only transformer encoders are supported"
         )
     return entries
+
+
+def read_route(folder: Path, router: ModuleEntry, task: str) -> list[ModuleEntry]:
+    """The modules that a Router sends texts of a task (`document`, `query`) through, as sentence-transformers chooses.
+
+    Raises: UsageError: there is no such route, or the file is damaged.
+    """
+    path = folder / router.path / "router_config.json"
+    config = read_json(path if path.is_file() else path.with_name("config.json"))
+    types, structure, parameters = (config.get(key) for key in ("types", "structure", "parameters"))
+    mappings = (parameters or {}).get("route_mappings") or {}
+    if not all(isinstance(value, dict) for value in (types, structure, mappings)):
+        raise UsageError(f"{path}: types, structure and route_mappings must be JSON objects; fetch the model again")
+    keys = [str(key) for key in ((task, "text"), (task, None), (None, "text"), (None, None))]
+    named = [mappings[key] for key in keys if key in mappings] + [name for name in (task, "text") if name in structure]
+    route = named[0] if named else None
+    if route not in structure:
+        raise UsageError(f"{path}: has no route for task {task!r} (routes: {', '.join(structure)}); use a model with one")
+    found = []
+    for name in structure[route]:
+        if not isinstance(types.get(name), str):
+            raise UsageError(f"{path}: names no type for module {name!r}; fetch the model again")
+        found.append(_entry(path, types[name], PurePosixPath(router.path, name).as_posix()))
+    return found
+
+
+def _entry(path: Path, kind: str, place: str) -> ModuleEntry:
+    """`path`: of the file that lists it. Raises: UsageError: a place or a type that is refused."""
+    if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place:
+        raise UsageError(f"{path}: module path {place!r} leaves the model's folder; correct it")
+    if not kind.startswith("sentence_transformers."):
+        raise UsageError(f"{path}: module type {kind!r} is custom code, which is never run; use a model without it")
+    name = kind.rpartition(".")[2]
+    if name in _OWN_MODULES and not re.fullmatch(rf"{_OWN_PACKAGES}(\.{name.lower()})?\.{name}", kind):
+        raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
+    file = _SPARSE_MODULES.get(name)
+    if file and not re.fullmatch(rf"{_SPARSE_PACKAGES}(\.({name}|{file}))?\.{name}", kind):
+        raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
+    return ModuleEntry(name, place, kind)
+
+
+def query_route(folder: Path) -> list[ModuleEntry] | None:
+    """The modules that queries go through, where they are others than those of documents; None: they are the same.
+
+    Raises: UsageError: as read_modules.
+    """
+    path = folder / "modules.json"
+    if not path.is_file() or not any(ROUTER in str(item) for item in read_json(path, list)):
+        return None
+    listed = [_entry(path, item["type"], item["path"]) for item in read_json(path, list)]
+    found: list[ModuleEntry] = []
+    for entry in listed:
+        found += [entry] if entry.kind != ROUTER else read_route(folder, entry, "query")
+    return None if found == read_modules(folder) else found
 
 
 def transformer_folder(folder: Path) -> Path:
@@ -243,7 +295,7 @@ def _check_weights(folder: Path, shown: str) -> None:
 def _digested_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The files that decide vectors, and those that decide tokens."""
     transformer = transformer_folder(folder)
-    weights = _matching(folder, ("modules.json", "config_sentence_transformers.json"))
+    weights = _matching(folder, ("modules.json", "config_sentence_transformers.json", "router_config.json"))
     weights += _matching(transformer, ("*.safetensors", "model.safetensors.index.json", "config.json", *TRANSFORMER_CONFIGS))
     for module in read_modules(folder)[1:]:
         if module.path:

@@ -14,6 +14,7 @@ from workers.config import Pooling
 from workers.errors import UsageError
 from workers.model.files import ModuleEntry, read_json, read_modules
 
+_SPLADE_KEYS = {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size"}
 _LEGACY_MODES = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -44,6 +45,16 @@ class ModuleSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SparsePooling:
+    """How the logits of a masked language model become one weight a token of the vocabulary (engine/bert/sparse_head.py)."""
+
+    vocabulary: int  # weights of a vector, most of them zero
+    strategy: str = "max"  # | sum, over the tokens of the text
+    activation: str = "relu"  # | log1p_relu
+    top: int | None = None  # the largest weights that are kept; None: all that are not zero
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleSpecs:
     """All modules after the transformer."""
 
@@ -51,6 +62,7 @@ class ModuleSpecs:
     include_prompt: bool
     token_modules: tuple[ModuleSpec, ...]  # before pooling
     vector_modules: tuple[ModuleSpec, ...]  # after pooling
+    sparse: SparsePooling | None = None  # a SpladePooling module
 
 
 def read_module_specs(folder: Path) -> ModuleSpecs:
@@ -61,6 +73,7 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
     """
     modes: tuple[Pooling, ...] = ()
     include_prompt, pooled = True, False
+    sparse: SparsePooling | None = None
     before: list[ModuleSpec] = []
     after: list[ModuleSpec] = []
     for module in read_modules(folder)[1:]:
@@ -70,6 +83,10 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
                 raise UsageError(f"{folder / 'modules.json'}: two Pooling modules; only one is supported")
             pooled = True
             modes, include_prompt = _pooling_config(where / "config.json")
+        elif module.kind == "SpladePooling":
+            if pooled:
+                raise UsageError(f"{folder / 'modules.json'}: two pooling modules; only one is supported")
+            pooled, sparse = True, _splade_config(where / "config.json")
         elif module.kind == "LSTM":
             if pooled:
                 raise UsageError(
@@ -89,9 +106,9 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
         else:
             raise UsageError(
                 f"{folder / 'modules.json'}: module {module.type} is not supported "
-                "(supported: Transformer, Pooling, Dense, LSTM, Normalize); use a model without it"
+                "(supported: Transformer, Pooling, SpladePooling, Dense, LSTM, Normalize); use a model without it"
             )
-    return ModuleSpecs(modes, include_prompt, tuple(before), tuple(after))
+    return ModuleSpecs(modes, include_prompt, tuple(before), tuple(after), sparse)
 
 
 def _pooling_config(path: Path) -> tuple[tuple[Pooling, ...], bool]:
@@ -109,6 +126,21 @@ def _pooling_config(path: Path) -> tuple[tuple[Pooling, ...], bool]:
         if not isinstance(name, str) or name not in _MODES:
             raise UsageError(f"{path}: pooling mode {name!r} is not known; set model.pooling explicitly")
     return tuple(_MODES[name] for name in names), bool(config.get("include_prompt", True))
+
+
+def _splade_config(path: Path) -> SparsePooling:
+    """The settings of a SpladePooling module; the size of the vocabulary is config.json's."""
+    config = read_json(path)
+    if unknown := sorted(set(config) - _SPLADE_KEYS):
+        raise UsageError(f"{path}: sentence-transformers' SpladePooling has no setting {unknown[0]!r}; correct it")
+    settings = SparsePooling(0, config.get("pooling_strategy", "max"), config.get("activation_function", "relu"))
+    for key, value, known in (
+        ("pooling_strategy", settings.strategy, ("max", "sum")),
+        ("activation_function", settings.activation, ("relu", "log1p_relu")),
+    ):
+        if value not in known:
+            raise UsageError(f"{path}: {key} {value!r} is not known (known: {', '.join(known)}); correct it")
+    return settings
 
 
 def _lstm(path: Path, place: str) -> ModuleSpec:

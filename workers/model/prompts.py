@@ -26,6 +26,7 @@ from workers.model.files import read_json
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 QUERY_PROMPT = "query"
+DENSE, SPARSE = "SentenceTransformer", "SparseEncoder"  # kinds of models, by the name of their class
 _DISTRIBUTIONS = {"pytorch": "torch"}  # as sentence-transformers names it in such files
 
 
@@ -37,6 +38,8 @@ class RetrievalSettings:
     query_prompt: str = ""
     truncate_dim: int | None = None  # of the file alone
     path: Path | None = None  # of the file; None: the model has none
+    kind: str = ""  # "": the file does not say
+    most_weights: int | None = None  # of a sparse vector
 
 
 def read_retrieval_settings(folder: Path, config: ModelConfig) -> RetrievalSettings:
@@ -47,9 +50,9 @@ def read_retrieval_settings(folder: Path, config: ModelConfig) -> RetrievalSetti
     """
     path = folder / "config_sentence_transformers.json"
     stored: dict[str, Any] = read_json(path) if path.is_file() else {}
-    kind = stored.get("model_type", "SentenceTransformer")
-    if kind != "SentenceTransformer":
-        raise UsageError(f"{path}: model_type {kind!r}: only SentenceTransformer models are supported")
+    kind = stored.get("model_type", DENSE)
+    if kind not in (DENSE, SPARSE):
+        raise UsageError(f"{path}: model_type {kind!r}: only {DENSE} and {SPARSE} models are supported")
     _check_version(path, stored)
     _check_requirements(path, stored.get("requirements"))
     prompts = _prompts(path, stored)
@@ -62,7 +65,10 @@ def read_retrieval_settings(folder: Path, config: ModelConfig) -> RetrievalSetti
     dim = stored.get("truncate_dim")
     if dim is not None and (not isinstance(dim, int) or isinstance(dim, bool) or dim < 1):
         raise UsageError(f"{path}: truncate_dim must be a number of components, not {dim!r}; correct it")
-    return RetrievalSettings(prompt, query, dim, path if path.is_file() else None)
+    most = stored.get("max_active_dims") if kind == SPARSE else None
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        raise UsageError(f"{path}: max_active_dims must be a number of weights, not {most!r}; correct it")
+    return RetrievalSettings(prompt, query, dim, path if path.is_file() else None, stored.get("model_type", ""), most)
 
 
 def _prompts(path: Path, stored: Mapping[str, Any]) -> dict[str, str]:

@@ -12,24 +12,25 @@ here. No torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workers.config import ChunkBy, LongText, ModelConfig, Pooling
 from workers.errors import UsageError
-from workers.model.architecture import check_longest, common_names, engine_revision, has_pooler
+from workers.model.architecture import check_longest, common_names, engine_revision, has_pooler, why_no_masked_lm
 from workers.model.auto_tokenizer import Conversion
 from workers.model.chunking.borders import splitter_version
-from workers.model.files import ModelFiles, read_json, read_modules, transformer_folder, weight_names
-from workers.model.modules import ModuleSpec, read_module_specs
-from workers.model.prompts import RetrievalSettings, read_retrieval_settings
+from workers.model.files import ModelFiles, ModuleEntry, read_json, read_modules, transformer_folder, weight_names
+from workers.model.modules import ModuleSpec, ModuleSpecs, SparsePooling, read_module_specs
+from workers.model.prompts import SPARSE, RetrievalSettings, read_retrieval_settings
 from workers.model.tokenizer_files import read_conversion
 from workers.model.transformer_settings import TransformerSettings, read_transformer_settings
 
 _LAYER_POOLINGS = (Pooling.POOLER, Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT)  # of the transformer's own layers or head
 _OF_ONE_TOKEN = (Pooling.CLS, Pooling.LAST_TOKEN, Pooling.POOLER)
+_NOT_SPARSE = (LongText.MEAN_OF_CHUNKS, LongText.LATE_CHUNKS)
 LATE_CHUNK_TOKENS = 256  # of a late chunk, as in the paper's experiments (arXiv:2409.04701); shorter inputs have four
 OFFSET_POSITIONS = frozenset({
     "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "ibert", "longformer",
@@ -62,6 +63,7 @@ class EmbeddingRecipe:
     chunk_tokens: int | None = None  # longest chunk, without special tokens and prompt; None: what max_tokens leaves
     chunk_language: str = ""  # of the texts; "" where nothing is cut at sentences
     splitter: str = ""  # borders.splitter_version, likewise
+    sparse: SparsePooling | None = None  # pooling sparse: how weights are made of logits
 
     @property
     def pooling_name(self) -> str:
@@ -86,7 +88,10 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
     retrieval = read_retrieval_settings(folder, config)
     head = read_module_specs(folder)
     modes, before, after = head.pooling, head.token_modules, head.vector_modules
-    if config.pooling is not Pooling.AUTO:
+    sparse = _sparse(head, retrieval, settings, modules, transformer, model, config, shown)
+    if sparse is not None:
+        modes = (Pooling.SPARSE,)
+    elif config.pooling is not Pooling.AUTO:
         modes = (config.pooling,)
     elif not modes:
         modes = (Pooling.MEAN,)
@@ -103,7 +108,7 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         transformer=modules[0].path if modules else "",
         pooling=modes,
         include_prompt=head.include_prompt,
-        normalize=config.normalize if config.normalize != "auto" else normalizes if modules else True,
+        normalize=config.normalize if config.normalize != "auto" else normalizes if modules or sparse else True,
         max_tokens=max_tokens,
         long_text=config.long_text,
         chunk_overlap=config.chunk_overlap,
@@ -121,6 +126,7 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         chunk_tokens=_chunk_tokens(config, max_tokens),
         chunk_language="" if config.chunk_by is ChunkBy.TOKENS else config.chunk_language,
         splitter=splitter_version(config.chunk_by, config.chunk_language),
+        sparse=sparse,
     )
     hidden = next((model[key] for key in ("hidden_size", "d_model") if isinstance(model.get(key), int)), None)
     recipe = recipe if hidden is None else replace(recipe, dim=output_dim(recipe, hidden))
@@ -149,6 +155,8 @@ def output_dim(recipe: EmbeddingRecipe, hidden_size: int) -> int:
     Raises:
         UsageError: a module expects another number, or truncate_dim is larger than the number of components.
     """
+    if recipe.sparse is not None:
+        return recipe.sparse.vocabulary
     dim = _through(recipe.token_modules, hidden_size, recipe)
     dim = sum(4 * dim if mode is Pooling.LAST4_CONCAT else dim for mode in recipe.pooling)
     dim = _through(recipe.vector_modules, dim, recipe)
@@ -181,6 +189,50 @@ def _through(modules: tuple[ModuleSpec, ...], dim: int, recipe: EmbeddingRecipe)
             )
         dim = module.out_dim or dim
     return dim
+
+
+def _sparse(
+    head: ModuleSpecs, retrieval: RetrievalSettings, settings: TransformerSettings, modules: Sequence[ModuleEntry],
+    transformer: Path, model: Mapping[str, Any], config: ModelConfig, shown: str,
+) -> SparsePooling | None:  # fmt: skip
+    """How sparse vectors are made, by the model's files and the user's settings; None: the model gives dense ones.
+
+    A masked language model without modules.json is a sparse encoder if it is asked for: max over log1p(relu(logits)), as
+    sentence-transformers' SparseEncoder takes it.
+    """
+    masked_lm = settings.masked_lm or (bool(modules) and modules[0].kind == "MLMTransformer")
+    of_files = head.sparse is not None or masked_lm or retrieval.kind == SPARSE
+    if not of_files and config.pooling is not Pooling.SPARSE:
+        if config.sparse_top != "auto":
+            raise UsageError(
+                f"model.sparse_top={config.sparse_top}: {shown} gives dense vectors; set model.pooling: sparse, or remove it"
+            )
+        return None
+    if modules and (head.sparse is None or not masked_lm):
+        where = retrieval.path if retrieval.kind == SPARSE else transformer
+        raise UsageError(
+            f"{where}: model_type {retrieval.kind or 'SentenceTransformer'!r}: sparse vectors need a masked "
+            "language model and a SpladePooling module in modules.json; name such a model"
+        )
+    if config.pooling not in (Pooling.AUTO, Pooling.SPARSE):
+        raise UsageError(f"model.pooling={config.pooling}: {shown} is a sparse encoder; use auto")
+    if head.token_modules or head.vector_modules:
+        extra = (*head.token_modules, *head.vector_modules)[0]
+        raise UsageError(f"{shown}: {extra.kind} beside SpladePooling is not supported; use a model without it")
+    for name, value, usual, mend in (
+        ("normalize", config.normalize is True, False, "weights are compared as they are; remove it"),
+        ("truncate_dim", config.truncate_dim, None, "a sparse vector has no first components; set model.sparse_top"),
+        ("long_text", config.long_text in _NOT_SPARSE, False, "is for dense vectors; use truncate or chunks"),
+    ):
+        if value != usual:
+            raise UsageError(f"model.{name}={getattr(config, name)}: {shown} gives sparse vectors: {mend}")
+    if (why := why_no_masked_lm(model, weight_names(transformer))) is not None:
+        raise UsageError(f"model.pooling=sparse: {shown}: {why}; name a masked language model (…ForMaskedLM)")
+    vocabulary = model.get("vocab_size")
+    if not isinstance(vocabulary, int):
+        raise UsageError(f"model.pooling=sparse: {transformer / 'config.json'}: no vocab_size; fetch the model again")
+    top = retrieval.most_weights if config.sparse_top == "auto" else config.sparse_top
+    return replace(head.sparse or SparsePooling(0), vocabulary=vocabulary, top=top)
 
 
 def _check_pooling(

@@ -33,6 +33,8 @@ _SAME_MODEL = frozenset({
 _PADDING = frozenset({"padding", "padding_side", "return_tensors"})  # texts are never padded in a way that counts
 _TRUNCATES = (True, "longest_first", "only_first")
 _TOKEN_OUTPUTS = ("last_hidden_state", ["last_hidden_state"])
+_LOGITS = ("logits", ["logits"])
+MASKED_LM = "fill-mask"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class TransformerSettings:
     do_lower_case: bool = False
     add_special_tokens: bool = True
     tokenizer: Mapping[str, Any] = field(default_factory=dict)  # arguments of AutoTokenizer.from_pretrained
+    masked_lm: bool = False  # the states go through the head of a masked language model (task fill-mask)
 
 
 def read_transformer_settings(transformer: Path) -> TransformerSettings:
@@ -87,13 +90,14 @@ class _Reader:
             do_lower_case=bool(self._settings.get("do_lower_case", False)),
             add_special_tokens=bool(call.get("add_special_tokens", True)),
             tokenizer=tokenizer,
+            masked_lm=self._settings.get("transformer_task") == MASKED_LM,
         )
 
     def _check_outputs(self) -> None:
         """Only text, through the transformer's own forward pass, to its last hidden states."""
         task = self._settings.get("transformer_task", "feature-extraction")
         output = self._settings.get("module_output_name", "token_embeddings")
-        if task != "feature-extraction" or output != "token_embeddings":
+        if task not in ("feature-extraction", MASKED_LM) or output != "token_embeddings":
             self._refuse("transformer_task", f"wants task {task!r} giving {output!r}; only text encoders are supported")
         if self._settings.get("query_expansion") is not None:
             self._refuse("query_expansion", "is for late-interaction models, which are not supported")
@@ -113,10 +117,11 @@ class _Reader:
         text = modalities.get("text")
         if text is None:
             self._refuse("modality_config", "has no entry for text; only text encoders are supported")
-        if text["method"] != "forward" or text["method_output_name"] not in _TOKEN_OUTPUTS:
+        expected = _LOGITS if task == MASKED_LM else _TOKEN_OUTPUTS
+        if text["method"] != "forward" or text["method_output_name"] not in expected:
             self._refuse(
                 "modality_config.text",
-                f"uses {text['method']!r} giving {text['method_output_name']!r}; only forward giving last_hidden_state "
+                f"uses {text['method']!r} giving {text['method_output_name']!r}; only forward giving {expected[0]} "
                 "is supported",
             )
 

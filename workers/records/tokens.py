@@ -69,13 +69,17 @@ class TokenizedTexts:
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
-    """Vectors, one per document, or per chunk where a row is a chunk. A row that could not be computed is NaN."""
+    """Vectors, one per document, or per chunk where a row is a chunk. A row that could not be computed is NaN.
 
-    vectors: NDArray[np.float32]  # [rows, dim]; pooling=tokens: [T, dim], aligned with TokenizedTexts.input_ids
-    offsets: NDArray[np.int64] | None  # pooling=tokens: [rows + 1], row r has vectors[offsets[r]:offsets[r + 1]]; else None
+    pooling=sparse: the entries that are not zero, one per row of `vectors`; a row that could not be computed has one, NaN.
+    """
+
+    vectors: NDArray[np.float32]  # [rows, dim]; tokens: [T, dim], aligned with TokenizedTexts.input_ids; sparse: [V, 1]
+    offsets: NDArray[np.int64] | None  # [rows + 1], of lists: row r has vectors[offsets[r]:offsets[r + 1]]; else None
     padded_tokens: int  # positions the device computed, including padding
     refused: Mapping[int, str] = field(default_factory=dict)  # sequence -> why it has no vector; its row is NaN
     overflowed: int = 0  # documents beyond float16's range, embedded once more in float32
+    indices: NDArray[np.int32] | None = None  # pooling=sparse: [V] token id of each entry, ascending within a row
 
 
 def text_of_rows(tokens: TokenizedTexts, chunked: bool) -> NDArray[np.integer]:

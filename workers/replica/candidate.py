@@ -23,16 +23,17 @@ class CandidateModel:
     """Long texts are truncated. `own`: the names of the model's own poolings, joined by +.
 
     Raises:
-        UsageError: the model cannot be loaded, or is used with a vector for each token.
+        UsageError: the model cannot be loaded, or is used with a vector for each token, or a sparse one.
         ReplicaError: the device fails, or computes wrong vectors.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         files = resolve_model(config)
         recipe = read_recipe(files, config.truncating())
-        if recipe.pooling == (Pooling.TOKENS,):
+        if recipe.pooling in ((Pooling.TOKENS,), (Pooling.SPARSE,)):
             raise UsageError(
-                f"candidates: {files.name} with pooling tokens has no single vector for a text; use mean or cls"
+                f"candidates: {files.name} with pooling {recipe.pooling_name} has no single dense vector for a text; "
+                "use mean or cls"
             )
         self.name, self.own, self.weights_digest = files.name, recipe.pooling_name, files.weights_digest
         self._tokenizer = TextTokenizer(files.folder, recipe)

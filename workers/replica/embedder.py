@@ -18,7 +18,9 @@ from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.replica.golden_reference import keep_ways, kept_reference, known_ways
+from workers.replica.static_query import StaticQueries
 from workers.table.schema import SnapshotStamp
+from workers.table.sparse import dense_of
 from workers.table.vectors import Floats
 
 _log = logging.getLogger(__name__)
@@ -59,6 +61,9 @@ class Embedder:
         recipe = replace(recipe, prompt=stamp.prompt, long_text=long_text or recipe.long_text)
         if query:
             recipe = replace(recipe, prompt=recipe.query_prompt, max_tokens=recipe.query_tokens or recipe.max_tokens)
+        self._static = StaticQueries.of_model(files.folder, recipe) if query else None
+        if self._static is not None:
+            return  # no model is loaded
         self._tokenizer = TextTokenizer(files.folder, recipe)
         golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
         precision = Precision(stamp.precision)
@@ -78,11 +83,13 @@ class Embedder:
             keep_ways(files, recipe, self._encoder.reproducing)
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
-        """Vectors [n, dim] of each text: one, or one per chunk, or one per token.
+        """Vectors [n, dim] of each text: one, or one per chunk, or one per token; sparse ones with their zeros.
 
         Raises:
             UsageError: the model refuses a text. ReplicaError: the device failed.
         """
+        if self._static is not None:
+            return self._static.embed(texts)
         tokens = self._tokenizer.tokenize(texts)
         encoded = self._encoder.encode(tokens)
         for sequence, reason in encoded.refused.items():
@@ -92,5 +99,9 @@ class Embedder:
             owner = np.repeat(tokens.document, np.diff(encoded.offsets))
         else:
             owner = tokens.row_document if len(encoded.vectors) == len(tokens.row_document) else np.arange(len(texts))
+        if encoded.offsets is not None and encoded.indices is not None:
+            counts = np.diff(encoded.offsets)
+            dense = dense_of(encoded.vectors[:, 0], encoded.indices, counts, self._encoder.dim)
+            return [dense[tokens.row_document == index] for index in range(len(texts))]
         vectors = encoded.vectors if self._project is None else self._project(encoded.vectors)
         return [vectors[owner == index] for index in range(len(texts))]

@@ -32,6 +32,7 @@ from workers.table.paths import RunPaths
 from workers.table.quarantine_file import read_quarantine
 from workers.table.representations import derived, whole
 from workers.table.schema import CHUNK, EMBEDDING, ID, OF_THE_VECTORS, PREFIX, TEXT_HASH, OutputSchema, same_columns
+from workers.table.sparse import INDICES, WEIGHTS, dense_rows, flaws
 from workers.table.vectors import (
     Floats,
     VectorFormat,
@@ -149,9 +150,9 @@ def _audit_vectors(uri: str, batch: pa.RecordBatch, first: int, schema: OutputSc
     """`first`: number of the batch's first row within the part."""
     stamp = schema.stamp
     for form in stamp.formats:
-        where = uri if form.column == EMBEDDING else f"{uri}: column {form.column}"
+        where = uri if form.column == EMBEDDING or form.sparse else f"{uri}: column {form.column}"
         vectors = as_float32(batch.column(form.column), form.vector, form.int8_scale)
-        for row, reason in list(bad_rows(vectors).items())[:3]:
+        for row, reason in list(_bad_rows(batch, form, vectors).items())[:3]:
             audit.findings.append(f"{where}: row {first + row}: {reason}")
         if stamp.normalize and form.vector in NORM_TOLERANCE and len(vectors):
             off = float(np.abs(np.linalg.norm(vectors, axis=1) - 1).max())
@@ -194,8 +195,22 @@ def _remember(batch: pa.RecordBatch, schema: OutputSchema, audit: ShardAudit) ->
         if key not in audit.texts:
             continue
         for form in schema.stamp.formats:
-            vectors, known = as_float32(row.column(form.column), form.vector, form.int8_scale), audit.stored[form.column]
+            if form.sparse and _bad_rows(row, form, np.empty((0, 1), np.float32)):
+                continue  # told already
+            vectors, known = _model_vectors(row, form), audit.stored[form.column]
             known[key] = np.concatenate([known[key], vectors]) if key in known else vectors
+
+
+def _bad_rows(batch: pa.RecordBatch, form: VectorFormat, vectors: Floats) -> dict[int, str]:
+    """Row -> reason; of lists of vectors the number of the vector."""
+    return flaws(batch.column(INDICES), batch.column(WEIGHTS), form.dim) if form.sparse else bad_rows(vectors)
+
+
+def _model_vectors(row: pa.RecordBatch, form: VectorFormat) -> Floats:
+    """[n, D] of one row."""
+    if form.sparse:
+        return dense_rows(row.column(INDICES), row.column(WEIGHTS), form.dim)
+    return as_float32(row.column(form.column), form.vector, form.int8_scale)
 
 
 def _audit_source(

@@ -9,6 +9,7 @@
 
 One batch of vectors is in memory per thread. pooling=tokens scores late interaction: the sum over the query's tokens of
 the best cosine among the document's (MaxSim, Khattab and Zaharia 2020), divided by the query's tokens.
+pooling=sparse scores by dot product: weights say how much a word matters, and so does the length of a vector.
 No torch; the query arrives as vectors.
 """
 
@@ -20,6 +21,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.host.spill_file import Positions
 from workers.snapshot.vectors import VectorBatch, iterate_vectors, part_rows
@@ -44,17 +46,19 @@ class Hit(NamedTuple):
 def nearest(
     store: Store, paths: Sequence[str], schema: OutputSchema, query_QD: Floats, k: int, where: Where | None = None
 ) -> list[dict[str, Any]]:
-    """The k best rows: `score` (cosine, or mean MaxSim), partition columns and every stored column but those of vectors.
+    """The k best rows: `score`, partition columns and every stored column but those of vectors.
+
+    The score is the cosine, the mean MaxSim, or of sparse vectors the dot product.
 
     Args:
         schema: of the snapshot that the parts belong to; a view of it searches another column of vectors.
-        query_QD: one row, or for pooling=tokens one row a token of the query.
+        query_QD: one row, or for pooling=tokens one row a token of the query; of a sparse query with its zeros.
         where: rows for which it does not hold are left out.
 
     Raises:
         FileNotFoundError, ObjectError, TransientError: a part is gone, damaged, or cannot be read.
     """
-    query = unit_rows(query_QD)
+    query = query_QD if schema.sparse else unit_rows(query_QD)
     with ThreadPoolExecutor(THREADS) as pool:
         per_part = pool.map(lambda path: best_of_part(store, path, schema, query, k, where), paths)
         best = heapq.nlargest(k, (hit for hits in per_part for hit in hits))
@@ -92,6 +96,8 @@ def with_columns(store: Store, hits: Sequence[Hit], schema: OutputSchema, pool: 
 
 def _scores(batch: VectorBatch, query: Floats) -> Floats:
     """[N] of each row of the batch; -1 for a row without vectors."""
+    if batch.indices is not None and batch.counts is not None:
+        return _products(batch.vectors[:, 0], batch.indices, batch.counts, query[0])
     cosine_VQ = unit_rows(batch.vectors) @ query.T
     if batch.counts is None:
         return cosine_VQ[:, 0]
@@ -100,6 +106,16 @@ def _scores(batch: VectorBatch, query: Floats) -> Floats:
     if len(filled):
         starts = (np.cumsum(batch.counts) - batch.counts)[filled]
         scores[filled] = np.maximum.reduceat(cosine_VQ, starts, axis=0).mean(axis=1)
+    return scores
+
+
+def _products(weights_V: Floats, indices_V: NDArray[np.int32], counts_N: Positions, query_D: Floats) -> Floats:
+    """[N] dot products of sparse vectors with a query, summed in float64."""
+    scores = np.zeros(len(counts_N), np.float32)
+    filled = np.flatnonzero(counts_N)
+    if len(filled):
+        products = weights_V.astype(np.float64) * query_D.astype(np.float64)[indices_V]
+        scores[filled] = np.add.reduceat(products, (np.cumsum(counts_N) - counts_N)[filled])
     return scores
 
 

@@ -30,6 +30,8 @@ from workers.storage.store import Store
 from workers.table.part_file import PartReader, decoding, open_part
 from workers.table.partitions import hive_partitions
 from workers.table.schema import PARTITION_VALUES, TEXT_HASH, OutputSchema
+from workers.table.sparse import INDICES, SPARSE_COLUMNS, WEIGHTS, dense_of
+from workers.table.sparse import entries as sparse_entries
 from workers.table.vectors import Floats, VectorFormat, as_float32, vectors_per_row
 
 BATCH_BYTES = 16 << 20  # of a batch: stored columns and decoded vectors together
@@ -46,6 +48,7 @@ class VectorBatch:
     vectors: Floats  # [V, D]; the rows' vectors end to end
     counts: Positions | None  # [N] vectors of each row, with pooling=tokens; None: one each, so V is N
     columns: pa.Table  # [N] what was asked for, in that order
+    indices: NDArray[np.int32] | None = None  # [V] of pooling=sparse, whose entries then are the vectors, [V, 1]
 
     def __len__(self) -> int:
         return len(self.vectors) if self.counts is None else len(self.counts)
@@ -65,7 +68,8 @@ def iterate_vectors(
     Args:
         schema: of the run that the parts belong to; its stamp says how vectors are stored, its `column` which are read.
         columns: of schema.rows, so partition columns too; these have the value in full, in the column's own type.
-        token_vectors: take a snapshot of pooling=tokens as well, in which a row holds a list of vectors.
+        token_vectors: take snapshots of pooling=tokens as well, in which a row holds a list of vectors, and of
+            pooling=sparse, in which it holds a list of entries.
         batch_bytes: about the size of a batch; one row at least.
 
     Raises:
@@ -78,32 +82,38 @@ def iterate_vectors(
         there = ", ".join(schema.plain.names)
         raise UsageError(f"the snapshot has no column {unknown[0]!r} beside its vectors; it has {there}")
     if schema.lists and not token_vectors:
+        kind = "a sparse vector" if schema.sparse else "a list of vectors"
         raise UsageError(
-            "the snapshot holds a list of vectors a row (model.pooling: tokens); one vector a row is needed here"
+            f"the snapshot holds {kind} a row (model.pooling: {schema.stamp.pooling}); one vector a row is needed here"
         )
     stored = [name for name in columns if name not in schema.partition_by]
     for path in paths:
         with open_part(store, path) as part:
             values = partition_columns(part, path, schema, [name for name in columns if name in schema.partition_by])
             rows = _batch_rows(part, schema.vector_format, stored, batch_bytes)
-            for batch in part_vectors(part, path, schema.vector_format, stored, rows):
+            for batch in part_vectors(part, path, schema.vector_format, stored, rows, entries=schema.sparse):
                 cells = [
                     pa.repeat(values[name], len(batch)) if name in values else batch.columns.column(name) for name in columns
                 ]
                 fields = [schema.rows.field(name) for name in columns]
                 table = pa.Table.from_arrays(cells, schema=pa.schema(fields)) if fields else batch.columns
-                yield VectorBatch(path, batch.first_row, batch.vectors, batch.counts, table)
+                yield VectorBatch(path, batch.first_row, batch.vectors, batch.counts, table, batch.indices)
 
 
 def part_vectors(
-    part: PartReader, path: str, stored: VectorFormat, columns: Sequence[str], rows: int
+    part: PartReader, path: str, stored: VectorFormat, columns: Sequence[str], rows: int, *, entries: bool = False
 ) -> Iterator[VectorBatch]:
     """All rows of an open part, `rows` at a time, with stored columns.
+
+    `entries`: sparse vectors as what they hold, as VectorBatch.indices says; else with their zeros, [N, D].
 
     Raises:
         PartDamaged: also where the part has no such column. UsageError: int8 without a scale. TransientError: the store.
     """
     first = 0
+    if stored.sparse:
+        yield from _sparse_vectors(part, path, stored.dim, columns, rows, entries=entries)
+        return
     for batch in part.batches(rows, [stored.column, *columns]):
         embedding = batch.column(stored.column)
         with decoding(part.uri):
@@ -112,6 +122,21 @@ def part_vectors(
             if len(vectors) != (batch.num_rows if counts is None else counts.sum()):
                 raise ValueError("a row without a vector")
         yield VectorBatch(path, first, vectors, counts, pa.Table.from_batches([batch]).select(list(columns)))
+        first += batch.num_rows
+
+
+def _sparse_vectors(
+    part: PartReader, path: str, dim: int, columns: Sequence[str], rows: int, *, entries: bool
+) -> Iterator[VectorBatch]:
+    first = 0
+    for batch in part.batches(rows, [*SPARSE_COLUMNS, *columns]):
+        beside = pa.Table.from_batches([batch]).select(list(columns))
+        with decoding(part.uri):
+            found = sparse_entries(batch.column(INDICES), batch.column(WEIGHTS), dim)
+        if entries:
+            yield VectorBatch(path, first, found.weights[:, None], found.counts, beside, found.indices)
+        else:
+            yield VectorBatch(path, first, dense_of(found.weights, found.indices, found.counts, dim), None, beside)
         first += batch.num_rows
 
 
@@ -154,6 +179,8 @@ def rows_where(store: Store, path: str, schema: OutputSchema, where: Where) -> N
 
 
 def _batch_rows(part: PartReader, stored: VectorFormat, columns: Sequence[str], batch_bytes: int) -> int:
+    if stored.sparse:
+        return max(1, batch_bytes // max(1, part.row_bytes(columns) + 2 * part.row_bytes(SPARSE_COLUMNS)))
     row_bytes = part.row_bytes(columns) + part.row_bytes([stored.column]) * (1 + _DECODED[stored.vector])
     return max(1, batch_bytes // max(1, row_bytes))
 

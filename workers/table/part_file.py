@@ -40,6 +40,7 @@ from workers.storage.store import Store
 from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
 from workers.table.paths import RunPaths, file_name
 from workers.table.schema import ID, TEXT_HASH, OutputSchema
+from workers.table.sparse import ENTRY_BYTES
 from workers.table.vectors import VectorFormat
 
 ROW_GROUP_BYTES = 32 << 20  # of vectors: one row group is one unit of a parallel scan and fits a worker's memory easily
@@ -125,7 +126,9 @@ def path_in_run(path: str, run_id: str, shard: int, new_run_id: str, new_shard: 
 
 
 def vector_bytes(schema: OutputSchema) -> int:
-    """Bytes of one vector, in all columns that store it."""
+    """Bytes of one vector, in all columns that store it; of a sparse one those of one entry."""
+    if schema.sparse:
+        return ENTRY_BYTES
     kinds = [schema.type_of(column) for column in schema.vectors]
     return sum(int(kind.list_size * kind.value_type.bit_width // 8) for kind in kinds)
 
@@ -150,7 +153,7 @@ def write_part(
     Raises:
         OSError: disk full or not writable.
     """
-    below = ".list.element" * (2 if schema.lists else 1)  # the vectors' components
+    below = ".list.element" * (2 if schema.lists and not schema.sparse else 1)  # the vectors' components
     vectors = {
         form.column + below: column_encoding(form.vector, encoding) if isinstance(encoding, VectorEncoding) else encoding
         for form in schema.stamp.formats

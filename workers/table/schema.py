@@ -23,6 +23,7 @@ from workers.records.documents import TEXT_HASH_BYTES, ReadPlan, empty_table
 from workers.table.partitions import can_name_folder
 from workers.table.representations import parsed
 from workers.table.small_table import encode_table
+from workers.table.sparse import INDICES, SPARSE_COLUMNS, WEIGHTS, sparse_format
 from workers.table.vector_identity import FOOTER_FACTS, LATER_STAMP, as_first_stored
 from workers.table.vectors import VectorFormat, column_type, list_of
 
@@ -68,6 +69,8 @@ class SnapshotStamp:
     @property
     def formats(self) -> tuple[VectorFormat, ...]:
         """The columns of vectors, the main one first."""
+        if self.pooling == Pooling.SPARSE:
+            return (sparse_format(self.dim),)
         return parsed(VectorFormat(self.vector, self.int8_scale, EMBEDDING, self.dim), self.vectors, self.int8_scales)
 
     def of_one(self, dim: int, vector: VectorType, int8_scale: float | None) -> SnapshotStamp:
@@ -119,12 +122,19 @@ class OutputSchema:
     @property
     def vector_format(self) -> VectorFormat:
         """Of the column that readers take."""
+        if self.sparse:
+            return sparse_format(self.stamp.dim)
         return VectorFormat(self.stamp.vector, self.stamp.int8_scale, self.column, self.stamp.dim)
 
     @property
     def lists(self) -> bool:
-        """Whether a row holds a list of vectors (pooling: tokens)."""
-        return bool(pa.types.is_list(self.part.field(EMBEDDING).type))
+        """Whether a row holds a list: of vectors (pooling: tokens), or of the entries of a sparse one (pooling: sparse)."""
+        return bool(pa.types.is_list(self.part.field(self.column).type))
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a row holds a sparse vector, in two columns (workers/table/sparse.py)."""
+        return self.stamp.pooling == Pooling.SPARSE
 
     @property
     def plain(self) -> pa.Schema:
@@ -183,7 +193,12 @@ def output_schema(
             pa.field(CHUNK_END, pa.int64(), nullable=False),
         ]
     tokens = stamp.pooling == Pooling.TOKENS
-    for form in formats:
+    if stamp.pooling == Pooling.SPARSE:
+        fields += [
+            pa.field(INDICES, list_of(pa.int32(), nullable=nullable_elements), nullable=False),
+            pa.field(WEIGHTS, list_of(pa.float32(), nullable=nullable_elements), nullable=False),
+        ]
+    for form in formats if stamp.pooling != Pooling.SPARSE else ():
         if form.column != EMBEDDING and form.column in OUTPUT_COLUMNS | {CLIPPED}:
             raise UsageError(f"output.vectors: {form.column}: is the name of another output column; choose another name")
         vector = column_type(form.dim, form.vector, nullable=nullable_elements)
@@ -201,8 +216,10 @@ def output_schema(
         _check_partition(column, plan.keep)
     kept = list(plan.keep)
     files = [field for field in kept if field.name not in partition_by]
-    columns = tuple(form.column for form in formats)
-    return OutputSchema(stamp, pa.schema(fields + kept), pa.schema(fields + files), tuple(partition_by), columns)
+    rows, part = pa.schema(fields + kept), pa.schema(fields + files)
+    if stamp.pooling == Pooling.SPARSE:
+        return OutputSchema(stamp, rows, part, tuple(partition_by), SPARSE_COLUMNS, WEIGHTS)
+    return OutputSchema(stamp, rows, part, tuple(partition_by), tuple(form.column for form in formats))
 
 
 def same_columns(one: pa.Schema, other: pa.Schema) -> bool:

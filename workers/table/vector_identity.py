@@ -62,6 +62,7 @@ SETTINGS: Mapping[str, Effect] = {
     "truncate_dim": Effect.VECTOR,
     "precision": Effect.VECTOR,
     "batch_tokens": Effect.RUN,
+    "sparse_top": Effect.VECTOR,
 }
 RECIPE: Mapping[str, Effect] = {
     "transformer": Effect.VECTOR,
@@ -85,6 +86,7 @@ RECIPE: Mapping[str, Effect] = {
     "query_tokens": Effect.RUN,
     "engine": Effect.VECTOR,
     "tokenizer": Effect.VECTOR,
+    "sparse": Effect.VECTOR,
 }
 LATER_STAMP: Mapping[str, Any] = {"vectors": "", "int8_scales": ""}
 LATER_SETTINGS: Mapping[str, Any] = {
@@ -92,6 +94,7 @@ LATER_SETTINGS: Mapping[str, Any] = {
     "chunk_by": "tokens",
     "chunk_tokens": "auto",
     "chunk_language": "en",
+    "sparse_top": "auto",
 }
 LATER_RECIPE: Mapping[str, Any] = {
     "query_tokens": None,
@@ -101,11 +104,14 @@ LATER_RECIPE: Mapping[str, Any] = {
     "chunk_tokens": None,
     "chunk_language": "",
     "splitter": "",
+    "sparse": None,
 }
 """Fields that version 0.1 did not have, with the value that means what that version did. A stored run without such a field
 is compared with today's as if it had that value."""
 OF_CHUNKS = ("chunk_overlap", "chunk_by", "chunk_tokens", "chunk_language")
 """Settings without an effect where texts are truncated."""
+OF_SPARSE = ("sparse_top",)
+"""Settings without an effect but on pooling: sparse."""
 
 
 def as_first_stored(fields: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class VectorFormat:
     column: str = MAIN_VECTORS
     dim: int = 0  # components; 0: not said, for readers do not need it
     of: int | None = None  # these are the first `dim` of so many components of the model; None: all of them
+    sparse: bool = False  # in two columns, `indices` and this one (workers/table/sparse.py)
 
 
 def column_type(dim: int, vector_type: VectorType, *, nullable: bool = False) -> pa.DataType:
@@ -135,8 +136,11 @@ def as_float32(column: pa.ChunkedArray | pa.Array, vector_type: VectorType, scal
 
 
 def stored_cells(column: pa.ChunkedArray | pa.Array, vector_type: VectorType) -> npt.NDArray[Any]:
-    """A stored column's components [N, W], as they are stored; lists of vectors end to end."""
+    """A stored column's components [N, W], as they are stored; lists of vectors end to end, lists of numbers as [V, 1]."""
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    if pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type.value_type):
+        flat = [_numbers(chunk.flatten(), _ELEMENT[vector_type]).reshape(-1, 1) for chunk in chunks]
+        return np.concatenate(flat) if flat else np.empty((0, 1), _ELEMENT[vector_type].to_pandas_dtype())
     if pa.types.is_list(column.type):
         chunks = [chunk.flatten() for chunk in chunks]
         width = column.type.value_type.list_size

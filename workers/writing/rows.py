@@ -38,6 +38,7 @@ from workers.table.schema import (
     TRUNCATED,
     OutputSchema,
 )
+from workers.table.sparse import INDICES, NO_ENTRY, WEIGHTS, sparse_columns
 from workers.table.vectors import Floats, VectorFormat, bad_rows, clipped_components, to_arrow, to_arrow_lists
 
 
@@ -80,20 +81,25 @@ def text_rows(
     formats = schema.stamp.formats
     forms, bad = _without_bad(encoded.vectors[:vectors], text_V, formats, normalize=schema.stamp.normalize)
     bad |= {text: refused[text] for text in bad.keys() & refused.keys()}  # rather than that its vector is not finite
+    counts_R = np.ones(rows, np.int64) if encoded.offsets is None else np.diff(encoded.offsets[: rows + 1])
+    if schema.sparse:
+        bad |= {int(text): NO_ENTRY for text in text_R[counts_R == 0] if int(text) not in bad}
     columns: dict[str, pa.Array] = {
         NUM_TOKENS: pa.array(tokens.row_tokens[:rows] if schema.chunked else tokens.num_tokens[:rows], pa.int32()),
         TRUNCATED: pa.array(tokens.truncated[text_R]),
     }
-    counts_R = np.ones(rows, np.int64) if encoded.offsets is None else np.diff(encoded.offsets[: rows + 1])
     clipped_V = np.zeros(vectors, np.int64)
     for form, vectors_VD in zip(formats, forms, strict=True):
-        if schema.lists:
+        if encoded.indices is not None:
+            columns[INDICES], columns[WEIGHTS] = sparse_columns(vectors_VD[:, 0], encoded.indices[:vectors], counts_R)
+            clipped = 0
+        elif schema.lists:
             columns[form.column], clipped = to_arrow_lists(vectors_VD, counts_R, form.vector, form.int8_scale)
         else:
             columns[form.column], clipped = to_arrow(vectors_VD, form.vector, form.int8_scale)
         if clipped:
             clipped_V += clipped_components(vectors_VD, form.int8_scale)
-    if schema.lists:
+    if schema.lists and not schema.sparse:
         columns[TOKENS] = _token_column(tokens, rows, token_strings)
     if CLIPPED in schema.cache.names:
         clipped_R = np.bincount(np.repeat(np.arange(rows), counts_R), clipped_V, minlength=rows)
@@ -143,7 +149,7 @@ def _without_bad(
             continue
         looked_at.add(look)
         for vector, reason in bad_rows(vectors_VD, form.vector).items():
-            beside = f" (column {form.column})" if form.column != EMBEDDING else ""
+            beside = f" (column {form.column})" if form.column != EMBEDDING and not form.sparse else ""
             bad.setdefault(int(text_V[vector]), reason + beside)
     if bad:
         spoilt_V1 = np.isin(text_V, list(bad))[:, None]

@@ -121,3 +121,16 @@ def test_fingerprint_tells_settings_apart_but_not_code_versions(change: dict[str
     assert base != schema(KEEP, ["lang"], **change).fingerprint()
     assert base != schema(KEEP, ["year"]).fingerprint()
     assert base != schema({**KEEP, "year": pa.int64()}, ["lang"]).fingerprint()
+
+
+def test_sparse_vectors_are_two_columns() -> None:
+    shape = schema(KEEP, ["lang"], pooling=Pooling.SPARSE)
+    assert shape.part.names[:6] == ["id", "indices", "weights", "num_tokens", "truncated", "text_hash"]
+    assert shape.part.field("indices").type == list_of(pa.int32())
+    assert shape.part.field("weights").type == list_of(pa.float32())
+    assert (shape.sparse, shape.lists, shape.column, shape.vectors) == (True, True, "weights", ("indices", "weights"))
+    assert shape.of_text == ("indices", "weights", "num_tokens", "truncated")
+    assert (shape.vector_format.dim, shape.vector_format.sparse) == (16, True)
+    with pytest.raises(UsageError, match=r"no column of vectors 'embedding'; it has indices, weights"):
+        shape.view("embedding")
+    assert not schema().sparse

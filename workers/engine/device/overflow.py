@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from workers.errors import PrecisionRefused, ReembedError, UsageError
-from workers.records.tokens import EncodedTexts, TokenizedTexts, of_documents, text_of_vectors
+from workers.records.tokens import EncodedTexts, TokenizedTexts, of_documents, text_of_rows, text_of_vectors
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +60,17 @@ class Overflow:
         if exact is None:
             return encoded
         again = exact.encode(of_documents(tokens, documents))
-        vectors, mended = encoded.vectors.copy(), np.isin(owner_V, documents)
-        vectors[mended] = again.vectors
-        left = np.unique(owner_V[~np.isfinite(vectors).all(axis=1)])
+        if encoded.indices is None:
+            vectors, mended = encoded.vectors.copy(), np.isin(owner_V, documents)
+            vectors[mended] = again.vectors
+            found = replace(encoded, vectors=vectors)
+        else:
+            found = spliced(encoded, again, np.isin(text_of_rows(tokens, self._chunked), documents))
+            owner_V = text_of_vectors(tokens, found, self._chunked)
+        left = np.unique(owner_V[~np.isfinite(found.vectors).all(axis=1)])
         count = len(np.setdiff1d(documents, left))
         self.documents += count
-        return replace(encoded, vectors=vectors, padded_tokens=encoded.padded_tokens + again.padded_tokens, overflowed=count)
+        return replace(found, padded_tokens=encoded.padded_tokens + again.padded_tokens, overflowed=count)
 
     def _spoilt(self, tokens: TokenizedTexts, encoded: EncodedTexts, owner_V: NDArray[np.integer]) -> NDArray[np.int64]:
         """Documents with a vector that is not finite although the model took all of their sequences."""
@@ -87,6 +92,21 @@ class Overflow:
                     "%s: texts that overflow float16 are quarantined, float32 is not possible: %s", self._device, error
                 )
         return self._exact
+
+
+def spliced(encoded: EncodedTexts, again: EncodedTexts, mine_R: NDArray[np.bool_]) -> EncodedTexts:
+    """`encoded`, sparse vectors, with the rows `mine_R` [rows] replaced by those of `again`, in their order."""
+    if encoded.offsets is None or again.offsets is None or encoded.indices is None or again.indices is None:
+        raise ValueError("sparse vectors have offsets and indices")
+    before_R = np.diff(encoded.offsets)
+    counts_R = before_R.copy()
+    counts_R[mine_R] = np.diff(again.offsets)
+    kept_V, stays_V = np.repeat(~mine_R, before_R), np.repeat(~mine_R, counts_R)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_R)])
+    vectors, indices = np.empty((offsets[-1], 1), np.float32), np.empty(offsets[-1], np.int32)
+    vectors[stays_V], indices[stays_V] = encoded.vectors[kept_V], encoded.indices[kept_V]
+    vectors[~stays_V], indices[~stays_V] = again.vectors, again.indices
+    return replace(encoded, vectors=vectors, offsets=offsets, indices=indices)
 
 
 def _is_about_float32(error: ReembedError) -> bool:

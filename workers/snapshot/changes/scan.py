@@ -59,15 +59,21 @@ def scan_part(store: Store, side: Side, number: int) -> Iterator[Rows]:
 
 def part_vectors(store: Store, side: Side, number: int, wanted: NDArray[np.bool_]) -> Iterator[Keyed]:
     """`wanted`: [rows of the part]. Raises: as opened()."""
-    columns = [ID, *_chunk(side), EMBEDDING]
+    columns = [ID, *_chunk(side), *side.vectors]
     with opened(store, side, number) as part:
         for first, batch in _batches(part, columns, wanted):
             mine = np.flatnonzero(wanted[first : first + batch.num_rows])
             batch = batch.take(pa.array(mine)) if len(mine) < batch.num_rows else batch
             found = np.empty((len(mine), 3), np.uint64)
             found[:, 0] = places(number, mine + first)
-            found[:, 1:] = vector_digests(batch.column(EMBEDDING))
+            found[:, 1:] = _digests_of_vectors(batch, side)
             yield Keyed(_keys(batch, side), found)
+
+
+def _digests_of_vectors(batch: pa.RecordBatch, side: Side) -> Words:
+    if side.schema.sparse:
+        return row_digests(batch.num_rows, {name: batch.column(name) for name in side.vectors})
+    return vector_digests(batch.column(EMBEDDING))
 
 
 def part_rows(

@@ -34,7 +34,12 @@ class Side:
     @property
     def columns(self) -> tuple[str, ...]:
         """All that a row has beside its key, its text's hash and its vector; partition columns too."""
-        return tuple(name for name in self.schema.rows.names if name not in (ID, CHUNK, TEXT_HASH, EMBEDDING))
+        return tuple(name for name in self.schema.rows.names if name not in (ID, CHUNK, TEXT_HASH, *self.vectors))
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """The columns that hold a row's vector: `embedding`, or the two of a sparse one. Others of vectors count as kept."""
+        return self.schema.vectors if self.schema.sparse else (EMBEDDING,)
 
     @property
     def read_rows(self) -> int:
@@ -93,4 +98,6 @@ def comparable(old: OutputSchema, new: OutputSchema) -> bool:
     """Whether equal stored bytes are equal vectors: the same type, components and scale."""
     one: VectorFormat = old.vector_format
     same_shape = (old.stamp.dim, old.lists, one) == (new.stamp.dim, new.lists, new.vector_format)
+    if old.sparse or new.sparse:
+        return same_shape
     return same_shape and bool(old.vector_type.value_type == new.vector_type.value_type)

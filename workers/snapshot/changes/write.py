@@ -59,7 +59,7 @@ def changes_schema(kind: str, old: Side | None, new: Side) -> pa.Schema:
         fields.append(pa.field(CHUNK, pa.int32(), nullable=not own.schema.chunked))
     fields.append(pa.field(OLD_TEXT_HASH, stored.field(TEXT_HASH).type, nullable=kind != DELETES))
     if kind != DELETES:
-        left_out = {ID, CHUNK, TEXT_HASH} | ({EMBEDDING} if kind == PATCHES else set())
+        left_out = {ID, CHUNK, TEXT_HASH} | (set(new.vectors) if kind == PATCHES else set())
         fields += [stored.field(TEXT_HASH), *(field for field in stored if field.name not in left_out)]
     return pa.schema(fields)
 
