@@ -78,8 +78,14 @@ class Kept(NamedTuple):
 def kept(dense_BD: NDArray[np.float32], top: int | None) -> Kept:
     """The entries that are not zero; of more than `top` in a row the largest, of equal ones those of the lower indices."""
     row_V, index_V = np.nonzero(dense_BD)
-    weight_V = dense_BD[row_V, index_V]
-    counts = np.bincount(row_V, minlength=len(dense_BD)).astype(np.int64)
+    return _kept(row_V, index_V, dense_BD[row_V, index_V], len(dense_BD), top)
+
+
+def _kept(
+    row_V: NDArray[np.int64], index_V: NDArray[np.int64], weight_V: NDArray[np.float32], rows: int, top: int | None
+) -> Kept:
+    """As `kept`, of entries by row and then by index."""
+    counts = np.bincount(row_V, minlength=rows).astype(np.int64)
     if top is not None and (counts > top).any():
         stays_V, ends = np.ones(len(row_V), np.bool_), np.cumsum(counts)
         for row in np.flatnonzero(counts > top):
@@ -98,8 +104,11 @@ class SparseRows:
         self._pieces: list[tuple[NDArray[np.int64], Kept]] = []
 
     def add(self, vectors: Tensor, rows: NDArray[np.int64]) -> None:
-        """The vectors [B, D] of these rows. On CUDA it waits for them: only the host knows how many entries they have."""
-        found = kept(vectors.cpu().numpy(), self._top)
+        """The vectors [B, D] of these rows. On CUDA it waits for them: how many entries they have is not known before."""
+        place_V2 = vectors.nonzero()  # on the device: the zeros are not copied. NaN is no zero
+        weight_V = vectors[place_V2[:, 0], place_V2[:, 1]].cpu().numpy()
+        row_V, index_V = place_V2.cpu().numpy().T
+        found = _kept(row_V, index_V, weight_V, len(vectors), self._top)
         self._counts[rows] = found.counts
         self._pieces.append((rows, found))
 
@@ -116,10 +125,12 @@ class SparseRows:
 
 def _largest(weights_V: NDArray[np.float32], top: int) -> NDArray[np.bool_]:
     """[V] whether a weight is among the `top` largest."""
-    least = np.partition(weights_V, -top)[-top]
-    if not np.isfinite(least):  # of a text that overflowed: it has no vector, whatever is kept
-        stays: NDArray[np.bool_] = np.arange(len(weights_V)) < top
+    stays: NDArray[np.bool_]
+    if not (finite_V := np.isfinite(weights_V)).all():  # the text overflowed, which what is kept must show
+        stays = np.zeros(len(weights_V), np.bool_)
+        stays[np.argsort(finite_V, kind="stable")[:top]] = True
         return stays
+    least = np.partition(weights_V, -top)[-top]
     stays = weights_V > least
     stays[np.flatnonzero(weights_V == least)[: top - int(stays.sum())]] = True
     return stays

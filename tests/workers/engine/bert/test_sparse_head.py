@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.workers.models import TEXTS, build, copy_model, edit_json, layout
 from tests.workers.sparse_models import masked_lm, sparse_encoder
-from workers.engine.bert.sparse_head import SparseRows, kept
+from workers.engine.bert.sparse_head import SLICE_LOGITS, SparseRows, kept
 from workers.engine.device.overflow import spliced
 from workers.engine.encoder import Encoder
 from workers.errors import UsageError
@@ -110,7 +110,7 @@ def test_batches_and_slices_do_not_matter(folder: Path, monkeypatch: pytest.Monk
     tokenizer, encoder = build(folder, batch_tokens=64)
     once = vectors_of(tokenizer, encoder, TEXTS)
     encoder.batch_tokens = 4096
-    monkeypatch.setitem(__import__("workers.engine.bert.sparse_head", fromlist=["x"]).SLICE_LOGITS, "cpu", 30522 * 70)
+    monkeypatch.setitem(SLICE_LOGITS, "cpu", 30522 * 70)
     assert np.abs(vectors_of(tokenizer, encoder, TEXTS) - once).max() <= TOLERANCE
 
 
@@ -162,6 +162,8 @@ def test_of_equal_weights_the_lower_index_is_kept() -> None:
     assert found.indices.tolist() == [1, 2, 4, 0]
     assert found.weights.tolist() == [3, 1, 2, 1]
     assert kept(dense, None).indices.tolist() == [1, 2, 3, 4, 0]
+    one = kept(np.array([[4, np.nan, 9, 8]], np.float32), 2)
+    assert (one.indices.tolist(), np.isnan(one.weights).tolist()) == ([0, 1], [False, True]), "what is not finite stays"
     spoilt = kept(np.full((1, 5), np.nan, np.float32), 2)
     assert (spoilt.counts.tolist(), np.isnan(spoilt.weights).all()) == ([2], True)
 
