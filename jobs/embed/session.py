@@ -36,7 +36,7 @@ from jobs.scheduling.scheduler import Scheduler
 from jobs.state.accounting import Work
 from jobs.state.records import RunState
 from jobs.state.stored_shards import pending
-from workers.config import Pooling
+from workers.config import BY_TOKEN, Pooling
 from workers.errors import ReembedError, TransientError
 from workers.records.documents import TOKENS_WINDOW_BYTES
 from workers.records.shard import Receipt
@@ -215,7 +215,7 @@ class _Embedding:
 
 
 def _settings(run: Run | PlannedRun, shape: ReplicaShape, reference: GoldenReferenceFile | None) -> ReplicaSettings:
-    by_token = run.request.recipe.pooling in ((Pooling.TOKENS,), (Pooling.SPARSE,))
+    by_token = run.request.recipe.pooling[0] in BY_TOKEN | {Pooling.SPARSE}
     model = run.request.model
     return ReplicaSettings(
         plan=dataclasses.replace(run.plan, window_bytes=TOKENS_WINDOW_BYTES) if by_token else run.plan,

@@ -24,7 +24,7 @@ from jobs.state.accounting import Accounting, Totals, totals
 from jobs.state.current import read_current
 from jobs.state.records import RunRecord
 from jobs.state.stored_run import StoredRun
-from workers.config import LongText, Pooling, VectorType
+from workers.config import BY_TOKEN, LongText, Pooling, VectorType
 from workers.records.shard import Receipt
 from workers.storage.store import Store
 from workers.table.paths import RunPaths
@@ -139,8 +139,8 @@ def _baseline(store: Store, run_id: str) -> tuple[_Baseline | None, str]:
 
 
 def _compare_golden(record: RunRecord, golden: Golden | None, last: _Baseline | None) -> Comparison:
-    if record.model.get("pooling") == Pooling.TOKENS:
-        return Comparison(note="pooling=tokens: texts have no single vector")
+    if (pooling := record.model.get("pooling")) in BY_TOKEN:
+        return Comparison(note=f"pooling={pooling}: texts have no single vector")
     if record.model.get("pooling") == Pooling.SPARSE:
         return Comparison(note="pooling=sparse: vectors of golden texts are not kept, probes and samples are compared")
     if golden is None or golden.run_id != record.run_id:

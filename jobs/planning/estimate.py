@@ -21,7 +21,7 @@ from typing import Any, assert_never
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.run import Run, RunOutline
 from jobs.state.records import list_runs, read_summary
-from workers.config import ROW_A_CHUNK, Pooling
+from workers.config import BY_TOKEN, ROW_A_CHUNK
 from workers.host.isolated_process import IsolatedProcess
 from workers.inspection.text_sample import HEAD_BYTES, draw
 from workers.reading.formats.registry import format_of, traits_of
@@ -132,7 +132,7 @@ def plain_row_bytes(run: Run | PlannedRun, sample: Sample) -> float:
     recipe = run.request.recipe
     per_document = 1.0
     if sample.documents:
-        if recipe.pooling == (Pooling.TOKENS,):
+        if recipe.pooling[0] in BY_TOKEN:
             per_document = sample.tokens / sample.documents
         elif recipe.long_text in ROW_A_CHUNK:
             per_document = sample.rows / sample.documents

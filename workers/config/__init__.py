@@ -5,11 +5,12 @@ sections into RunConfig.
 """
 
 from workers.config.corpus import Character, CorpusConfig, CsvConfig, SourceFormat, TableFormat
-from workers.config.model import LOCALE, ROW_A_CHUNK, ChunkBy, LongText, ModelConfig, Pooling, Precision
+from workers.config.model import BY_TOKEN, LOCALE, ROW_A_CHUNK, ChunkBy, LongText, ModelConfig, Pooling, Precision
 from workers.config.output import MAIN_VECTORS, OutputConfig, ParquetConfig, VectorColumn, VectorEncoding, VectorType
 from workers.config.section import Auto, ByteCount, Names, Section, StorageOptions
 
 __all__ = [
+    "BY_TOKEN",
     "LOCALE",
     "MAIN_VECTORS",
     "ROW_A_CHUNK",

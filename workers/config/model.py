@@ -27,6 +27,11 @@ class Pooling(StrEnum):
     MEAN_LSTM = "mean_lstm"
     TOKENS = "tokens"
     SPARSE = "sparse"
+    MULTI_VECTOR = "multi_vector"
+
+
+BY_TOKEN = frozenset({Pooling.TOKENS, Pooling.MULTI_VECTOR})
+"""A row holds a vector for each token: of the model's states, or as a late-interaction model makes them."""
 
 
 class LongText(StrEnum):

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workers.config import LongText, Pooling
+from workers.config import BY_TOKEN, LongText, Pooling
 from workers.engine.pooling import KEPT_LAYERS, HiddenStates, needs_layers, pool
 from workers.errors import UsageError
 from workers.model.recipe import EmbeddingRecipe
 
-NOT_OF_A_LAYER = (Pooling.TOKENS, Pooling.SPARSE, Pooling.POOLER, Pooling.MEAN_LSTM, Pooling.LAST4_CONCAT)
+NOT_OF_A_LAYER = BY_TOKEN | {Pooling.SPARSE, Pooling.POOLER, Pooling.MEAN_LSTM, Pooling.LAST4_CONCAT}
 
 
 class Cell(NamedTuple):

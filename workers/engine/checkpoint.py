@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,10 @@ _ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
-    """The transformer in `folder`; `name` is the model's name for messages."""
+    """The transformer in `folder`; `name` is the model's name for messages. `beside`: weights that are read elsewhere."""
 
-    def __init__(self, folder: Path, name: str, *, with_pooler: bool) -> None:
-        self._folder, self.name, self.with_pooler = folder, name, with_pooler
+    def __init__(self, folder: Path, name: str, *, with_pooler: bool, beside: Collection[str] = ()) -> None:
+        self._folder, self.name, self.with_pooler, self._beside = folder, name, with_pooler, frozenset(beside)
         self._model: Any = None
         self._bert: BertWeights | None = None
         self._bert_read = False
@@ -49,7 +49,9 @@ class Checkpoint:
     def transformer(self) -> Any:
         """transformers' module in evaluation mode. It is shared: modify a copy only. Raises: UsageError."""
         if self._model is None:
-            self._model = load_transformer(self._folder, self.name, dtype="float32", with_pooler=self.with_pooler)
+            self._model = load_transformer(
+                self._folder, self.name, dtype="float32", with_pooler=self.with_pooler, beside=self._beside
+            )
         return self._model
 
     def bert(self) -> BertWeights | None:
@@ -103,7 +105,7 @@ class Checkpoint:
             state = _Recorded(_read(self._folder))
             weights = read_weights(state, facts)
             spoilt = next(_not_finite(state.read.items()), None)
-            unused = [name for name in state if name not in state.read and not harmless(name)]
+            unused = [name for name in state if name not in state.read and not harmless(name) and name not in self._beside]
             if spoilt is None and not unused:
                 return weights
             _log.info("%s: read by transformers (%s)", self.name, spoilt or unused[0])
@@ -149,10 +151,12 @@ def _read(folder: Path) -> State:
     return state
 
 
-def load_transformer(folder: Path, name: str, *, dtype: str, with_pooler: bool, masked_lm: bool = False) -> Any:
+def load_transformer(
+    folder: Path, name: str, *, dtype: str, with_pooler: bool, masked_lm: bool = False, beside: Collection[str] = ()
+) -> Any:
     """The transformer in evaluation mode, on the CPU. `dtype`: torch's name of it. `name`: for messages.
 
-    `masked_lm`: with the head of that task.
+    `masked_lm`: with the head of that task. `beside`: weights that are read elsewhere.
 
     Raises:
         UsageError: transformers does not have the model, or weights are missing, unused, not finite or of another shape.
@@ -180,7 +184,7 @@ def load_transformer(folder: Path, name: str, *, dtype: str, with_pooler: bool, 
             f"{shown}: the checkpoint lacks {len(missing)} weights of the model ({', '.join(missing[:3])}), "
             "which would be random; name a complete checkpoint"
         )
-    refuse_unused(report["unexpected_keys"], shown)
+    refuse_unused((key for key in report["unexpected_keys"] if key not in beside), shown)
     spoilt = list(_not_finite(model.named_parameters()))
     if spoilt:
         raise UsageError(

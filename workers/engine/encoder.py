@@ -10,7 +10,7 @@ so the same call gives the same bits on the same kind of device. If the device r
 and the caller quarantines it. On CUDA a call is submitted before the one before it has ended (device/in_flight.py).
 One thread at a time may use an encoder. Knows nothing of texts, files or shards.
 
-With pooling=sparse a head on the tokens and the pooling are one step (bert/sparse_head.py), and nothing follows.
+With pooling=sparse a head on the tokens and the pooling are one step (retrieval/sparse_head.py), and nothing follows.
 
 Shapes: N sequences, B sequences of a batch, T tokens of a batch, H hidden size, D components of an output vector, D' of a
 vector before truncate_dim.
@@ -30,10 +30,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.config import ROW_A_CHUNK, Auto, LongText, Pooling, Precision
+from workers.config import BY_TOKEN, ROW_A_CHUNK, Auto, LongText, Precision
 from workers.engine.attempts import Failed, attempt, first_line, halves, unknown_ids
 from workers.engine.batching import Layout, mixed_batches, plan_batches, positions
-from workers.engine.bert.sparse_head import SparseHead, SparseRows
 from workers.engine.budget import choose_batch_tokens
 from workers.engine.cells import Cell, pooled_cells, require_cells
 from workers.engine.checkpoint import Checkpoint
@@ -42,11 +41,12 @@ from workers.engine.device.overflow import Overflow
 from workers.engine.heads import Heads
 from workers.engine.kernels.packing import pack, rows_of
 from workers.engine.pooling import KEPT_LAYERS, HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool, pools_half
+from workers.engine.retrieval.sparse_head import SparseHead, SparseRows
 from workers.engine.self_check import SelfCheck, reference_vectors
 from workers.engine.trial import Choice, recall, remember
 from workers.engine.ways.interface import Forward
 from workers.errors import ReembedError, ReplicaError, UsageError
-from workers.model.files import ModelFiles
+from workers.model.files import PROJECTION, ModelFiles
 from workers.model.recipe import EmbeddingRecipe, output_dim
 from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges
 
@@ -157,7 +157,8 @@ class Encoder:
         self.documents_done = 0.0
         self.batches_done = 0
         folder, with_pooler = files.folder / recipe.transformer, needs_pooler(recipe.pooling)
-        self._checkpoint = checkpoint = Checkpoint(folder, files.name, with_pooler=with_pooler)
+        beside = {module.kind for module in recipe.token_modules} & {PROJECTION}
+        self._checkpoint = checkpoint = Checkpoint(folder, files.name, with_pooler=with_pooler, beside=beside)
         if needs_layers(recipe.pooling) and checkpoint.layers is not None and checkpoint.layers < 4:
             raise UsageError(
                 f"model.pooling={recipe.pooling_name}: the model has {checkpoint.layers} layers, four are needed; use mean"
@@ -166,7 +167,7 @@ class Encoder:
         self.layers, self._hidden, self._golden = checkpoint.layers, checkpoint.hidden, golden
         if unknown := unknown_ids(golden, self._vocabulary):
             raise UsageError(next(iter(unknown.values())))
-        self._token_heads = Heads(files.folder, recipe.token_modules, torch.device("cpu"))
+        self._token_heads = Heads(files.folder, recipe.token_modules, torch.device("cpu"), by_token=True)
         self._vector_heads = Heads(files.folder, recipe.vector_modules, torch.device("cpu"))
         self._sparse = SparseHead(folder, files.name, recipe.sparse) if recipe.sparse is not None else None
 
@@ -176,7 +177,8 @@ class Encoder:
         return self._forward.name
 
     def encode(self, tokens: TokenizedTexts) -> EncodedTexts:
-        """Vectors of the documents; of the chunks with long_text=chunks and late_chunks; of the tokens with pooling=tokens.
+        """Vectors of the documents; of the chunks with long_text=chunks and late_chunks; of the tokens with
+        pooling=tokens and multi_vector.
 
         Raises:
             ReplicaError: the device failed.
@@ -250,7 +252,10 @@ class Encoder:
             vectors = arrivals.all()
         if self._averages_chunks:
             vectors = self._finish(mean_of_chunks(torch.from_numpy(vectors), tokens)).numpy()
-        encoded = EncodedTexts(vectors, tokens.offsets if self._by_token else None, computed, refused)
+        offsets = tokens.offsets if self._by_token else None
+        if offsets is not None and tokens.skipped is not None:
+            offsets, vectors = tokens.counted_offsets, vectors[~tokens.skipped]
+        encoded = EncodedTexts(vectors, offsets, computed, refused)
         return self._overflow.mended(tokens, encoded) if self._overflow is not None else encoded
 
     def _sparse_complete(
@@ -292,7 +297,7 @@ class Encoder:
 
     @property
     def _by_token(self) -> bool:
-        return self._recipe.pooling == (Pooling.TOKENS,)
+        return self._recipe.pooling[0] in BY_TOKEN
 
     @property
     def _averages_chunks(self) -> bool:
@@ -384,7 +389,7 @@ class Encoder:
         return attempt(lambda: self._embed(tokens, batch), self.device, strict=strict)
 
     def _embed(self, tokens: TokenizedTexts, rows: NDArray[np.int64]) -> Tensor:
-        """Float32 vectors [B, D], with pooling=tokens [T, D]; [B, D'] if the mean of chunks comes before `_finish`."""
+        """Float32 vectors [B, D], of tokens [T, D]; [B, D'] if the mean of chunks comes before `_finish`."""
         recipe = self._recipe
         batch = pack(tokens, rows, self.device)
         kept = (self.layers or 0) + 1 if self._cells else KEPT_LAYERS if needs_layers(recipe.pooling) else 0

@@ -1,5 +1,6 @@
 """Modules before and after pooling in sentence-transformers models: LSTM, Dense, Normalize.
 
+And the projection of a checkpoint of Stanford's ColBERT.
 LSTM and Dense are sentence-transformers' own classes. The library is imported only if a model has such a module, since the
 import takes seconds. Their weights are safetensors (model/files.py has checked that), and they run in float32. Knows
 nothing of batches or pooling modes.
@@ -15,11 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
 from workers.errors import UsageError
+from workers.model.files import PROJECTION
 from workers.model.modules import ModuleSpec
 from workers.records.tokens import ranges
 
@@ -29,9 +32,16 @@ _TOKENS, _VECTOR = "token_embeddings", "sentence_embedding"  # keys of sentence-
 class Heads:
     """A chain of modules on one device, for token vectors or for pooled vectors."""
 
-    def __init__(self, folder: Path, specs: tuple[ModuleSpec, ...], device: torch.device) -> None:
-        """Load the modules. `folder`: the model's. Raises: UsageError: a module's files do not fit its configuration."""
-        self._modules = [_load(folder, spec).to(device).eval() if spec.kind != "Normalize" else None for spec in specs]
+    def __init__(
+        self, folder: Path, specs: tuple[ModuleSpec, ...], device: torch.device, *, by_token: bool = False
+    ) -> None:
+        """Load the modules. `folder`: the model's. `by_token`: they are for token vectors.
+
+        Raises: UsageError: a module's files do not fit its configuration.
+        """
+        self._modules = [
+            _load(folder, spec, by_token=by_token).to(device).eval() if spec.kind != "Normalize" else None for spec in specs
+        ]
 
     def to(self, device: torch.device) -> None:
         """Move the modules to a device."""
@@ -62,15 +72,36 @@ class Heads:
         return vectors_BD
 
 
-def _load(folder: Path, spec: ModuleSpec) -> Any:
+def _load(folder: Path, spec: ModuleSpec, *, by_token: bool = False) -> Any:
+    if spec.kind == PROJECTION:
+        return _Projection(folder, spec)
     library = _library()
     try:
-        return getattr(library, spec.kind).load(str(folder / spec.path)).to(torch.float32)
+        module = getattr(library, spec.kind).load(str(folder / spec.path)).to(torch.float32)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(
             f"{folder / spec.path}: this {spec.kind} module cannot be loaded ({reason}); fetch the model again"
         ) from None
+    if by_token and spec.kind == "Dense":  # PyLate's files do not say so
+        module.module_input_name = module.module_output_name = _TOKENS
+    return module
+
+
+class _Projection(torch.nn.Module):
+    """The projection in a checkpoint of Stanford's ColBERT, beside the encoder's weights."""
+
+    def __init__(self, folder: Path, spec: ModuleSpec) -> None:
+        super().__init__()
+        path = folder / spec.path / "model.safetensors"
+        try:
+            with safe_open(path, framework="pt", device="cpu") as tensors:
+                self.weight = torch.nn.Parameter(tensors.get_tensor(PROJECTION).to(torch.float32), requires_grad=False)
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"{path}: {PROJECTION} cannot be read ({error}); fetch the model again") from None
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {_TOKENS: torch.nn.functional.linear(features[_TOKENS], self.weight)}
 
 
 def _library() -> Any:

@@ -60,13 +60,16 @@ class Conversion:
     truncated: tuple[int, ...]  # and of LONG_TEXT, truncated to PROOF_TOKENS
 
 
-def convert(folder: Path, options: Mapping[str, Any], lower_case: bool, special: bool) -> Conversion:
+def convert(
+    folder: Path, options: Mapping[str, Any], lower_case: bool, special: bool, markers: tuple[str, ...] = ()
+) -> Conversion:
     """Load and prove the tokenizer in `folder`.
 
     Args:
         options: arguments of AutoTokenizer.from_pretrained, from the model's files.
         lower_case: convert texts to lower case first, if the tokenizer does not (sentence-transformers' do_lower_case).
         special: put special tokens around texts.
+        markers: tokens of the vocabulary that are read as one token wherever they stand in a text.
 
     Raises:
         UsageError: the files cannot be used; names the odd one.
@@ -76,7 +79,7 @@ def convert(folder: Path, options: Mapping[str, Any], lower_case: bool, special:
     if (folder / "tokenizer.json").is_file():
         _read(folder / "tokenizer.json")
     try:
-        return _convert(folder, options, lower_case, special)
+        return _convert(folder, options, lower_case, special, markers)
     except UsageError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever the two libraries raise on odd files
@@ -95,13 +98,16 @@ def convert(folder: Path, options: Mapping[str, Any], lower_case: bool, special:
     )
 
 
-def _convert(folder: Path, options: Mapping[str, Any], lower_case: bool, special: bool) -> Conversion:
+def _convert(
+    folder: Path, options: Mapping[str, Any], lower_case: bool, special: bool, markers: tuple[str, ...] = ()
+) -> Conversion:
     from transformers import AutoTokenizer
 
     made = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True, **options)
     backend = getattr(made, "backend_tokenizer", None)
     if backend is None:
         raise TypeError(f"{type(made).__name__} runs in Python")
+    _register(made, markers)
     if lower_case:
         _lower(backend)
     limit = _limit(made.model_max_length)
@@ -130,6 +136,24 @@ def _convert(folder: Path, options: Mapping[str, Any], lower_case: bool, special
         tokens=tokens,
         truncated=tuple(plain),
     )
+
+
+def _register(made: Any, markers: tuple[str, ...]) -> None:
+    """As sentence-transformers' MultiVectorEncoder does, so that a marker before a text is the token it was trained with.
+
+    A marker is taken with the space behind it where the vocabulary has it so; one that it has not at all is left as text.
+    """
+    from transformers import AddedToken
+
+    added, vocabulary = set(made.added_tokens_encoder), made.get_vocab()
+    unread = []
+    for marker in markers:
+        known = (name for name in (marker, marker.split(None, 1)[0]) if name in added or name in vocabulary)
+        name = next(known, None)
+        if name is not None and made.tokenize(name) != [name]:
+            unread.append(AddedToken(name, normalized=False, special=True))
+    if unread:
+        made.add_special_tokens({"additional_special_tokens": unread})
 
 
 def _limit(stored: Any) -> int | None:

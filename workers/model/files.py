@@ -31,9 +31,13 @@ PACKAGE = "package:"
 WEIGHTED_MODULES = ("Dense", "LSTM")
 _OWN_MODULES = ("Transformer", "Pooling", "Dense", "LSTM", "Normalize", "Dropout", "Router")
 ROUTER = "Router"
+STANFORD = "HF_ColBERT"  # among the architectures of config.json: the checkpoint has a projection beside the encoder
+PROJECTION = "linear.weight"
+_ALIASES = {"pylate.models.Dense.Dense": "sentence_transformers.base.modules.dense.Dense"}
 _OWN_PACKAGES = r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)"
 _SPARSE_PACKAGES = r"sentence_transformers\.sparse_encoder\.(models|modules)"
 _SPARSE_MODULES = {"MLMTransformer": "mlm_transformer", "SpladePooling": "splade_pooling"}  # and their files, since 5.4
+_MODEL_FILES = ("modules.json", "config_sentence_transformers.json", "router_config.json", "artifact.metadata")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "vocab.json", "merges.txt", "*.model")  # fmt: skip
 
@@ -127,6 +131,7 @@ def read_route(folder: Path, router: ModuleEntry, task: str) -> list[ModuleEntry
 
 def _entry(path: Path, kind: str, place: str) -> ModuleEntry:
     """`path`: of the file that lists it. Raises: UsageError: a place or a type that is refused."""
+    kind = _ALIASES.get(kind, kind)
     if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place:
         raise UsageError(f"{path}: module path {place!r} leaves the model's folder; correct it")
     if not kind.startswith("sentence_transformers."):
@@ -202,7 +207,8 @@ def check_model(folder: Path, name: str) -> None:
         )
     check_config(model, shown)
     _check_weights(transformer, shown)
-    check_weights(model, weight_names(transformer), shown)
+    of_stanford = STANFORD in (model.get("architectures") or [])
+    check_weights(model, (name for name in weight_names(transformer) if not of_stanford or name != PROJECTION), shown)
     for module in read_modules(folder):
         if module.kind in WEIGHTED_MODULES:
             _check_weights(folder / module.path, f"{shown}: module {module.path}")
@@ -216,18 +222,34 @@ def weight_names(folder: Path) -> list[str]:
     Raises:
         UsageError: the file is not safetensors, or incomplete.
     """
-    index = folder / "model.safetensors.index.json"
+    if not (folder / "model.safetensors").is_file():
+        return list(weight_map(folder / "model.safetensors.index.json"))
+    return [name for name in _header(folder / "model.safetensors") if name != "__metadata__"]
+
+
+def projection_shape(folder: Path) -> tuple[int, int]:
+    """(components given, components taken) of the projection in a checkpoint of Stanford's.
+
+    Raises: UsageError: it is not there, or the checkpoint is not one file.
+    """
     path = folder / "model.safetensors"
-    if not path.is_file():
-        return list(weight_map(index))
+    entry = _header(path).get(PROJECTION) if path.is_file() else None
+    if not isinstance(entry, dict) or len(entry.get("shape", ())) != 2:
+        raise UsageError(f"{path}: holds no matrix {PROJECTION}, the projection of a {STANFORD}; fetch the model again")
+    return entry["shape"][0], entry["shape"][1]
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Of a safetensors file, by tensor. Raises: UsageError."""
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if size > path.stat().st_size:
             raise UsageError(f"{path}: not a safetensors file (cut off?); fetch the model again")
         try:
-            return [name for name in json.loads(stream.read(size)) if name != "__metadata__"]
+            found: dict[str, Any] = json.loads(stream.read(size))
         except ValueError:
             raise UsageError(f"{path}: not a safetensors file; fetch the model again") from None
+    return found
 
 
 def _locate(config: ModelConfig) -> tuple[Path, str | None]:
@@ -295,7 +317,7 @@ def _check_weights(folder: Path, shown: str) -> None:
 def _digested_files(folder: Path) -> tuple[list[Path], list[Path]]:
     """The files that decide vectors, and those that decide tokens."""
     transformer = transformer_folder(folder)
-    weights = _matching(folder, ("modules.json", "config_sentence_transformers.json", "router_config.json"))
+    weights = _matching(folder, _MODEL_FILES)
     weights += _matching(transformer, ("*.safetensors", "model.safetensors.index.json", "config.json", *TRANSFORMER_CONFIGS))
     for module in read_modules(folder)[1:]:
         if module.path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from workers.config import Pooling
 from workers.errors import UsageError
 from workers.model.files import ModuleEntry, read_json, read_modules
+from workers.model.layouts.late_interaction import TokenMask
 
 _SPLADE_KEYS = {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size"}
 _LEGACY_MODES = {
@@ -46,7 +47,7 @@ class ModuleSpec:
 
 @dataclass(frozen=True, slots=True)
 class SparsePooling:
-    """How the logits of a masked language model become one weight a token of the vocabulary (engine/bert/sparse_head.py)."""
+    """How logits of a masked language model become a weight for each token of the vocabulary (engine/retrieval)."""
 
     vocabulary: int  # weights of a vector, most of them zero
     strategy: str = "max"  # | sum, over the tokens of the text
@@ -63,10 +64,13 @@ class ModuleSpecs:
     token_modules: tuple[ModuleSpec, ...]  # before pooling
     vector_modules: tuple[ModuleSpec, ...]  # after pooling
     sparse: SparsePooling | None = None  # a SpladePooling module
+    mask: TokenMask | None = None  # a MultiVectorMask module
 
 
-def read_module_specs(folder: Path) -> ModuleSpecs:
+def read_module_specs(folder: Path, *, late: bool = False) -> ModuleSpecs:
     """The modules that modules.json lists after the transformer.
+
+    `late`: of a late-interaction model, whose Dense modules apply to tokens unless they say otherwise.
 
     Raises:
         UsageError: a module is not supported, or the order is invalid.
@@ -74,6 +78,7 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
     modes: tuple[Pooling, ...] = ()
     include_prompt, pooled = True, False
     sparse: SparsePooling | None = None
+    mask: TokenMask | None = None
     before: list[ModuleSpec] = []
     after: list[ModuleSpec] = []
     for module in read_modules(folder)[1:]:
@@ -87,6 +92,8 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
             if pooled:
                 raise UsageError(f"{folder / 'modules.json'}: two pooling modules; only one is supported")
             pooled, sparse = True, _splade_config(where / "config.json")
+        elif module.kind == "MultiVectorMask":
+            mask = _mask_config(where / "config.json")
         elif module.kind == "LSTM":
             if pooled:
                 raise UsageError(
@@ -94,7 +101,7 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
                 )
             before.append(_lstm(where / "lstm_config.json", module.path))
         elif module.kind in ("Dense", "Normalize"):
-            spec, on_tokens = _dense_or_normalize(where / "config.json", module)
+            spec, on_tokens = _dense_or_normalize(where / "config.json", module, by_token=late)
             if pooled and on_tokens:
                 raise UsageError(
                     f"{folder / 'modules.json'}: {module.path} works on tokens but comes after Pooling; correct the order"
@@ -106,9 +113,10 @@ def read_module_specs(folder: Path) -> ModuleSpecs:
         else:
             raise UsageError(
                 f"{folder / 'modules.json'}: module {module.type} is not supported "
-                "(supported: Transformer, Pooling, SpladePooling, Dense, LSTM, Normalize); use a model without it"
+                "(supported: Transformer, Pooling, SpladePooling, MultiVectorMask, Dense, LSTM, Normalize); "
+                "use a model without it"
             )
-    return ModuleSpecs(modes, include_prompt, tuple(before), tuple(after), sparse)
+    return ModuleSpecs(modes, include_prompt, tuple(before), tuple(after), sparse, mask)
 
 
 def _pooling_config(path: Path) -> tuple[tuple[Pooling, ...], bool]:
@@ -143,6 +151,20 @@ def _splade_config(path: Path) -> SparsePooling:
     return settings
 
 
+def _mask_config(path: Path) -> TokenMask:
+    """The settings of a MultiVectorMask module."""
+    config = read_json(path)
+    if unknown := sorted(set(config) - {"skiplist_words", "skiplist_tasks", "keep_only_token_ids"}):
+        raise UsageError(f"{path}: sentence-transformers' MultiVectorMask has no setting {unknown[0]!r}; correct it")
+    if config.get("keep_only_token_ids"):
+        raise UsageError(f"{path}: keep_only_token_ids is for images, which are not supported; use a model for texts")
+    words, tasks = config.get("skiplist_words") or [], config.get("skiplist_tasks") or ["document"]
+    tasks = [tasks] if isinstance(tasks, str) else tasks
+    if not all(isinstance(value, list) for value in (words, tasks)):
+        raise UsageError(f"{path}: skiplist_words and skiplist_tasks must be lists; correct it")
+    return TokenMask(tuple(map(str, words)), "document" in tasks, "query" in tasks)
+
+
 def _lstm(path: Path, place: str) -> ModuleSpec:
     config = read_json(path)
     in_dim = config.get("embedding_dimension", config.get("word_embedding_dimension"))
@@ -152,10 +174,11 @@ def _lstm(path: Path, place: str) -> ModuleSpec:
     return ModuleSpec("LSTM", place, in_dim, hidden * (2 if config.get("bidirectional", True) else 1))
 
 
-def _dense_or_normalize(path: Path, module: ModuleEntry) -> tuple[ModuleSpec, bool]:
+def _dense_or_normalize(path: Path, module: ModuleEntry, *, by_token: bool) -> tuple[ModuleSpec, bool]:
     """The module, and whether it applies to token vectors (as in some late-interaction models) instead of pooled ones."""
     config = read_json(path) if module.kind == "Dense" or path.is_file() else {}
-    source = config.get("module_input_name", "sentence_embedding")
+    usual = "token_embeddings" if by_token and module.kind == "Dense" else "sentence_embedding"
+    source = config.get("module_input_name", usual)
     known = source in ("sentence_embedding", "token_embeddings")
     if not known or config.get("module_output_name") not in (None, source):
         raise UsageError(f"{path}: reads {source} and writes {config.get('module_output_name')}, which is not supported")

@@ -23,6 +23,7 @@ from packaging.version import InvalidVersion, Version
 from workers.config import ModelConfig
 from workers.errors import UsageError
 from workers.model.files import read_json
+from workers.model.layouts.late_interaction import LATE, PYLATE, prompts_of
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 QUERY_PROMPT = "query"
@@ -49,10 +50,10 @@ def read_retrieval_settings(folder: Path, config: ModelConfig) -> RetrievalSetti
         UsageError: the file is damaged, is for another kind of model, or requires other packages than are installed.
     """
     path = folder / "config_sentence_transformers.json"
-    stored: dict[str, Any] = read_json(path) if path.is_file() else {}
+    stored: dict[str, Any] = prompts_of(folder, read_json(path) if path.is_file() else {})
     kind = stored.get("model_type", DENSE)
-    if kind not in (DENSE, SPARSE):
-        raise UsageError(f"{path}: model_type {kind!r}: only {DENSE} and {SPARSE} models are supported")
+    if kind not in (DENSE, SPARSE, LATE, PYLATE):
+        raise UsageError(f"{path}: model_type {kind!r}: only {DENSE}, {SPARSE} and {LATE} models are supported")
     _check_version(path, stored)
     _check_requirements(path, stored.get("requirements"))
     prompts = _prompts(path, stored)

@@ -17,12 +17,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workers.config import ChunkBy, LongText, ModelConfig, Pooling
+from workers.config import BY_TOKEN, ChunkBy, LongText, ModelConfig, Pooling
 from workers.errors import UsageError
 from workers.model.architecture import check_longest, common_names, engine_revision, has_pooler, why_no_masked_lm
 from workers.model.auto_tokenizer import Conversion
 from workers.model.chunking.borders import splitter_version
-from workers.model.files import ModelFiles, ModuleEntry, read_json, read_modules, transformer_folder, weight_names
+from workers.model.files import (
+    PROJECTION,
+    ModelFiles,
+    ModuleEntry,
+    projection_shape,
+    read_json,
+    read_modules,
+    transformer_folder,
+    weight_names,
+)
+from workers.model.layouts.late_interaction import LATE, PYLATE, LateInteraction, read_late_interaction
 from workers.model.modules import ModuleSpec, ModuleSpecs, SparsePooling, read_module_specs
 from workers.model.prompts import SPARSE, RetrievalSettings, read_retrieval_settings
 from workers.model.tokenizer_files import read_conversion
@@ -64,6 +74,7 @@ class EmbeddingRecipe:
     chunk_language: str = ""  # of the texts; "" where nothing is cut at sentences
     splitter: str = ""  # borders.splitter_version, likewise
     sparse: SparsePooling | None = None  # pooling sparse: how weights are made of logits
+    late_interaction: LateInteraction | None = None  # pooling multi_vector: what the model's files say beside its modules
 
     @property
     def pooling_name(self) -> str:
@@ -84,13 +95,20 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
     settings = read_transformer_settings(transformer)
     if modules:
         _check_processor(transformer)
-    conversion = read_conversion(transformer, settings)
     retrieval = read_retrieval_settings(folder, config)
-    head = read_module_specs(folder)
+    head = read_module_specs(folder, late=retrieval.kind in (LATE, PYLATE))
+    late = read_late_interaction(folder, model, settings.query_expansion, head.mask)
+    settings = _with_late(settings, late)
+    conversion = read_conversion(transformer, settings)
     modes, before, after = head.pooling, head.token_modules, head.vector_modules
     sparse = _sparse(head, retrieval, settings, modules, transformer, model, config, shown)
     if sparse is not None:
         modes = (Pooling.SPARSE,)
+    elif late is not None:
+        modes = (Pooling.MULTI_VECTOR,)
+        before, after = _of_tokens(folder, head, late, config, shown), ()
+    elif config.pooling is Pooling.MULTI_VECTOR:
+        raise UsageError(f"model.pooling=multi_vector: {shown} has no projection of its tokens; use pooling tokens")
     elif config.pooling is not Pooling.AUTO:
         modes = (config.pooling,)
     elif not modes:
@@ -99,6 +117,8 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         modes = (Pooling.MEAN_LSTM,)  # the name by which a user may also ask for it
     _check_pooling(modes, before, transformer, model, config, shown)
     _check_chunking(modes, config)
+    if late is not None:
+        before, after = (before[:-1], before[-1:]) if before and before[-1].kind == "Normalize" else (before, ())
     if modes == (Pooling.TOKENS,):
         after = after[-1:] if after and after[-1].kind == "Normalize" else ()  # Dense modules apply to pooled vectors only
     normalizes = bool(after) and after[-1].kind == "Normalize"
@@ -108,7 +128,7 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         transformer=modules[0].path if modules else "",
         pooling=modes,
         include_prompt=head.include_prompt,
-        normalize=config.normalize if config.normalize != "auto" else normalizes if modules or sparse else True,
+        normalize=_normalizes(config, late, normalizes, any_files=bool(modules) or sparse is not None),
         max_tokens=max_tokens,
         long_text=config.long_text,
         chunk_overlap=config.chunk_overlap,
@@ -127,6 +147,7 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         chunk_language="" if config.chunk_by is ChunkBy.TOKENS else config.chunk_language,
         splitter=splitter_version(config.chunk_by, config.chunk_language),
         sparse=sparse,
+        late_interaction=late,
     )
     hidden = next((model[key] for key in ("hidden_size", "d_model") if isinstance(model.get(key), int)), None)
     recipe = recipe if hidden is None else replace(recipe, dim=output_dim(recipe, hidden))
@@ -235,6 +256,44 @@ def _sparse(
     return replace(head.sparse or SparsePooling(0), vocabulary=vocabulary, top=top)
 
 
+def _with_late(settings: TransformerSettings, late: LateInteraction | None) -> TransformerSettings:
+    """The settings with what a late-interaction model's other files say of lengths and of markers."""
+    if late is None:
+        if settings.query_expansion is not None:
+            raise UsageError(f"{settings.path}: query_expansion: is for late-interaction models; remove it")
+        return settings
+    return replace(
+        settings,
+        document_tokens=settings.document_tokens or late.document_tokens,
+        query_tokens=settings.query_tokens or late.query_tokens,
+        markers=late.markers,
+    )
+
+
+def _of_tokens(
+    folder: Path, head: ModuleSpecs, late: LateInteraction, config: ModelConfig, shown: str
+) -> tuple[ModuleSpec, ...]:
+    """The modules on tokens of a late-interaction model. Raises: UsageError: it has others, or another pooling is wanted."""
+    if config.pooling not in (Pooling.AUTO, Pooling.MULTI_VECTOR):
+        raise UsageError(f"model.pooling={config.pooling}: {shown} is a late-interaction model; use auto")
+    if head.pooling or head.vector_modules:
+        kind = "Pooling" if head.pooling else head.vector_modules[0].kind
+        raise UsageError(f"{shown}: {kind} works on one vector a text, in a late-interaction model; use a model without it")
+    if not (folder / "modules.json").is_file():
+        given, taken = projection_shape(folder)
+        return (ModuleSpec(PROJECTION, "", taken, given),)
+    return head.token_modules
+
+
+def _normalizes(config: ModelConfig, late: LateInteraction | None, normalizes: bool, *, any_files: bool) -> bool:
+    """Whether vectors get length 1. `normalizes`: the model's last module does so. `any_files`: it has files that say."""
+    if config.normalize != "auto":
+        return config.normalize
+    if late is not None:
+        return normalizes or late.normalize
+    return normalizes if any_files else True
+
+
 def _check_pooling(
     modes: tuple[Pooling, ...], before: tuple[ModuleSpec, ...], transformer: Path, model: dict[str, Any],
     config: ModelConfig, shown: str,
@@ -255,7 +314,7 @@ def _check_pooling(
     layers = model.get("num_hidden_layers")
     if pooling in (Pooling.LAST4_MEAN, Pooling.LAST4_CONCAT) and isinstance(layers, int) and layers < 4:
         raise UsageError(f"model.pooling={pooling}: {shown} has {layers} layers, four are needed; use mean")
-    if pooling is Pooling.TOKENS and config.long_text is LongText.MEAN_OF_CHUNKS:
+    if pooling in BY_TOKEN and config.long_text is LongText.MEAN_OF_CHUNKS:
         raise UsageError(
             "model.long_text=mean_of_chunks: token vectors cannot be averaged over chunks; use truncate or chunks"
         )
@@ -272,7 +331,7 @@ def _check_chunking(modes: tuple[Pooling, ...], config: ModelConfig) -> None:
                 )
     if config.long_text is LongText.LATE_CHUNKS:
         for pooling in modes:
-            if pooling in _OF_ONE_TOKEN or pooling is Pooling.TOKENS:
+            if pooling in _OF_ONE_TOKEN or pooling in BY_TOKEN:
                 raise UsageError(
                     f"model.long_text=late_chunks: a late chunk is pooled from all of its tokens, which pooling "
                     f"{pooling} does not do; set model.pooling: mean, or long_text: chunks"

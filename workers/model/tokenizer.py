@@ -19,7 +19,7 @@ Shapes: D documents, N sequences, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -76,6 +76,8 @@ class TextTokenizer:
         """
         self._recipe = recipe
         settings = read_transformer_settings(folder / recipe.transformer)
+        if recipe.late_interaction is not None:
+            settings = replace(settings, markers=recipe.late_interaction.markers)
         conversion = read_conversion(folder / recipe.transformer, settings)
         self._tokenizer = backend(conversion)
         self._from_end = conversion.truncation_side == "left"
@@ -83,6 +85,10 @@ class TextTokenizer:
         if settings.add_special_tokens:
             self._prefix, self._suffix = _special_tokens(self._tokenizer)
         self._prove(conversion, folder / recipe.transformer)
+        late = recipe.late_interaction
+        skip = late.skip if late is not None and late.skip_documents else ()
+        ids = (self._tokenizer.token_to_id(word) for word in skip)
+        self._skipped = np.array([token for token in ids if token is not None], np.int32)
         self._joins = self._joins_pieces()
         self._compiled = proven_vocabulary(conversion.tokenizer, self._tokenizer, conversion.texts, threads)
         specials = len(self._prefix) + len(self._suffix)
@@ -113,6 +119,14 @@ class TextTokenizer:
 
         `texts`: strings, or an Arrow column of them without nulls, of which the compiled WordPiece makes no Python objects.
         """
+        found = self._tokenize(texts)
+        return replace(found, skipped=np.isin(found.input_ids, self._skipped)) if len(self._skipped) else found
+
+    def token_id(self, token: str) -> int | None:
+        """Of the vocabulary; None: it has no such token."""
+        return self._tokenizer.token_to_id(token)
+
+    def _tokenize(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> TokenizedTexts:
         prompt, truncate = self._recipe.prompt, self._recipe.long_text is LongText.TRUNCATE
         if self._compiled is not None and truncate and not self._from_end:
             return self._truncate(self._compiled, texts)

@@ -75,7 +75,12 @@ def _convert(folder: Path, settings: TransformerSettings) -> Conversion:
     with IsolatedProcess() as isolated:
         try:
             return isolated.call(
-                convert, folder, dict(settings.tokenizer), settings.do_lower_case, settings.add_special_tokens
+                convert,
+                folder,
+                dict(settings.tokenizer),
+                settings.do_lower_case,
+                settings.add_special_tokens,
+                settings.markers,
             )
         except ProcessEnded as ended:
             raise UsageError(f"{folder}: loading its tokenizer (tokenizer.json) {ended}; fetch the model again") from None
@@ -110,5 +115,5 @@ def _key(folder: Path, settings: TransformerSettings) -> str:
     files = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
     digests = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
     versions = [importlib.metadata.version(name) for name in ("transformers", "tokenizers")]
-    options = [dict(settings.tokenizer), settings.do_lower_case, settings.add_special_tokens]
+    options = [dict(settings.tokenizer), settings.do_lower_case, settings.add_special_tokens, *settings.markers]
     return hashlib.sha256(json.dumps([VERSION, digests, versions, options], sort_keys=True).encode()).hexdigest()

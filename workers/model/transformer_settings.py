@@ -4,9 +4,9 @@ Each key is honoured, has no effect on vectors, or is refused by name. Keys that
 refused, as it does. No torch.
 
     honoured     max_seq_length, document_length, query_length, do_lower_case, tokenizer_args | processor_kwargs,
-                 processing_kwargs (max_length, add_special_tokens, split_special_tokens)
+                 processing_kwargs (max_length, add_special_tokens, split_special_tokens), query_expansion
     no effect    unpad_inputs, and what concerns padding, number formats and kinds of attention
-    refused      other tasks, outputs and methods, chat templates (modality message), query_expansion, arguments that change
+    refused      other tasks, outputs and methods, chat templates (modality message), arguments that change
                  the network (config_args | config_kwargs, model_args | model_kwargs), another folder's tokenizer
 """
 
@@ -49,6 +49,8 @@ class TransformerSettings:
     add_special_tokens: bool = True
     tokenizer: Mapping[str, Any] = field(default_factory=dict)  # arguments of AutoTokenizer.from_pretrained
     masked_lm: bool = False  # the states go through the head of a masked language model (task fill-mask)
+    query_expansion: Mapping[str, Any] | None = None  # of late-interaction models
+    markers: tuple[str, ...] = ()  # not of this file: tokens that stand before texts (layouts/late_interaction.py)
 
 
 def read_transformer_settings(transformer: Path) -> TransformerSettings:
@@ -91,6 +93,7 @@ class _Reader:
             add_special_tokens=bool(call.get("add_special_tokens", True)),
             tokenizer=tokenizer,
             masked_lm=self._settings.get("transformer_task") == MASKED_LM,
+            query_expansion=self._dict("query_expansion") if self._settings.get("query_expansion") is not None else None,
         )
 
     def _check_outputs(self) -> None:
@@ -99,8 +102,6 @@ class _Reader:
         output = self._settings.get("module_output_name", "token_embeddings")
         if task not in ("feature-extraction", MASKED_LM) or output != "token_embeddings":
             self._refuse("transformer_task", f"wants task {task!r} giving {output!r}; only text encoders are supported")
-        if self._settings.get("query_expansion") is not None:
-            self._refuse("query_expansion", "is for late-interaction models, which are not supported")
         if "modality_config" not in self._settings:
             return
         modalities = self._dict("modality_config")

@@ -45,12 +45,20 @@ class TokenizedTexts:
     num_tokens: NDArray[np.int32]  # [D] tokens fed to the model, summed over the document's chunks
     prompt_tokens: int  # leading tokens of every sequence that pooling skips if the model excludes its prompt
     pooled: PooledTokens | None = None  # long_text=late_chunks; else R is N, and a row is pooled from its whole sequence
+    skipped: NDArray[np.bool_] | None = None  # [T] tokens that have no vector (pooling=multi_vector); None: all have one
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """[N] tokens of each sequence."""
         lengths: NDArray[np.int64] = np.diff(self.offsets)
         return lengths
+
+    @property
+    def counted_offsets(self) -> NDArray[np.int64]:
+        """[N + 1] as offsets, of the tokens that have a vector."""
+        if self.skipped is None:
+            return self.offsets
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(~self.skipped)])[self.offsets]
 
     @property
     def row_document(self) -> NDArray[np.int32]:
@@ -74,7 +82,7 @@ class EncodedTexts:
     pooling=sparse: the entries that are not zero, one per row of `vectors`; a row that could not be computed has one, NaN.
     """
 
-    vectors: NDArray[np.float32]  # [rows, dim]; tokens: [T, dim], aligned with TokenizedTexts.input_ids; sparse: [V, 1]
+    vectors: NDArray[np.float32]  # [rows, dim]; of tokens: [T, dim], of input_ids that are not skipped; sparse: [V, 1]
     offsets: NDArray[np.int64] | None  # [rows + 1], of lists: row r has vectors[offsets[r]:offsets[r + 1]]; else None
     padded_tokens: int  # positions the device computed, including padding
     refused: Mapping[int, str] = field(default_factory=dict)  # sequence -> why it has no vector; its row is NaN
@@ -106,8 +114,9 @@ def of_documents(tokens: TokenizedTexts, documents: NDArray[np.int64]) -> Tokeni
     if pooled is not None:
         rows = pooled.of(sequences)
         pooled = PooledTokens(np.searchsorted(sequences, pooled.sequence[rows]), pooled.first[rows], pooled.end[rows])
+    chosen = ranges(tokens.offsets[sequences], lengths)
     return TokenizedTexts(
-        input_ids=tokens.input_ids[ranges(tokens.offsets[sequences], lengths)],
+        input_ids=tokens.input_ids[chosen],
         offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         document=np.searchsorted(documents, owners).astype(np.int32),
         chunk_start=None if tokens.chunk_start is None else tokens.chunk_start[rows],
@@ -116,6 +125,7 @@ def of_documents(tokens: TokenizedTexts, documents: NDArray[np.int64]) -> Tokeni
         num_tokens=tokens.num_tokens[documents],
         prompt_tokens=tokens.prompt_tokens,
         pooled=pooled,
+        skipped=None if tokens.skipped is None else tokens.skipped[chosen],
     )
 
 

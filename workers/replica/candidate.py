@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workers.config import ModelConfig, Pooling
+from workers.config import BY_TOKEN, ModelConfig, Pooling
 from workers.engine.cells import Cell
 from workers.engine.encoder import Encoder, EncoderOptions
 from workers.errors import UsageError
@@ -30,7 +30,7 @@ class CandidateModel:
     def __init__(self, config: ModelConfig) -> None:
         files = resolve_model(config)
         recipe = read_recipe(files, config.truncating())
-        if recipe.pooling in ((Pooling.TOKENS,), (Pooling.SPARSE,)):
+        if recipe.pooling[0] in BY_TOKEN | {Pooling.SPARSE}:
             raise UsageError(
                 f"candidates: {files.name} with pooling {recipe.pooling_name} has no single dense vector for a text; "
                 "use mean or cls"

@@ -18,7 +18,7 @@ from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipe import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.replica.golden_reference import keep_ways, kept_reference, known_ways
-from workers.replica.static_query import StaticQueries
+from workers.replica.queries import of_queries, special_queries
 from workers.table.schema import SnapshotStamp
 from workers.table.sparse import dense_of
 from workers.table.vectors import Floats
@@ -60,10 +60,10 @@ class Embedder:
         recipe = read_recipe(files, config.truncating() if long_text is LongText.TRUNCATE else config)
         recipe = replace(recipe, prompt=stamp.prompt, long_text=long_text or recipe.long_text)
         if query:
-            recipe = replace(recipe, prompt=recipe.query_prompt, max_tokens=recipe.query_tokens or recipe.max_tokens)
-        self._static = StaticQueries.of_model(files.folder, recipe) if query else None
-        if self._static is not None:
-            return  # no model is loaded
+            recipe = of_queries(recipe)
+        self._queries = special_queries(files, recipe) if query else None
+        if self._queries is not None:
+            return
         self._tokenizer = TextTokenizer(files.folder, recipe)
         golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
         precision = Precision(stamp.precision)
@@ -88,8 +88,8 @@ class Embedder:
         Raises:
             UsageError: the model refuses a text. ReplicaError: the device failed.
         """
-        if self._static is not None:
-            return self._static.embed(texts)
+        if self._queries is not None:
+            return self._queries.embed(texts)
         tokens = self._tokenizer.tokenize(texts)
         encoded = self._encoder.encode(tokens)
         for sequence, reason in encoded.refused.items():

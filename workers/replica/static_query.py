@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from workers.engine.bert.sparse_head import kept
+from workers.engine.retrieval.sparse_head import kept
 from workers.errors import UsageError
 from workers.model.files import query_route, read_json
 from workers.model.recipe import EmbeddingRecipe
@@ -43,7 +43,9 @@ class StaticQueries:
 
     @classmethod
     def of_model(cls, folder: Path, recipe: EmbeddingRecipe) -> StaticQueries | None:
-        """Of the model in `folder`; None: its queries go through what its documents go through. `recipe`: of queries.
+        """Of the model in `folder`; None: its queries go through what its documents go through.
+
+        `recipe`: of queries, with their prompt.
 
         Raises: UsageError: queries have modules of their own that are not supported.
         """
@@ -58,7 +60,7 @@ class StaticQueries:
             )
         if recipe.sparse is None:
             raise UsageError(f"{folder}: a {_KIND} for queries of dense vectors; use another model")
-        found, dim = cls(folder / route[0].path, recipe.query_prompt, recipe.sparse.top), recipe.sparse.vocabulary
+        found, dim = cls(folder / route[0].path, recipe.prompt, recipe.sparse.top), recipe.sparse.vocabulary
         if len(found._weights) != dim:
             raise UsageError(f"{folder}: {len(found._weights)} weights for queries, {dim} for documents; fetch it again")
         return found

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 import pyarrow as pa
 
 from workers import __version__
-from workers.config import MAIN_VECTORS, ROW_A_CHUNK, LongText, Pooling, VectorType
+from workers.config import BY_TOKEN, MAIN_VECTORS, ROW_A_CHUNK, LongText, Pooling, VectorType
 from workers.errors import UsageError
 from workers.records.documents import TEXT_HASH_BYTES, ReadPlan, empty_table
 from workers.table.partitions import can_name_folder
@@ -32,7 +32,7 @@ PARTITION_VALUES = PREFIX + "partition_values"
 ID, EMBEDDING, TEXT_HASH = "id", MAIN_VECTORS, "text_hash"
 NUM_TOKENS, TRUNCATED = "num_tokens", "truncated"
 CHUNK, CHUNK_START, CHUNK_END = "chunk", "chunk_start", "chunk_end"  # with long_text: chunks, late_chunks
-TOKENS = "tokens"  # with pooling: tokens, their strings
+TOKENS = "tokens"  # with pooling: tokens and multi_vector, their strings
 OUTPUT_COLUMNS = frozenset((ID, EMBEDDING, TEXT_HASH, NUM_TOKENS, TRUNCATED, CHUNK, CHUNK_START, CHUNK_END, TOKENS))
 CLIPPED = "clipped"  # in the vector cache, for int8: components that had to be clipped
 CACHE_RANGE = pa.struct([pa.field("row", pa.int64(), nullable=False), pa.field("rows", pa.int32(), nullable=False)])
@@ -128,7 +128,7 @@ class OutputSchema:
 
     @property
     def lists(self) -> bool:
-        """Whether a row holds a list: of vectors (pooling: tokens), or of the entries of a sparse one (pooling: sparse)."""
+        """Whether a row holds a list: of vectors (pooling: tokens, multi_vector), or of a sparse one's entries (sparse)."""
         return bool(pa.types.is_list(self.part.field(self.column).type))
 
     @property
@@ -192,7 +192,7 @@ def output_schema(
             pa.field(CHUNK_START, pa.int64(), nullable=False),
             pa.field(CHUNK_END, pa.int64(), nullable=False),
         ]
-    tokens = stamp.pooling == Pooling.TOKENS
+    tokens = stamp.pooling in BY_TOKEN
     if stamp.pooling == Pooling.SPARSE:
         fields += [
             pa.field(INDICES, list_of(pa.int32(), nullable=nullable_elements), nullable=False),

@@ -158,8 +158,9 @@ def _without_bad(
 
 
 def _token_column(tokens: TokenizedTexts, rows: int, token_strings: Callable[[Sequence[int]], list[str]]) -> pa.ListArray:
-    flat = tokens.input_ids[: tokens.offsets[rows]]
-    offsets = tokens.offsets[: rows + 1].astype(np.int32)
+    flat = tokens.input_ids if tokens.skipped is None else tokens.input_ids[~tokens.skipped]
+    counted = tokens.counted_offsets[: rows + 1]
+    flat, offsets = flat[: counted[-1]], counted.astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(token_strings(flat.tolist()), pa.string()))
 
 

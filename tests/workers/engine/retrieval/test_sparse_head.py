@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tests.workers.models import TEXTS, build, copy_model, edit_json, layout
 from tests.workers.sparse_models import masked_lm, sparse_encoder
-from workers.engine.bert.sparse_head import SLICE_LOGITS, SparseRows, kept
+from workers.engine.retrieval.sparse_head import SLICE_LOGITS, SparseRows, kept
 from workers.engine.device.overflow import spliced
 from workers.engine.encoder import Encoder
 from workers.errors import UsageError

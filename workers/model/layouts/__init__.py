@@ -1,0 +1,1 @@
+"""Layouts of late-interaction models: as sentence-transformers 6, PyLate and Stanford write them."""
