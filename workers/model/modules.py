@@ -158,7 +158,8 @@ def _mask_config(path: Path) -> TokenMask:
         raise UsageError(f"{path}: sentence-transformers' MultiVectorMask has no setting {unknown[0]!r}; correct it")
     if config.get("keep_only_token_ids"):
         raise UsageError(f"{path}: keep_only_token_ids is for images, which are not supported; use a model for texts")
-    words, tasks = config.get("skiplist_words") or [], config.get("skiplist_tasks") or ["document"]
+    words, tasks = config.get("skiplist_words") or [], config.get("skiplist_tasks")
+    tasks = ["document"] if tasks is None else tasks
     tasks = [tasks] if isinstance(tasks, str) else tasks
     if not all(isinstance(value, list) for value in (words, tasks)):
         raise UsageError(f"{path}: skiplist_words and skiplist_tasks must be lists; correct it")

@@ -102,13 +102,19 @@ def read_late_interaction(
     """
     path = folder / "config_sentence_transformers.json"
     stored = read_json(path) if path.is_file() else {}
+    kind = stored.get("model_type")
     if not (folder / "modules.json").is_file():
+        if kind in (LATE, PYLATE) and not is_stanford(model):
+            raise UsageError(f"{path}: model_type {kind!r} without a modules.json beside it; fetch the model again")
         return _stanford(folder, stored) if is_stanford(model) else None
-    if stored.get("model_type") not in (LATE, PYLATE):
+    if kind not in (LATE, PYLATE):
+        if mask is not None:
+            place = folder / "modules.json"
+            raise UsageError(f"{place}: MultiVectorMask is for late-interaction models; use a model without it")
         return None
     found = None if expansion is None else _expansion(folder, expansion)
     words, documents, queries = (mask.skip, mask.documents, mask.queries) if mask is not None else ((), True, False)
-    if mask is None and stored["model_type"] == PYLATE:
+    if mask is None and kind == PYLATE:
         listed = stored.get("skiplist_words")
         words = _PUNCTUATION if listed is None else tuple(map(str, listed))
     query_tokens = _count(path, stored, "query_length")
@@ -123,7 +129,7 @@ def read_late_interaction(
         expansion=found,
         document_tokens=_count(path, stored, "document_length"),
         query_tokens=query_tokens,
-        normalize=stored["model_type"] == PYLATE,
+        normalize=kind == PYLATE,
     )
 
 
