@@ -24,7 +24,7 @@ FAMILIES: dict[str, Any] = {
     "distilbert": transformers.DistilBertConfig(
         vocab_size=30522, dim=32, n_layers=2, n_heads=2, hidden_dim=48, max_position_embeddings=130
     ),
-    "modernbert": transformers.ModernBertConfig(**SMALL, pad_token_id=0, global_attn_every_n_layers=2, local_attention=16),
+    "modernbert": transformers.ModernBertConfig(**SMALL, pad_token_id=0, local_attention=16, global_attn_every_n_layers=2),
 }
 
 

@@ -239,7 +239,10 @@ class Encoder:
             self.batches_done += 1
             self.documents_done += len(batch) * len(tokens.num_tokens) / sequences
             own = ranges(tokens.offsets[batch], lengths_N[batch]) if self._by_token else tokens.rows_of(batch)
-            (arrivals if sparse is None else sparse).add(vectors, own)
+            if sparse is not None:
+                sparse.add(vectors, own)
+            else:
+                arrivals.add(vectors, own)
         if sparse is not None:
             return Pending(lambda: True, functools.partial(self._sparse_complete, tokens, sparse, computed, refused))
         finish = functools.partial(self._complete, tokens, arrivals, computed, refused)
