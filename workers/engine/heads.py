@@ -32,9 +32,7 @@ _TOKENS, _VECTOR = "token_embeddings", "sentence_embedding"  # keys of sentence-
 class Heads:
     """A chain of modules on one device, for token vectors or for pooled vectors."""
 
-    def __init__(
-        self, folder: Path, specs: tuple[ModuleSpec, ...], device: torch.device, *, by_token: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, specs: tuple[ModuleSpec, ...], device: torch.device, *, by_token: bool = False) -> None:
         """Load the modules. `folder`: the model's. `by_token`: they are for token vectors.
 
         Raises: UsageError: a module's files do not fit its configuration.

@@ -1,7 +1,7 @@
 """Queries that are not embedded as documents are: the models whose files say so, and what embeds them.
 
-    special_queries   a Router's own route for queries (static_query.py), or expansion with mask tokens
-                      (engine/retrieval/expanded_query.py); None: queries are embedded by the encoder, as documents are
+special_queries   a Router's own route for queries (static_query.py), or expansion with mask tokens
+                  (engine/retrieval/expanded_query.py); None: queries are embedded by the encoder, as documents are
 
 """
 

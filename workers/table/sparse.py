@@ -11,7 +11,7 @@ rows end to end. No torch, no I/O.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ INDICES, WEIGHTS = "indices", "weights"
 SPARSE_COLUMNS = (INDICES, WEIGHTS)
 ENTRY_BYTES = 8  # an index and a weight
 NO_ENTRY = "vector is all zeros"
-Column = pa.Array | pa.ChunkedArray
+Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 class Entries(NamedTuple):

@@ -70,7 +70,7 @@ def part_vectors(store: Store, side: Side, number: int, wanted: NDArray[np.bool_
             yield Keyed(_keys(batch, side), found)
 
 
-def _digests_of_vectors(batch: pa.RecordBatch, side: Side) -> Words:
+def _digests_of_vectors(batch: pa.RecordBatch, side: Side) -> Rows:
     if side.schema.sparse:
         return row_digests(batch.num_rows, {name: batch.column(name) for name in side.vectors})
     return vector_digests(batch.column(EMBEDDING))

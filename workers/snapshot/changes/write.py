@@ -29,7 +29,7 @@ from workers.snapshot.changes.scan import part_rows, text_column
 from workers.snapshot.changes.sides import OLD_TEXT_HASH, OP, Side
 from workers.storage.store import Store
 from workers.table.part_file import ROW_GROUP_BYTES, ROW_GROUP_ROWS, write_columns
-from workers.table.schema import CHUNK, EMBEDDING, ID, PREFIX, TEXT_HASH
+from workers.table.schema import CHUNK, ID, PREFIX, TEXT_HASH
 
 DELETES, UPSERTS, PATCHES = "deletes", "upserts", "patches"
 FILE_BYTES = 128 << 20  # of rows in memory
