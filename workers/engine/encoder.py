@@ -10,8 +10,6 @@ so the same call gives the same bits on the same kind of device. If the device r
 and the caller quarantines it. On CUDA a call is submitted before the one before it has ended (device/in_flight.py).
 One thread at a time may use an encoder. Knows nothing of texts, files or shards.
 
-With pooling=sparse a head on the tokens and the pooling are one step (retrieval/sparse_head.py), and nothing follows.
-
 Shapes: N sequences, B sequences of a batch, T tokens of a batch, H hidden size, D components of an output vector, D' of a
 vector before truncate_dim.
 """
@@ -39,7 +37,7 @@ from workers.engine.checkpoint import Checkpoint
 from workers.engine.device.in_flight import Arrivals, Arrived, CudaLane, Landing, Pending, Ring
 from workers.engine.device.overflow import Overflow
 from workers.engine.heads import Heads
-from workers.engine.kernels.packing import pack, rows_of
+from workers.engine.kernels.packing import borders, inputs_of, pack
 from workers.engine.pooling import KEPT_LAYERS, HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool, pools_half
 from workers.engine.retrieval.sparse_head import SparseHead, SparseRows
 from workers.engine.self_check import SelfCheck, reference_vectors
@@ -142,7 +140,7 @@ class Encoder:
         torch.set_float32_matmul_precision("highest")  # no TF32: float32 means float32
         torch.backends.cudnn.allow_tf32 = False
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._recipe, self._lowered = recipe, False
+        self._recipe, self._lowered, self._by_token = recipe, False, recipe.pooling[0] in BY_TOKEN
         self._cells: tuple[Cell, ...] = ()
         self._ring: Ring | None = None
         self._overflow = None
@@ -177,8 +175,7 @@ class Encoder:
         return self._forward.name
 
     def encode(self, tokens: TokenizedTexts) -> EncodedTexts:
-        """Vectors of the documents; of the chunks with long_text=chunks and late_chunks; of the tokens with
-        pooling=tokens and multi_vector.
+        """Vectors of the documents; of the chunks with long_text=chunks and late_chunks; of tokens (BY_TOKEN).
 
         Raises:
             ReplicaError: the device failed.
@@ -222,16 +219,13 @@ class Encoder:
     def _submit(
         self, tokens: TokenizedTexts, batches: list[NDArray[np.int64]], refused: dict[int, str], *, strict: bool = False
     ) -> Pending:
-        """`refused`: sequences that are in no batch; others are added.
-
-        `strict`: for golden vectors: every error is raised, and sparse vectors are given with their zeros.
-        """
+        """`refused`: sequences that are in no batch; others are added. `strict`: golden: errors raised, zeros given."""
         lengths_N, layout = tokens.lengths, self._forward.layout
-        sparse = None
-        if self._recipe.sparse is not None and not strict:
-            sparse = SparseRows(len(tokens.row_document), self._recipe.sparse.top)
+        settings = None if strict else self._recipe.sparse
+        sparse = None if settings is None else SparseRows(len(tokens.row_document), settings.top)
         width = min(self.dim, self._hidden) * len(self._cells) if self._cells else self.dim
         arrivals = Arrivals(self._landing(), len(tokens.input_ids) if self._by_token else len(tokens.row_document), width)
+        sink: Arrivals | SparseRows = arrivals if sparse is None else sparse
         computed, sequences = 0, sum(map(len, batches))
         for batch, vectors in self._embedded(tokens, batches, refused, strict=strict):
             computed += positions(lengths_N[batch], layout)
@@ -239,12 +233,9 @@ class Encoder:
             self.batches_done += 1
             self.documents_done += len(batch) * len(tokens.num_tokens) / sequences
             own = ranges(tokens.offsets[batch], lengths_N[batch]) if self._by_token else tokens.rows_of(batch)
-            if sparse is not None:
-                sparse.add(vectors, own)
-            else:
-                arrivals.add(vectors, own)
+            sink.add(vectors, own)
         if sparse is not None:
-            return Pending(lambda: True, functools.partial(self._sparse_complete, tokens, sparse, computed, refused))
+            return Pending(lambda: True, lambda: self._mended(tokens, sparse.encoded(computed, refused)))
         finish = functools.partial(self._complete, tokens, arrivals, computed, refused)
         return Pending(arrivals.complete, finish)
 
@@ -255,17 +246,12 @@ class Encoder:
             vectors = arrivals.all()
         if self._averages_chunks:
             vectors = self._finish(mean_of_chunks(torch.from_numpy(vectors), tokens)).numpy()
-        offsets = tokens.offsets if self._by_token else None
-        if offsets is not None and tokens.skipped is not None:
-            offsets, vectors = tokens.counted_offsets, vectors[~tokens.skipped]
-        encoded = EncodedTexts(vectors, offsets, computed, refused)
-        return self._overflow.mended(tokens, encoded) if self._overflow is not None else encoded
+        if self._by_token and tokens.skipped is not None:
+            vectors = vectors[~tokens.skipped]
+        offsets = tokens.counted_offsets if self._by_token else None
+        return self._mended(tokens, EncodedTexts(vectors, offsets, computed, refused))
 
-    def _sparse_complete(
-        self, tokens: TokenizedTexts, rows: SparseRows, computed: int, refused: dict[int, str]
-    ) -> EncodedTexts:
-        weights, indices, offsets = rows.all()
-        encoded = EncodedTexts(weights[:, None], offsets, computed, refused, indices=indices)
+    def _mended(self, tokens: TokenizedTexts, encoded: EncodedTexts) -> EncodedTexts:
         return self._overflow.mended(tokens, encoded) if self._overflow is not None else encoded
 
     def _mender(
@@ -297,10 +283,6 @@ class Encoder:
             return Arrived()
         self._ring = self._ring or Ring(CudaLane(self.device))
         return self._ring
-
-    @property
-    def _by_token(self) -> bool:
-        return self._recipe.pooling[0] in BY_TOKEN
 
     @property
     def _averages_chunks(self) -> bool:
@@ -403,22 +385,10 @@ class Encoder:
             return self._finish(last_TH)
         if self._sparse is not None:
             return self._sparse.pooled(last_TH, batch.lengths_B)
-        inputs_S1 = batch.cumulative_B1.to(torch.int64)
         skip = 0 if recipe.include_prompt else tokens.prompt_tokens
-        if tokens.pooled is None:
-            starts_B, ends_B = inputs_S1[:-1], inputs_S1[1:]
-            starts_B = torch.minimum(starts_B + skip, ends_B) if skip else starts_B
-        else:
-            starts_B, ends_B = rows_of(tokens.pooled, rows, batch, skip)
-        hidden = HiddenStates(
-            last_TH,
-            starts_B,
-            ends_B,
-            skip,
-            tuple(layer.float() for layer in states.layers),
-            states.pooler_BH.float() if needs_pooler(recipe.pooling) and states.pooler_BH is not None else None,
-            None if tokens.pooled is None else inputs_S1,
-        )
+        pooler_BH = states.pooler_BH.float() if needs_pooler(recipe.pooling) and states.pooler_BH is not None else None
+        layers = tuple(layer.float() for layer in states.layers)
+        hidden = HiddenStates(last_TH, *borders(tokens, rows, batch, skip), layers, pooler_BH, inputs_of(tokens, batch))
         if self._cells:
             return pooled_cells(states.layers, hidden, self._cells, self._finish)
         vectors = self._vector_heads.on_vectors(pool(hidden, recipe.pooling))

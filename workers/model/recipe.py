@@ -106,7 +106,7 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
         modes = (Pooling.SPARSE,)
     elif late is not None:
         modes = (Pooling.MULTI_VECTOR,)
-        before, after = _of_tokens(folder, head, late, config, shown), ()
+        before, after = _of_tokens(folder, head, config, shown), ()
     elif config.pooling is Pooling.MULTI_VECTOR:
         raise UsageError(f"model.pooling=multi_vector: {shown} has no projection of its tokens; use pooling tokens")
     elif config.pooling is not Pooling.AUTO:
@@ -270,9 +270,7 @@ def _with_late(settings: TransformerSettings, late: LateInteraction | None) -> T
     )
 
 
-def _of_tokens(
-    folder: Path, head: ModuleSpecs, late: LateInteraction, config: ModelConfig, shown: str
-) -> tuple[ModuleSpec, ...]:
+def _of_tokens(folder: Path, head: ModuleSpecs, config: ModelConfig, shown: str) -> tuple[ModuleSpec, ...]:
     """The modules on tokens of a late-interaction model. Raises: UsageError: it has others, or another pooling is wanted."""
     if config.pooling not in (Pooling.AUTO, Pooling.MULTI_VECTOR):
         raise UsageError(f"model.pooling={config.pooling}: {shown} is a late-interaction model; use auto")

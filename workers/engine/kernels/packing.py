@@ -160,3 +160,20 @@ def rows_of(pooled: PooledTokens, sequences: NDArray[np.int64], batch: PackedBat
 
 def _rounded(length: int) -> int:
     return -(-length // BLOCK_MULTIPLE) * BLOCK_MULTIPLE
+
+
+def borders(tokens: TokenizedTexts, rows: NDArray[np.int64], batch: PackedBatch, skip: int) -> tuple[Tensor, Tensor, int]:
+    """(first token that counts of each row [B], one past its last [B], skip), as HiddenStates takes them.
+
+    `rows`: sequences of the batch. `skip`: leading tokens of every sequence that do not count.
+    """
+    if tokens.pooled is not None:
+        return *rows_of(tokens.pooled, rows, batch, skip), skip
+    inputs_S1 = batch.cumulative_B1.to(torch.int64)
+    starts_B, ends_B = inputs_S1[:-1], inputs_S1[1:]
+    return torch.minimum(starts_B + skip, ends_B) if skip else starts_B, ends_B, skip
+
+
+def inputs_of(tokens: TokenizedTexts, batch: PackedBatch) -> Tensor | None:
+    """Borders of the inputs where several rows are pooled from one; else None."""
+    return None if tokens.pooled is None else batch.cumulative_B1.to(torch.int64)

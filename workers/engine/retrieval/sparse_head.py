@@ -16,7 +16,7 @@ Shapes: B texts, T tokens of the batch concatenated, H hidden size, D words of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from workers.engine.checkpoint import load_transformer
 from workers.model.modules import SparsePooling
+from workers.records.tokens import EncodedTexts
 
 SLICE_LOGITS = {"cpu": 1 << 25, "cuda": 1 << 29}  # 128 MiB and 2 GiB in float32, beside a text that is longer alone
 
@@ -111,6 +112,11 @@ class SparseRows:
         found = _kept(row_V, index_V, weight_V, len(vectors), self._top)
         self._counts[rows] = found.counts
         self._pieces.append((rows, found))
+
+    def encoded(self, padded_tokens: int, refused: Mapping[int, str]) -> EncodedTexts:
+        """All rows; the arguments are EncodedTexts'."""
+        weights, indices, offsets = self.all()
+        return EncodedTexts(weights[:, None], offsets, padded_tokens, refused, indices=indices)
 
     def all(self) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]:
         """(weights [V], indices [V], offsets [rows + 1])."""
