@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.workers.families import FAMILIES, TINY, save_family, sequences
 from tests.workers.models import TEXTS, build, copy_model, edit_json, layout
-from workers.config import Pooling, Precision
+from workers.config import BY_TOKEN, Pooling, Precision
 from workers.engine.device.in_flight import Arrived
 from workers.engine.encoder import Encoder, EncoderOptions
 from workers.engine.heads import Heads
@@ -392,4 +392,4 @@ def test_cuda_agrees_with_cpu(minilm: Path, monkeypatch: pytest.MonkeyPatch, pre
 def test_every_pooling_has_an_implementation() -> None:
     from workers.engine.pooling import _POOLINGS
 
-    assert set(_POOLINGS) == set(Pooling) - {Pooling.AUTO, Pooling.TOKENS}
+    assert set(_POOLINGS) == set(Pooling) - {Pooling.AUTO, Pooling.SPARSE} - BY_TOKEN
