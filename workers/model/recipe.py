@@ -230,9 +230,11 @@ def _sparse(
             )
         return None
     if modules and (head.sparse is None or not masked_lm):
-        where = retrieval.path if retrieval.kind == SPARSE else transformer
+        told = f"{settings.path or transformer}: transformer_task"
+        if retrieval.kind == SPARSE:
+            told = f"{retrieval.path}: model_type {SPARSE!r}"
         raise UsageError(
-            f"{where}: model_type {retrieval.kind or 'SentenceTransformer'!r}: sparse vectors need a masked "
+            f"{told}: sparse vectors need a masked "
             "language model and a SpladePooling module in modules.json; name such a model"
         )
     if config.pooling not in (Pooling.AUTO, Pooling.SPARSE):
