@@ -17,7 +17,7 @@ import torch
 from tests.workers.engine.fake_cuda import CUDA, FakeLane, fake_cuda, load_guard, on_fake_cuda
 from tests.workers.families import FAMILIES, random_model, save_family, sequences
 from tests.workers.models import build
-from workers.config import LongText, Pooling
+from workers.config import BY_TOKEN, LongText, Pooling
 from workers.engine.batching import Layout
 from workers.engine.device.in_flight import Pending, Ring
 from workers.engine.device.overflow import Overflow
@@ -33,7 +33,8 @@ HALVES = (torch.float16, torch.bfloat16)
 PADDED = ("MPNet", "DebertaV2")
 TOKENS = sequences(16, 60)
 ATTENTION = ("aten._flash_attention_forward.default", "torch_attn._varlen_attn.default")
-MODES = [mode for mode in Pooling if mode not in (Pooling.AUTO, Pooling.TOKENS, Pooling.POOLER, Pooling.MEAN_LSTM)]
+OTHERS = {Pooling.AUTO, Pooling.SPARSE, Pooling.POOLER, Pooling.MEAN_LSTM}  # SPARSE waits: its size is not known before
+MODES = [mode for mode in Pooling if mode not in BY_TOKEN | OTHERS]
 WIDTHS = {Pooling.LAST4_CONCAT: 128}  # of 32 in all others
 
 
@@ -51,7 +52,8 @@ class Device:
         ring, changed = Ring(self.lane), dataclasses.replace(encoder._recipe, **recipe)
         changes = {
             "device": CUDA, "_forward": forward, "batch_tokens": 300, "_lowered": False, "_landing": lambda: ring,
-            "_recipe": changed, "dim": sum(WIDTHS.get(mode, 32) for mode in changed.pooling),
+            "_recipe": changed, "_by_token": changed.pooling[0] in BY_TOKEN,
+            "dim": sum(WIDTHS.get(mode, 32) for mode in changed.pooling),
         }  # fmt: skip
         for name, value in changes.items():
             patch.setattr(encoder, name, value)
