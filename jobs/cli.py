@@ -224,6 +224,25 @@ def changes(
 
 
 @app.command()
+def load(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="pgvector, lancedb, qdrant or milvus.")],
+    output: Output,
+    where: Annotated[
+        str, typer.Argument(metavar="WHERE", help="The database: connection string, folder or address; docs/loaders.md.")
+    ],
+    table: Annotated[str, typer.Option(metavar="NAME", help="Table or collection; made where there is none.")] = "embeddings",
+    consumer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whom the snapshot is kept for. Default: STORE-TABLE.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a table of a vector store to the published snapshot. The same command again is a no-op."""
+    from jobs.commands.load import load_snapshot, load_text
+
+    _print(load_snapshot(store, output, where, table, consumer), as_json, load_text)
+
+
+@app.command()
 def search(
     output: Output,
     text: Annotated[str, typer.Argument(help="What to look for.")],
