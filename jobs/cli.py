@@ -230,7 +230,7 @@ def load(
     where: Annotated[
         str, typer.Argument(metavar="WHERE", help="The database: connection string, folder or address; docs/loaders.md.")
     ],
-    table: Annotated[str, typer.Option(metavar="NAME", help="Table or collection; made where there is none.")] = "embeddings",
+    table: Annotated[str, typer.Option(metavar="NAME", help="Table or collection; made if there is none.")] = "embeddings",
     consumer: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whom the snapshot is kept for. Default: STORE-TABLE.")
     ] = None,

@@ -1,9 +1,9 @@
 """Two nights of a corpus as snapshots, and what stores hold of them, read by the stores' own clients.
 
-    two_nights       rows by hand: the second night changes, patches, deletes and adds some
-    publish_night    a night as the published snapshot of an output
-    rows_of          store kind -> a function that reads a table: id, or id#chunk -> Row
-    differences      keys whose rows are not the night's; a row is compared by vector (bits), text hash and kept columns
+two_nights       rows by hand: the second night changes, patches, deletes and adds some
+publish_night    a night as the published snapshot of an output
+rows_of          store kind -> a function that reads a table: id, or id#chunk -> Row
+differences      keys whose rows are not the night's; a row is compared by vector (bits), text hash and kept columns
 """
 
 from __future__ import annotations
@@ -134,9 +134,7 @@ def _milvus(where: str, table: str) -> dict[str, Row]:
     fields = ["id", "chunk", "text_hash", "embedding", "attributes"]
     found = client.query(table, filter="chunk >= -1", output_fields=fields, limit=16_000)
     client.close()
-    return {
-        _key(row["id"], row["chunk"]): _row(row["embedding"], row["text_hash"], row["attributes"]) for row in found
-    }
+    return {_key(row["id"], row["chunk"]): _row(row["embedding"], row["text_hash"], row["attributes"]) for row in found}
 
 
 def _key(id_: Any, chunk: int) -> str:

@@ -153,7 +153,7 @@ class Milvus:
         self._client.create_collection(self._table, schema=schema, consistency_level="Strong")
 
     def _ready(self, name: str, vectors: str, metric: str) -> None:
-        """Indexed and loaded: without both nothing is read. A loader may have been killed in between, or a server begun anew."""
+        """Indexed and loaded, else nothing is read: a loader may have been killed in between, or a server begun anew."""
         if not self._client.list_indexes(name):
             index = self._client.prepare_index_params()
             index.add_index(vectors, index_type="AUTOINDEX", metric_type=metric)

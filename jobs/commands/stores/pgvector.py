@@ -71,7 +71,7 @@ class PgVector:
         if run_id is not None and not self._columns():
             raise UsageError(
                 f"load {NAME}: {LOADS} says that table {self._table} holds {run_id}, and there is no such table; "
-                f"DELETE FROM {LOADS} WHERE name = '{self._table}', and `reembed changes --consumer NAME --forget`"
+                f"remove its row there, and `reembed changes --consumer NAME --forget`"
             )
         return State(run_id)
 
@@ -124,8 +124,7 @@ class PgVector:
             cells = zip(keys_of(piece), attributes_of(piece, shape), strict=True)
             self._stage(PATCH, ([*self._key(key), _jsonb(attributes)] for key, attributes in cells))
             self._run(
-                "UPDATE {table} t SET attributes = s.attributes FROM {staged} s "
-                "WHERE t.id = s.id AND t.chunk = s.chunk",
+                "UPDATE {table} t SET attributes = s.attributes FROM {staged} s WHERE t.id = s.id AND t.chunk = s.chunk",
                 PATCH,
             )
 
