@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -28,11 +29,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, hardware
-from tests.loaded_stores import Night, differences, publish_night, rows_of, two_nights
+from tests.loaded_stores import Night, Row, differences, publish_night, rows_of, two_nights
 from tests.postgres_server import GIVEN, postgres_server
 
 KILLED = -signal.SIGKILL
@@ -61,6 +63,12 @@ def _load(kind: str, output: Path, where: str, table: str, *, killed: bool = Fal
     return round(time.monotonic() - began, 2)
 
 
+def _rows(kind: str, where: str, table: str) -> dict[str, Row]:
+    """Read in a process of its own: Milvus Lite keeps its file locked as long as the process lives."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(rows_of[kind], where, table).result()
+
+
 def _measure(kind: str, where: str, outputs: list[Path], nights: tuple[Night, Night]) -> list[dict[str, Any]]:
     work = Path(tempfile.mkdtemp(prefix="reembed-loaders-"))
     found = []
@@ -72,7 +80,7 @@ def _measure(kind: str, where: str, outputs: list[Path], nights: tuple[Night, Ni
                 shutil.copytree(published, output, dirs_exist_ok=True)
                 killed = _load(kind, output, place, table, killed=True) if name == "torn" else None
                 seconds = _load(kind, output, place, table)
-                rows = rows_of[kind](place, table)
+                rows = _rows(kind, place, table)
                 told = {"store": kind, "load": title, "killed_after": killed, "seconds": seconds, "rows": len(rows)}
                 found.append(told | {"different": len(differences(night, rows))})
                 print(json.dumps(found[-1]), file=sys.stderr, flush=True)

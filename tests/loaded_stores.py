@@ -131,6 +131,7 @@ def _milvus(where: str, table: str) -> dict[str, Row]:
     from pymilvus import MilvusClient
 
     client = MilvusClient(where)
+    client.load_collection(table)
     fields = ["id", "chunk", "text_hash", "embedding", "attributes"]
     found = client.query(table, filter="chunk >= -1", output_fields=fields, limit=16_000)
     client.close()

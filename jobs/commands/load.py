@@ -73,7 +73,7 @@ def load_snapshot(kind: str, output: str, where: str, table: str, consumer: str 
         with _change_set(output, name, run_id) as report, _told(kind, store, table):
             rows = _apply(store, report, shape, state)
         acknowledge(output, name, run_id)
-    done = {"acknowledged": run_id, "handed": None, "files": []}
+    done: dict[str, Any] = {"acknowledged": run_id, "handed": None, "files": []}
     told = {"store": kind, "table": table, "rows_in_store": rows, "seconds": round(time.monotonic() - began, 3)}
     return report | done | told
 
