@@ -19,6 +19,7 @@
                   changes/                        what differs from the snapshot before (output.changes)
                   state.npz, shape.json, tables/<name>.parquet   of a job over a snapshot: what it keeps
     data/<run_id>/[column=value/]part-<shard>[-<n>].parquet      parts: named in part_file.py
+    data/_delta_log/                              with output.table: delta, the log of the table that data/ is
 
 Pure: no storage, and nothing of what is in the files.
 """
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from workers.records.shard import shard_name
 
 RUNS, DATA = "runs", "data"
+DELTA_LOG = f"{DATA}/_delta_log"
 CURRENT = "CURRENT.json"
 CARD = "README.md"
 LOCK, PROBES, CONSUMERS = f"{RUNS}/lock", f"{RUNS}/probe", f"{RUNS}/consumers"

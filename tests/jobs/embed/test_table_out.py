@@ -1,0 +1,173 @@
+"""output.table over nights: the table has what CURRENT.json names, wherever a driver was killed."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+
+import jobs.planning.choose_run
+from jobs.commands.rollback import roll_back
+from jobs.embed.job import embed_corpus
+from jobs.state.records import new_run_id
+from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, settings
+from tests.jobs.publish.tables.folders_and_tables import current, delta_rows, folder_rows, polars_rows, tables_agree
+from tests.jobs.snapshot_samples import Killed
+from workers.errors import UsageError
+from workers.storage.store import Store
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = itertools.count()
+    by_hand(monkeypatch)
+    monkeypatch.setattr(
+        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
+    )
+
+
+def _night_2(folder: Path) -> None:
+    corpus_of(folder / "corpus", {"b": rows("b", 24, changed=6), "e": rows("e", 3)})
+    (folder / "corpus/c.parquet").unlink()
+
+
+def test_nights_carried_over_parts_retention_and_rollback(tmp_path: Path, small_model: Path) -> None:
+    output = tmp_path / "out"
+    corpus_of(tmp_path / "corpus", NIGHT_1)
+    plain = settings(tmp_path, small_model, output={"keep_snapshots": 2})
+    config = settings(tmp_path, small_model, output={"keep_snapshots": 2, "table": "delta"})
+    first = embed_corpus(plain)
+    assert "table" not in current(output)
+    assert embed_corpus(config)["unchanged"], "the table is made of the snapshot that is there; nothing is embedded"
+    assert (current(output)["table"], current(output)["run_id"]) == ("delta", first["run_id"])
+    assert delta_rows(output) == folder_rows(output)
+    assert embed_corpus(config)["unchanged"]
+    assert DeltaTable(output / "data").version() == 0
+
+    _night_2(tmp_path)
+    second = embed_corpus(config)
+    assert second["reuse"]["carried_shards"] == 2
+    assert delta_rows(output) == polars_rows(output) == folder_rows(output)
+    assert tables_agree(output)
+    roll_back(str(output), first["run_id"])
+    assert tables_agree(output)
+    assert len(delta_rows(output)) == 80
+    roll_back(str(output), second["run_id"])
+
+    corpus_of(tmp_path / "corpus", {"f": rows("f", 2)})
+    third = embed_corpus(config)
+    assert third["deleted_snapshots"] == [first["run_id"]]
+    assert tables_agree(output)
+    assert delta_rows(output) == folder_rows(output)
+    table = DeltaTable(output / "data")
+    assert table.version() == 4
+    with pytest.raises(Exception, match="version"):
+        DeltaTable(output / "data", version=2)
+    with pytest.raises(UsageError, match="output.table is not set"):
+        embed_corpus(plain)
+    shutil.rmtree(output / "data/_delta_log")
+    assert embed_corpus(plain)["unchanged"]
+
+
+class _Mortal:
+    """Changes of the output are counted from the first one that publishes; the n-th dies, before or after it took effect."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.left, self.after, self.begun = 0, 1 << 30, False, False
+        for name in ("put", "put_if_absent", "delete", "delete_many", "prune"):
+            monkeypatch.setattr(Store, name, self._wrapped(getattr(Store, name)))
+
+    def arm(self, left: int, *, after: bool) -> None:
+        self.count, self.left, self.after, self.begun = 0, left, after, False
+
+    def _wrapped(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(store: Store, what: Any, *data: Any) -> Any:
+            if str(what).startswith("runs/lock/"):
+                return real(store, what, *data)
+            self.begun = self.begun or what == "CURRENT.json"
+            if not self.begun:
+                return real(store, what, *data)
+            self.count += 1
+            dies = self.count > self.left
+            result = real(store, what, *data) if not dies or self.after else None
+            if dies:
+                raise Killed
+            return result
+
+        return change
+
+
+def test_killed_at_every_step_table_and_current_agree_after_the_next_start(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, kept = tmp_path / "out", tmp_path / "kept"
+    config = settings(tmp_path, small_model, output={"keep_snapshots": 1, "table": "delta"})
+    corpus_of(tmp_path / "corpus", NIGHT_1)
+    embed_corpus(config)
+    _night_2(tmp_path)
+    shutil.copytree(output, kept)
+    mortal = _Mortal(monkeypatch)
+    mortal.arm(1 << 30, after=False)
+    embed_corpus(config)
+    steps = mortal.count
+    disagreed = 0
+    moments = [(step, after) for step in range(steps) for after in (False, True)]
+    assert len(moments) >= 20
+    for step, after in moments:
+        shutil.rmtree(output)
+        shutil.copytree(kept, output)
+        mortal.arm(step, after=after)
+        with pytest.raises(Killed):
+            embed_corpus(config)
+        assert len(delta_rows(output)) in (80, 87 - 20), "the table is one of the two snapshots at any time"
+        disagreed += not tables_agree(output)
+        mortal.arm(1 << 30, after=False)
+        embed_corpus(config)
+        assert tables_agree(output), (step, after)
+        assert delta_rows(output) == folder_rows(output), (step, after)
+        assert DeltaTable(output / "data").version() == 1, "committed once"
+    assert disagreed >= 2, "some of the moments lie between the two"
+
+
+def test_somebody_elses_version_stops_a_run_before_it_embeds(tmp_path: Path, small_model: Path) -> None:
+    config = settings(tmp_path, small_model, output={"table": "delta"})
+    corpus_of(tmp_path / "corpus", NIGHT_1)
+    embed_corpus(config)
+    DeltaTable(tmp_path / "out/data").delete("id = 'a-3'")
+    _night_2(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match="version 1 of the table .* was written by another program"):
+        embed_corpus(config)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_kept_column_without_a_type_is_refused_before_anything_is_written(tmp_path: Path, small_model: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "corpus").mkdir()
+    cells = {"id": ["a"], "text": ["b"], "size": pa.array([1], pa.uint32())}
+    pq.write_table(pa.table(cells), tmp_path / "corpus/a.parquet")
+    config = settings(tmp_path, small_model, corpus={"keep": ["size"]}, output={"table": "delta"})
+    with pytest.raises(UsageError, match="delta has no type for column size"):
+        embed_corpus(config)
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+@pytest.mark.parametrize("vector", ["float16", "binary"])
+def test_vectors_without_a_type(tmp_path: Path, vector: str) -> None:
+    with pytest.raises(UsageError, match=f"Delta has no type for {vector}"):
+        settings(tmp_path, tmp_path, output={"table": "delta", "vector": vector})
+    with pytest.raises(UsageError, match="table"):
+        settings(tmp_path, tmp_path, output={"table": "orc"})
