@@ -141,7 +141,7 @@ def read_log(store: Store) -> LogState | None:
 
 def append(store: Store, version: int, actions: Sequence[Mapping[str, Any]]) -> bool:
     """Commit `actions` as that version. False: it is there already. Raises: UsageError, TransientError."""
-    lines = "".join(f"{json.dumps(action, separators=(',', ':'), ensure_ascii=False)}\n" for action in actions)
+    lines = "".join(f"{json.dumps(action, separators=(',', ':'))}\n" for action in actions)
     return store.put_if_absent(commit_path(version), lines.encode())
 
 
@@ -183,7 +183,8 @@ def commit_path(version: int) -> str:
 
 
 def _commit(store: Store, number: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in store.read(commit_path(number)).decode().splitlines() if line.strip()]
+    lines = store.read(commit_path(number)).split(b"\n")  # not splitlines(): a text may hold other line breaks
+    return [json.loads(line) for line in lines if line.strip()]
 
 
 def _run_of(actions: Iterable[Mapping[str, Any]]) -> str | None:

@@ -35,7 +35,7 @@ from workers.records.documents import ReadPlan
 from workers.records.shard import OutputFile
 from workers.storage.store import Store
 from workers.table.part_file import PartDamaged, open_part
-from workers.table.paths import CURRENT, DATA, DELTA_LOG, RunPaths
+from workers.table.paths import CURRENT, DATA, DELTA_LOG, RunPaths, is_run_id
 from workers.table.schema import ID, PARTITION_VALUES
 
 log = logging.getLogger("reembed")
@@ -52,6 +52,7 @@ class FollowingTable:
         self.kind = kind
         self._run, self._writer = run, _writer(kind, run.store)
         self._parts: list[TablePart] = []
+        self._owners: dict[int, str] = {}  # by version
 
     def prepare(self) -> None:
         """Changes nothing.
@@ -62,7 +63,7 @@ class FollowingTable:
         """
         schema = self._run.schema
         self._writer.refuse(schema.rows, schema.partition_by)
-        _refuse_foreign(self._run.store, self._writer.present())
+        self._owner(self._writer.present())
         with ThreadPoolExecutor(_READERS) as pool:
             read = partial(_part, self._run.store, schema.partition_by)
             self._parts = list(pool.map(read, self._run.files))
@@ -72,16 +73,22 @@ class FollowingTable:
         schema = self._run.schema
         for _ in range(_ATTEMPTS):
             present = self._writer.present()
-            _refuse_foreign(self._run.store, present)
-            if present is not None and _has(present, self._run.files):
+            if self._owner(present) == self._run.run_id:
                 return
             lock.check()
             before = None if present is None else present.number
             if self._writer.commit(before, self._run.run_id, schema.rows, schema.partition_by, self._parts):
                 where = self._run.store.uri_of(DATA)
-                log.info("%s table %s: version %d is %s", self.kind, where, -1 if before is None else before, self._run.run_id)
+                log.info("%s table %s: version %d is %s", self.kind, where, 0 if before is None else before + 1, self._run.run_id)
                 return
         raise TableChanged(f"output.table: another program commits to {self._run.store.uri_of(DATA)} at this moment; run again")
+
+    def _owner(self, present: TableVersion | None) -> str | None:
+        if present is None:
+            return None
+        if present.number not in self._owners:  # the receipts of a run are read
+            self._owners[present.number] = _owner(self._run.store, present)
+        return self._owners[present.number]
 
 
 def following(run: StoredRun, kind: OutputTable | None) -> FollowingTable | None:
@@ -126,11 +133,8 @@ def require_table(store: Store, wanted: OutputTable | None) -> bool:
             )
         return True
     present = _writer(wanted, store).present()
-    _refuse_foreign(store, present)
-    if current is None:
-        return True
-    run = StoredRun.open(store, current.run_id)
-    return followed is wanted and present is not None and run is not None and _has(present, run.files)
+    owner = None if present is None else _owner(store, present)
+    return current is None or (followed is wanted and owner == current.run_id)
 
 
 def settle(store: Store, lock: DriverLock, kind: OutputTable | None, *, begin: bool = False) -> None:
@@ -142,13 +146,13 @@ def settle(store: Store, lock: DriverLock, kind: OutputTable | None, *, begin: b
     current = read_current(store)
     if kind is None or current is None or not (begin or followed_by(current) is kind):
         return
+    present = _writer(kind, store).present()
+    if followed_by(current) is kind and present is not None and _owner(store, present) == current.run_id:
+        return
     run = StoredRun.open(store, current.run_id)
     if run is None:
         raise RunAborted(f"{store.uri_of(RunPaths(current.run_id).record)}: missing; the folder of a published run must stay")
     table = FollowingTable(run, kind)
-    present = _writer(kind, store).present()
-    if followed_by(current) is kind and present is not None and _has(present, run.files):
-        return
     table.prepare()
     if followed_by(current) is not kind:
         lock.check()
@@ -185,24 +189,21 @@ def _part(store: Store, partition_by: Iterable[str], file: OutputFile) -> TableP
         raise RunAborted(f"{where}: its footer cannot be read ({error}); `reembed verify` tells what is damaged") from None
 
 
-def _has(table: TableVersion, files: Iterable[OutputFile]) -> bool:
-    return dict(table.files) == {file.path: file.bytes for file in files}
+def _owner(store: Store, table: TableVersion) -> str:
+    """The run whose files the table has: all of them, with their sizes, as its receipts name them.
 
-
-def _refuse_foreign(store: Store, table: TableVersion | None) -> None:
-    """Raises: TableChanged: the table's files are not those of one run of this output."""
-    if table is None:
-        return
-    runs = sorted({path.split("/")[1] for path in table.files if path.startswith(f"{DATA}/")})
-    strange = next((path for path in table.files if not path.startswith(f"{DATA}/")), None)
-    run = StoredRun.open(store, runs[0]) if len(runs) == 1 else None
+    Raises:
+        TableChanged: there is none, so somebody else has written to the table. RunAborted, UsageError, TransientError.
+    """
     if not table.files and table.run_id is not None:
-        return  # a snapshot without rows
-    if strange is None and run is not None and _has(table, run.files):
-        return
-    known = {path for each in runs if (stored := StoredRun.open(store, each)) for path in (file.path for file in stored.files)}
-    other = strange or next((path for path in sorted(table.files) if path not in known), None)
-    why = f"it has {other}" if other else "files of the snapshot are missing from it"
+        return table.run_id  # a snapshot without rows
+    folders = {path.split("/")[1] for path in table.files if path.startswith(f"{DATA}/")}
+    runs = [run for run_id in sorted(folders) if is_run_id(run_id) and (run := StoredRun.open(store, run_id)) is not None]
+    named = [{file.path: file.bytes for file in run.files} for run in runs]
+    if len(runs) == 1 and dict(table.files) == named[0]:
+        return runs[0].run_id
+    strange = next((path for path in sorted(table.files) if not any(path in files for files in named)), None)
+    why = f"it has {strange}" if strange else "it has not all files of a snapshot, or those of several"
     raise TableChanged(
         f"output.table: version {table.number} of the table {store.uri_of(DATA)} was written by another program ({why}), and "
         f"would be lost: restore the version before it, or delete {DELTA_LOG}, and the next start writes a new one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +17,12 @@ import jobs.planning.choose_run
 from jobs.commands.rollback import roll_back
 from jobs.embed.job import embed_corpus
 from jobs.state.records import new_run_id
-from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, settings
+from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, rows_of, settings
 from tests.jobs.publish.tables.folders_and_tables import current, delta_rows, folder_rows, polars_rows, tables_agree
 from tests.jobs.snapshot_samples import Killed
+from workers.config import CorpusConfig
 from workers.errors import UsageError
+from workers.reading.tables.credentials import object_store_options
 from workers.storage.store import Store
 
 pytestmark = [
@@ -171,3 +174,22 @@ def test_vectors_without_a_type(tmp_path: Path, vector: str) -> None:
         settings(tmp_path, tmp_path, output={"table": "delta", "vector": vector})
     with pytest.raises(UsageError, match="table"):
         settings(tmp_path, tmp_path, output={"table": "orc"})
+
+
+@pytest.mark.s3
+def test_on_s3(s3_bucket: str, tmp_path: Path, small_model: Path) -> None:
+    """By the output's own client and its conditional put; deltalake reads it with a client of its own."""
+    root = f"s3://{s3_bucket}/{uuid.uuid4().hex[:8]}"
+    config = settings(root, small_model, output={"table": "delta", "keep_snapshots": 1})
+    corpus_of(f"{root}/corpus", NIGHT_1)
+    embed_corpus(config)
+    corpus_of(f"{root}/corpus", {"b": rows("b", 24, changed=6)})
+    second = embed_corpus(config)
+    options = object_store_options(CorpusConfig(uri=[root]))
+    table = DeltaTable(f"{root}/out/data", storage_options=options)
+    assert table.version() == 1
+    found = table.to_pyarrow_table().sort_by("id")
+    folder = rows_of(f"{root}/out/data/{second['run_id']}")
+    assert found.column("id").to_pylist() == folder.column("id").to_pylist()
+    assert found.column("embedding").to_pylist() == folder.column("embedding").to_pylist()
+    assert Store(f"{root}/out", {}).exists("data/_delta_log/_last_checkpoint")
