@@ -1,8 +1,7 @@
-"""What `output.table: delta` costs, and whether the table is the folder: `python -m benchmarks.table_out OUTPUT`.
+"""What `output.table` costs, and whether the table is the folder: `python -m benchmarks.table_out OUTPUT [delta|iceberg]`.
 
-A copy of a published output (hard links where they are possible) is registered twice: a first time, and as the next version
-after a rewritten CURRENT.json would. Printed: CPU and wall seconds, bytes of the log, and whether deltalake and Polars read
-what pyarrow reads of the folder, column by column.
+A copy of a published output is registered. Printed: CPU and wall seconds, bytes of the records, and whether the format's own
+library (deltalake, pyiceberg) and Polars read what pyarrow reads of the folder, column by column.
 """
 
 from __future__ import annotations
@@ -13,17 +12,31 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import polars
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
+from pyiceberg.table import StaticTable
 
 from jobs.driver.lock import DriverLock
 from jobs.publish.tables.follow import settle
 from workers.config import OutputTable
 from workers.storage.store import Store
+
+_RECORDS = {OutputTable.DELTA: "data/_delta_log", OutputTable.ICEBERG: "data/metadata"}
+_READERS: dict[OutputTable, tuple[Callable[[Path], pa.Table], Callable[[Path], pa.Table]]] = {
+    OutputTable.DELTA: (
+        lambda output: DeltaTable(output / "data").to_pyarrow_table(),
+        lambda output: polars.read_delta(str(output / "data")).to_arrow(),
+    ),
+    OutputTable.ICEBERG: (
+        lambda output: StaticTable.from_metadata(str(output / "data")).scan().to_arrow(),
+        lambda output: polars.scan_iceberg(str(output / "data/metadata/v1.metadata.json")).collect().to_arrow(),
+    ),
+}
 
 
 def _sorted(table: pa.Table, like: pa.Schema) -> pa.Table:
@@ -34,28 +47,29 @@ def _sorted(table: pa.Table, like: pa.Schema) -> pa.Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    output: Path = parser.parse_args().output
+    parser.add_argument("kind", type=OutputTable, nargs="?", default=OutputTable.DELTA)
+    arguments = parser.parse_args()
+    output: Path = arguments.output
+    kind: OutputTable = arguments.kind
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
         copy = Path(folder, "out")
         shutil.copytree(output, copy)
         store = Store(str(copy), {})
-        began, cpu = time.perf_counter(), time.process_time()
         with DriverLock(store) as lock:
             began, cpu = time.perf_counter(), time.process_time()
-            settle(store, lock, OutputTable.DELTA, begin=True)
+            settle(store, lock, kind, begin=True)
             spent = {"seconds": round(time.perf_counter() - began, 3), "cpu_seconds": round(time.process_time() - cpu, 3)}
         data = copy / json.loads((copy / "CURRENT.json").read_text())["data_path"]
         rows = ds.dataset(data, format="parquet", partitioning="hive").to_table()
         flat = pa.schema([field.with_type(_plain(field.type)) for field in rows.schema])
         want = _sorted(rows, flat)
-        delta = _sorted(DeltaTable(copy / "data").to_pyarrow_table(), flat)
-        pola = _sorted(polars.read_delta(str(copy / "data")).to_arrow(), flat)
+        own, theirs = (_sorted(read(copy), flat) for read in _READERS[kind])
         told = {
-            "files": len(DeltaTable(copy / "data").file_uris()),
+            "table": kind.value,
             "rows": len(want),
-            "deltalake_same": delta.equals(want),
-            "polars_same": pola.equals(want),
-            "log_bytes": sum(path.stat().st_size for path in (copy / "data/_delta_log").iterdir()),
+            "own_library_same": own.equals(want),
+            "polars_same": theirs.equals(want),
+            "record_bytes": sum(path.stat().st_size for path in (copy / _RECORDS[kind]).iterdir()),
         }
         print(json.dumps(spent | told))
 

@@ -24,7 +24,7 @@ class VectorType(StrEnum):
     BINARY = "binary"
 
 
-_NO_DELTA_TYPE = (VectorType.FLOAT16, VectorType.BINARY)  # half floats, and bits in unsigned bytes
+_NO_TABLE_TYPE = (VectorType.FLOAT16, VectorType.BINARY)  # half floats, and bits in unsigned bytes
 
 
 class VectorEncoding(StrEnum):
@@ -39,6 +39,7 @@ class OutputTable(StrEnum):
     """A table format in which the published snapshot is registered; see jobs/publish/tables/."""
 
     DELTA = "delta"
+    ICEBERG = "iceberg"
 
 
 class ParquetConfig(Section):
@@ -87,7 +88,7 @@ class OutputConfig(Section):
     changes: bool = False
     """Write what differs from the snapshot before, for loaders of other stores, before readers get the new one."""
     table: OutputTable | None = Field(None, strict=False)
-    """delta: OUTPUT/data is a Delta table of the published snapshot, of the same files. null: none."""
+    """delta | iceberg: OUTPUT/data is such a table of the published snapshot, of the same files. null: none."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
     @field_validator("vectors")
@@ -113,9 +114,9 @@ class OutputConfig(Section):
     @model_validator(mode="after")
     def _has_types(self) -> OutputConfig:
         for column in self.columns if self.table is not None else ():
-            if column.type in _NO_DELTA_TYPE:
+            if column.type in _NO_TABLE_TYPE:
                 raise ValueError(
-                    f"table={self.table}: Delta has no type for {column.type}, which column {column.name} is; store float32 or "
+                    f"table={self.table}: has no type for {column.type}, which column {column.name} is; store float32 or "
                     "int8, or leave table out"
                 )
         return self

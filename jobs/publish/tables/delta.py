@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.publish.tables.delta_actions import add_action, remove_action, stored_path
+from jobs.publish.tables.delta_actions import add_action, refuse_part, remove_action, stored_path
 from jobs.publish.tables.delta_log import RUN_ID, LogState, append, checkpoint, read_log, shorten
 from jobs.publish.tables.delta_schema import TIMESTAMP_NTZ, delta_schema, needs_timestamp_ntz, refuse_partitions
 from jobs.publish.tables.table import TableChanged, TablePart, TableVersion
@@ -43,6 +43,8 @@ _APPEND_ONLY = "delta.appendOnly"
 class DeltaWriter:
     """See TableWriter."""
 
+    folder = DELTA_LOG
+
     def __init__(self, store: Store) -> None:
         self._store = store
 
@@ -50,12 +52,16 @@ class DeltaWriter:
         delta_schema(schema)
         refuse_partitions(schema, partition_by)
 
+    def refuse_parts(self, parts: Sequence[TablePart]) -> None:
+        for part in parts:
+            refuse_part(part)
+
     def present(self) -> TableVersion | None:
         state = self._read()
         if state is None:
             return None
         files = {stored_path(path): int(add["size"]) for path, add in state.adds.items()}
-        return TableVersion(state.version, files, state.run_id)
+        return TableVersion(state.version, files, state.run_id, state.checkpointed)
 
     def commit(
         self, version: int | None, run_id: str, schema: pa.Schema, partition_by: Sequence[str], parts: Sequence[TablePart]
@@ -65,15 +71,16 @@ class DeltaWriter:
             return False
         state, now = before or LogState(), int(time.time() * 1000)
         actions = _actions(state, run_id, schema, partition_by, parts, now)
-        if not append(self._store, state.version + 1, actions):
-            return False
-        state.apply(actions)
-        state.version += 1
+        return append(self._store, state.version + 1, actions)
+
+    def finish(self, version: int) -> None:
+        state = self._read()
+        if state is None or state.version != version or state.checkpointed:
+            return
         try:
-            checkpoint(self._store, state, now)
+            checkpoint(self._store, state, int(time.time() * 1000))
         except (UsageError, TransientError) as error:  # the commit stands without it
             log.warning("output.table: no checkpoint of version %d was written: %s", state.version, error)
-        return True
 
     def tidy(self, kept: Sequence[str]) -> int:
         return shorten(self._store, kept)

@@ -1,9 +1,7 @@
 """A part as an action of Delta's log: its path, partition values and statistics in the log's notation.
 
 Statistics (the protocol's "Per-file Statistics") are numRecords, and of the columns that a part's footer tells of: nullCount,
-and for integers, dates and strings minValues and maxValues. Not of floats, whose footers leave NaN out while Delta takes it
-for the largest value, nor of other types. Strings are cut to 32 characters; the largest then gets the last character of
-Unicode, so that it stays an upper bound.
+and for integers, dates and strings minValues and maxValues (bounds.py).
 """
 
 from __future__ import annotations
@@ -14,22 +12,24 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote
 
+from jobs.publish.tables.bounds import Bound, bounds_of
 from jobs.publish.tables.table import TablePart
 from workers.errors import UsageError
 from workers.table.paths import DATA
 
-_PREFIX = 32  # characters of a string
-_LAST = "\U0010ffff"
 
-
-def add_action(part: TablePart, milliseconds: int) -> dict[str, Any]:
-    """`milliseconds`: of the commit, since 1970. Raises: UsageError: a partition value that Delta cannot tell from null."""
+def refuse_part(part: TablePart) -> None:
+    """Raises: UsageError: a partition value that Delta cannot tell from null."""
     for name, value in part.values.items():
         if value == "":
             raise UsageError(
                 f"output.table: delta takes an empty partition value for null, and {name} is '' in {part.file.path}; leave "
                 "output.table out, or partition by another column"
             )
+
+
+def add_action(part: TablePart, milliseconds: int) -> dict[str, Any]:
+    """`milliseconds`: of the commit, since 1970."""
     return {
         "path": log_path(part.file.path),
         "partitionValues": dict(part.values),
@@ -64,32 +64,15 @@ def stored_path(path: str) -> str:
 
 def _statistics(part: TablePart) -> str:
     known = part.statistics
-    bounds = {name: bound for name, each in known.items() if (bound := _bounds(each.least, each.most)) is not None}
+    bounds = {name: bound for name, each in known.items() if (bound := bounds_of(each)) is not None}
     told = {
         "numRecords": part.file.rows,
-        "minValues": {name: least for name, (least, _) in bounds.items()},
-        "maxValues": {name: most for name, (_, most) in bounds.items()},
+        "minValues": {name: _json(least) for name, (least, _) in bounds.items()},
+        "maxValues": {name: _json(most) for name, (_, most) in bounds.items()},
         "nullCount": {name: each.nulls for name, each in known.items() if each.nulls is not None},
     }
     return json.dumps(told)
 
 
-def _bounds(least: Any, most: Any) -> tuple[int | str, int | str] | None:
-    """As JSON has them; None: not of a type that they are told of."""
-    if isinstance(least, bool) or isinstance(most, bool):
-        return None
-    if isinstance(least, int) and isinstance(most, int):
-        return least, most
-    if isinstance(least, str) and isinstance(most, str):
-        return least[:_PREFIX], _at_least(most)
-    if type(least) is datetime.date and type(most) is datetime.date:
-        return least.isoformat(), most.isoformat()
-    return None
-
-
-def _at_least(text: str) -> str:
-    """A string of about 32 characters that does not sort before `text`, by code points as by UTF-8."""
-    at = _PREFIX
-    while text[at : at + 1] == _LAST:
-        at += 1
-    return text if len(text) <= at else text[:at] + _LAST
+def _json(bound: Bound) -> int | str:
+    return bound.isoformat() if isinstance(bound, datetime.date) else bound

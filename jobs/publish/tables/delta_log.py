@@ -80,6 +80,7 @@ class LogState:
     removes: dict[str, dict[str, Any]] = field(default_factory=dict)
     transactions: dict[str, dict[str, Any]] = field(default_factory=dict)  # of streaming writers, by appId
     run_id: str | None = None  # of the newest commit, if this program made it
+    checkpointed: bool = False  # whether its version has a checkpoint
 
     def apply(self, actions: Iterable[Mapping[str, Any]]) -> None:
         """Raises: TableChanged: an action of a kind that this program does not know."""
@@ -131,6 +132,7 @@ def read_log(store: Store) -> LogState | None:
             state.apply(_commit(store, number))
         state.version = newest
         state.run_id = _run_of(_commit(store, newest)) if newest in commits else None
+        state.checkpointed = newest in checkpoints
     except (ValueError, KeyError, TypeError, pa.ArrowException, FileNotFoundError) as error:
         raise RunAborted(
             f"{store.uri_of(DELTA_LOG)}: the log of the Delta table is damaged ({error}); delete that folder, and the next "

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from jobs.driver.lock import DriverLock
 from jobs.publish.tables.delta import DeltaWriter
+from jobs.publish.tables.iceberg import IcebergWriter
 from jobs.publish.tables.table import TableChanged, TablePart, TableVersion, TableWriter
 from jobs.state.current import Current, read_current
 from jobs.state.records import list_runs
@@ -35,14 +36,14 @@ from workers.records.documents import ReadPlan
 from workers.records.shard import OutputFile
 from workers.storage.store import Store
 from workers.table.part_file import PartDamaged, open_part
-from workers.table.paths import CURRENT, DATA, DELTA_LOG, RunPaths, is_run_id
+from workers.table.paths import CURRENT, DATA, RunPaths, is_run_id
 from workers.table.schema import ID, PARTITION_VALUES
 
 log = logging.getLogger("reembed")
 
 TABLE = "table"  # in CURRENT.json: the format of the table that follows it
 _READERS = 32  # footers at once: bound by latency
-_ATTEMPTS = 3  # of a commit, where a driver that was replaced commits at the same moment
+_ATTEMPTS = 4  # to commit and to find it committed; a driver that was replaced may commit at the same moment
 
 
 class FollowingTable:
@@ -67,27 +68,27 @@ class FollowingTable:
         with ThreadPoolExecutor(_READERS) as pool:
             read = partial(_part, self._run.store, schema.partition_by)
             self._parts = list(pool.map(read, self._run.files))
+        self._writer.refuse_parts(self._parts)
 
     def commit(self, lock: DriverLock) -> None:
         """Idempotent. Raises: as prepare(); RunAborted: the lock is lost. The next start commits then."""
         schema = self._run.schema
         for _ in range(_ATTEMPTS):
             present = self._writer.present()
-            if self._owner(present) == self._run.run_id:
+            if present is not None and self._owner(present) == self._run.run_id:
+                self._writer.finish(present.number)
                 return
             lock.check()
             before = None if present is None else present.number
             if self._writer.commit(before, self._run.run_id, schema.rows, schema.partition_by, self._parts):
-                where = self._run.store.uri_of(DATA)
-                log.info("%s table %s: version %d is %s", self.kind, where, 0 if before is None else before + 1, self._run.run_id)
-                return
+                log.info("%s table %s: %s is committed", self.kind, self._run.store.uri_of(DATA), self._run.run_id)
         raise TableChanged(f"output.table: another program commits to {self._run.store.uri_of(DATA)} at this moment; run again")
 
     def _owner(self, present: TableVersion | None) -> str | None:
         if present is None:
             return None
         if present.number not in self._owners:  # the receipts of a run are read
-            self._owners[present.number] = _owner(self._run.store, present)
+            self._owners[present.number] = _owner(self._run.store, self._writer, present, self._run)
         return self._owners[present.number]
 
 
@@ -125,16 +126,18 @@ def require_table(store: Store, wanted: OutputTable | None) -> bool:
     """
     current = read_current(store)
     followed = followed_by(current)
+    if followed is not None and followed is not wanted and (left := _writer(followed, store)).present() is not None:
+        raise UsageError(
+            f"output.table is {wanted or 'not set'}, and {store.uri_of(DATA)} is a {followed} table that follows the snapshots: "
+            f"set output.table: {followed}, or delete {left.folder} to give it up"
+        )
     if wanted is None:
-        if followed is not None and _writer(followed, store).present() is not None:
-            raise UsageError(
-                f"output.table is not set, and {store.uri_of(DATA)} is a {followed} table that follows the snapshots: set "
-                f"output.table: {followed}, or delete {DELTA_LOG} to give it up"
-            )
         return True
-    present = _writer(wanted, store).present()
-    owner = None if present is None else _owner(store, present)
-    return current is None or (followed is wanted and owner == current.run_id)
+    writer = _writer(wanted, store)
+    present = writer.present()
+    owner = None if present is None else _owner(store, writer, present)
+    finished = present is not None and present.finished
+    return current is None or (followed is wanted and owner == current.run_id and finished)
 
 
 def settle(store: Store, lock: DriverLock, kind: OutputTable | None, *, begin: bool = False) -> None:
@@ -146,8 +149,12 @@ def settle(store: Store, lock: DriverLock, kind: OutputTable | None, *, begin: b
     current = read_current(store)
     if kind is None or current is None or not (begin or followed_by(current) is kind):
         return
-    present = _writer(kind, store).present()
-    if followed_by(current) is kind and present is not None and _owner(store, present) == current.run_id:
+    writer = _writer(kind, store)
+    present = writer.present()
+    if followed_by(current) is kind and present is not None and _owner(store, writer, present) == current.run_id:
+        if not present.finished:
+            lock.check()
+            writer.finish(present.number)
         return
     run = StoredRun.open(store, current.run_id)
     if run is None:
@@ -175,7 +182,11 @@ def tidy(store: Store, lock: DriverLock, kind: OutputTable | None) -> None:
 
 
 def _writer(kind: OutputTable, store: Store) -> TableWriter:
-    return {OutputTable.DELTA: DeltaWriter}[kind](store)
+    writers: dict[OutputTable, Callable[[Store], TableWriter]] = {
+        OutputTable.DELTA: DeltaWriter,
+        OutputTable.ICEBERG: IcebergWriter,
+    }
+    return writers[kind](store)
 
 
 def _part(store: Store, partition_by: Iterable[str], file: OutputFile) -> TablePart:
@@ -189,8 +200,8 @@ def _part(store: Store, partition_by: Iterable[str], file: OutputFile) -> TableP
         raise RunAborted(f"{where}: its footer cannot be read ({error}); `reembed verify` tells what is damaged") from None
 
 
-def _owner(store: Store, table: TableVersion) -> str:
-    """The run whose files the table has: all of them, with their sizes, as its receipts name them.
+def _owner(store: Store, writer: TableWriter, table: TableVersion, known: StoredRun | None = None) -> str:
+    """The run whose files the table has: all of them, with their sizes, as its receipts name them. `known`: has been read.
 
     Raises:
         TableChanged: there is none, so somebody else has written to the table. RunAborted, UsageError, TransientError.
@@ -198,7 +209,12 @@ def _owner(store: Store, table: TableVersion) -> str:
     if not table.files and table.run_id is not None:
         return table.run_id  # a snapshot without rows
     folders = {path.split("/")[1] for path in table.files if path.startswith(f"{DATA}/")}
-    runs = [run for run_id in sorted(folders) if is_run_id(run_id) and (run := StoredRun.open(store, run_id)) is not None]
+    opened = [
+        known if known is not None and known.run_id == run_id else StoredRun.open(store, run_id)
+        for run_id in sorted(folders)
+        if is_run_id(run_id)
+    ]
+    runs = [run for run in opened if run is not None]
     named = [{file.path: file.bytes for file in run.files} for run in runs]
     if len(runs) == 1 and dict(table.files) == named[0]:
         return runs[0].run_id
@@ -206,5 +222,5 @@ def _owner(store: Store, table: TableVersion) -> str:
     why = f"it has {strange}" if strange else "it has not all files of a snapshot, or those of several"
     raise TableChanged(
         f"output.table: version {table.number} of the table {store.uri_of(DATA)} was written by another program ({why}), and "
-        f"would be lost: restore the version before it, or delete {DELTA_LOG}, and the next start writes a new one"
+        f"would be lost: restore the version before it, or delete {writer.folder}, and the next start writes a new one"
     )

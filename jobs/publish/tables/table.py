@@ -35,18 +35,29 @@ class TablePart:
 
 @dataclass(frozen=True, slots=True)
 class TableVersion:
-    """`files`: path below OUTPUT -> bytes. `run_id`: the run that its writer, if it was this program, committed."""
+    """`files`: path below OUTPUT -> bytes. `run_id`: the run that its writer, if it was this program, committed.
+
+    `finished`: what follows a commit is done, too (finish).
+    """
 
     number: int
     files: Mapping[str, int]
     run_id: str | None
+    finished: bool
 
 
 class TableWriter(Protocol):
     """One format. Nothing is kept between calls: the present version is read anew by each."""
 
+    @property
+    def folder(self) -> str:
+        """Where its records lie, below OUTPUT: who deletes it gives the table up."""
+
     def refuse(self, schema: pa.Schema, partition_by: Sequence[str]) -> None:
         """Raises: UsageError: a column that the format has no type or name for."""
+
+    def refuse_parts(self, parts: Sequence[TablePart]) -> None:
+        """Raises: UsageError: a partition value that the format cannot express."""
 
     def present(self) -> TableVersion | None:
         """None: there is no table. Raises: TableChanged: its records cannot be what this program wrote. RunAborted: damaged."""
@@ -59,8 +70,11 @@ class TableWriter(Protocol):
         Returns:
             False if that version is there already: read the table again.
         Raises:
-            TableChanged, RunAborted: as present(). UsageError: a partition value that the format cannot express.
+            TableChanged, RunAborted: as present().
         """
+
+    def finish(self, version: int) -> None:
+        """After the commit of that version: what readers go by, or are served by. Idempotent."""
 
     def tidy(self, kept: Sequence[str]) -> int:
         """Forget versions older than the first one whose run is in `kept`; returns how many. Their parts are gone."""

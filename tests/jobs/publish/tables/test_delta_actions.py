@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.publish.tables.delta_actions import add_action, log_path, remove_action, stored_path
+from jobs.publish.tables.delta_actions import add_action, log_path, refuse_part, remove_action, stored_path
 from jobs.publish.tables.table import TablePart
 from workers.errors import UsageError
 from workers.records.shard import OutputFile
@@ -72,4 +72,4 @@ def test_paths_come_back() -> None:
 
 def test_an_empty_partition_value_is_refused() -> None:
     with pytest.raises(UsageError, match="takes an empty partition value for null, and lang is ''"):
-        add_action(TablePart(FILE, {"lang": ""}), 5)
+        refuse_part(TablePart(FILE, {"lang": ""}))

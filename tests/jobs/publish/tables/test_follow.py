@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,78 +20,115 @@ from jobs.publish.tables.delta_log import append, read_log
 from jobs.publish.tables.follow import FollowingTable, require_table, settle, tidy
 from jobs.publish.tables.table import TableChanged
 from jobs.state.stored_run import StoredRun
-from tests.jobs.publish.tables.folders_and_tables import current, delta_rows, folder_rows, tables_agree
+from tests.jobs.publish.tables.folders_and_tables import current, folder_rows, table_rows, tables_agree
+from tests.jobs.snapshot_samples import Killed
 from tests.vector_snapshots import publish_next, publish_vectors
 from workers.config import OutputTable
 from workers.errors import UsageError
 from workers.storage.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-DELTA = OutputTable.DELTA
+DELTA, ICEBERG = OutputTable.DELTA, OutputTable.ICEBERG
+FOLDERS = {DELTA: "data/_delta_log", ICEBERG: "data/metadata"}
 VECTORS = np.random.default_rng(5).standard_normal((20, 8)).astype(np.float32)
+both = pytest.mark.parametrize("kind", list(OutputTable))
 
 
-def register(output: Path) -> None:
+def register(output: Path, kind: OutputTable) -> None:
     store = Store(str(output), {})
     with DriverLock(store) as lock:
-        settle(store, lock, DELTA, begin=True)
+        settle(store, lock, kind, begin=True)
 
 
-def two_nights(output: Path) -> tuple[str, str]:
+def two_nights(output: Path, kind: OutputTable) -> tuple[str, str]:
     """The table has the first; the second is whole, and published without it."""
     first = publish_vectors(output, VECTORS)
-    register(output)
+    register(output, kind)
     shutil.copy(output / "CURRENT.json", output / "first.json")
     second = publish_next(output, {1: -VECTORS[5:10]})
     shutil.move(output / "first.json", output / "CURRENT.json")
     return first, second
 
 
-def publish_with_table(output: Path, run_id: str) -> None:
-    store = Store(str(output), {})
+def publish_with_table(output: Path, run_id: str, kind: OutputTable, store: Store | None = None) -> None:
+    store = store or Store(str(output), {})
     run = StoredRun.open(store, run_id)
     assert run is not None
-    with DriverLock(store) as lock:
-        assert publish(Snapshot(store, run_id, run.files, {}), lock, table=FollowingTable(run, DELTA)) is None
+    with DriverLock(Store(str(output), {})) as lock:
+        assert publish(Snapshot(store, run_id, run.files, {}), lock, table=FollowingTable(run, kind)) is None
 
 
-def test_a_publication_and_its_table(tmp_path: Path) -> None:
-    _, second = two_nights(tmp_path)
-    publish_with_table(tmp_path, second)
-    assert (current(tmp_path)["run_id"], current(tmp_path)["table"]) == (second, "delta")
-    assert tables_agree(tmp_path)
-    assert delta_rows(tmp_path) == folder_rows(tmp_path)
-    assert require_table(Store(str(tmp_path), {}), DELTA)
+@both
+def test_a_publication_and_its_table(tmp_path: Path, kind: OutputTable) -> None:
+    _, second = two_nights(tmp_path, kind)
+    publish_with_table(tmp_path, second, kind)
+    assert (current(tmp_path)["run_id"], current(tmp_path)["table"]) == (second, kind.value)
+    assert tables_agree(tmp_path, kind)
+    assert table_rows(tmp_path, kind) == folder_rows(tmp_path)
+    assert require_table(Store(str(tmp_path), {}), kind)
 
 
-def test_rollback_takes_the_table_along_and_back(tmp_path: Path) -> None:
-    first, second = two_nights(tmp_path)
-    publish_with_table(tmp_path, second)
+@both
+def test_rollback_takes_the_table_along_and_back(tmp_path: Path, kind: OutputTable) -> None:
+    first, second = two_nights(tmp_path, kind)
+    publish_with_table(tmp_path, second, kind)
     for run in (first, second):
         roll_back(str(tmp_path), run)
-        assert (current(tmp_path)["run_id"], current(tmp_path)["table"]) == (run, "delta")
-        assert tables_agree(tmp_path)
-    assert DeltaTable(tmp_path / "data").version() == 3
+        assert (current(tmp_path)["run_id"], current(tmp_path)["table"]) == (run, kind.value)
+        assert tables_agree(tmp_path, kind)
+        assert table_rows(tmp_path, kind) == folder_rows(tmp_path)
 
 
-def test_a_rollback_that_was_killed_before_the_table_is_finished_by_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second = two_nights(tmp_path)
-    publish_with_table(tmp_path, second)
-    with monkeypatch.context() as patch:
-        patch.setattr(FollowingTable, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            roll_back(str(tmp_path), first)
-    assert current(tmp_path)["run_id"] == first
-    assert not tables_agree(tmp_path)
-    roll_back(str(tmp_path), first)
-    assert tables_agree(tmp_path)
+class _Mortal(Store):
+    """Dies at its n-th change, before or after it took effect."""
+
+    def __init__(self, uri: Path, left: int, *, after: bool) -> None:
+        super().__init__(str(uri), {})
+        self.left, self.after, self.count = left, after, 0
+
+    def put(self, path: str, data: bytes) -> None:
+        self._change(lambda: super(_Mortal, self).put(path, data))
+
+    def put_if_absent(self, path: str, data: Any) -> bool:
+        return bool(self._change(lambda: super(_Mortal, self).put_if_absent(path, data)))
+
+    def _change(self, change: Callable[[], Any]) -> Any:
+        self.count += 1
+        dies = self.count > self.left
+        done = None if dies and not self.after else change()
+        if dies:
+            raise Killed
+        return done
+
+
+@both
+def test_killed_at_every_write_the_same_rollback_again_makes_them_agree(tmp_path: Path, kind: OutputTable) -> None:
+    output, kept = tmp_path / "out", tmp_path / "kept"
+    first, second = two_nights(output, kind)
+    shutil.copytree(output, kept)
+    whole = _Mortal(output, 1 << 30, after=False)
+    publish_with_table(output, second, kind, whole)
+    disagreed = 0
+    for left in range(whole.count):
+        for after in (False, True):
+            shutil.rmtree(output)
+            shutil.copytree(kept, output)
+            with pytest.raises(Killed):
+                publish_with_table(output, second, kind, _Mortal(output, left, after=after))
+            disagreed += not tables_agree(output, kind)
+            now = current(output)["run_id"]
+            roll_back(str(output), now)
+            assert tables_agree(output, kind), (left, after, "the same again")
+            assert require_table(Store(str(output), {}), kind)
+            if now == second:
+                roll_back(str(output), first)
+                assert tables_agree(output, kind), (left, after, "rolled back")
+                assert len(table_rows(output, kind)) == 20
+    assert disagreed >= 2
 
 
 def _appended(output: Path) -> None:
-    table = DeltaTable(output / "data")
-    rows = table.to_pyarrow_table().slice(0, 1)
+    rows = DeltaTable(output / "data").to_pyarrow_table().slice(0, 1)
     write_deltalake(output / "data", rows, mode="append")
 
 
@@ -115,71 +154,101 @@ def _with_deletion_vectors(output: Path) -> None:
     assert append(store, 1, [{"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, **features}}])
 
 
-@pytest.mark.parametrize("change", [_appended, _deleted_some, _emptied, _one_file_less, _with_deletion_vectors])
+def _iceberg_of_another_run(output: Path) -> None:
+    """A version by a writer of Hadoop tables, whose snapshot has no files."""
+    metadata = json.loads((output / "data/metadata/v1.metadata.json").read_text())
+    metadata |= {"current-snapshot-id": -1, "snapshots": [], "refs": {}}
+    (output / "data/metadata/v2.metadata.json").write_text(json.dumps(metadata))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (DELTA, _appended),
+        (DELTA, _deleted_some),
+        (DELTA, _emptied),
+        (DELTA, _one_file_less),
+        (DELTA, _with_deletion_vectors),
+        (ICEBERG, _iceberg_of_another_run),
+    ],
+)
 def test_a_table_that_somebody_changed_is_refused_and_nothing_is_published(
-    tmp_path: Path, change: Callable[[Path], None]
+    tmp_path: Path, kind: OutputTable, change: Callable[[Path], None]
 ) -> None:
-    first, second = two_nights(tmp_path)
+    first, second = two_nights(tmp_path, kind)
     change(tmp_path)
     store = Store(str(tmp_path), {})
-    log = store.list("data/_delta_log")
-    with pytest.raises(TableChanged, match=r"by another program.*delete data/_delta_log"):
-        require_table(store, DELTA)
+    before = store.list("data")
+    with pytest.raises(TableChanged, match=rf"by another program.*delete {FOLDERS[kind]}"):
+        require_table(store, kind)
     with pytest.raises(TableChanged, match="by another program"):
-        publish_with_table(tmp_path, second)
+        publish_with_table(tmp_path, second, kind)
     assert current(tmp_path)["run_id"] == first
-    assert store.list("data/_delta_log") == log
-    shutil.rmtree(tmp_path / "data/_delta_log")
-    publish_with_table(tmp_path, second)
-    assert tables_agree(tmp_path)
+    assert store.list("data") == before
+    shutil.rmtree(tmp_path / FOLDERS[kind])
+    publish_with_table(tmp_path, second, kind)
+    assert tables_agree(tmp_path, kind)
 
 
 def test_somebody_commits_between_the_look_and_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of the version is taken: the log is read again, and the other's rows are found."""
-    _, second = two_nights(tmp_path)
+    _, second = two_nights(tmp_path, DELTA)
     put, once = Store.put_if_absent, [True]
 
     def raced(self: Store, path: str, data: bytes) -> bool:
-        if path.startswith("data/_delta_log") and once.pop() if once else False:
+        if path.startswith("data/_delta_log") and once:
+            once.clear()
             _appended(tmp_path)
         return put(self, path, data)
 
     monkeypatch.setattr(Store, "put_if_absent", raced)
     with pytest.raises(TableChanged, match="by another program"):
-        publish_with_table(tmp_path, second)
+        publish_with_table(tmp_path, second, DELTA)
     assert DeltaTable(tmp_path / "data").version() == 1
-    assert len(delta_rows(tmp_path)) == 21
+    assert len(table_rows(tmp_path, DELTA)) == 21
 
 
-def test_a_table_that_the_settings_do_not_want_any_more(tmp_path: Path) -> None:
+@both
+def test_a_table_that_the_settings_do_not_want_any_more(tmp_path: Path, kind: OutputTable) -> None:
     publish_vectors(tmp_path, VECTORS)
     store = Store(str(tmp_path), {})
     assert require_table(store, None)
-    assert not require_table(store, DELTA)
-    register(tmp_path)
-    assert require_table(store, DELTA)
-    with pytest.raises(UsageError, match=r"output.table is not set.*set output.table: delta, or delete data/_delta_log"):
+    assert not require_table(store, kind)
+    register(tmp_path, kind)
+    assert require_table(store, kind)
+    with pytest.raises(UsageError, match=f"output.table is not set.*set output.table: {kind}, or delete {FOLDERS[kind]}"):
         require_table(store, None)
-    shutil.rmtree(tmp_path / "data/_delta_log")
+    other = ICEBERG if kind is DELTA else DELTA
+    with pytest.raises(UsageError, match=f"output.table is {other}, and .* is a {kind} table"):
+        require_table(store, other)
+    shutil.rmtree(tmp_path / FOLDERS[kind])
     assert require_table(store, None)
 
 
-def test_versions_whose_parts_are_gone_are_forgotten(tmp_path: Path) -> None:
-    first, second = two_nights(tmp_path)
-    publish_with_table(tmp_path, second)
+@both
+def test_versions_whose_parts_are_gone_are_forgotten(tmp_path: Path, kind: OutputTable) -> None:
+    first, second = two_nights(tmp_path, kind)
+    publish_with_table(tmp_path, second, kind)
     store = Store(str(tmp_path), {})
+    before = store.list(FOLDERS[kind])
     with DriverLock(store) as lock:
-        tidy(store, lock, DELTA)
-        assert len(delta_rows(tmp_path, 0)) == 20, "its run is kept"
+        tidy(store, lock, kind)
+        assert store.list(FOLDERS[kind]) == before, "both runs are kept"
         shutil.rmtree(tmp_path / f"runs/{first}")
         shutil.rmtree(tmp_path / f"data/{first}")
-        tidy(store, lock, DELTA)
-    names = sorted(path.name for path in (tmp_path / "data/_delta_log").iterdir())
-    assert names == [f"{1:020d}.checkpoint.parquet", f"{1:020d}.json", "_last_checkpoint"]
-    assert delta_rows(tmp_path) == folder_rows(tmp_path)
-    with pytest.raises(Exception, match="version"):
-        DeltaTable(tmp_path / "data", version=0)
-    assert require_table(store, DELTA)
+        tidy(store, lock, kind)
+    names = sorted(path.name for path in (tmp_path / FOLDERS[kind]).iterdir())
+    if kind is DELTA:
+        assert names == [f"{1:020d}.checkpoint.parquet", f"{1:020d}.json", "_last_checkpoint"]
+        with pytest.raises(Exception, match="version"):
+            DeltaTable(tmp_path / "data", version=0)
+    else:
+        assert [name for name in names if first in name] == []
+        newest = json.loads((tmp_path / "data/metadata/v3.metadata.json").read_text())
+        assert [each["summary"]["reembed.run_id"] for each in newest["snapshots"]] == [second]
+    assert tables_agree(tmp_path, kind)
+    assert table_rows(tmp_path, kind) == folder_rows(tmp_path)
+    assert require_table(store, kind)
 
 
 def test_a_partition_value_that_delta_cannot_hold_is_refused_before_the_flip(tmp_path: Path) -> None:
@@ -187,6 +256,6 @@ def test_a_partition_value_that_delta_cannot_hold_is_refused_before_the_flip(tmp
     publish_vectors(tmp_path, VECTORS, keep=keep, partition_by=["lang"])
     before = (tmp_path / "CURRENT.json").read_bytes()
     with pytest.raises(UsageError, match="takes an empty partition value for null, and lang is ''"):
-        register(tmp_path)
+        register(tmp_path, DELTA)
     assert (tmp_path / "CURRENT.json").read_bytes() == before
     assert not (tmp_path / "data/_delta_log").exists()
