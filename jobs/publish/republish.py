@@ -5,8 +5,8 @@
 3. flip     one put of CURRENT.json, with the facts of that run; a table that follows it takes the files of that run
 4. record   the run's summary says that it is published, and the data set card is of it
 
-If killed between 3 and 4, CURRENT.json is right and the summary, or the table, is not; the same command corrects it. Reads no
-row; with a table, the footers of the parts.
+If killed between 3 and 4, CURRENT.json is right and the summary, or the table, is not; the same command corrects it.
+Reads no row; with a table, the footers of the parts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bounds of a column's values for a table's records: of integers, dates and strings.
 
-Not of floats, whose footers leave NaN out while tables take it for the largest value, nor of other types. Strings are cut to 32
-characters; the largest then gets the last character of Unicode, so that it stays an upper bound.
+Not of floats, whose footers leave NaN out while tables take it for the largest value, nor of other types. Strings are cut
+to 32 characters; the largest then gets the last character of Unicode, so that it stays an upper bound.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ class DeltaWriter:
             return state
         except TableChanged as error:
             raise TableChanged(
-                f"output.table: the Delta table {self._store.uri_of(DATA)} was changed by another program: {error}; undo that, "
-                f"or delete {DELTA_LOG}, and the next start writes a new one"
+                f"output.table: the Delta table {self._store.uri_of(DATA)} was changed by another program: {error}; undo "
+                f"that, or delete {DELTA_LOG}, and the next start writes a new one"
             ) from None
 
 

@@ -1,7 +1,7 @@
 """A part as an action of Delta's log: its path, partition values and statistics in the log's notation.
 
-Statistics (the protocol's "Per-file Statistics") are numRecords, and of the columns that a part's footer tells of: nullCount,
-and for integers, dates and strings minValues and maxValues (bounds.py).
+Statistics (the protocol's "Per-file Statistics") are numRecords, and of the columns that a part's footer tells of:
+nullCount, and for integers, dates and strings minValues and maxValues (bounds.py).
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
     shorten       commits and checkpoints that only versions before a given one need are deleted
 
 After the Delta protocol, reader version 1 or 3, writer version 2 or 7, with the one feature timestampNtz. Anything else in
-the log (deletion vectors, column mapping, checkpoints of version 2, …) was written by another program, and is refused by name.
+the log (deletion vectors, column mapping, checkpoints of version 2, …) was written by another program, and is refused
+by name.
 """
 
 from __future__ import annotations
@@ -225,7 +226,9 @@ def _without_nulls(value: Any) -> Any:
     """As JSON has it: what is null is left out, but for values of a map, and maps, which Arrow has as pairs, are dicts."""
     if isinstance(value, dict):
         return {
-            name: dict(each or ()) if name in _MAPS else _without_nulls(each) for name, each in value.items() if each is not None
+            name: dict(each or ()) if name in _MAPS else _without_nulls(each)
+            for name, each in value.items()
+            if each is not None
         }
     return value
 

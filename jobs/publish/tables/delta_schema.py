@@ -1,8 +1,8 @@
 """Arrow columns as a Delta table's schema.
 
 Types and their names: the Delta protocol, "Schema Serialization Format". What Delta has no type for is refused by name:
-unsigned integers (so also bits packed into bytes), half floats, times, durations, nanoseconds, decimals of more than 38 digits.
-Names that need column mapping are refused too: the parts have no field ids.
+unsigned integers (so also bits packed into bytes), half floats, times, durations, nanoseconds, decimals of more than 38
+digits. Names that need column mapping are refused too: the parts have no field ids.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def _refuse_names(names: Sequence[str]) -> None:
             raise UsageError(f"output.table: delta allows no {_FORBIDDEN!r} in the name of column {name!r}; {_MEND}")
         if name.lower() in seen:
             raise UsageError(
-                f"output.table: delta: columns {seen[name.lower()]} and {name} differ in the case of letters alone, and Delta "
-                f"takes them for one; {_MEND}"
+                f"output.table: delta: columns {seen[name.lower()]} and {name} differ in the case of letters alone, and "
+                f"Delta takes them for one; {_MEND}"
             )
         seen[name.lower()] = name
 

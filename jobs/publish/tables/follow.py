@@ -5,8 +5,8 @@
     settle                   at a start: the two agree again, if a driver was killed between them
     tidy                     after retention: versions of the table whose parts are deleted are forgotten
 
-CURRENT.json is first, and says in `table` that a table follows. So there is one truth, and a table that lags is brought to it
-by whoever holds the lock next; it was never ahead, so no reader of it saw rows that the gate refused or that were not
+CURRENT.json is first, and says in `table` that a table follows. So there is one truth, and a table that lags is brought to
+it by whoever holds the lock next; it was never ahead, so no reader of it saw rows that the gate refused or that were not
 published. Between the two the table has the snapshot before, whose parts stay until retention, which comes after.
 
 Whether the table has a run is told by its files: all of them, with their sizes, are those that the run's receipts name.
@@ -82,7 +82,9 @@ class FollowingTable:
             before = None if present is None else present.number
             if self._writer.commit(before, self._run.run_id, schema.rows, schema.partition_by, self._parts):
                 log.info("%s table %s: %s is committed", self.kind, self._run.store.uri_of(DATA), self._run.run_id)
-        raise TableChanged(f"output.table: another program commits to {self._run.store.uri_of(DATA)} at this moment; run again")
+        raise TableChanged(
+            f"output.table: another program commits to {self._run.store.uri_of(DATA)} at this moment; run again"
+        )
 
     def _owner(self, present: TableVersion | None) -> str | None:
         if present is None:
@@ -128,8 +130,8 @@ def require_table(store: Store, wanted: OutputTable | None) -> bool:
     followed = followed_by(current)
     if followed is not None and followed is not wanted and (left := _writer(followed, store)).present() is not None:
         raise UsageError(
-            f"output.table is {wanted or 'not set'}, and {store.uri_of(DATA)} is a {followed} table that follows the snapshots: "
-            f"set output.table: {followed}, or delete {left.folder} to give it up"
+            f"output.table is {wanted or 'not set'}, and {store.uri_of(DATA)} is a {followed} table that follows the "
+            f"snapshots: set output.table: {followed}, or delete {left.folder} to give it up"
         )
     if wanted is None:
         return True
@@ -158,7 +160,9 @@ def settle(store: Store, lock: DriverLock, kind: OutputTable | None, *, begin: b
         return
     run = StoredRun.open(store, current.run_id)
     if run is None:
-        raise RunAborted(f"{store.uri_of(RunPaths(current.run_id).record)}: missing; the folder of a published run must stay")
+        raise RunAborted(
+            f"{store.uri_of(RunPaths(current.run_id).record)}: missing; the folder of a published run must stay"
+        )
     table = FollowingTable(run, kind)
     table.prepare()
     if followed_by(current) is not kind:
@@ -221,6 +225,6 @@ def _owner(store: Store, writer: TableWriter, table: TableVersion, known: Stored
     strange = next((path for path in sorted(table.files) if not any(path in files for files in named)), None)
     why = f"it has {strange}" if strange else "it has not all files of a snapshot, or those of several"
     raise TableChanged(
-        f"output.table: version {table.number} of the table {store.uri_of(DATA)} was written by another program ({why}), and "
-        f"would be lost: restore the version before it, or delete {writer.folder}, and the next start writes a new one"
+        f"output.table: version {table.number} of the table {store.uri_of(DATA)} was written by another program ({why}), "
+        f"and would be lost: restore the version before it, or delete {writer.folder}, and the next start writes a new one"
     )

@@ -2,11 +2,11 @@
 
 A table without a catalogue, laid out as Hadoop tables are: `v<n>.metadata.json`, of which an atomic create takes the next
 number, and `version-hint.text`, which names the one that readers go by. A commit is a snapshot (operation `overwrite`) whose
-manifests add the parts of the run and delete those of the snapshot before, with partition values and statistics. Parts have no
-field ids, so the table has a name mapping. Format version 2, after https://iceberg.apache.org/spec/.
+manifests add the parts of the run and delete those of the snapshot before, with partition values and statistics. Parts have
+no field ids, so the table has a name mapping. Format version 2, after https://iceberg.apache.org/spec/.
 
-Columns or partitions of another kind begin the metadata anew, under the same table uuid: the name mapping is of the whole table,
-so older snapshots could not be read by it any more, and are forgotten.
+Columns or partitions of another kind begin the metadata anew, under the same table uuid: the name mapping is of the whole
+table, so older snapshots could not be read by it any more, and are forgotten.
 
 Manifests are written and read by pyiceberg, through the output's own store.
 """
@@ -48,7 +48,7 @@ class IcebergWriter:
     def refuse(self, schema: pa.Schema, partition_by: Sequence[str]) -> None:
         iceberg_schema(schema, partition_by)
 
-    def refuse_parts(self, parts: Sequence[TablePart]) -> None:  # noqa: ARG002 - of the protocol
+    def refuse_parts(self, parts: Sequence[TablePart]) -> None:
         """Whatever a folder can be named for, a partition can be."""
 
     def present(self) -> TableVersion | None:
@@ -154,7 +154,7 @@ class IcebergWriter:
         return newest, metadata
 
     def _manifests(self, snapshot: Mapping[str, Any] | None) -> list[Any]:
-            if snapshot is None:
+        if snapshot is None:
             return []
         require_pyiceberg()
         try:
@@ -180,15 +180,15 @@ class IcebergWriter:
 
     def _foreign(self, why: str) -> str:
         return (
-            f"output.table: the Iceberg table {self._store.uri_of(DATA)} was changed by another program: {why}; undo that, or "
-            f"delete {ICEBERG_METADATA}, and the next start writes a new one"
+            f"output.table: the Iceberg table {self._store.uri_of(DATA)} was changed by another program: {why}; undo that, "
+            f"or delete {ICEBERG_METADATA}, and the next start writes a new one"
         )
 
     def _damaged(self, error: Exception) -> RunAborted:
         where = self._store.uri_of(ICEBERG_METADATA)
         return RunAborted(
-            f"{where}: the metadata of the Iceberg table is damaged ({error}); delete that folder, and the next start writes a "
-            "new one"
+            f"{where}: the metadata of the Iceberg table is damaged ({error}); delete that folder, and the next start "
+            "writes a new one"
         )
 
 
@@ -200,7 +200,8 @@ def _current(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     wanted = metadata.get("current-snapshot-id")
     if wanted in _NONE:
         return None
-    return next(each for each in metadata["snapshots"] if each["snapshot-id"] == wanted)
+    found: dict[str, Any] = next(each for each in metadata["snapshots"] if each["snapshot-id"] == wanted)
+    return found
 
 
 def _summary(run_id: str, parts: Sequence[TablePart], parent: Mapping[str, Any] | None) -> dict[str, str]:

@@ -51,7 +51,9 @@ def write_manifests(
         with write_manifest(_VERSION, spec, columns, sink, snapshot_id, _CODEC) as writer:
             for part in parts:
                 entry = ManifestEntry.from_args(
-                    status=ManifestEntryStatus.ADDED, snapshot_id=snapshot_id, data_file=_data_file(store, part, columns, spec)
+                    status=ManifestEntryStatus.ADDED,
+                    snapshot_id=snapshot_id,
+                    data_file=_data_file(store, part, columns, spec),
                 )
                 writer.add(entry)
         manifests.append(writer.to_manifest_file())
@@ -112,7 +114,9 @@ def _data_file(store: Store, part: TablePart, columns: Any, spec: Any) -> Any:
         content=DataFileContent.DATA,
         file_path=store.uri_of(part.file.path),
         file_format=FileFormat.PARQUET,
-        partition=Record(*(_value(part.values[field.name], columns.find_field(field.name).field_type) for field in spec.fields)),
+        partition=Record(
+            *(_value(part.values[field.name], columns.find_field(field.name).field_type) for field in spec.fields)
+        ),
         record_count=part.file.rows,
         file_size_in_bytes=part.file.bytes,
         value_counts=counts,

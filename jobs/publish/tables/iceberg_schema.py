@@ -1,7 +1,7 @@
 """Arrow columns as an Iceberg schema, and the metadata of a table that has them.
 
-Field ids are numbered in the order of columns, so equal columns have equal ids on every night. What Iceberg has no type for is
-refused by name. pyiceberg is imported when it is needed.
+Field ids are numbered in the order of columns, so equal columns have equal ids on every night. What Iceberg has no type for
+is refused by name. pyiceberg is imported when it is needed.
 """
 
 from __future__ import annotations

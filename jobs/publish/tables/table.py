@@ -60,7 +60,7 @@ class TableWriter(Protocol):
         """Raises: UsageError: a partition value that the format cannot express."""
 
     def present(self) -> TableVersion | None:
-        """None: there is no table. Raises: TableChanged: its records cannot be what this program wrote. RunAborted: damaged."""
+        """None: there is no table. Raises: TableChanged: the records cannot be this program's. RunAborted: damaged."""
 
     def commit(
         self, version: int | None, run_id: str, schema: pa.Schema, partition_by: Sequence[str], parts: Sequence[TablePart]

@@ -1,10 +1,10 @@
 """What independent readers get: of the folder that CURRENT.json names, and of the table beside it.
 
-    folder_rows      pyarrow, of data/<run_id>
-    delta_rows       deltalake (delta-rs), of the table
-    iceberg_rows     pyiceberg, of the table that version-hint.text names
-    polars_rows      Polars, by either table's records
-    tables_agree     whether the table's files are those of CURRENT.json's run, where they lie
+folder_rows      pyarrow, of data/<run_id>
+delta_rows       deltalake (delta-rs), of the table
+iceberg_rows     pyiceberg, of the table that version-hint.text names
+polars_rows      Polars, by either table's records
+tables_agree     whether the table's files are those of CURRENT.json's run, where they lie
 """
 
 from __future__ import annotations
@@ -55,9 +55,13 @@ def table_rows(output: Path, kind: OutputTable) -> Rows:
 
 def polars_rows(output: Path, kind: OutputTable) -> Rows:
     if kind is OutputTable.DELTA:
-        return _by_id(polars.read_delta(str(output / "data")).to_arrow())
+        return _by_id(polars.read_delta(str(output / "data"), use_pyarrow=True).to_arrow())
     hint = (output / "data/metadata/version-hint.text").read_text()
-    return _by_id(polars.scan_iceberg(str(output / f"data/metadata/v{hint}.metadata.json")).collect().to_arrow())
+    return _by_id(
+        polars.scan_iceberg(str(output / f"data/metadata/v{hint}.metadata.json"), reader_override="pyiceberg")
+        .collect()
+        .to_arrow()
+    )
 
 
 def tables_agree(output: Path, kind: OutputTable) -> bool:

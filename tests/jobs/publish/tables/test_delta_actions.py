@@ -31,7 +31,7 @@ def test_an_add_action_after_the_protocol() -> None:
         "flag": ColumnStatistics(2, False, True),
         "real": ColumnStatistics(3, 0.5, 1.5),
         "none": ColumnStatistics(7),
-        "when": ColumnStatistics(0, datetime.datetime(2026, 1, 2), datetime.datetime(2026, 1, 2)),  # noqa: DTZ001
+        "when": ColumnStatistics(0, datetime.datetime(2026, 1, 2), datetime.datetime(2026, 1, 2)),
         "unknown": ColumnStatistics(None, 1, 2),
     }
     action = add_action(TablePart(FILE, {"lang": "text/plain", "kind": None}, statistics), 5)

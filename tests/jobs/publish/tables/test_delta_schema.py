@@ -40,7 +40,10 @@ def test_deltalake_reads_the_schema_as_the_columns_are() -> None:
     }  # fmt: skip
     read = pa.schema(Schema.from_json(text).to_arrow())
     assert read.names == SCHEMA.names
-    assert (read.field("nested").type.field("b").type.value_type, read.field("by").type.item_type) == (pa.int64(), pa.int32())
+    assert (read.field("nested").type.field("b").type.value_type, read.field("by").type.item_type) == (
+        pa.int64(),
+        pa.int32(),
+    )
     assert needs_timestamp_ntz(SCHEMA)
     assert not needs_timestamp_ntz(SCHEMA.remove(SCHEMA.get_field_index("local")))
 

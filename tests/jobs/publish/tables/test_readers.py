@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from pyiceberg.table import StaticTable
 from jobs.driver.lock import DriverLock
 from jobs.publish.tables.follow import settle
 from tests.jobs.publish.tables.folders_and_tables import (
-    delta_rows, folder_rows, iceberg_rows, polars_rows, table_rows, tables_agree,
+    delta_rows,
+    folder_rows,
+    iceberg_rows,
+    polars_rows,
+    table_rows,
+    tables_agree,
 )  # fmt: skip
 from tests.vector_snapshots import publish_next, publish_vectors
 from workers.config import OutputTable, VectorType
@@ -102,7 +108,7 @@ def test_typed_partitions_of_iceberg(tmp_path: Path) -> None:
         "day": days.take(pa.array([at % 3 for at in range(COUNT)])),
         "flag": pa.array([at % 2 == 0 for at in range(COUNT)]),
         "empty": pa.array([""] * COUNT),
-        "price": pa.array([at % 2 for at in range(COUNT)], pa.int64()).cast(pa.decimal128(9, 2), safe=False),
+        "price": pa.array([Decimal("1.50"), Decimal("-2.00")] * (COUNT // 2), pa.decimal128(9, 2)),
     }
     publish_vectors(tmp_path, VECTORS, keep=keep, partition_by=list(keep))
     register(tmp_path, ICEBERG)
