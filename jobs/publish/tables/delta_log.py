@@ -13,6 +13,7 @@ by name.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -162,14 +163,15 @@ def checkpoint(store: Store, state: LogState, milliseconds: int) -> None:
 
 
 def shorten(store: Store, kept: Sequence[str]) -> int:
-    """Delete what only versions before the first one of a run in `kept` need; returns how many versions that were.
+    """Delete what only versions need that are not, as all after them, of runs in `kept`; returns how many versions that were.
 
     The newest version and its checkpoint stay. Nothing is deleted where the first version to keep has no checkpoint.
     """
     names = [file_name(path) for path in store.list(DELTA_LOG)]
     commits = sorted(int(found[1]) for name in names if (found := _COMMIT.fullmatch(name)))
     checkpoints = _whole_checkpoints(names)
-    first = next((number for number in commits if _run_of(_commit(store, number)) in kept), None)
+    readable = itertools.takewhile(lambda number: _run_of(_commit(store, number)) in kept, reversed(commits))
+    first = min(readable, default=None)
     if first is None or first not in checkpoints:
         return 0
     gone = [number for number in commits if number < first]

@@ -111,8 +111,8 @@ class IcebergWriter:
             return 0
         number, metadata = found
         snapshots = metadata.get("snapshots", [])
-        first = next((at for at, each in enumerate(snapshots) if each["summary"].get(RUN_ID) in kept), 0)
-        if first:
+        first = max((at + 1 for at, each in enumerate(snapshots) if each["summary"].get(RUN_ID) not in kept), default=0)
+        if 0 < first < len(snapshots):
             gone = {each["snapshot-id"] for each in snapshots[:first]}
             metadata["snapshots"] = snapshots[first:]
             metadata["snapshot-log"] = [each for each in metadata["snapshot-log"] if each["snapshot-id"] not in gone]
@@ -122,7 +122,7 @@ class IcebergWriter:
             number += 1
             self.finish(number)
         self._sweep(number, metadata)
-        return first
+        return first if first < len(snapshots) else 0
 
     def _put(self, number: int, metadata: Mapping[str, Any]) -> bool:
         return self._store.put_if_absent(_path(number), json.dumps(metadata).encode())

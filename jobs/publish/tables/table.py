@@ -77,4 +77,4 @@ class TableWriter(Protocol):
         """After the commit of that version: what readers go by, or are served by. Idempotent."""
 
     def tidy(self, kept: Sequence[str]) -> int:
-        """Forget versions older than the first one whose run is in `kept`; returns how many. Their parts are gone."""
+        """Forget versions up to the last one whose run is not in `kept`; returns how many. Parts of that one are gone."""

@@ -83,7 +83,7 @@ def test_nights_carried_over_parts_retention_and_rollback(tmp_path: Path, small_
     assert delta_rows(output) == folder_rows(output)
     table = DeltaTable(output / "data")
     assert table.version() == 4
-    with pytest.raises(Exception, match="version|log segment"):
+    with pytest.raises(Exception, match=r"version|log segment"):
         DeltaTable(output / "data", version=2)
     with pytest.raises(UsageError, match=r"output\.table is not set"):
         embed_corpus(plain)
