@@ -30,11 +30,15 @@ _RECORDS = {OutputTable.DELTA: "data/_delta_log", OutputTable.ICEBERG: "data/met
 _READERS: dict[OutputTable, tuple[Callable[[Path], pa.Table], Callable[[Path], pa.Table]]] = {
     OutputTable.DELTA: (
         lambda output: DeltaTable(output / "data").to_pyarrow_table(),
-        lambda output: polars.read_delta(str(output / "data")).to_arrow(),
+        lambda output: polars.read_delta(str(output / "data"), use_pyarrow=True).to_arrow(),
     ),
     OutputTable.ICEBERG: (
         lambda output: StaticTable.from_metadata(str(output / "data")).scan().to_arrow(),
-        lambda output: polars.scan_iceberg(str(output / "data/metadata/v1.metadata.json")).collect().to_arrow(),
+        lambda output: (
+            polars.scan_iceberg(str(output / "data/metadata/v1.metadata.json"), reader_override="pyiceberg")
+            .collect()
+            .to_arrow()
+        ),
     ),
 }
 

@@ -163,7 +163,7 @@ def checkpoint(store: Store, state: LogState, milliseconds: int) -> None:
 
 
 def shorten(store: Store, kept: Sequence[str]) -> int:
-    """Delete what only versions need that are not, as all after them, of runs in `kept`; returns how many versions that were.
+    """Delete what only versions need up to the last one whose run is not in `kept`; returns how many versions that were.
 
     The newest version and its checkpoint stay. Nothing is deleted where the first version to keep has no checkpoint.
     """
