@@ -149,7 +149,7 @@ def test_killed_at_every_step_table_and_current_agree_after_the_next_start(
         assert table_rows(output, kind) == folder_rows(output), step
         if kind is OutputTable.DELTA:
             assert DeltaTable(output / "data").version() == 1, "committed once"
-    assert disagreed >= 2, "some of the moments lie between the two"
+    assert disagreed >= 1, "a moment lies between the two"
 
 
 def test_somebody_elses_version_stops_a_run_before_it_embeds(tmp_path: Path, small_model: Path) -> None:

@@ -101,6 +101,7 @@ class _Mortal(Store):
         return done
 
 
+@pytest.mark.slow
 @both
 def test_killed_at_every_write_the_same_rollback_again_makes_them_agree(tmp_path: Path, kind: OutputTable) -> None:
     output, kept = tmp_path / "out", tmp_path / "kept"
