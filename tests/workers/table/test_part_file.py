@@ -175,7 +175,7 @@ def test_a_column_that_parquet_cannot_hold_is_refused() -> None:
 
 
 def test_only_part_file_knows_parquet() -> None:
-    """Beside it: Parquet sources, Iceberg's files of deletes, Delta's checkpoints, statistics, the run's own small tables."""
+    """Beside it: Parquet sources, Iceberg's deletes, Delta's checkpoints, statistics, the run's own small tables."""
     importers = set()
     for path in [*PRODUCT.glob("jobs/**/*.py"), *PRODUCT.glob("workers/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
