@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from jobs.evaluate import classify
 from jobs.evaluate.classes.facts import lines
+from jobs.evaluate.classes.inputs import require_split_column
 from jobs.evaluate.config import EvaluateSection, SplitBy, Task
 from jobs.passes.kind import Kept, Outcome
 from jobs.passes.passes import Passes
@@ -60,13 +61,7 @@ def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
     if section.split.by is SplitBy.NEAR or section.against is not None:
         setting = "against" if section.against is not None else "split.by=near"
         raise UsageError(f"evaluate.{setting}: not for task=tokens; leave it out")
-    if section.split.column is not None:
-        source.require_columns([section.split.column], "evaluate.split.column")
-        kind = source.column_type(section.split.column)
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UsageError(
-                f"evaluate.split.column: {section.split.column} is of type {kind}; it must say `train` or `test`"
-            )
+    require_split_column(source, section.split)
     return tuple(dict.fromkeys([ID, TEXT_HASH, TOKENS, str(section.words), str(section.label), *_also(section)]))
 
 

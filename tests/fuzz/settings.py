@@ -291,7 +291,8 @@ def _forget_connections() -> None:
 
 
 def _files(folder: Path) -> set[str]:
-    return {str(path) for path in folder.rglob("*")}
+    """But for the user's cache, which is here where a case makes this folder the home."""
+    return {str(path) for path in folder.rglob("*") if ".cache" not in path.relative_to(folder).parts}
 
 
 def try_seeds(seeds: Sequence[int], model: Path, folder: Path, deadline: float) -> list[Told]:

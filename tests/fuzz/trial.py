@@ -23,6 +23,7 @@ from tests.fuzz.originals import KEEP, Original, documents, originals
 from workers.config import CorpusConfig
 from workers.errors import ObjectError, UsageError
 from workers.host.isolated_process import IsolatedProcess
+from workers.reading import reader
 from workers.reading.reader import read_windows
 from workers.records.documents import ReadPlan
 from workers.records.shard import Shard
@@ -64,12 +65,16 @@ def rows_of(original: Original) -> Counter[Row]:
 
 @contextlib.contextmanager
 def one_isolated_process(isolated: IsolatedProcess) -> Iterator[None]:
-    """Let every planning use this isolated process: starting one for each of ten thousand would be all that is measured."""
-    footers.IsolatedProcess = lambda: contextlib.nullcontext(isolated)  # type: ignore[misc,assignment,return-value]
+    """Let every planning, and every reading of a bad footer, use this isolated process: starting one for each of ten
+    thousand would be all that is measured."""
+    users = (footers, reader)
+    for user in users:
+        user.IsolatedProcess = lambda: contextlib.nullcontext(isolated)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        footers.IsolatedProcess = IsolatedProcess  # type: ignore[misc]
+        for user in users:
+            user.IsolatedProcess = IsolatedProcess  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,17 @@ corpus_of      Parquet objects from rows; only those given are written
 settings       a configuration over them
 HandSession    stands for jobs.embed.session.Session: a text's vector is drawn from its hash
 by_hand        puts it there; no reference of the golden texts is computed, and reports have no charts
+days_apart     each night is a day later than the one before
 rows_of        what a reader of the published folder gets
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,14 @@ from fsspec.core import url_to_fs
 
 import jobs.embed.job
 import jobs.embed.session
+import jobs.planning.choose_run
 import jobs.report.charts
 from jobs.config import RunConfig, parse_config
 from jobs.embed.context import DriverContext
 from jobs.planning.planned_run import PlannedRun
 from jobs.planning.run import Run
 from jobs.state.accounting import Work
+from jobs.state.records import new_run_id
 from jobs.state.stored_shards import pending
 from workers.records.documents import text_hash
 from workers.records.shard import Assignment, Receipt, Shard
@@ -100,6 +105,14 @@ def by_hand(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(jobs.embed.session, "Session", HandSession)
     patch.setattr(jobs.report.charts, "charts", lambda facts: {})
     patch.setattr(jobs.embed.job, "golden_reference_file", lambda *_: contextlib.nullcontext())
+
+
+def days_apart(patch: pytest.MonkeyPatch) -> None:
+    """Ids of runs sort by seconds, and these runs take less."""
+    days = itertools.count()
+    patch.setattr(
+        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
+    )
 
 
 def embed_shard(run: Run, shard: Shard, epoch: int = 1) -> Receipt:

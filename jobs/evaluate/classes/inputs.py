@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from jobs.evaluate.config import EvaluateSection, SplitBy
+from jobs.evaluate.config import EvaluateSection, SplitBy, SplitSection
 from jobs.passes.source import SourceSnapshot
 from jobs.publish.open_snapshot import open_published
 from jobs.state.stored_run import StoredRun
@@ -26,11 +26,7 @@ def columns_of(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, .
     source.require_columns([section.label], "evaluate.label")
     require_label(source.column_type(section.label), section.label)
     split = section.split
-    if split.column is not None:
-        source.require_columns([split.column], "evaluate.split.column")
-        kind = source.column_type(split.column)
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise UsageError(f"evaluate.split.column: {split.column} is of type {kind}; it must say `train` or `test`")
+    require_split_column(source, split)
     if section.against is not None and has_several(source.column_type(section.label)):
         raise UsageError("evaluate.against: rows with several labels are not compared one by one; leave it out")
     if split.by is SplitBy.NEAR:
@@ -40,6 +36,16 @@ def columns_of(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, .
     chunk = [CHUNK] if CHUNK in source.schema.rows.names else []
     named = dict.fromkeys([ID, *chunk, TEXT_HASH, section.label, *([split.column] if split.column else [])])
     return tuple(named)
+
+
+def require_split_column(source: SourceSnapshot, split: SplitSection) -> None:
+    """Raises: UsageError: `split.column` is there, and no kept column of texts."""
+    if split.column is None:
+        return
+    source.require_columns([split.column], "evaluate.split.column")
+    kind = source.column_type(split.column)
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise UsageError(f"evaluate.split.column: {split.column} is of type {kind}; it must say `train` or `test`")
 
 
 def division_groups(source: SourceSnapshot, section: EvaluateSection) -> NearGroups | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.embed.session
-import jobs.planning.choose_run
-import jobs.report.charts
 import workers.snapshot.changes.compare as compare_module
 import workers.snapshot.changes.scan as scan_module
 import workers.snapshot.changes.write as write_module
 from jobs.config import RunConfig
 from jobs.embed.job import embed_corpus
 from jobs.state.current import read_current
-from jobs.state.records import new_run_id
 from tests.documented import apply_changes
-from tests.jobs.nights import NIGHT_1, HandSession, corpus_of, rows, settings
+from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, days_apart, rows, settings
 from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted
 from workers.storage.store import Store
@@ -37,12 +31,8 @@ Doc = tuple[str, str, str]  # id, text, lang
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    days = itertools.count()
-    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
-    monkeypatch.setattr(jobs.report.charts, "charts", lambda facts: {})
-    monkeypatch.setattr(
-        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
-    )
+    by_hand(monkeypatch)
+    days_apart(monkeypatch)
 
 
 def _write(store: Store, objects: Mapping[str, Sequence[Doc]]) -> None:

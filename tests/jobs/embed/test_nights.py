@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import signal
 import sys
 import threading
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import jobs.embed.job
-import jobs.planning.choose_run
 import jobs.planning.run
 from jobs.commands.plan import plan_run, plan_text
 from jobs.commands.verify import verify_snapshot
@@ -25,9 +22,9 @@ from jobs.driver.signals import Stopped
 from jobs.embed.job import embed_corpus
 from jobs.report.summary import summary_text
 from jobs.state.current import read_current
-from jobs.state.records import list_runs, new_run_id, read_status, write_status
+from jobs.state.records import list_runs, read_status, write_status
 from jobs.state.stored_run import StoredRun
-from tests.jobs.nights import NIGHT_1, HandSession, by_hand, corpus_of, rows, rows_of, settings
+from tests.jobs.nights import NIGHT_1, HandSession, by_hand, corpus_of, days_apart, rows, rows_of, settings
 from tests.jobs.snapshot_samples import Killed
 from workers.errors import RunAborted, TransientError, UsageError
 from workers.storage.store import Store
@@ -37,12 +34,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A night is a day later than the one before: ids sort by seconds."""
-    days = itertools.count()
     by_hand(monkeypatch)
-    monkeypatch.setattr(
-        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
-    )
+    days_apart(monkeypatch)
 
 
 @pytest.fixture

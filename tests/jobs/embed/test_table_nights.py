@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ import pytest
 import jobs.corpus.footers
 import jobs.corpus.tables.lance
 import jobs.embed.session
-import jobs.planning.choose_run
-import jobs.report.charts
 import workers.reading.reader
 import workers.storage.stream
 from jobs.commands.plan import plan_run
@@ -25,9 +22,8 @@ from jobs.commands.verify import verify_snapshot
 from jobs.config import RunConfig
 from jobs.driver.signals import Stopped
 from jobs.embed.job import embed_corpus
-from jobs.state.records import new_run_id
 from tests.jobs.corpus.tables import delta_logs, iceberg_tables
-from tests.jobs.nights import FILLER, HandSession, rows_of, settings
+from tests.jobs.nights import FILLER, HandSession, by_hand, days_apart, rows_of, settings
 from workers.records.shard import ObjectSlice
 from workers.storage.store import Store
 
@@ -37,13 +33,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A night is a day later than the one before: ids sort by seconds."""
-    days = itertools.count()
-    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
-    monkeypatch.setattr(jobs.report.charts, "charts", lambda facts: {})
-    monkeypatch.setattr(
-        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
-    )
+    by_hand(monkeypatch)
+    days_apart(monkeypatch)
 
 
 @pytest.fixture

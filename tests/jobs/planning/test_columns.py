@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import jobs.embed.session
-import jobs.planning.choose_run
 from jobs.commands.plan import plan_run
 from jobs.commands.search import find
 from jobs.config import RunConfig
 from jobs.embed.job import embed_corpus
 from jobs.planning.request import Request
 from jobs.publish.open_snapshot import open_published
-from jobs.state.records import new_run_id
-from tests.jobs.nights import NIGHT_1, HandSession, corpus_of, rows, rows_of, settings
+from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, days_apart, rows, rows_of, settings
 from workers.errors import UsageError
 
 pytestmark = pytest.mark.slow
@@ -32,11 +27,8 @@ THREE: list[dict[str, Any]] = [
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    days = itertools.count()
-    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
-    monkeypatch.setattr(
-        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
-    )
+    by_hand(monkeypatch)
+    days_apart(monkeypatch)
 
 
 def with_columns(folder: Path, model: Path, vectors: list[dict[str, Any]] | None, **gate: Any) -> RunConfig:

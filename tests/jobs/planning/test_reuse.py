@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,15 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import jobs.planning.choose_run
 from jobs.commands.plan import plan_run
 from jobs.corpus.discovery import Corpus
 from jobs.corpus.listing import SourceObject
 from jobs.embed.job import embed_corpus
 from jobs.planning.reuse import known_objects, open_base, reads_tsv_anew
 from jobs.planning.run import ReuseRefused, Run
-from jobs.state.records import list_runs, new_run_id, read_run
-from tests.jobs.nights import NIGHT_1, HandSession, by_hand, corpus_of, rows, settings
+from jobs.state.records import list_runs, read_run
+from tests.jobs.nights import NIGHT_1, HandSession, by_hand, corpus_of, days_apart, rows, settings
 from workers.config import CorpusConfig, CsvConfig, SourceFormat
 from workers.records.documents import ROW_RULES, ReadPlan
 from workers.storage.objects import ObjectInfo
@@ -32,12 +29,8 @@ from workers.storage.store import Store
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A night is a day later than the one before: ids sort by seconds."""
-    days = itertools.count()
     by_hand(monkeypatch)
-    monkeypatch.setattr(
-        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
-    )
+    days_apart(monkeypatch)
 
 
 @pytest.fixture(scope="module")

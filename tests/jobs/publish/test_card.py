@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,11 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-import jobs.embed.session
-import jobs.planning.choose_run
-import jobs.report.charts
 from jobs.commands.rollback import roll_back
 from jobs.embed.job import embed_corpus
 from jobs.publish.card import MARK, card, feature
 from jobs.state.current import Current
-from jobs.state.records import new_run_id
-from tests.jobs.nights import NIGHT_1, HandSession, corpus_of, rows, settings
+from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, days_apart, rows, settings
 
 CURRENT = Current("r1", "s3://b/out/data/r1", "data/r1", 1234, "2026-11-20T10:03:12+00:00", "0.2.0")
 MODEL = {"name": "a|model", "revision": None, "pooling": "mean", "dim": 384, "vector": "float32", "prompt": "secret"}
@@ -87,12 +81,8 @@ def test_the_front_matter_and_the_text() -> None:
 @pytest.fixture
 def nights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedded by hand, a day apart."""
-    days = itertools.count()
-    monkeypatch.setattr(jobs.embed.session, "Session", HandSession)
-    monkeypatch.setattr(jobs.report.charts, "charts", lambda facts: {})
-    monkeypatch.setattr(
-        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
-    )
+    by_hand(monkeypatch)
+    days_apart(monkeypatch)
 
 
 @pytest.mark.slow

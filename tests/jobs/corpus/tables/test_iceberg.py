@@ -181,14 +181,20 @@ def test_files_without_ids_are_not_guessed_at(tmp_path: Path) -> None:
     assert corpus.objects[0].problem is not None
 
 
-def test_a_partition_that_files_lack_is_its_value_in_the_records(tmp_path: Path) -> None:
-    """As in files that come from Hive: the column is in none of them."""
-    rows = documents(0, 12, year=pa.array([2000 + row % 3 for row in range(12)], pa.int32()), day=DAYS * 4)
-    table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", rows.schema)
+def partitioned(folder: Path, rows: pa.Table) -> Any:
+    """A table of these rows, by year and day."""
+    table = iceberg_tables.catalog(folder).create_table("docs.pages", rows.schema)
     with table.update_spec() as update:
         update.add_identity("year")
         update.add_identity("day")
     table.append(rows)
+    return table
+
+
+def test_a_partition_that_files_lack_is_its_value_in_the_records(tmp_path: Path) -> None:
+    """As in files that come from Hive: the column is in none of them."""
+    rows = documents(0, 12, year=pa.array([2000 + row % 3 for row in range(12)], pa.int32()), day=DAYS * 4)
+    table = partitioned(tmp_path, rows)
     for file in iceberg_tables.data_files(table):
         path = file.removeprefix("file://")
         pq.write_table(pq.ParquetFile(path).read().drop_columns(["year", "day"]), path)
@@ -200,11 +206,7 @@ def test_a_partition_that_files_lack_is_its_value_in_the_records(tmp_path: Path)
 def test_where_chooses_files_by_identity_partitions(tmp_path: Path) -> None:
     """In the table's types."""
     rows = documents(0, 30, year=pa.array([2000 + row % 3 for row in range(30)], pa.int32()), day=DAYS * 10)
-    table = iceberg_tables.catalog(tmp_path).create_table("docs.pages", rows.schema)
-    with table.update_spec() as update:
-        update.add_identity("year")
-        update.add_identity("day")
-    table.append(rows)
+    table = partitioned(tmp_path, rows)
     ours, _ = read_rows(settings(newest(table), "iceberg", keep=["year"], where="year > 2000 or day = '2024-02-29'"))
     same(ours, table.scan(row_filter="year > 2000 or day = '2024-02-29'").to_arrow())
     nulls, _ = read_rows(settings(newest(table), "iceberg", where="day is null"))
