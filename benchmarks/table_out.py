@@ -1,7 +1,10 @@
-"""What `output.table` costs, and whether the table is the folder: `python -m benchmarks.table_out OUTPUT [delta|iceberg]`.
+"""What `output.table` costs, and whether the table is the folder.
+
+    python -m benchmarks.table_out OUTPUT [delta|iceberg] [--duckdb PYTHON] [--spark PYTHON --jar JAR …]
 
 A copy of a published output is registered. Printed: CPU and wall seconds, bytes of the records, and whether the format's own
-library (deltalake, pyiceberg) and Polars read what pyarrow reads of the folder, column by column.
+library (deltalake, pyiceberg) and Polars read what pyarrow reads of the folder, column by column. So do DuckDB and Spark, by
+interpreters that have them (benchmarks/table_readers.py).
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +22,7 @@ from pathlib import Path
 import polars
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyiceberg.table import StaticTable
 
@@ -26,6 +31,7 @@ from jobs.publish.tables.follow import settle
 from workers.config import OutputTable
 from workers.storage.store import Store
 
+_ENGINES = ("duckdb", "spark")
 _RECORDS = {OutputTable.DELTA: "data/_delta_log", OutputTable.ICEBERG: "data/metadata"}
 _READERS: dict[OutputTable, tuple[Callable[[Path], pa.Table], Callable[[Path], pa.Table]]] = {
     OutputTable.DELTA: (
@@ -48,10 +54,24 @@ def _sorted(table: pa.Table, like: pa.Schema) -> pa.Table:
     return table.select(like.names).cast(like).sort_by("id").combine_chunks()
 
 
+def _elsewhere(
+    engine: str, python: str, kind: OutputTable, data: Path, out: Path, jars: list[str]
+) -> tuple[list[str], pa.Table]:
+    """Versions and rows of an engine that runs under an interpreter of its own."""
+    out.mkdir()
+    script = Path(__file__).with_name("table_readers.py")
+    command = [python, str(script), engine, kind.value, str(data), str(out), *(jars if engine == "spark" else ())]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(ended.stdout.splitlines()[-1]), pq.read_table(out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("kind", type=OutputTable, nargs="?", default=OutputTable.DELTA)
+    for engine in _ENGINES:
+        parser.add_argument(f"--{engine}", metavar="PYTHON", help=f"an interpreter that has {engine}")
+    parser.add_argument("--jar", action="append", default=[], help="Spark's runtime for the format")
     arguments = parser.parse_args()
     output: Path = arguments.output
     kind: OutputTable = arguments.kind
@@ -68,13 +88,17 @@ def main() -> None:
         flat = pa.schema([field.with_type(_plain(field.type)) for field in rows.schema])
         want = _sorted(rows, flat)
         own, theirs = (_sorted(read(copy), flat) for read in _READERS[kind])
-        told = {
+        told: dict[str, object] = {
             "table": kind.value,
             "rows": len(want),
             "own_library_same": own.equals(want),
             "polars_same": theirs.equals(want),
             "record_bytes": sum(path.stat().st_size for path in (copy / _RECORDS[kind]).iterdir()),
         }
+        for engine in _ENGINES:
+            if python := getattr(arguments, engine):
+                read, found = _elsewhere(engine, python, kind, copy / "data", Path(folder, engine), arguments.jar)
+                told[engine] = {"versions": read, "rows": len(found), "same": _sorted(found, flat).equals(want)}
         print(json.dumps(spent | told))
 
 

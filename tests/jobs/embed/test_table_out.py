@@ -1,37 +1,33 @@
-"""output.table over nights: the table has what CURRENT.json names, wherever a driver was killed."""
+"""output.table over nights: the table has what CURRENT.json names, and is a corpus. Kills: faults/test_kill_table.py."""
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import uuid
-from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from pyiceberg.table import StaticTable
 
-import jobs.planning.choose_run
 from jobs.commands.rollback import roll_back
 from jobs.embed.job import embed_corpus
-from jobs.state.records import new_run_id
-from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, rows, rows_of, settings
+from tests.jobs.nights import NIGHT_1, by_hand, corpus_of, days_apart, rows, rows_of, settings
 from tests.jobs.publish.tables.folders_and_tables import (
     current,
     delta_rows,
     folder_rows,
     polars_rows,
-    table_rows,
+    register,
     tables_agree,
 )
-from tests.jobs.snapshot_samples import Killed
+from tests.vector_snapshots import publish_vectors
 from workers.config import CorpusConfig, OutputTable
 from workers.errors import UsageError
 from workers.reading.tables.credentials import file_io_properties, object_store_options
-from workers.storage.store import Store
 
 pytestmark = [
     pytest.mark.slow,
@@ -41,11 +37,8 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _embedded_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    days = itertools.count()
     by_hand(monkeypatch)
-    monkeypatch.setattr(
-        jobs.planning.choose_run, "new_run_id", lambda print_, now: new_run_id(print_, now + timedelta(days=next(days)))
-    )
+    days_apart(monkeypatch)
 
 
 def _night_2(folder: Path) -> None:
@@ -91,67 +84,6 @@ def test_nights_carried_over_parts_retention_and_rollback(tmp_path: Path, small_
     assert embed_corpus(plain)["unchanged"]
 
 
-class _Mortal:
-    """Changes of the table and of what publishes are counted from CURRENT.json on; the n-th dies before it takes effect."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count, self.left, self.begun = 0, 1 << 30, False
-        for name in ("put", "put_if_absent", "delete", "delete_many", "prune"):
-            monkeypatch.setattr(Store, name, self._wrapped(getattr(Store, name)))
-
-    def arm(self, left: int) -> None:
-        self.count, self.left, self.begun = 0, left, False
-
-    def _wrapped(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def change(store: Store, what: Any, *data: Any) -> Any:
-            if str(what).startswith("runs/lock/"):
-                return real(store, what, *data)
-            of_the_table = str(what).startswith(("data/_delta_log", "data/metadata"))
-            self.begun = self.begun or what == "CURRENT.json"
-            if not self.begun or not (of_the_table or what in ("CURRENT.json", "README.md")):
-                return real(store, what, *data)
-            self.count += 1
-            dies = self.count > self.left
-            if dies:
-                raise Killed
-            return real(store, what, *data)
-
-        return change
-
-
-@pytest.mark.parametrize("kind", list(OutputTable))
-def test_killed_at_every_step_table_and_current_agree_after_the_next_start(
-    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, kind: OutputTable
-) -> None:
-    output, kept = tmp_path / "out", tmp_path / "kept"
-    config = settings(tmp_path, small_model, output={"keep_snapshots": 1, "table": kind.value})
-    corpus_of(tmp_path / "corpus", NIGHT_1)
-    embed_corpus(config)
-    _night_2(tmp_path)
-    shutil.copytree(output, kept)
-    mortal = _Mortal(monkeypatch)
-    mortal.arm(1 << 30)
-    embed_corpus(config)
-    steps = mortal.count
-    disagreed = 0
-    assert steps >= 6
-    for step in range(steps):  # before each; what comes after the last one is the last moment of all
-        shutil.rmtree(output)
-        shutil.copytree(kept, output)
-        mortal.arm(step)
-        with pytest.raises(Killed):
-            embed_corpus(config)
-        assert len(table_rows(output, kind)) in (80, 67), "the table is one of the two snapshots at any time"
-        disagreed += not tables_agree(output, kind)
-        mortal.arm(1 << 30)
-        embed_corpus(config)
-        assert tables_agree(output, kind), step
-        assert table_rows(output, kind) == folder_rows(output), step
-        if kind is OutputTable.DELTA:
-            assert DeltaTable(output / "data").version() == 1, "committed once"
-    assert disagreed >= 1, "a moment lies between the two"
-
-
 def test_somebody_elses_version_stops_a_run_before_it_embeds(tmp_path: Path, small_model: Path) -> None:
     config = settings(tmp_path, small_model, output={"table": "delta"})
     corpus_of(tmp_path / "corpus", NIGHT_1)
@@ -165,9 +97,6 @@ def test_somebody_elses_version_stops_a_run_before_it_embeds(tmp_path: Path, sma
 
 
 def test_a_kept_column_without_a_type_is_refused_before_anything_is_written(tmp_path: Path, small_model: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     (tmp_path / "corpus").mkdir()
     cells = {"id": ["a"], "text": ["b"], "size": pa.array([1], pa.uint32())}
     pq.write_table(pa.table(cells), tmp_path / "corpus/a.parquet")
@@ -183,6 +112,35 @@ def test_vectors_without_a_type(tmp_path: Path, vector: str) -> None:
         settings(tmp_path, tmp_path, output={"table": "delta", "vector": vector})
     with pytest.raises(UsageError, match="table"):
         settings(tmp_path, tmp_path, output={"table": "orc"})
+
+
+@pytest.mark.parametrize("kind", list(OutputTable))
+def test_the_table_is_a_corpus_and_its_files_are_none(tmp_path: Path, small_model: Path, kind: OutputTable) -> None:
+    """By corpus.table it is the published snapshot alone; so is the folder of a run; all files below data/ are refused."""
+    published = tmp_path / "published"
+    vectors = np.random.default_rng(5).standard_normal((20, 8)).astype(np.float32)
+    keep = {"section": pa.array(["net", "a b%2F", None, "x" * 230] * 5)}
+    publish_vectors(published, vectors, keep=keep, partition_by=["section"])
+    register(published, kind)
+    publish_vectors(published, -vectors, keep=keep, partition_by=["section"])
+    register(published, kind)
+    want = {str(at): section for at, section in enumerate(keep["section"].to_pylist())}
+    read = {"id": "id", "text": "id", "keep": ["section"]}
+    found = settings(tmp_path, small_model, corpus=read | {"uri": f"{published}/data", "table": kind.value})
+    embed_corpus(found)
+    table = rows_of(str(tmp_path / "out" / current(tmp_path / "out")["data_path"]))
+    assert dict(zip(table["id"].to_pylist(), table["section"].to_pylist(), strict=True)) == want
+    assert len(table) == 20
+
+    again = {name: value for name, value in read.items() if name != "keep"}
+    folder = settings(tmp_path / "f", small_model, corpus=again | {"uri": str(published / current(published)["data_path"])})
+    embed_corpus(folder)
+    by_folder = rows_of(str(tmp_path / "f/out" / current(tmp_path / "f/out")["data_path"]))
+    assert sorted(by_folder["id"].to_pylist()) == sorted(want)
+    for uri in (f"{published}/data", str(published)):
+        with pytest.raises(UsageError, match=rf"table.*set corpus\.table: {kind}"):
+            embed_corpus(settings(tmp_path / "g", small_model, corpus=again | {"uri": uri}))
+    assert not list((tmp_path / "g").rglob("*.*"))
 
 
 @pytest.mark.s3

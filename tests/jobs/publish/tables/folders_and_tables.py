@@ -1,5 +1,6 @@
 """What independent readers get: of the folder that CURRENT.json names, and of the table beside it.
 
+register         makes the published snapshot a table
 folder_rows      pyarrow, of data/<run_id>
 delta_rows       deltalake (delta-rs), of the table
 iceberg_rows     pyiceberg, of the table that version-hint.text names
@@ -20,9 +21,18 @@ import pyarrow.dataset as ds
 from deltalake import DeltaTable
 from pyiceberg.table import StaticTable
 
+from jobs.driver.lock import DriverLock
+from jobs.publish.tables.follow import settle
 from workers.config import OutputTable
+from workers.storage.store import Store
 
 Rows = list[dict[str, Any]]
+
+
+def register(output: Path, kind: OutputTable) -> None:
+    store = Store(str(output), {})
+    with DriverLock(store) as lock:
+        settle(store, lock, kind, begin=True)
 
 
 def current(output: Path) -> dict[str, Any]:

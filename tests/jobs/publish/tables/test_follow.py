@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +16,10 @@ from jobs.commands.rollback import roll_back
 from jobs.driver.lock import DriverLock
 from jobs.publish.publish import Snapshot, publish
 from jobs.publish.tables.delta_log import append, read_log
-from jobs.publish.tables.follow import FollowingTable, require_table, settle, tidy
+from jobs.publish.tables.follow import FollowingTable, require_table, tidy
 from jobs.publish.tables.table import TableChanged
 from jobs.state.stored_run import StoredRun
-from tests.jobs.publish.tables.folders_and_tables import current, folder_rows, table_rows, tables_agree
-from tests.jobs.snapshot_samples import Killed
+from tests.jobs.publish.tables.folders_and_tables import current, folder_rows, register, table_rows, tables_agree
 from tests.vector_snapshots import publish_next, publish_vectors
 from workers.config import OutputTable
 from workers.errors import UsageError
@@ -32,12 +30,6 @@ DELTA, ICEBERG = OutputTable.DELTA, OutputTable.ICEBERG
 FOLDERS = {DELTA: "data/_delta_log", ICEBERG: "data/metadata"}
 VECTORS = np.random.default_rng(5).standard_normal((20, 8)).astype(np.float32)
 both = pytest.mark.parametrize("kind", list(OutputTable))
-
-
-def register(output: Path, kind: OutputTable) -> None:
-    store = Store(str(output), {})
-    with DriverLock(store) as lock:
-        settle(store, lock, kind, begin=True)
 
 
 def two_nights(output: Path, kind: OutputTable) -> tuple[str, str]:
@@ -77,55 +69,6 @@ def test_rollback_takes_the_table_along_and_back(tmp_path: Path, kind: OutputTab
         assert (current(tmp_path)["run_id"], current(tmp_path)["table"]) == (run, kind.value)
         assert tables_agree(tmp_path, kind)
         assert table_rows(tmp_path, kind) == folder_rows(tmp_path)
-
-
-class _Mortal(Store):
-    """Dies at its n-th change, before or after it took effect."""
-
-    def __init__(self, uri: Path, left: int, *, after: bool) -> None:
-        super().__init__(str(uri), {})
-        self.left, self.after, self.count = left, after, 0
-
-    def put(self, path: str, data: bytes) -> None:
-        self._change(lambda: super(_Mortal, self).put(path, data))
-
-    def put_if_absent(self, path: str, data: Any) -> bool:
-        return bool(self._change(lambda: super(_Mortal, self).put_if_absent(path, data)))
-
-    def _change(self, change: Callable[[], Any]) -> Any:
-        self.count += 1
-        dies = self.count > self.left
-        done = None if dies and not self.after else change()
-        if dies:
-            raise Killed
-        return done
-
-
-@pytest.mark.slow
-@both
-def test_killed_at_every_write_the_same_rollback_again_makes_them_agree(tmp_path: Path, kind: OutputTable) -> None:
-    output, kept = tmp_path / "out", tmp_path / "kept"
-    first, second = two_nights(output, kind)
-    shutil.copytree(output, kept)
-    whole = _Mortal(output, 1 << 30, after=False)
-    publish_with_table(output, second, kind, whole)
-    disagreed = 0
-    for left in range(whole.count):
-        for after in (False, True):
-            shutil.rmtree(output)
-            shutil.copytree(kept, output)
-            with pytest.raises(Killed):
-                publish_with_table(output, second, kind, _Mortal(output, left, after=after))
-            disagreed += not tables_agree(output, kind)
-            now = current(output)["run_id"]
-            roll_back(str(output), now)
-            assert tables_agree(output, kind), (left, after, "the same again")
-            assert require_table(Store(str(output), {}), kind)
-            if now == second:
-                roll_back(str(output), first)
-                assert tables_agree(output, kind), (left, after, "rolled back")
-                assert len(table_rows(output, kind)) == 20
-    assert disagreed >= 2
 
 
 def _appended(output: Path) -> None:

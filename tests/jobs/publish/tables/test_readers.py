@@ -13,13 +13,12 @@ import pytest
 from deltalake import DeltaTable
 from pyiceberg.table import StaticTable
 
-from jobs.driver.lock import DriverLock
-from jobs.publish.tables.follow import settle
 from tests.jobs.publish.tables.folders_and_tables import (
     delta_rows,
     folder_rows,
     iceberg_rows,
     polars_rows,
+    register,
     table_rows,
     tables_agree,
 )  # fmt: skip
@@ -37,12 +36,6 @@ KEEP = {
     "number": pa.array([None if at % 7 == 0 else at for at in range(COUNT)], pa.int64()),
     "tags": pa.array([["a", None], [], None, ["b"]] * (COUNT // 4), pa.list_(pa.string())),
 }
-
-
-def register(output: Path, kind: OutputTable) -> None:
-    store = Store(str(output), {})
-    with DriverLock(store) as lock:
-        settle(store, lock, kind, begin=True)
 
 
 def _without(rows: list[dict[str, Any]], column: str) -> list[dict[str, Any]]:
