@@ -38,7 +38,7 @@ test-fast: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -n $(FAST_WORKERS) -m 'not (slow or alone or ray or s3)' $(ARGS)
 
 faults: $(VENV)/.stamp-dev
-	REEMBED_FAULTS=all REEMBED_REPLICA_KILLS=20 REEMBED_DRIVER_KILLS=20 REEMBED_NIGHT_KILLS=20 REEMBED_RACES=20 \
+	REEMBED_FAULTS=all REEMBED_REPLICA_KILLS=20 REEMBED_DRIVER_KILLS=20 REEMBED_NIGHT_KILLS=20 REEMBED_TABLE_KILLS=20 REEMBED_RACES=20 \
 	  REEMBED_FREEZE_SECONDS=30 $(BIN)/python -m pytest tests/faults tests/test_s3_server.py $(ARGS)
 
 soak: $(VENV)/.stamp-dev

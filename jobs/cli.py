@@ -192,17 +192,11 @@ def publish(
 @app.command()
 def changes(
     target: Target,
-    from_run: Annotated[
-        str | None, typer.Option("--from", metavar="RUN_ID", help="Default: the snapshot before. none: all rows are added.")
-    ] = None,
+    from_run: flags.FromRun = None,
     to_run: Annotated[str | None, typer.Option("--to", metavar="RUN_ID", help="Default: the published snapshot.")] = None,
     into: Annotated[str | None, typer.Option(metavar="URI", help="Write the rows there; else they are counted.")] = None,
-    consumer: Annotated[
-        str | None, typer.Option(metavar="NAME", help="From what NAME has acknowledged; kept until it acknowledges more.")
-    ] = None,
-    whole: Annotated[
-        bool, typer.Option("--whole", help="Read unchanged parts too: for a corpus in which an id may occur twice.")
-    ] = False,
+    consumer: flags.ChangesFor = None,
+    whole: flags.Whole = False,
     ack: Annotated[str | None, typer.Option(metavar="RUN_ID", help="The consumer has applied the set to RUN_ID.")] = None,
     forget: Annotated[bool, typer.Option("--forget", help="The consumer is no more; nothing is kept for it.")] = False,
     as_json: Json = False,
@@ -224,13 +218,26 @@ def changes(
 
 
 @app.command()
+def load(
+    store: flags.StoreName,
+    output: Output,
+    where: flags.Where,
+    table: flags.Table = "embeddings",
+    consumer: flags.LoadedBy = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a table of a vector store to the published snapshot. The same command again is a no-op."""
+    from jobs.commands.load import load_snapshot, load_text
+
+    _print(load_snapshot(store, output, where, table, consumer), as_json, load_text)
+
+
+@app.command()
 def search(
     output: Output,
     text: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
-    index: Annotated[
-        str | None, typer.Option(metavar="INDEX_URI", help="Output of `reembed index`: asks its files.")
-    ] = None,
+    index: flags.IndexUri = None,
     where: Annotated[str | None, typer.Option(help="Only rows for which it holds, e.g. \"lang = 'de'\".")] = None,
     column: Annotated[
         str, typer.Option(metavar="NAME", help="The vectors that score: a column of output.vectors.")

@@ -1,8 +1,8 @@
-"""Options of `embed` and `plan` that stand for settings, so that the simplest use needs no YAML file.
+"""Options of `embed` and `plan` that stand for settings, so that the simplest use needs no YAML; some of other commands.
 
     reembed embed --corpus texts/ --output vectors/ --text body --keep lang,url
 
-They win over CONFIG and over key=value. Every other setting is reached by key=value as before.
+Those of embed and plan win over CONFIG and over key=value. Every other setting is reached by key=value as before.
 """
 
 from __future__ import annotations
@@ -26,6 +26,23 @@ Model = Annotated[str | None, typer.Option(metavar="NAME", help="model.name")]
 Text = Annotated[str | None, typer.Option(metavar="COLUMN", help="corpus.text")]
 Id = Annotated[str | None, typer.Option("--id", metavar="COLUMN", help="corpus.id")]
 Keep = Annotated[str | None, typer.Option(metavar="COLUMN,COLUMN", help="corpus.keep")]
+FromRun = Annotated[
+    str | None, typer.Option("--from", metavar="RUN_ID", help="Default: the snapshot before. none: all rows are added.")
+]
+ChangesFor = Annotated[
+    str | None,
+    typer.Option("--consumer", metavar="NAME", help="From what NAME has acknowledged; kept until it acknowledges more."),
+]
+Whole = Annotated[
+    bool, typer.Option("--whole", help="Read unchanged parts too: for a corpus in which an id may occur twice.")
+]
+IndexUri = Annotated[str | None, typer.Option(metavar="INDEX_URI", help="Output of `reembed index`: asks its files.")]
+StoreName = Annotated[str, typer.Argument(metavar="STORE", help="pgvector, lancedb, qdrant or milvus.")]
+Where = Annotated[str, typer.Argument(metavar="WHERE", help="The database: connection string, folder or address.")]
+Table = Annotated[str, typer.Option(metavar="NAME", help="Table or collection; made if there is none.")]
+LoadedBy = Annotated[
+    str | None, typer.Option("--consumer", metavar="NAME", help="Whom the snapshot is kept for. Default: STORE-TABLE.")
+]
 
 
 def configured(config: str | None, overrides: Sequence[str] | None, **flags: Any) -> RunConfig:

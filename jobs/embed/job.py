@@ -5,7 +5,7 @@
 3. embed       replicas on Ray embed the shards without a receipt; if there are none, Ray is not started (session.py)
 4. gate        rows in = rows out + rows quarantined, shard by shard, and all other checks         (gate/judge.py)
 5. publish     unless a check failed: the change set, if wanted (publish/change_sets.py); check the files, replace
-               CURRENT.json, then the data set card                                                (publish/publish.py)
+               CURRENT.json and commit the table, if wanted, then the data set card                (publish/publish.py)
 6. retain      snapshots beyond output.keep_snapshots are deleted                                  (publish/retention.py)
 7. report      report.html                                                                         (report/write.py)
 
@@ -44,6 +44,7 @@ from jobs.publish.carry_over import carry_over
 from jobs.publish.change_sets import write_night
 from jobs.publish.publish import Snapshot, publish
 from jobs.publish.retention import retain
+from jobs.publish.tables.follow import following, refuse_columns, require_table, settle, tidy
 from jobs.report.summary import Ending
 from jobs.report.write import add_report, report_abort, summarise
 from jobs.state.accounting import Work, audit, totals
@@ -82,14 +83,22 @@ def embed_corpus(config: RunConfig) -> dict[str, Any]:
     request = Request.resolve(config)
     lock = DriverLock(request.store)
     lock.refuse_if_held()
+    kind = config.output.table
+    agrees = require_table(request.store, kind)
     run: Run | PlannedRun = find_resumable(request) or plan_or_reopen(request)
     if isinstance(run, Run) and run.current and (summary := run.summary()).get("published"):
+        if not agrees:
+            probe_atomic_create(request.store, PROBES)
+            with lock:
+                settle(request.store, lock, kind, begin=True)
         log.info("nothing to do: snapshot %s was made from this corpus with these settings", run.run_id)
         return summary | {"unchanged": True}
     if isinstance(run, PlannedRun) and run.embeds:
         require_cluster(config.cluster.address)  # for a run that exists, once its receipts show that Ray is needed
+    refuse_columns(kind, request.store, run.plan, config.output.partition_by)
     probe_atomic_create(request.store, PROBES)
     with lock, stop_flag() as stop:
+        settle(request.store, lock, kind)
         run = find_resumable(request) or run  # another driver may have begun it meanwhile
         try:
             return _work(run, lock, stop)
@@ -185,11 +194,13 @@ def _complete(driver: DriverContext, run: Run, session: Session | None) -> dict[
         if run.config.output.changes:
             summary["changes"] = write_night(run.stored(receipts), _checked(driver))
         facts = run.facts() | {"documents": summary["documents"]}
-        damaged = publish(Snapshot(run.store, run.run_id, Files(receipts), facts), driver.lock)
+        table = following(run.stored(receipts), run.config.output.table)
+        damaged = publish(Snapshot(run.store, run.run_id, Files(receipts), facts), driver.lock, table=table)
         if damaged is None:
             summary |= {"published": True, "state": RunState.COMPLETE.value}
             put_card(run.stored(receipts), driver.lock.guard)
             summary["deleted_snapshots"] = retain(run.store, driver.lock, run.config.output.keep_snapshots, driver.stop)
+            tidy(run.store, driver.lock, run.config.output.table)
             break
         log.warning("parts are missing or altered, e.g. %s; their shards are embedded again", damaged.files[0])
         driver.ledger.drop(damaged.shards)

@@ -4,6 +4,7 @@
 2. sweep    files that no receipt describes (leftovers of dead attempts) are removed, below data/<run_id>/ only
 3. flip     CURRENT.json is replaced in one put. It names the run, the runs that readers had before (`history`, in the order
             in which readers last had them), and those that a person replaced by hand (`taken_back`)
+4. table    with output.table, the table takes the files of the run; refused is before 3                (tables/follow.py)
 
 The lock is checked on storage before 2 and before 3, so a driver that was frozen and replaced removes and publishes nothing.
 Killed at any point and run again, it ends with the same result. Does not read the files.
@@ -19,6 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from jobs.driver.lock import DriverLock
+from jobs.publish.tables.follow import TABLE, FollowingTable
 from jobs.state.current import Current, Publication, read_current
 from workers import __version__
 from workers.errors import RunAborted
@@ -50,16 +52,22 @@ class Snapshot(NamedTuple):
 
 
 def publish(
-    snapshot: Snapshot, lock: DriverLock, *, by_hand: bool = False, forced: Mapping[str, Any] | None = None
+    snapshot: Snapshot,
+    lock: DriverLock,
+    *,
+    by_hand: bool = False,
+    forced: Mapping[str, Any] | None = None,
+    table: FollowingTable | None = None,
 ) -> DamagedParts | None:
     """Make a run the snapshot that readers see.
 
-    `by_hand`: a person replaces the current snapshot by this run. `forced`: against its checks (see Current).
+    `by_hand`: a person replaces the current snapshot by this run. `forced`: against its checks (see Current). `table`: takes
+    the files of the run, too.
 
     Returns:
         None if published, else the damaged parts.
     Raises:
-        RunAborted: the lock is lost. UsageError, TransientError.
+        RunAborted: the lock is lost. UsageError: the table cannot take the run; nothing is published. TransientError.
     """
     store, run_id, files, facts = snapshot
     paths = RunPaths(run_id)
@@ -73,6 +81,8 @@ def publish(
         return DamagedParts(tuple(sorted({_shard(file) for file in damaged})), tuple(sorted(file.path for file in damaged)))
     lock.check()
     _sweep(store, paths, list(orphans))
+    if table is not None:
+        table.prepare()
     before = read_current(store)
     history = _history(store, before, run_id)
     known = {publication.run_id for publication in history}
@@ -86,10 +96,12 @@ def publish(
         history=history,
         taken_back=tuple(taken for taken in _taken_back(before, run_id, by_hand, forced is not None) if taken in known),
         forced=dict(forced) if forced else None,
-        facts=dict(facts),
+        facts=dict(facts) | ({TABLE: table.kind.value} if table is not None else {}),
     )
     lock.check()
     store.put(CURRENT, current.to_json())
+    if table is not None:
+        table.commit(lock)
     return None
 
 

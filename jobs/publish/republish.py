@@ -2,10 +2,11 @@
 
 1. open     run.json, manifest, receipts, summary; refused unless every row of the manifest is embedded or quarantined
 2. check    every part that a receipt lists exists with its size                                    (publish.py)
-3. flip     one put of CURRENT.json, with the facts of that run
+3. flip     one put of CURRENT.json, with the facts of that run; a table that follows it takes the files of that run
 4. record   the run's summary says that it is published, and the data set card is of it
 
-If killed between 3 and 4, CURRENT.json is right and the summary is not; the same command corrects it. Reads no part.
+If killed between 3 and 4, CURRENT.json is right and the summary, or the table, is not; the same command corrects it.
+Reads no row; with a table, the footers of the parts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from jobs.driver.lock import DriverLock
 from jobs.publish.card import put_card
 from jobs.publish.publish import Snapshot, publish
+from jobs.publish.tables.follow import following, present_table
 from jobs.state.accounting import Accounting, account
 from jobs.state.current import Current, published_by_hand, read_current
 from jobs.state.records import read_summary, write_summary
@@ -64,7 +66,9 @@ class Republication:
         """
         run, forced = self.run, forced or self.summary.get("forced")
         facts = self.summary.get("facts", {}) | run.facts() | {"documents": self.accounting.documents}
-        damaged = publish(Snapshot(run.store, run.run_id, run.files, facts), lock, by_hand=True, forced=forced)
+        table = following(run, present_table(run.store))
+        snapshot = Snapshot(run.store, run.run_id, run.files, facts)
+        damaged = publish(snapshot, lock, by_hand=True, forced=forced, table=table)
         current = read_current(run.store)
         if damaged is not None or current is None:
             gone = damaged.files if damaged else (CURRENT,)

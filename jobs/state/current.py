@@ -4,7 +4,7 @@
     published_runs     the runs that readers had at some time, in the order in which they last had them
     why_not_again      why `embed` may not publish a run by itself: a person has taken it back
 
-Only jobs/publish/publish.py writes it, in one put.
+Only jobs/publish/publish.py replaces it, in one put; jobs/publish/tables/follow.py adds `table` to it, likewise.
 """
 
 from __future__ import annotations

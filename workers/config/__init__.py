@@ -6,7 +6,15 @@ sections into RunConfig.
 
 from workers.config.corpus import Character, CorpusConfig, CsvConfig, SourceFormat, TableFormat
 from workers.config.model import BY_TOKEN, LOCALE, ROW_A_CHUNK, ChunkBy, LongText, ModelConfig, Pooling, Precision
-from workers.config.output import MAIN_VECTORS, OutputConfig, ParquetConfig, VectorColumn, VectorEncoding, VectorType
+from workers.config.output import (
+    MAIN_VECTORS,
+    OutputConfig,
+    OutputTable,
+    ParquetConfig,
+    VectorColumn,
+    VectorEncoding,
+    VectorType,
+)
 from workers.config.section import Auto, ByteCount, Names, Section, StorageOptions
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "ModelConfig",
     "Names",
     "OutputConfig",
+    "OutputTable",
     "ParquetConfig",
     "Pooling",
     "Precision",

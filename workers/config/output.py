@@ -24,12 +24,22 @@ class VectorType(StrEnum):
     BINARY = "binary"
 
 
+_NO_TABLE_TYPE = (VectorType.FLOAT16, VectorType.BINARY)  # half floats, and bits in unsigned bytes
+
+
 class VectorEncoding(StrEnum):
     """How Parquet encodes the stored vectors; see workers/table/part_file.py."""
 
     AUTO = "auto"
     PLAIN = "plain"
     BYTE_STREAM_SPLIT = "byte_stream_split"
+
+
+class OutputTable(StrEnum):
+    """A table format in which the published snapshot is registered; see jobs/publish/tables/."""
+
+    DELTA = "delta"
+    ICEBERG = "iceberg"
 
 
 class ParquetConfig(Section):
@@ -77,6 +87,8 @@ class OutputConfig(Section):
     are deleted that readers of the previous snapshot may still have open."""
     changes: bool = False
     """Write what differs from the snapshot before, for loaders of other stores, before readers get the new one."""
+    table: OutputTable | None = Field(None, strict=False)
+    """delta | iceberg: OUTPUT/data is such a table of the published snapshot, of the same files. null: none."""
     storage_options: StorageOptions = Field(default_factory=dict, repr=False)
 
     @field_validator("vectors")
@@ -99,6 +111,16 @@ class OutputConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_types(self) -> OutputConfig:
+        for column in self.columns if self.table is not None else ():
+            if column.type in _NO_TABLE_TYPE:
+                raise ValueError(
+                    f"table={self.table}: has no type for {column.type}, which column {column.name} is; store float32 or "
+                    "int8, or leave table out"
+                )
+        return self
+
     @property
     def columns(self) -> tuple[VectorColumn, ...]:
         """The representations, `embedding` first."""
@@ -113,4 +135,6 @@ class OutputConfig(Section):
         written.pop("vector" if self.vectors else "vectors", None)
         if not self.changes:
             written.pop("changes", None)
+        if self.table is None:
+            written.pop("table", None)
         return written

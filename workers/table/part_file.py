@@ -38,6 +38,7 @@ from workers.records.documents import empty_table
 from workers.records.shard import shard_name
 from workers.storage.store import Store
 from workers.storage.stream import EXACT, LEAST_BYTES, SourceStream
+from workers.table.column_statistics import ColumnStatistics, column_statistics
 from workers.table.paths import RunPaths, file_name
 from workers.table.schema import ID, TEXT_HASH, OutputSchema
 from workers.table.sparse import ENTRY_BYTES
@@ -233,6 +234,11 @@ class PartReader:
     def row_groups(self) -> tuple[int, ...]:
         """Rows of each row group."""
         return tuple(group.num_rows for group in self._groups)
+
+    @property
+    def statistics(self) -> dict[str, ColumnStatistics]:
+        """What the footer says of the values of each column; only of those that it tells something of."""
+        return column_statistics(self._file.metadata)
 
     def row_bytes(self, columns: Sequence[str] | None = None) -> int:
         """Bytes of a row before compression, of all columns or of these: the mean of the row group with the largest rows."""

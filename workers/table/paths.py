@@ -19,6 +19,8 @@
                   changes/                        what differs from the snapshot before (output.changes)
                   state.npz, shape.json, tables/<name>.parquet   of a job over a snapshot: what it keeps
     data/<run_id>/[column=value/]part-<shard>[-<n>].parquet      parts: named in part_file.py
+    data/_delta_log/                              with output.table: delta, the log of the table that data/ is
+    data/metadata/                                with output.table: iceberg, likewise
 
 Pure: no storage, and nothing of what is in the files.
 """
@@ -31,6 +33,8 @@ from dataclasses import dataclass
 from workers.records.shard import shard_name
 
 RUNS, DATA = "runs", "data"
+DELTA_LOG = f"{DATA}/_delta_log"
+ICEBERG_METADATA = f"{DATA}/metadata"
 CURRENT = "CURRENT.json"
 CARD = "README.md"
 LOCK, PROBES, CONSUMERS = f"{RUNS}/lock", f"{RUNS}/probe", f"{RUNS}/consumers"

@@ -175,7 +175,7 @@ def test_a_column_that_parquet_cannot_hold_is_refused() -> None:
 
 
 def test_only_part_file_knows_parquet() -> None:
-    """Beside it: Parquet sources, Iceberg's files of deletes, and the run's own small tables."""
+    """Beside it: Parquet sources, Iceberg's deletes, Delta's checkpoints, statistics, the run's own small tables."""
     importers = set()
     for path in [*PRODUCT.glob("jobs/**/*.py"), *PRODUCT.glob("workers/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -185,6 +185,8 @@ def test_only_part_file_knows_parquet() -> None:
                 importers.add(str(path.relative_to(PRODUCT)))
     assert {name for name in importers if not name.startswith("workers/reading/")} <= {
         "jobs/corpus/tables/iceberg.py",
+        "jobs/publish/tables/delta_log.py",
+        "workers/table/column_statistics.py",
         "workers/table/part_file.py",
         "workers/table/small_table.py",
         "workers/table/quarantine_file.py",
