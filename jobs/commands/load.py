@@ -107,7 +107,9 @@ def _target(outputs: Store, known: Consumer) -> tuple[str, Shape]:
 
 
 def shape_of(schema: OutputSchema) -> Shape:
-    """Raises: UsageError: several vectors a row."""
+    """Raises: UsageError: several vectors a row, or sparse ones."""
+    if schema.sparse:
+        raise UsageError("the snapshot holds sparse vectors (model.pooling: sparse): `reembed load` writes dense ones alone")
     if schema.lists:
         raise UsageError(f"{EMBEDDING} is a list of vectors: no store of `reembed load` takes several vectors a row")
     stamp = schema.stamp
