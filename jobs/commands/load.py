@@ -14,13 +14,14 @@ two, and the same set is applied again; between 4 and 5 only 5 is left.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from jobs.commands.changes import acknowledge, find_changes
 from jobs.commands.stores.lancedb import LanceTable
@@ -36,6 +37,7 @@ from workers.errors import RunAborted, UsageError
 from workers.host.spill_file import own_spill_folder
 from workers.storage.store import Store
 from workers.storage.uris import hide_secrets, redact
+from workers.table.part_file import open_part
 from workers.table.schema import EMBEDDING, OutputSchema
 
 STORES: dict[str, Callable[[str, str], VectorStore]] = {
@@ -154,13 +156,19 @@ def _apply(store: VectorStore, report: dict[str, Any], shape: Shape, state: Stat
         return _counted(store, report)
     store.begin(run_id, shape)
     for file in report["files"]:
-        with pq.ParquetFile(file) as part:
-            rows = part.read()
+        rows = _rows_of(file)
         if len(rows):
             {"delete": store.delete, "upsert": store.upsert, "patch": store.patch}[kind_of(rows)](rows)
     count = _counted(store, report)
     store.commit(run_id)
     return count
+
+
+def _rows_of(file: str) -> pa.Table:
+    """Raises: PartDamaged."""
+    folder, name = os.path.split(file)
+    with open_part(Store(folder, {}), name) as part:
+        return pa.Table.from_batches(part.batches(max(1, part.rows)), part.schema)
 
 
 def _counted(store: VectorStore, report: dict[str, Any]) -> int:

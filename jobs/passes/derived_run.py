@@ -100,16 +100,19 @@ def choose(store: Store, kind: JobKind, source: SourceSnapshot) -> DerivedRun:
     """
     settings = fingerprint(kind, source)
     _require_own(store, kind)
-    kept = kept_of(store, kind, settings)
+    current = read_current(store)
+    readers = current.run_id if current is not None else None
     newest = newest_run(store, settings, source.digest)
     if newest is not None and newest.extra.get(SOURCE, {}).get("run_id") == source.run_id:
         summary = read_summary(store, newest.run_id)
         if summary is None or summary.get("state") in UNFINISHED:
             shards, _ = load_manifest(store, RunPaths(newest.run_id).manifest, settings)
-            resumed = kept if kept is not None and kept.run_id == newest.base else None
-            if newest.base is None or resumed is not None:
-                return DerivedRun(store, newest, shards, resumed, new=False)
-    return _begin(store, kind, source, settings, kept)
+            # Readers have the run itself where its driver died between CURRENT.json and the summary.
+            base = newest.base if readers in (newest.base, newest.run_id) else None
+            kept = kept_of(store, kind, settings, base)
+            if newest.base is None or kept is not None:
+                return DerivedRun(store, newest, shards, kept, new=False)
+    return _begin(store, kind, source, settings, kept_of(store, kind, settings, readers))
 
 
 def _begin(store: Store, kind: JobKind, source: SourceSnapshot, settings: str, kept: Kept | None) -> DerivedRun:
@@ -148,10 +151,9 @@ def _begin(store: Store, kind: JobKind, source: SourceSnapshot, settings: str, k
     return DerivedRun(store, record, shards, kept, new=True)
 
 
-def kept_of(store: Store, kind: JobKind, settings: str) -> Kept | None:
-    """What the published run of the same settings left; None if there is none."""
-    current = read_current(store)
-    run = StoredRun.open(store, current.run_id) if current is not None else None
+def kept_of(store: Store, kind: JobKind, settings: str, run_id: str | None) -> Kept | None:
+    """What that run left; None if there is none, or if it is another job's or of other settings."""
+    run = StoredRun.open(store, run_id) if run_id is not None else None
     if run is None or run.job != kind.name or run.record.fingerprint != settings:
         return None
     summary = read_summary(store, run.run_id) or {}

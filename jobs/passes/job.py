@@ -199,6 +199,7 @@ class _Work:
         summary |= {"state": RunState.COMPLETE.value, "published": True, "reasons": []}
         self._clear()
         keep = self._kind.config.output.keep_snapshots
+        write_summary(run.store, run.run_id, summary)  # before retention deletes what a run without one is resumed from
         summary["deleted_snapshots"] = retain(run.store, self._lock, keep, self._stop)
         return self._end(outcome, summary)
 

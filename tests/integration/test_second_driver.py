@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark
 Corpus = tuple[Path, list[str]]
 
 
-@pytest.mark.alone
 def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path, ray_head: RayCluster, cli: Cli) -> None:
     output = tmp_path / "out"
     config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, address=ray_head.address, shard_bytes="4KiB")
@@ -37,7 +36,7 @@ def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path
             seconds = time.monotonic() - began
             assert first.running, "the corpus is too short for this machine"
             assert second.rc == 4, second.stderr
-            assert seconds < 10
+            assert seconds < 30, "it waited; the run before it lasts as long as its replica is stopped"
             message = second.json()["error"]
             assert str(first.pid) in message
             assert socket.gethostname() in message

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from tests.jobs.index.index_samples import COUNT, config, mixture
 from tests.vector_snapshots import publish_next, publish_vectors
 from workers.errors import RunAborted
 from workers.vectors.index.write_files import WriteFiles
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class _Embedder:
@@ -64,6 +69,37 @@ def test_two_nights(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     (finding,) = verify_snapshot(f"{output}.index", 0)["findings"]
     assert file.path in finding
+
+
+DIES = """
+import os, sys, jobs.passes.job as job
+from pathlib import Path
+from jobs.index.job import IndexJob
+from tests.jobs.index.index_samples import config
+job.standing_cluster = lambda: None
+job.write_summary = lambda *_: os.kill(os.getpid(), 9)
+job.run_job(IndexJob(config(Path(sys.argv[1]))))
+"""
+
+
+@pytest.mark.slow
+def test_a_driver_that_dies_after_its_publication_ends_the_same_night(tmp_path: Path) -> None:
+    vectors, nights = mixture(COUNT), {}
+    for name in ("calm", "killed"):
+        output = tmp_path / name
+        publish_vectors(output, vectors, shards=4)
+        _index(output)
+        publish_next(output, {3: -vectors[COUNT * 3 // 4 :]})
+        if name == "killed":
+            command = [sys.executable, "-c", DIES, str(output)]
+            dead = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+            assert dead.returncode == -signal.SIGKILL, dead.stderr
+        summary = _index(output)
+        runs = sorted(path.parent.name for path in Path(f"{output}.index/runs").glob("*/run.json"))
+        files = sorted((file.path.rpartition("/")[2], file.bytes) for file in open_published(f"{output}.index").files)
+        nights[name] = (len(runs), runs[-1] == summary["run_id"], summary["files_built"], summary["facts"], files)
+    assert nights["killed"] == nights["calm"]
+    assert nights["calm"][:3] == (2, True, 1)
 
 
 @pytest.mark.slow
