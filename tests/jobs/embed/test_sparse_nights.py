@@ -51,7 +51,7 @@ def nights(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Nights:
     raw = {
         "corpus": {"uri": f"{folder}/corpus/", "id": "id", "keep": ["half"]},
         "model": {"name": str(model), "precision": "float32", "sparse_top": TOP},
-        "output": {"uri": f"{folder}/out"},
+        "output": {"uri": f"{folder}/out", "table": "delta"},
         "cluster": {"replicas": 1, "cpus_per_replica": 1},
     }
     (folder / "sparse.yaml").write_text(yaml.safe_dump(raw))
@@ -160,6 +160,15 @@ def test_changes_are_the_rows_whose_vectors_differ(nights: Nights, tmp_path: Pat
         assert (row["indices"], row["weights"]) == (after[key]["indices"], after[key]["weights"])
 
 
+def test_the_delta_table_has_the_same_rows(nights: Nights) -> None:
+    from deltalake import DeltaTable
+
+    table = DeltaTable(str(nights.output / "data"))
+    assert table.version() == 1
+    rows = table.to_pyarrow_table().select(["id", "indices", "weights"]).sort_by("id").to_pylist()
+    assert rows == _table(nights.second).select(["id", "indices", "weights"]).sort_by("id").to_pylist()
+
+
 def test_what_is_for_dense_vectors_is_refused(nights: Nights, tmp_path: Path) -> None:
     target = str(nights.output)
     with pytest.raises(UsageError, match=r"^--first: is for dense vectors"):
@@ -171,6 +180,9 @@ def test_what_is_for_dense_vectors_is_refused(nights: Nights, tmp_path: Path) ->
     ended = local_run("cluster", tmp_path / "cluster.yaml")
     assert ended.rc == 2
     assert "holds sparse vectors" in ended.log + ended.stdout
+    ended = local_run("load", "lancedb", nights.output, tmp_path / "lance")
+    assert ended.rc == 2
+    assert "sparse vectors" in ended.log + ended.stdout
     for setting in ("output.vector=int8", "model.normalize=true"):
         ended = local_embed(nights.config, setting)
         assert ended.rc == 2, setting

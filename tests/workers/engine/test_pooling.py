@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from workers.config import Pooling
+from workers.config import BY_TOKEN, Pooling
 from workers.engine.kernels import torch_rows, triton_rows
 from workers.engine.pooling import HiddenStates, pool, pools_half
 
@@ -41,7 +41,7 @@ def naive(state: HiddenStates, mode: Pooling, row: int) -> np.ndarray:
     }[mode]
 
 
-MODES = [mode for mode in Pooling if mode not in (Pooling.AUTO, Pooling.TOKENS)]
+MODES = [mode for mode in Pooling if mode not in {Pooling.AUTO, Pooling.SPARSE} | BY_TOKEN]
 
 
 @pytest.mark.parametrize("mode", MODES)
