@@ -19,34 +19,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import polars
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from pyiceberg.table import StaticTable
 
 from jobs.driver.lock import DriverLock
 from jobs.publish.tables.follow import settle
+from tests.jobs.publish.tables.folders_and_tables import read_delta, read_iceberg, read_polars
 from workers.config import OutputTable
 from workers.storage.store import Store
 
 _ENGINES = ("duckdb", "spark")
 _RECORDS = {OutputTable.DELTA: "data/_delta_log", OutputTable.ICEBERG: "data/metadata"}
-_READERS: dict[OutputTable, tuple[Callable[[Path], pa.Table], Callable[[Path], pa.Table]]] = {
-    OutputTable.DELTA: (
-        lambda output: DeltaTable(output / "data").to_pyarrow_table(),
-        lambda output: polars.read_delta(str(output / "data"), use_pyarrow=True).to_arrow(),
-    ),
-    OutputTable.ICEBERG: (
-        lambda output: StaticTable.from_metadata(str(output / "data")).scan().to_arrow(),
-        lambda output: (
-            polars.scan_iceberg(str(output / "data/metadata/v1.metadata.json"), reader_override="pyiceberg")
-            .collect()
-            .to_arrow()
-        ),
-    ),
-}
+_OWN: dict[OutputTable, Callable[[Path], pa.Table]] = {OutputTable.DELTA: read_delta, OutputTable.ICEBERG: read_iceberg}
 
 
 def _sorted(table: pa.Table, like: pa.Schema) -> pa.Table:
@@ -87,7 +72,7 @@ def main() -> None:
         rows = ds.dataset(data, format="parquet", partitioning="hive").to_table()
         flat = pa.schema([field.with_type(_plain(field.type)) for field in rows.schema])
         want = _sorted(rows, flat)
-        own, theirs = (_sorted(read(copy), flat) for read in _READERS[kind])
+        own, theirs = (_sorted(read, flat) for read in (_OWN[kind](copy), read_polars(copy, kind)))
         told: dict[str, object] = {
             "table": kind.value,
             "rows": len(want),

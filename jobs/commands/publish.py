@@ -12,7 +12,6 @@ from typing import Any
 from jobs.driver.process_identity import Identity
 from jobs.publish.open_snapshot import open_store
 from jobs.publish.republish import Republication, driver_lock
-from jobs.publish.tables.follow import present_table, settle
 from jobs.state.current import Current, published_runs, read_current
 from jobs.state.records import UNFINISHED, list_runs, read_run
 from workers.errors import UsageError
@@ -37,8 +36,7 @@ def publish_run(target: str, run_id: str, *, force: bool) -> dict[str, Any]:
         before = read_current(store)
         republication = Republication.of(store, run_id)
         if before is not None and before.run_id == run_id:
-            republication.mark_published(before.forced)
-            settle(store, lock, present_table(store))
+            republication.correct(lock, before)
             return _report(run_id, before, [], changed=False)
         who = Identity.mine()
         at = datetime.now(UTC).isoformat(timespec="seconds")

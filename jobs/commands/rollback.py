@@ -10,7 +10,6 @@ from typing import Any
 
 from jobs.publish.open_snapshot import open_store
 from jobs.publish.republish import Republication, driver_lock
-from jobs.publish.tables.follow import present_table, settle
 from jobs.state.current import Current, published_runs, read_current
 from jobs.state.records import list_runs
 from workers.errors import UsageError
@@ -34,8 +33,7 @@ def roll_back(target: str, run_id: str) -> dict[str, Any]:
         republication = Republication.of(store, run_id)
         if before is not None and before.run_id == run_id:
             now = before
-            republication.mark_published(before.forced)
-            settle(store, lock, present_table(store))
+            republication.correct(lock, before)
         else:
             now = republication.flip(lock)
     return {

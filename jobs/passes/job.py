@@ -198,14 +198,13 @@ class _Work:
             raise RunAborted(f"{damaged.files[0]}: missing or altered before it was published; run the same command again")
         summary |= {"state": RunState.COMPLETE.value, "published": True, "reasons": []}
         self._clear()
-        keep = self._kind.config.output.keep_snapshots
-        write_summary(run.store, run.run_id, summary)  # before retention deletes what a run without one is resumed from
-        summary["deleted_snapshots"] = retain(run.store, self._lock, keep, self._stop)
         return self._end(outcome, summary)
 
     def _end(self, outcome: Outcome, summary: dict[str, Any]) -> dict[str, Any]:
-        run = self._run
-        write_summary(run.store, run.run_id, summary)
+        run, keep = self._run, self._kind.config.output.keep_snapshots
+        write_summary(run.store, run.run_id, summary)  # before retention deletes what a run without one is resumed from
+        if summary["published"]:
+            summary["deleted_snapshots"] = retain(run.store, self._lock, keep, self._stop)
         add_report(run, outcome, summary)
         write_summary(run.store, run.run_id, summary)
         for reason in summary["reasons"]:

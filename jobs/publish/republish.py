@@ -19,7 +19,7 @@ from typing import Any
 from jobs.driver.lock import DriverLock
 from jobs.publish.card import put_card
 from jobs.publish.publish import Snapshot, publish
-from jobs.publish.tables.follow import following, present_table
+from jobs.publish.tables.follow import following, present_table, settle
 from jobs.state.accounting import Accounting, account
 from jobs.state.current import Current, published_by_hand, read_current
 from jobs.state.records import read_summary, write_summary
@@ -76,11 +76,16 @@ class Republication:
                 f"{run.store.uri_of(gone[0])}: missing or altered ({len(gone)} files in all); nothing was changed; "
                 "`reembed embed` with its configuration and corpus embeds them again"
             )
-        self.mark_published(forced)
+        self._mark_published(forced)
         put_card(run, lock.guard)
         return current
 
-    def mark_published(self, forced: Mapping[str, Any] | None) -> None:
+    def correct(self, lock: DriverLock, current: Current) -> None:
+        """What a flip left that was killed after CURRENT.json named the run. Idempotent. Raises: as flip()."""
+        self._mark_published(current.forced)
+        settle(self.run.store, lock, present_table(self.run.store))
+
+    def _mark_published(self, forced: Mapping[str, Any] | None) -> None:
         """Record in the run's summary that it is published."""
         marked = self.summary | published_by_hand(forced)
         if self.summary and marked != self.summary:

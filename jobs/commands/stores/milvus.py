@@ -10,33 +10,34 @@ reads the vector that is there and puts the whole entity, because not every serv
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from typing import Any
 
 import pyarrow as pa
 
 from jobs.commands.stores.store import (
+    KEY_BYTES,
     LOADS,
     Shape,
     State,
     attributes_of,
     floats_only,
+    gone,
+    key_digest,
     keys_of,
     library,
     not_made,
     slices,
+    unanswered,
     vectors_of,
 )
 from workers.config import VectorType
 from workers.errors import UsageError
-from workers.storage.uris import hide_secrets, redact
 from workers.table.schema import TEXT_HASH
 
 BATCH = 1_000  # entities of a request: with 1,024 components 4 MB, of the 64 MB that a server takes
 LONGEST = 65_535  # bytes of a VARCHAR
-DIGITS = 32
+DIGITS = 2 * KEY_BYTES
 NAME = "milvus"
 
 
@@ -53,8 +54,7 @@ class Milvus:
             self._client = pymilvus.MilvusClient(uri=where, token=os.environ.get("MILVUS_TOKEN", ""))
             self._client.list_collections()
         except self.errors as error:
-            reason = hide_secrets(" ".join(str(error).split()))[:300]
-            raise UsageError(f"load {NAME}: {redact(where)} does not answer: {reason}; correct the address") from None
+            raise unanswered(NAME, where, error) from None
 
     def state(self) -> State:
         there, known = (self._client.has_collection(name) for name in (self._table, LOADS))
@@ -66,10 +66,7 @@ class Milvus:
                 raise not_made(NAME, self._table)
             return State()
         if found[0]["run_id"] and not there:
-            raise UsageError(
-                f"load {NAME}: {LOADS} says that collection {self._table} holds {found[0]['run_id']}, and there is no such "
-                "collection; choose another --table"
-            )
+            raise gone(NAME, self._table, found[0]["run_id"])
         return State(found[0]["run_id"] or None, found[0]["loading"] or None)
 
     def check(self, shape: Shape) -> None:
@@ -97,7 +94,7 @@ class Milvus:
 
     def delete(self, rows: pa.Table) -> None:
         for piece in slices(rows, BATCH):
-            self._client.delete(self._table, ids=[_digest(key) for key in keys_of(piece)])
+            self._client.delete(self._table, ids=[key_digest(*key).hex() for key in keys_of(piece)])
 
     def upsert(self, rows: pa.Table) -> None:
         for piece in slices(rows, BATCH):
@@ -164,15 +161,16 @@ class Milvus:
         """Without vectors."""
         cells = zip(keys_of(rows), rows[TEXT_HASH].to_pylist(), attributes_of(rows, self._shape), strict=True)
         return [
-            {"key": _digest(key), "id": key[0], "chunk": key[1], "text_hash": text_hash.hex(), "attributes": attributes}
+            {
+                "key": key_digest(*key).hex(),
+                "id": key[0],
+                "chunk": key[1],
+                "text_hash": text_hash.hex(),
+                "attributes": attributes,
+            }
             for key, text_hash, attributes in cells
         ]
 
 
 def _told(dim: int, number: bool) -> str:
     return f"vectors of {dim} components and ids that are {'numbers' if number else 'text'}"
-
-
-def _digest(key: tuple[Any, int]) -> str:
-    """A primary key is one field: 128 bits of the key's BLAKE2b."""
-    return hashlib.blake2b(json.dumps(key).encode(), digest_size=DIGITS // 2).hexdigest()

@@ -11,8 +11,6 @@ a collection of cosine distance itself.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import uuid
 from typing import Any
@@ -26,15 +24,17 @@ from jobs.commands.stores.store import (
     State,
     attributes_of,
     floats_only,
+    gone,
+    key_digest,
     keys_of,
     library,
     not_made,
     slices,
+    unanswered,
     vectors_of,
 )
 from workers.config import VectorType
 from workers.errors import UsageError
-from workers.storage.uris import hide_secrets, redact
 from workers.table.schema import CHUNK, ID, TEXT_HASH
 
 BATCH = 500  # points of a request: with 1,024 components some 10 MB of JSON, of the 32 MB that a server takes
@@ -60,8 +60,7 @@ class Qdrant:
                 self._client = client.QdrantClient(path=where)
             self._client.get_collections()
         except self.errors as error:
-            reason = hide_secrets(" ".join(str(error).split()))[:300]
-            raise UsageError(f"load {NAME}: {redact(where)} does not answer: {reason}; correct the address") from None
+            raise unanswered(NAME, where, error) from None
 
     def state(self) -> State:
         there = self._client.collection_exists(self._table)
@@ -72,10 +71,7 @@ class Qdrant:
             return State()
         payload = found[0].payload or {}
         if payload.get("run_id") and not there:
-            raise UsageError(
-                f"load {NAME}: {LOADS} says that collection {self._table} holds {payload['run_id']}, and there is no such "
-                "collection; choose another --table"
-            )
+            raise gone(NAME, self._table, payload["run_id"])
         return State(payload.get("run_id"), payload.get("loading"))
 
     def check(self, shape: Shape) -> None:
@@ -150,5 +146,5 @@ class Qdrant:
 
 
 def _uuid(*key: Any) -> str:
-    """A point's id must be a number or a UUID: 128 bits of the key's BLAKE2b."""
-    return str(uuid.UUID(bytes=hashlib.blake2b(json.dumps(key).encode(), digest_size=16).digest()))
+    """A point's id must be a number or a UUID."""
+    return str(uuid.UUID(bytes=key_digest(*key)))

@@ -4,6 +4,7 @@
     State          which snapshot it holds, and which one is being loaded
     Shape          what the rows of a snapshot are made of
     keys_of        (id, chunk) of each row; WHOLE stands for the chunk of a whole document
+    key_digest     a key as one field
     vectors_of     [N, D] the embeddings
     attributes_of  the other columns of each row, as values that JSON has
 
@@ -13,7 +14,8 @@ transactions is therefore brought to the snapshot by repeating the set, and its 
 
 from __future__ import annotations
 
-import importlib
+import hashlib
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -27,11 +29,14 @@ from numpy.typing import NDArray
 
 from workers.config import VectorType
 from workers.errors import UsageError
+from workers.host.optional_package import optional_package
 from workers.snapshot.changes.sides import OLD_TEXT_HASH, OP
+from workers.storage.uris import hide_secrets, redact
 from workers.table.schema import CHUNK, EMBEDDING, ID, TEXT_HASH
 
 WHOLE = -1  # in place of a chunk: keys of stores and joins know no nulls
 TABLE = re.compile(r"[a-z][a-z0-9_]{0,47}")
+KEY_BYTES = 16  # of key_digest()
 LOADS = "reembed_loads"  # where a store that keeps states beside its tables keeps them
 
 
@@ -101,16 +106,23 @@ class VectorStore(Protocol):
 
 def library(name: str, extra: str) -> ModuleType:
     """Raises: UsageError: it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(
-            f"load {extra}: needs a package that is not installed ({error}); pip install 'reembed[{extra}]'"
-        ) from None
+    return optional_package(name, extra, f"load {extra}:")
 
 
 def not_made(store: str, table: str) -> UsageError:
     return UsageError(f"load {store}: there is a {table} that `reembed load` did not make; choose another --table")
+
+
+def gone(store: str, table: str, run_id: str) -> UsageError:
+    return UsageError(
+        f"load {store}: {LOADS} says that collection {table} holds {run_id}, and there is no such collection; "
+        "choose another --table"
+    )
+
+
+def unanswered(store: str, where: str, error: Exception) -> UsageError:
+    reason = hide_secrets(" ".join(str(error).split()))[:300]
+    return UsageError(f"load {store}: {redact(where)} does not answer: {reason}; correct the address")
 
 
 def floats_only(shape: Shape, store: str) -> None:
@@ -137,6 +149,11 @@ def chunks_of(rows: pa.Table) -> pa.Array:
 
 def keys_of(rows: pa.Table) -> list[tuple[Any, int]]:
     return list(zip(rows[ID].to_pylist(), chunks_of(rows).to_pylist(), strict=True))
+
+
+def key_digest(*key: Any) -> bytes:
+    """128 bits of the key's BLAKE2b, for a store whose keys are one field."""
+    return hashlib.blake2b(json.dumps(key).encode(), digest_size=KEY_BYTES).digest()
 
 
 def vectors_of(rows: pa.Table, dim: int) -> NDArray[Any]:

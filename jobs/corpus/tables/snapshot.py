@@ -9,7 +9,6 @@ The library reads the table's own records and nothing else. Data files are opene
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -19,6 +18,7 @@ import pyarrow as pa
 from jobs.corpus.listing import RowGroup
 from workers.config import CorpusConfig, TableFormat
 from workers.errors import UsageError
+from workers.host.optional_package import optional_package
 from workers.records.pinned_table import TableColumn
 from workers.storage.objects import ObjectInfo
 from workers.storage.uris import hide_secrets, redact
@@ -72,12 +72,7 @@ class TableSnapshot:
 
 def library(name: str, extra: TableFormat) -> ModuleType:
     """Raises: UsageError: it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(
-            f"corpus.table: {extra} needs a package that is not installed ({error}); pip install 'reembed[{extra}]'"
-        ) from None
+    return optional_package(name, extra, f"corpus.table: {extra}")
 
 
 def refused(config: CorpusConfig, error: Exception) -> UsageError:

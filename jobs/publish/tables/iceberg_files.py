@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from jobs.publish.tables.bounds import bounds_of
 from jobs.publish.tables.table import TablePart
-from workers.errors import UsageError
+from workers.host.optional_package import optional_package
 from workers.storage.store import Store
 
 _CODEC = "deflate"
@@ -20,12 +19,7 @@ _VERSION = 2  # of the format
 
 def require_pyiceberg() -> None:
     """Raises: UsageError: it is not installed."""
-    try:
-        importlib.import_module("pyiceberg.table")
-    except ImportError as error:
-        raise UsageError(
-            f"output.table: iceberg needs a package that is not installed ({error}); pip install 'reembed[iceberg]'"
-        ) from None
+    optional_package("pyiceberg.table", "iceberg", "output.table: iceberg")
 
 
 def write_manifests(

@@ -57,7 +57,7 @@ def new_metadata(columns: Any, spec: Any, location: str, before: Mapping[str, An
         UNSORTED_SORT_ORDER,
         location,
         {"schema.name-mapping.default": mapping},
-        uuid_of(before),
+        _uuid_of(before),
     )
     made: dict[str, Any] = json.loads(fresh.model_dump_json())
     same = ("schemas", "current-schema-id", "partition-specs", "default-spec-id", "location", "properties")
@@ -66,7 +66,7 @@ def new_metadata(columns: Any, spec: Any, location: str, before: Mapping[str, An
     return made
 
 
-def uuid_of(metadata: Mapping[str, Any] | None) -> Any:
+def _uuid_of(metadata: Mapping[str, Any] | None) -> Any:
     """Of a table whose metadata begins anew: it stays the same table. None: a new one."""
     return None if metadata is None else uuid.UUID(str(metadata["table-uuid"]))
 

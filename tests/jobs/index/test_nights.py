@@ -17,11 +17,10 @@ from jobs.index.job import IndexJob
 from jobs.passes.job import run_job
 from jobs.publish.open_snapshot import open_published
 from tests.jobs.index.index_samples import COUNT, config, mixture
+from tests.sessions import ROOT
 from tests.vector_snapshots import publish_next, publish_vectors
 from workers.errors import RunAborted
 from workers.vectors.index.write_files import WriteFiles
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 class _Embedder:

@@ -4,7 +4,7 @@ register         makes the published snapshot a table
 folder_rows      pyarrow, of data/<run_id>
 delta_rows       deltalake (delta-rs), of the table
 iceberg_rows     pyiceberg, of the table that version-hint.text names
-polars_rows      Polars, by either table's records
+polars_rows      Polars, by either table's records; read_delta, read_iceberg, read_polars: likewise, as Arrow tables
 tables_agree     whether the table's files are those of CURRENT.json's run, where they lie
 """
 
@@ -49,14 +49,23 @@ def folder_rows(output: Path) -> Rows:
 
 
 def delta_rows(output: Path, version: int | None = None) -> Rows:
-    return _by_id(DeltaTable(output / "data", version=version).to_pyarrow_table())
+    return _by_id(read_delta(output, version))
+
+
+def read_delta(output: Path, version: int | None = None) -> pa.Table:
+    return DeltaTable(output / "data", version=version).to_pyarrow_table()
 
 
 def iceberg_rows(output: Path, snapshot: int | None = None) -> Rows:
+    """As read_iceberg()."""
+    return _by_id(read_iceberg(output, snapshot))
+
+
+def read_iceberg(output: Path, snapshot: int | None = None) -> pa.Table:
     """`snapshot`: its place among those of the table; None: the present one."""
     table = StaticTable.from_metadata(str(output / "data"))
     wanted = None if snapshot is None else table.metadata.snapshots[snapshot].snapshot_id
-    return _by_id(table.scan(snapshot_id=wanted).to_arrow())
+    return table.scan(snapshot_id=wanted).to_arrow()
 
 
 def table_rows(output: Path, kind: OutputTable) -> Rows:
@@ -64,14 +73,15 @@ def table_rows(output: Path, kind: OutputTable) -> Rows:
 
 
 def polars_rows(output: Path, kind: OutputTable) -> Rows:
+    return _by_id(read_polars(output, kind))
+
+
+def read_polars(output: Path, kind: OutputTable) -> pa.Table:
     if kind is OutputTable.DELTA:
-        return _by_id(polars.read_delta(str(output / "data"), use_pyarrow=True).to_arrow())
+        return polars.read_delta(str(output / "data"), use_pyarrow=True).to_arrow()
     hint = (output / "data/metadata/version-hint.text").read_text()
-    return _by_id(
-        polars.scan_iceberg(str(output / f"data/metadata/v{hint}.metadata.json"), reader_override="pyiceberg")
-        .collect()
-        .to_arrow()
-    )
+    path = str(output / f"data/metadata/v{hint}.metadata.json")
+    return polars.scan_iceberg(path, reader_override="pyiceberg").collect().to_arrow()
 
 
 def tables_agree(output: Path, kind: OutputTable) -> bool:
