@@ -5,8 +5,8 @@
 1. a seeded sample of the corpus (columns id, text, section), at most MAX_TOKENS tokens each, by the model's own tokenizer
 2. the model, and random weights of many families (config classes of transformers, 12 layers, hidden size 256), in float32:
    the last hidden states, reduced by each pooling
-3. the mean cosine distance of pairs (jobs/gate/figures.py), also after a rounding to bfloat16; and that of a collapsed
-   model: one and the same vector with the noise of bfloat16's rounding
+3. the mean cosine distance of pairs (jobs/publish/gate/figures.py), also after a rounding to bfloat16; and that of a
+   collapsed model: one and the same vector with the noise of bfloat16's rounding
 
 Random weights are the hardest sane case: untrained layers hardly tell texts apart. One JSON object on stdout.
 """
@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.models import facts, say, store
 from benchmarks.peers import find_model, sample
-from jobs.gate.figures import VectorFigures
+from jobs.publish.gate.figures import VectorFigures
 
 MAX_TOKENS = 128
 BATCH = 32

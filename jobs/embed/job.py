@@ -29,8 +29,6 @@ from jobs.driver.signals import StopFlag, Stopped, stop_flag
 from jobs.embed.context import DriverContext
 from jobs.embed.lineage import lineage_of
 from jobs.evaluate.gate import judge_quality, quality_section
-from jobs.gate.checks import failed
-from jobs.gate.judge import judge
 from jobs.monitoring.lineage import require_lineage
 from jobs.monitoring.metrics import Outcome, RunMetrics, Stage
 from jobs.planning.choose_run import find_resumable, plan_or_reopen
@@ -42,6 +40,8 @@ from jobs.planning.spending import require_room
 from jobs.publish.card import put_card
 from jobs.publish.carry_over import carry_over
 from jobs.publish.change_sets import write_night
+from jobs.publish.gate.checks import failed
+from jobs.publish.gate.judge import judge
 from jobs.publish.publish import Snapshot, publish
 from jobs.publish.retention import retain
 from jobs.publish.tables.follow import following, refuse_columns, require_table, settle, tidy

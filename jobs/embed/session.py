@@ -20,7 +20,6 @@ from jobs.driver.signals import Stopped
 from jobs.embed.calibration import calibrate, try_precision
 from jobs.embed.context import DriverContext
 from jobs.embed.loop import dispatch
-from jobs.gate.figures import Golden, save_golden
 from jobs.monitoring.metrics import Stage
 from jobs.monitoring.progress import Progress
 from jobs.planning.parallelism import WORTH_CUTTING, idle_replicas
@@ -30,6 +29,7 @@ from jobs.planning.spending import budget_of, expected_excess
 from jobs.pool.connection import cluster_resources, connected, recorder
 from jobs.pool.replica_pool import ReplicaPool
 from jobs.pool.replica_shape import ReplicaShape, replica_shape
+from jobs.publish.gate.figures import Golden, save_golden
 from jobs.report.write import preload_libraries
 from jobs.scheduling.policy import GPU_SLOTS, Policy
 from jobs.scheduling.scheduler import Scheduler

@@ -20,8 +20,8 @@ from jobs.evaluate.config import EvaluateSection
 from jobs.evaluate.job import task_of
 from jobs.evaluate.limits import require_known
 from jobs.evaluate.look import figures_of
-from jobs.gate.checks import AGAIN, GateCheck
 from jobs.passes.source import SourceSnapshot
+from jobs.publish.gate.checks import AGAIN, GateCheck
 from jobs.state.current import read_current
 from jobs.state.stored_run import StoredRun
 from workers.config import Section, StorageOptions

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.config import GateConfig
-from jobs.gate.checks import GateCheck
-from jobs.gate.judge import judge
+from jobs.publish.gate.checks import GateCheck
+from jobs.publish.gate.judge import judge
 from jobs.state.accounting import audit, totals
 from jobs.state.current import Current
 from jobs.state.ledger import Ledger

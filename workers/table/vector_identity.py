@@ -7,7 +7,7 @@
 Each name has an Effect. A new field of one of the three must be added here: tests/workers/table/test_vector_identity.py
 fails until it is. From this list derive the footers that must agree within a snapshot (workers/table/schema.py), the facts
 in run.json and the settings fingerprint (jobs/state/records.py), the key of reuse (jobs/planning/reuse.py), and the identity
-that the gate compares (jobs/gate/judge.py). Strings only: nothing is imported.
+that the gate compares (jobs/publish/gate/judge.py). Strings only: nothing is imported.
 """
 
 from __future__ import annotations

@@ -17,9 +17,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jobs.config import GateConfig
-from jobs.gate.checks import GateCheck, GateFacts, check_run
-from jobs.gate.figures import BESIDE, Comparison, Figures, Golden, load_figures, load_golden, save_figures, save_golden
-from jobs.gate.samples import compare_texts, measure_agreement, measure_vectors, of_angle
+from jobs.publish.gate.checks import GateCheck, GateFacts, check_run
+from jobs.publish.gate.figures import (
+    BESIDE,
+    Comparison,
+    Figures,
+    Golden,
+    load_figures,
+    load_golden,
+    save_figures,
+    save_golden,
+)
+from jobs.publish.gate.samples import compare_texts, measure_agreement, measure_vectors, of_angle
 from jobs.state.accounting import Accounting, Totals, totals
 from jobs.state.current import read_current
 from jobs.state.records import RunRecord

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.gate import samples as samples_module
-from jobs.gate.samples import compare_texts, measure_vectors, spread, text_cosine
+from jobs.publish.gate import samples as samples_module
+from jobs.publish.gate.samples import compare_texts, measure_vectors, spread, text_cosine
 from tests.jobs.gate_runs import LAST, NOW, made_run, noise, of_texts, rewritten
 from tests.workers.output_samples import INT8_SCALE, rows, schema, unit_vectors, write
 from workers.config import LongText, Pooling, VectorType

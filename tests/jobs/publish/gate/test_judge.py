@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.gate.checks import GateCheck
-from jobs.gate.figures import Golden, load_figures, load_golden, save_figures, save_golden
+from jobs.publish.gate.checks import GateCheck
+from jobs.publish.gate.figures import Golden, load_figures, load_golden, save_figures, save_golden
 from jobs.state.ledger import Ledger
 from tests.jobs.gate_runs import LAST, NOW, MadeRun, made_run, noise, of_texts, rewritten
 from workers.config import VectorType

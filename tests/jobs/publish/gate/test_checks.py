@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jobs.config import GateConfig
-from jobs.gate.checks import GateCheck, GateFacts, check_run, failed
-from jobs.gate.figures import Comparison, Figures, Golden, VectorFigures
+from jobs.publish.gate.checks import GateCheck, GateFacts, check_run, failed
+from jobs.publish.gate.figures import Comparison, Figures, Golden, VectorFigures
 from jobs.state.accounting import Accounting
 
 NAMES = (

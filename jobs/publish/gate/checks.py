@@ -15,7 +15,7 @@
     model_change   the model and its use are the same as the last snapshot's, or the change is allowed
 
 Every check is always listed. A check with nothing to compare with is `skipped`: it gives the reason and blocks nothing.
-docs/gate.md describes the checks for users. Knows nothing of storage, Parquet or Ray: jobs/gate/judge.py collects the facts.
+docs/gate.md describes the checks for users. Knows nothing of storage, Parquet or Ray: judge.py collects the facts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jobs.config import GateConfig
-from jobs.gate.figures import BESIDE, Comparison, Figures
+from jobs.publish.gate.figures import BESIDE, Comparison, Figures
 from jobs.state.accounting import ALTERED, Accounting
 from workers.config import VectorType
 from workers.table.paths import RunPaths

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from jobs.gate.figures import Comparison, VectorFigures
+from jobs.publish.gate.figures import Comparison, VectorFigures
 from jobs.state.stored_run import StoredRun
 from workers.config import VectorType
 from workers.records.shard import OutputFile

@@ -10,11 +10,11 @@ import pytest
 
 import tests.vector_snapshots
 from jobs.config import GateConfig
-from jobs.gate.checks import check_run, failed
-from jobs.gate.figures import Figures, load_figures, save_figures
-from jobs.gate.samples import measure_agreement
+from jobs.publish.gate.checks import check_run, failed
+from jobs.publish.gate.figures import Figures, load_figures, save_figures
+from jobs.publish.gate.samples import measure_agreement
 from jobs.publish.open_snapshot import open_published
-from tests.jobs.gate.test_checks import facts
+from tests.jobs.publish.gate.test_checks import facts
 from tests.vector_snapshots import publish_vectors
 from tests.workers.output_samples import unit_vectors
 from workers.config import VectorType
