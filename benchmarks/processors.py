@@ -4,7 +4,8 @@
         [--limits AVX2 AVX512_CORE AVX512_CORE_VNNI ""] [--out FILE]
 
 One process for each value of ONEDNN_MAX_CPU_ISA, with an empty cache: oneDNN's products use no more than that. Below AVX512
-torch's own kernels are limited likewise (ATEN_CPU_CAPABILITY), and the attention kernel is refused wherever bfloat16
+torch's own kernels and MKL's products are limited likewise (ATEN_CPU_CAPABILITY, MKL_ENABLE_INSTRUCTIONS: without the latter
+transformers had products of AVX512 on an Intel processor), and the attention kernel is refused wherever bfloat16
 instructions are. What cannot be limited: oneDNN's other operators, clock rates, and what lies between 8-bit products.
 In each, in turn, rounds of: the precision that `auto` settles, int8 if it is possible, plain transformers in float32
 (padded, batches sorted by length). CPU seconds of one thread. One JSON object on stdout.
@@ -98,7 +99,7 @@ def main() -> None:
     for limit in options.limits:
         say(f"limit {limit or 'none'}")
         with tempfile.TemporaryDirectory(prefix="processors-") as cache:
-            narrow = {"ATEN_CPU_CAPABILITY": "avx2"} if limit.startswith("AVX2") else {}
+            narrow = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"} if limit.startswith("AVX2") else {}
             limited = {"ONEDNN_MAX_CPU_ISA": limit} if limit else {}
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.processors", str(options.corpus), "--model", options.model,
