@@ -4,7 +4,7 @@ For tests that are about what a run computes, publishes or refuses. Processes an
 Reports have no charts here: matplotlib takes as long as a small run. tests/jobs/report and every run of a Driver draw them.
 
 LocalPool    stands for jobs.pool.replica_pool.ReplicaPool
-local_run    runs a command of jobs/cli.py in this process, with a LocalPool for its replicas -> how it ended
+local_run    runs a command of reembed in this process, with a LocalPool for its replicas -> how it ended
 """
 
 from __future__ import annotations

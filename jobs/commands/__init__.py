@@ -1,1 +1,1 @@
-"""The commands that are not jobs (plan, status, verify, ...): one module for each."""
+"""The command line behind jobs/cli.py: what it accepts (options/), and commands that are not jobs, one module for each."""
