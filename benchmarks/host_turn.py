@@ -114,8 +114,8 @@ class Product:
         self.stages, self.replica_type = stages, stages.Replica
         self.parse, self.request, self.plan = stages.parse_config, stages.Request, stages.plan_or_reopen
         self.settings, self.assignment, self.failure = stages.replica_settings, stages.Assignment, stages.Failure
-        self.batches = importlib.import_module("workers.engine.batching")
         now = hasattr(stages, "ResolvedSettings")
+        self.batches = importlib.import_module("workers.engine.batches.plan" if now else "workers.engine.batching")
         self.tokens = importlib.import_module("workers.records.tokens" if now else "workers.token_records")
         self.packing = importlib.import_module("workers.engine.kernels.packing" if now else "workers.engine.packing")
         self._now = now

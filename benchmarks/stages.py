@@ -37,7 +37,7 @@ from jobs.planning.planned_run import PlannedRun
 from jobs.planning.request import Request
 from workers.config import Precision
 from workers.dedup.deduplicator import DedupedWindow, Deduplicator
-from workers.engine.batching import plan_batches
+from workers.engine.batches.plan import plan_batches
 from workers.reading.reader import read_windows
 from workers.records.shard import Assignment, Failure
 from workers.records.tokens import TokenizedTexts

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from benchmarks.gpu.device import CUDA, DEVICE
 from benchmarks.models import Bench, chosen, repeated
-from workers.engine.batching import Layout, plan_batches
+from workers.engine.batches.plan import Layout, plan_batches
 from workers.engine.encoder import Encoder
 from workers.engine.kernels.packing import PackedBatch, pack
 from workers.records.documents import WINDOW_ROWS

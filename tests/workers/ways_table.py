@@ -24,7 +24,7 @@ from tests.workers.families import of_lengths
 from tests.workers.many_families import FAMILIES, TYPED, random_folder
 from tests.workers.models import build, layout
 from workers.config import Precision
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.encoder import Encoder
 from workers.engine.self_check import SelfCheck

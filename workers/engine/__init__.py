@@ -1,14 +1,15 @@
 """The engine: token ids in, vectors out. The only package that imports torch.
 
-encoder                      the entry: precision, batches, what happens when the device runs out of memory
-attempts                     one batch: vectors, or whose fault it is that there are none
+encoder                      the entry: precision at start, then calls: tokens in, vectors out
+batches.plan, batches.budget lengths -> batches; how many tokens a batch may have
+batches.runner               runs them, and makes them smaller where the device runs out of memory
+batches.attempts             one batch: vectors, or whose fault it is that there are none
 device.in_flight             vectors on their way from the device to the host, while it computes the next call
 device.overflow              documents that float16 cannot hold, once more in float32
-batching, budget             lengths -> batches; how many tokens a batch may have
 checkpoint                   the weights, loaded once
 inputs                       what a model is given beside token ids
 ways                         the ways to run a model: fused (CPU, CUDA), packed, compiled, padded
-pooling, heads               hidden states -> vectors; modules of sentence-transformers around pooling
+readout                      hidden states -> vectors: pooling, and modules of sentence-transformers around it (heads)
 precision, self_check        number formats and their tolerances; the comparison with golden vectors at start
 bert.weights                 BERT-like models: weights under one set of names
 bert.layers                  encoder layers of our own on a CPU; bert.cuda_layers: on CUDA

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from workers.config import Precision
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels.packing import pack

@@ -29,7 +29,7 @@ import torch
 
 from workers import __version__
 from workers.config import Precision
-from workers.engine.batching import Layout, plan_batches
+from workers.engine.batches.plan import Layout, plan_batches
 from workers.engine.kernels.packing import PackedBatch, pack
 from workers.engine.ways.interface import Forward
 from workers.errors import UsageError

@@ -18,7 +18,7 @@ from tests.workers.engine.fake_cuda import CUDA, FakeLane, fake_cuda, load_guard
 from tests.workers.families import FAMILIES, random_model, save_family, sequences
 from tests.workers.models import build
 from workers.config import BY_TOKEN, LongText, Pooling
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.device.in_flight import Pending, Ring
 from workers.engine.device.overflow import Overflow
 from workers.engine.encoder import Encoder
@@ -50,13 +50,14 @@ class Device:
     def __init__(self, encoder: Encoder, forward: Forward, patch: pytest.MonkeyPatch, **recipe: Any) -> None:
         self.encoder, self.lane = encoder, FakeLane()
         ring, changed = Ring(self.lane), dataclasses.replace(encoder._recipe, **recipe)
-        changes = {
-            "device": CUDA, "_forward": forward, "batch_tokens": 300, "_lowered": False, "_landing": lambda: ring,
-            "_recipe": changed, "_by_token": changed.pooling[0] in BY_TOKEN,
+        changes = {"device": CUDA, "_forward": forward, "batch_tokens": 300, "_landing": lambda: ring, "_recipe": changed}
+        readout = {
+            "_recipe": changed, "by_token": changed.pooling[0] in BY_TOKEN,
             "dim": sum(WIDTHS.get(mode, 32) for mode in changed.pooling),
         }  # fmt: skip
-        for name, value in changes.items():
-            patch.setattr(encoder, name, value)
+        for subject, values in ((encoder, changes), (encoder._readout, readout), (encoder._runner, {"_lowered": False})):
+            for name, value in values.items():
+                patch.setattr(subject, name, value)
 
     def submit(self, tokens: TokenizedTexts = TOKENS) -> Pending:
         """The call, of which nothing may wait for the device."""

@@ -17,7 +17,7 @@ from tests.workers.families import FAMILIES, random_model, save_family, sequence
 from tests.workers.models import TEXTS, build
 from workers.config import Precision
 from workers.engine import self_check
-from workers.engine.batching import Layout, plan_batches
+from workers.engine.batches.plan import Layout, plan_batches
 from workers.engine.bert import layers
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.encoder import Encoder

@@ -11,7 +11,7 @@ import torch
 from tests.workers.families import sequences
 from workers.config import Precision
 from workers.engine import trial
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.trial import Candidate, Choice, fastest, recall, remember
 from workers.engine.ways.interface import States

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.kernels.attention import by_runs
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.kernels.relative import RelativeBias

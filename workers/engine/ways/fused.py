@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from workers.config import Precision
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.bert.layers import Embeddings, Layer, dense_layers, quantized_layers
 from workers.engine.bert.weights import BertWeights
 from workers.engine.kernels.packing import PackedBatch

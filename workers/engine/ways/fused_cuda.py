@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 
 from workers.config import Precision
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.bert.cuda_layers import IN_EPILOGUE, CudaEmbeddings, CudaLayer, Float8Layer, HalfLayer
 from workers.engine.bert.weights import BertWeights
 from workers.engine.kernels import torch_rows

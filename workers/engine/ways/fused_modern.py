@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workers.config import Precision
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.bert.layers import TOKENS_MULTIPLE
 from workers.engine.bert.modern import Angles, ModernLayer, norm_of
 from workers.engine.kernels.packing import PackedBatch

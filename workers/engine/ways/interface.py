@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.kernels.packing import PackedBatch
 
 TOKEN_TYPES = "token_type_ids"  # noqa: S105 - no password

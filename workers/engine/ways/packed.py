@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels import attention
 from workers.engine.kernels.packing import PackedBatch

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from workers.engine.batching import Layout
+from workers.engine.batches.plan import Layout
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.ways.interface import TOKEN_TYPES, States, settings, takes

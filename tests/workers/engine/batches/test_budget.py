@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.workers.families import of_lengths
-from workers.engine import budget
-from workers.engine.batching import Layout
-from workers.engine.budget import CPU_TOKENS, choose_batch_tokens, sweep
+from workers.engine.batches import budget
+from workers.engine.batches.budget import CPU_TOKENS, choose_batch_tokens, sweep
+from workers.engine.batches.plan import Layout
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.ways.interface import States
 

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import torch
 
-from workers.engine.batching import Layout, plan_batches
+from workers.engine.batches.plan import Layout, plan_batches
 from workers.engine.kernels.packing import PackedBatch, pack
 from workers.engine.ways.interface import Forward
 from workers.records.tokens import TokenizedTexts

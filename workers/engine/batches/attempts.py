@@ -3,6 +3,7 @@
     unknown_ids   sequences that the model cannot take, known before
     attempt       vectors of a batch | Failed: the batch may be halved, until one sequence is left
     halves        the batches to compute instead
+    blame         why a sequence that failed alone has no vector
 
 A device that fails is the replica's fault and raised as ReplicaError. Everything else may be one sequence's fault, which
 only halving shows. Knows nothing of models.
@@ -60,6 +61,20 @@ def halves(batch: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Two batches instead of one, the last one first."""
     middle = (len(batch) + 1) // 2
     return [batch[middle:], batch[:middle]]
+
+
+def blame(failed: Failed, embed_golden: Callable[[], Tensor], device: torch.device) -> str:
+    """Why a sequence that failed alone has no vector.
+
+    Raises:
+        ReplicaError: a golden text, which was embedded before, fails as well: the replica is at fault.
+    """
+    if failed.memory:
+        return failed.reason
+    again = attempt(embed_golden, device, strict=False)
+    if not isinstance(again, Tensor):
+        raise ReplicaError(f"{device}: {again.reason}; texts that it embedded before fail as well")
+    return f"the model refuses it: {failed.reason}"
 
 
 def unknown_ids(tokens: TokenizedTexts, vocabulary: int) -> dict[int, str]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.batching import Layout, mixed_batches, plan_batches, positions
+from workers.engine.batches.plan import Layout, mixed_batches, plan_batches, positions
 
 
 @given(st.lists(st.integers(1, 60), max_size=200), st.integers(1, 3000), st.sampled_from(Layout))
