@@ -15,7 +15,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from workers.config import Auto, ByteCount, CorpusConfig, ModelConfig, OutputConfig, Section, StorageOptions
-from workers.errors import UsageError
+from workers.errors import UsageError, one_line
 from workers.storage.uris import hide_users
 
 MOST_CLAUSES = 20  # errors listed in one message
@@ -261,8 +261,8 @@ def _parse(data: bytes | str, origin: str) -> Any:
         mark = error.problem_mark or error.context_mark
         reason = f"{error.problem or error.context}" + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # also 2026-02-31 and keys that are lists
-        reason = " ".join(str(error).split())
-    raise UsageError(f"{origin}: not valid YAML: {reason[:300]}; correct it there, or quote the value")
+        reason = one_line(error)
+    raise UsageError(f"{origin}: not valid YAML: {reason}; correct it there, or quote the value")
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -352,5 +352,5 @@ def _shorten(value: object) -> str:
 
 def _cut(text: str, most: int) -> str:
     """The text on one line, at most `most` characters long: names in a file are untrusted."""
-    text = " ".join(text.split())
+    text = one_line(text, None)
     return text if len(text) <= most else text[: most - 3] + "..."

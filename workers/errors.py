@@ -21,6 +21,13 @@ ReembedError                 every error that is shown to the user: one line, sa
 
 from __future__ import annotations
 
+REASON = 300  # characters of another program's message inside one of ours
+
+
+def one_line(text: object, most: int | None = REASON) -> str:
+    """Another program's message as it stands inside one of ours: on one line, cut. See storage.uris.public_line as well."""
+    return " ".join(str(text).split())[:most]
+
 
 class ReembedError(Exception):
     """Base of every error that is shown to the user as one line."""

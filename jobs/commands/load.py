@@ -36,7 +36,7 @@ from jobs.state.stored_run import StoredRun
 from workers.errors import RunAborted, UsageError
 from workers.host.spill_file import own_spill_folder
 from workers.storage.store import Store
-from workers.storage.uris import hide_secrets, redact
+from workers.storage.uris import public_line, redact
 from workers.table.part_file import open_part
 from workers.table.schema import EMBEDDING, OutputSchema
 
@@ -187,5 +187,5 @@ def _told(kind: str, store: VectorStore, table: str) -> Iterator[None]:
     try:
         yield
     except store.errors as error:
-        reason = hide_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:400]
+        reason = public_line(f"{type(error).__name__}: {error}")
         raise RunAborted(f"load {kind}, table {table}: {reason}; the same command goes on") from error

@@ -17,7 +17,7 @@ import threading
 import traceback
 from typing import Any
 
-from workers.storage.uris import hide_secrets
+from workers.storage.uris import hide_secrets, public_line
 
 _MACHINE = {
     errno.ENOSPC: "free space on the disk of its temporary folder",
@@ -44,7 +44,7 @@ def stack_file(error: BaseException) -> str:
 
 def described(error: BaseException) -> str:
     """Class and message on one line, without secrets."""
-    return " ".join(f"{type(error).__name__}: {hide_secrets(str(error))}".split())[:300]
+    return public_line(f"{type(error).__name__}: {error}")
 
 
 def machine_full(error: BaseException) -> str | None:

@@ -13,20 +13,7 @@ from jobs.planning.run import ReuseRefused, Run
 from jobs.state.stored_run import StoredRun
 from workers import __version__
 from workers.storage.uris import redact
-
-MODEL_FACTS = (
-    "name",
-    "revision",
-    "weights_digest",
-    "tokenizer_digest",
-    "pooling",
-    "normalize",
-    "precision",
-    "dim",
-    "vector",
-    "max_tokens",
-    "long_text",
-)  # fmt: skip - of RunRecord.model; prompts are texts of the user's
+from workers.table.vector_identity import TOLD_FACTS
 
 
 @contextlib.contextmanager
@@ -70,6 +57,6 @@ def _facts(run: Run, driver: int) -> RunFacts:
         output=output,
         columns_in=[*ids, *texts, *kept],
         columns_out=[Column(field.name, str(field.type)) for field in StoredRun(run.store, run.record).schema.rows],
-        model={name: run.record.model.get(name) for name in MODEL_FACTS},
+        model={name: run.record.model.get(name) for name in TOLD_FACTS},
         version=__version__,
     )

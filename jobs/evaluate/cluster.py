@@ -21,6 +21,7 @@ from workers.errors import UsageError
 from workers.table.schema import TEXT_HASH
 from workers.vectors.agreement.spherical import Contingency, LabelCounts, LloydPass, StartSample, moved, start, unit_sample
 from workers.vectors.agreement.v_measure import v_measure
+from workers.vectors.evaluation.classes.strings import is_text
 
 METRICS: tuple[str, ...] = ("v_measure", "homogeneity", "completeness")
 SAMPLE = 256  # texts a cluster, on which the start is found
@@ -38,8 +39,7 @@ def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
         raise UsageError("evaluate.task=cluster needs evaluate.label: a kept column that holds the classes")
     source.require_columns([section.label], "evaluate.label")
     kind = source.column_type(section.label)
-    named = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
-    if not (named or pa.types.is_integer(kind)):
+    if not (is_text(kind) or pa.types.is_boolean(kind) or pa.types.is_integer(kind)):
         mend = "cut it into classes when you embed" if pa.types.is_floating(kind) else "name a column of one class a row"
         raise UsageError(f"evaluate.label: {section.label} is {kind}, and task=cluster compares one class a row; {mend}")
     return (TEXT_HASH, section.label)

@@ -33,6 +33,8 @@ from workers.records.shard import Shard
 from workers.table.schema import ID, TEXT_HASH, TOKENS
 from workers.vectors.agreement.spans import SpanCounts, f1
 from workers.vectors.evaluation.classes.gathered import table_of
+from workers.vectors.evaluation.classes.labels import has_several
+from workers.vectors.evaluation.classes.strings import is_text
 from workers.vectors.evaluation.tagged.rows import Alignment, OfWords, WordTags
 from workers.vectors.evaluation.tagged.span_scores import SpanScores, span_types
 from workers.vectors.step import Partial, Step, UnitStep
@@ -55,8 +57,7 @@ def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
             )
         source.require_columns([column], f"evaluate.{setting}")
         kind = source.column_type(column)
-        value = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else None
-        if value is None or not (pa.types.is_string(value) or pa.types.is_large_string(value)):
+        if not (has_several(kind) and is_text(kind.value_type)):
             raise UsageError(f"evaluate.{setting}: {column} is of type {kind}; task=tokens needs a list of strings")
     if section.split.by is SplitBy.NEAR or section.against is not None:
         setting = "against" if section.against is not None else "split.by=near"

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from jobs.config import LineageConfig
 from jobs.monitoring.lineage_event import RunFacts, RunState, run_event
 from workers.errors import UsageError
-from workers.storage.uris import hide_secrets, redact
+from workers.storage.uris import public_line, redact
 
 log = logging.getLogger("reembed")
 
@@ -119,7 +119,7 @@ class Lineage:
 
 
 def _warn(endpoint: str, error: Exception) -> None:
-    reason = hide_secrets(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
+    reason = public_line(f"{type(error).__name__}: {error}")
     log.warning("lineage events do not reach %s: %s; the run is not affected", redact(endpoint), reason)
 
 

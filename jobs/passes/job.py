@@ -269,6 +269,7 @@ class _Work:
         )
 
     def _check(self) -> None:
+        """For every turn of a loop, so it makes no request. What writes asks the lock's guard as well."""
         self._stop.check()
         self._lock.raise_if_lost()
 

@@ -20,6 +20,7 @@ import yaml
 from jobs.state.current import Current, read_current
 from jobs.state.stored_run import StoredRun
 from workers.table.paths import CARD
+from workers.table.vector_identity import TOLD_FACTS
 
 log = logging.getLogger("reembed")
 
@@ -39,19 +40,6 @@ _SAME = (
     "large_string",
 )
 _OTHER = {"halffloat": "float16", "float": "float32", "double": "float64", "date32[day]": "date32"}
-_FACTS = (
-    "name",
-    "revision",
-    "pooling",
-    "normalize",
-    "precision",
-    "dim",
-    "vector",
-    "int8_scale",
-    "max_tokens",
-    "long_text",
-    "weights_digest",
-)  # fmt: skip - of run.json's model
 
 
 def put_card(run: StoredRun, guard: Callable[[], None]) -> None:
@@ -100,7 +88,7 @@ def card(current: Current, part: pa.Schema, partition_by: Iterable[str], model: 
     partitions = list(partition_by)
     rows = [f"| {_cell(field.name)} | {_cell(field.type)} | {_where(features[field.name])} |" for field in part]
     rows += [f"| {_cell(name)} | | in the folders' names: `{_cell(name)}=…` |" for name in partitions]
-    facts = [f"| {name} | {_cell(model[name])} |" for name in _FACTS if model.get(name) is not None]
+    facts = [f"| {name} | {_cell(model[name])} |" for name in TOLD_FACTS if model.get(name) is not None]
     return "\n".join([
         "---",
         yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---",

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from jobs.state.stored_shards import SCHEMA, StoredShards, columns_of
-from workers.errors import RunAborted, UsageError
+from workers.errors import RunAborted, UsageError, one_line
 from workers.records.shard import Shard
 from workers.storage.store import Store
 from workers.table.small_table import decode_table, encode_table
@@ -52,7 +52,7 @@ def load_manifest(store: Store, path: str, expected: str | None = None) -> tuple
         shards = StoredShards(table)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise RunAborted(
-            f"manifest {store.uri_of(path)} is damaged ({' '.join(str(error).split())[:200]}); "
+            f"manifest {store.uri_of(path)} is damaged ({one_line(error)}); "
             "restore it, or delete this run's folder to start the run anew"
         ) from None
     if expected is not None and found != expected:

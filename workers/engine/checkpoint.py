@@ -23,7 +23,7 @@ from torch import Tensor
 
 from workers.engine.bert.weights import BertWeights, State, facts_of, read_weights
 from workers.engine.inputs import TokenTypes, read_token_types
-from workers.errors import UsageError
+from workers.errors import UsageError, one_line
 from workers.model.architecture import ENCODER_HALVES, common_names, harmless, refuse_unused
 
 _log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def load_transformer(
     try:
         model, report = _load(folder, dtype, masked_lm=masked_lm)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, ImportError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise UsageError(f"{shown}: transformers cannot load it ({type(error).__name__}: {reason})") from error
     except SafetensorError as error:
         raise UsageError(f"{shown}: its safetensors file is damaged ({error}); fetch the model again") from None

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.nn.utils.rnn import pad_sequence
 
-from workers.errors import UsageError
+from workers.errors import UsageError, one_line
 from workers.model.files import PROJECTION
 from workers.model.modules import ModuleSpec
 from workers.records.tokens import ranges
@@ -77,7 +77,7 @@ def _load(folder: Path, spec: ModuleSpec, *, by_token: bool = False) -> Any:
     try:
         module = getattr(library, spec.kind).load(str(folder / spec.path)).to(torch.float32)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, ImportError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise UsageError(
             f"{folder / spec.path}: this {spec.kind} module cannot be loaded ({reason}); fetch the model again"
         ) from None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.kernels.packing import PackedBatch
-from workers.errors import UsageError
+from workers.errors import UsageError, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def read_token_types(folder: Path, name: str) -> TokenTypes | None:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
         given = tokenizer("a", return_special_tokens_mask=True)
     except Exception as error:  # noqa: BLE001 - the Rust library raises bare Exception
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise UsageError(
             f"model.name={name}: transformers cannot load its tokenizer ({type(error).__name__}: {reason}); "
             "fetch the model again, or save it with AutoTokenizer.save_pretrained"

@@ -38,7 +38,7 @@ from workers.engine.ways.interface import TOKEN_TYPES, Forward, takes
 from workers.engine.ways.padded import Padded
 from workers.engine.ways.pooler import OwnPooler
 from workers.engine.ways.supported import Unpadded, fuses_bfloat16, unpadded_ways
-from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError
+from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageError, one_line
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
 
@@ -245,7 +245,7 @@ class SelfCheck:
         except Exception as error:  # an operation that the device lacks in this precision, a kernel that cannot be built
             if self._device.type == "cuda" and "CUDA error" in str(error):
                 raise
-            return f"cannot be computed in {precision.value}: {' '.join(str(error).split())[:200]}"
+            return f"cannot be computed in {precision.value}: {one_line(error)}"
         found = cosines(vectors, reference)
         if self._sparse:
             found[~vectors.any(axis=1) & ~reference.any(axis=1)] = 1.0
@@ -292,7 +292,7 @@ def reference_vectors(checkpoint: Checkpoint, golden: TokenizedTexts, embed: Emb
     except ReembedError:
         raise
     except Exception as error:  # a family's code may raise anything when it is not given what it needs
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UsageError(
             f"{shown} does not embed a text by itself ({type(error).__name__}: {reason}); name a text encoder"
         ) from error

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer, Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 
-from workers.errors import UsageError
+from workers.errors import UsageError, one_line
 from workers.model.files import read_json
 from workers.model.golden import GOLDEN_TEXTS
 
@@ -83,7 +83,7 @@ def convert(
     except UsageError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever the two libraries raise on odd files
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
     if options and _loads(folder, {}, lower_case, special):
         raise UsageError(
             f"{folder}: sentence_bert_config.json: processor_kwargs {dict(options)!r} cannot be used ({reason})"

@@ -24,7 +24,7 @@ import filelock
 from workers.errors import ObjectError, TransientError, UsageError
 from workers.storage.client import filesystem
 from workers.storage.objects import ObjectInfo, list_objects, open_object
-from workers.storage.uris import redact
+from workers.storage.uris import public_line, redact
 
 WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # configuration, vocabularies, weights; never *.bin *.pt *.py
 CACHE_VARIABLE = "REEMBED_CACHE"
@@ -59,7 +59,7 @@ def fetch_hub(name: str, revision: str | None) -> tuple[Path, str]:
             "download it once with `hf download`, or give a local folder or object-store URI"
         ) from None
     except (errors.HfHubHTTPError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = public_line(error) or type(error).__name__
         raise UsageError(f"{shown}: the hub could not deliver it ({reason}); try again, or give a local folder") from None
     return folder, folder.name
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from workers.errors import ObjectError
+from workers.errors import ObjectError, one_line
 from workers.reading.signatures import BOM as BOM
 from workers.reading.signatures import empty_error, zstd_frame_error
 from workers.records.shard import ObjectSlice
@@ -100,7 +100,7 @@ def open_bytes(stream: SourceStream, compression: str | None) -> Callable[[int],
                 raise stream.failure from None
             if "too much memory" in str(error):  # of a later frame: the first one is looked at beforehand
                 raise ObjectError(stream.uri, zstd_frame_error()) from None
-            raise Damaged(" ".join(str(error).split())[:200]) from None
+            raise Damaged(one_line(error)) from None
 
     return read
 

@@ -24,9 +24,18 @@ import tenacity
 from fsspec.core import url_to_fs
 from fsspec.implementations.chained import ChainedFileSystem
 
-from workers.errors import AccessDenied, ObjectArchived, ObjectError, StorageFull, StoreRefused, TransientError, UsageError
+from workers.errors import (
+    AccessDenied,
+    ObjectArchived,
+    ObjectError,
+    StorageFull,
+    StoreRefused,
+    TransientError,
+    UsageError,
+    one_line,
+)
 from workers.storage.origin import causes, credentials_error, explain_credentials, may_pass, misconfigured, unusable
-from workers.storage.uris import hide_secrets, redact, refuse_secrets, scheme_of
+from workers.storage.uris import public_line, redact, refuse_secrets, scheme_of
 
 RETRY_SECONDS = 60.0  # a longer outage fails the attempt at the shard; the scheduler decides what follows
 READ_BLOCK_BYTES = 8 << 20  # one range request while streaming an object
@@ -364,9 +373,9 @@ def _explain(error: Exception) -> str:
 
 def _plain(error: BaseException) -> str:
     """One line without the credentials that some clients put into their messages."""
-    text = " ".join(str(error).split())
+    text = one_line(error, None)
     if not isinstance(error, OSError) and error_code(error):
         text = error_code(error)
     if text in ("", "None") or text.endswith("] None"):  # a server that sends only a code
         text = error_code(error) or type(error).__name__
-    return hide_secrets(text)[:300]
+    return public_line(text)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from workers.storage.uris import hide_secrets
+from workers.storage.uris import public_line
 
 _MODULES = tuple(f"{package}.{module}" for package in ("botocore", "aiobotocore") for module in ("credentials", "tokens"))
 _NETWORK = ("HTTPClientError", "ConnectionError", "ConnectTimeoutError", "EndpointConnectionError", "ReadTimeoutError",
@@ -69,8 +69,8 @@ def unusable(error: BaseException) -> bool:
 def explain_credentials(error: BaseException) -> str:
     """The client's own words and the remedy, on one line."""
     name = type(error).__name__
-    words = " ".join(str(getattr(error, "kwargs", {}).get("error_msg") or error).split()) or name
-    told = f"no AWS credentials ({hide_secrets(words)[:300]})"
+    words = public_line(getattr(error, "kwargs", {}).get("error_msg") or error) or name
+    told = f"no AWS credentials ({words})"
     profile = os.environ.get("AWS_PROFILE")
     option = f" --profile {profile}" if profile else ""
     if "SSO" in name or name == "TokenRetrievalError":

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from workers.errors import ObjectError, ObjectMissing, ReembedError, TransientError
+from workers.errors import ObjectError, ObjectMissing, ReembedError, TransientError, one_line
 from workers.records.shard import ObjectSlice
 from workers.storage.client import READ_BLOCK_BYTES, translated
 from workers.storage.objects import open_object
@@ -124,7 +124,7 @@ class SourceStream:
         except (pa.ArrowException, OSError, ValueError) as error:
             if self.failure is not None:
                 raise self.failure from None
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise ObjectError(
                 self.uri, f"truncated or corrupt {what} after {rows_read} rows ({reason}); upload it again", rows_read
             ) from None

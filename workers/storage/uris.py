@@ -4,6 +4,7 @@ scheme_of        what stands before `://`
 redact           a URI without user, password and query
 refuse_secrets   UsageError for a URI that holds a password or a signature
 hide_secrets     any text, such as a client's error message, with the credentials in it masked
+public_line      the same on one line, cut: as it stands inside a message of ours
 is_utf8          whether a name, or any string, can be stored at all
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl
 
-from workers.errors import UsageError
+from workers.errors import REASON, UsageError, one_line
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
 _PLACES = ("file", "local", "memory")  # schemes whose URIs have no host, and so no user
@@ -86,3 +87,8 @@ def refuse_secrets(uri: str) -> None:
 def hide_secrets(text: str) -> str:
     """The text with users, passwords, keys and tokens replaced by stars, and without the queries of web addresses."""
     return _QUERY.sub(r"\1", hide_users(_SECRET.sub(r"\1=***", text)))
+
+
+def public_line(text: object) -> str:
+    """The message of a library that was given credentials, or talks to a server: errors.one_line without secrets."""
+    return hide_secrets(one_line(text, None))[:REASON]

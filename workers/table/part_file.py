@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from workers.config import VectorEncoding, VectorType
-from workers.errors import ObjectError
+from workers.errors import ObjectError, one_line
 from workers.records.documents import empty_table
 from workers.records.shard import shard_name
 from workers.storage.store import Store
@@ -318,7 +318,7 @@ def decoding(uri: str, stream: SourceStream | None = None) -> Iterator[None]:
     except _FOREIGN as error:
         if stream is not None and stream.failure is not None:
             raise stream.failure from None
-        raise PartDamaged(uri, " ".join(str(error).split())[:200]) from None
+        raise PartDamaged(uri, one_line(error)) from None
 
 
 def _group_bytes(group: pq.RowGroupMetaData, columns: Sequence[str] | None) -> int:

@@ -130,8 +130,9 @@ VECTOR_FACTS = names(STAMP, Effect.VECTOR)
 """Facts of a snapshot that decide the vector of a text."""
 FOOTER_FACTS = names(STAMP, Effect.VECTOR, Effect.STORED)
 """Facts in which the parts of one snapshot agree."""
-MODEL_FACTS = names(STAMP, Effect.VECTOR, Effect.NAME)
-"""Facts that run.json holds under `model`."""
+TOLD_FACTS = ("name", "revision", *(name for name in VECTOR_FACTS if name not in ("prompt", "vectors")))
+"""Facts of run.json's `model` that a data set card and lineage events tell. A prompt is a text of the user's; the columns of
+vectors are told by the schema."""
 FACTS_BESIDE_RECIPE = tuple(name for name in VECTOR_FACTS if name not in RECIPE)
 """Vector facts that the recipe does not hold: digests, precision, vector type."""
 

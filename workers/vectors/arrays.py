@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from workers.errors import RunAborted
+from workers.errors import RunAborted, one_line
 from workers.storage.store import Store
 from workers.vectors.step import Partial
 
@@ -28,5 +28,5 @@ def load_arrays(store: Store, path: str) -> Partial | None:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (ValueError, OSError, KeyError, EOFError) as error:
-        told = " ".join(str(error).split())[:200]
+        told = one_line(error)
         raise RunAborted(f"{store.uri_of(path)}: damaged ({told}); delete it, and run the same command again") from None

@@ -5,7 +5,16 @@ from __future__ import annotations
 import logging
 import traceback
 
-from workers.errors import LocalDiskFull, ObjectError, ReplicaError, StorageFull, StoreRefused, TransientError, UsageError
+from workers.errors import (
+    LocalDiskFull,
+    ObjectError,
+    ReplicaError,
+    StorageFull,
+    StoreRefused,
+    TransientError,
+    UsageError,
+    one_line,
+)
 from workers.host.spill_file import no_room
 from workers.records.shard import Assignment, Blame, Failure
 
@@ -39,4 +48,4 @@ def failure_of(assignment: Assignment, error: Exception) -> Failure:
             blame = Blame.SHARD
             reason = f"{type(error).__name__}: {error}"
             log.error("shard %d: %s", shard.number, "".join(traceback.format_exception(error)))
-    return Failure(shard.number, assignment.epoch, blame, " ".join(reason.split())[:1000], uri, rows_read)
+    return Failure(shard.number, assignment.epoch, blame, one_line(reason, 1000), uri, rows_read)

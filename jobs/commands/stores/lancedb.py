@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from jobs.commands.stores.store import Shape, State, chunks_of, library, not_made
 from workers.errors import UsageError
-from workers.storage.uris import redact
+from workers.storage.uris import public_line, redact
 from workers.table.schema import CHUNK, EMBEDDING, ID
 
 TAG = "reembed"
@@ -102,7 +102,7 @@ class LanceTable:
         except (OSError, ValueError, RuntimeError) as error:
             if "not found" in str(error).lower():
                 return None
-            reason = " ".join(str(error).split())[:200]
+            reason = public_line(error)
             raise UsageError(f"load {NAME}: {redact(self._uri)} cannot be opened: {reason}; correct the uri") from None
 
     def _tagged(self) -> Any:

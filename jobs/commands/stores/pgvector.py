@@ -33,7 +33,7 @@ from jobs.commands.stores.store import (
 )
 from workers.config import VectorType
 from workers.errors import LockHeld, UsageError
-from workers.storage.uris import hide_secrets
+from workers.storage.uris import public_line
 from workers.table.schema import TEXT_HASH
 
 BATCH = 10_000  # rows of a COPY: a temporary table of some 20 MB
@@ -57,7 +57,7 @@ class PgVector:
         try:
             self._connection = psycopg.connect(where, autocommit=True, application_name="reembed load")
         except psycopg.Error as error:
-            reason = hide_secrets(" ".join(str(error).split()))[:300]
+            reason = public_line(error)
             raise UsageError(f"load {NAME}: no connection: {reason}; correct the connection string") from None
         if not self._locked():
             self.close()

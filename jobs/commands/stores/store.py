@@ -31,7 +31,7 @@ from workers.config import VectorType
 from workers.errors import UsageError
 from workers.host.optional_package import optional_package
 from workers.snapshot.changes.sides import OLD_TEXT_HASH, OP
-from workers.storage.uris import hide_secrets, redact
+from workers.storage.uris import public_line, redact
 from workers.table.schema import CHUNK, EMBEDDING, ID, TEXT_HASH
 
 WHOLE = -1  # in place of a chunk: keys of stores and joins know no nulls
@@ -121,7 +121,7 @@ def gone(store: str, table: str, run_id: str) -> UsageError:
 
 
 def unanswered(store: str, where: str, error: Exception) -> UsageError:
-    reason = hide_secrets(" ".join(str(error).split()))[:300]
+    reason = public_line(error)
     return UsageError(f"load {store}: {redact(where)} does not answer: {reason}; correct the address")
 
 

@@ -22,7 +22,7 @@ from workers.errors import UsageError
 from workers.reading.tables.credentials import object_store_options
 from workers.records.deleted_rows import encode_rows
 from workers.records.pinned_table import TableColumn
-from workers.storage.uris import redact
+from workers.storage.uris import public_line, redact
 
 _KNOWN = frozenset({"columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"})
 _MODE = "delta.columnMapping.mode"
@@ -87,7 +87,7 @@ def _explained(config: CorpusConfig, version: int | None, error: Exception) -> U
     if version is not None and ("version" in str(error).lower()):
         return UsageError(
             f"corpus.table_version {version}: the Delta table {redact(config.uri[0])} has no such version "
-            f"({' '.join(str(error).split())[:120]}); leave it out for the newest"
+            f"({public_line(error)}); leave it out for the newest"
         )
     return refused(config, error)
 

@@ -23,7 +23,7 @@ from workers.records.deleted_rows import encode_rows
 from workers.records.documents import WINDOW_ROWS
 from workers.records.pinned_table import TableColumn
 from workers.storage.objects import ObjectInfo
-from workers.storage.uris import redact
+from workers.storage.uris import public_line, redact
 
 _NOT_FOUND = "was not found"
 
@@ -46,7 +46,7 @@ def open_lance(config: CorpusConfig) -> TableSnapshot:
             newest = dataset.version
             raise UsageError(
                 f"corpus.table_version {version}: the Lance table {redact(uri)} has no such version or tag "
-                f"({' '.join(str(error).split())[:80]}); its newest is {newest}"
+                f"({public_line(error)}); its newest is {newest}"
             ) from None
     try:
         files = list(_fragments(dataset, uri))

@@ -21,7 +21,7 @@ from workers.errors import UsageError
 from workers.host.optional_package import optional_package
 from workers.records.pinned_table import TableColumn
 from workers.storage.objects import ObjectInfo
-from workers.storage.uris import hide_secrets, redact
+from workers.storage.uris import public_line, redact
 from workers.table.partitions import Partitions
 
 TITLES = {
@@ -30,7 +30,6 @@ TITLES = {
     TableFormat.LANCE: "Lance table",
     TableFormat.HF: "Hugging Face data set",
 }
-_SHOWN = 200  # characters of a library's message
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def library(name: str, extra: TableFormat) -> ModuleType:
 def refused(config: CorpusConfig, error: Exception) -> UsageError:
     """What a table's library says of a table that it does not open."""
     kind = TITLES[TableFormat(config.table)] if config.table else "table"
-    reason = hide_secrets(" ".join(str(error).split()))[:_SHOWN]
+    reason = public_line(error)
     return UsageError(
         f"corpus.uri {redact(config.uri[0])}: cannot be opened as {'an' if kind.startswith('I') else 'a'} {kind}: {reason}; "
         "check corpus.uri, corpus.table and corpus.table_options"

@@ -15,6 +15,7 @@ from workers.table.schema import CHUNK, ID, TEXT_HASH
 from workers.table.small_table import decode_table
 from workers.vectors.evaluation.classes.division import NearGroups
 from workers.vectors.evaluation.classes.labels import has_several, require_label
+from workers.vectors.evaluation.classes.strings import is_text
 
 
 def columns_of(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
@@ -44,7 +45,7 @@ def require_split_column(source: SourceSnapshot, split: SplitSection) -> None:
         return
     source.require_columns([split.column], "evaluate.split.column")
     kind = source.column_type(split.column)
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         raise UsageError(f"evaluate.split.column: {split.column} is of type {kind}; it must say `train` or `test`")
 
 

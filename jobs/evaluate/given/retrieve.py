@@ -31,6 +31,7 @@ from workers.records.documents import text_hash
 from workers.table.schema import ID, TEXT_HASH
 from workers.table.vectors import unit_rows
 from workers.vectors.evaluation.classes.scoring import poisson_weights
+from workers.vectors.evaluation.classes.strings import is_text
 from workers.vectors.evaluation.figures import interval
 from workers.vectors.retrieval.named import SampledRows, TextsOfIds, found_ids
 from workers.vectors.retrieval.nearest import MARGIN, MOST_QUERIES, NearestTexts, pairs_to_score, rank_in_group
@@ -62,7 +63,7 @@ def check(source: SourceSnapshot, section: EvaluateSection) -> tuple[str, ...]:
             raise UsageError("evaluate: query_column replaces queries and qrels; give one or the other")
         source.require_columns([section.query_column], "evaluate.query_column")
         kind = source.column_type(section.query_column)
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if not is_text(kind):
             raise UsageError(f"evaluate.query_column: {section.query_column} is {kind}, not text; name a column of texts")
         return (ID, TEXT_HASH, section.query_column)
     if not section.queries or not section.qrels:

@@ -7,7 +7,7 @@ import pytest
 from workers.errors import UsageError
 from workers.storage.objects import list_objects
 from workers.storage.store import Store
-from workers.storage.uris import hide_secrets, redact, refuse_secrets
+from workers.storage.uris import hide_secrets, public_line, redact, refuse_secrets
 
 SECRET = "PLANTED-SECRET"
 
@@ -76,3 +76,10 @@ def test_a_message_without_credentials_is_left_as_it_is() -> None:
 def test_credentials_in_a_message_are_masked() -> None:
     text = f"GET https://me:{SECRET}@host/a?sig={SECRET} with Authorization: Bearer {SECRET}, secret_key={SECRET}"
     assert hide_secrets(text) == "GET https://***@host/a with Authorization=***, secret=***"
+
+
+def test_a_secret_is_masked_before_a_message_is_cut() -> None:
+    """Cut first, a key that lies across the limit would be told in part."""
+    told = public_line(ValueError("x" * 285 + "\n  token=abcdefghijklmnop and more"))
+    assert told == ("x" * 285 + " token=*** and more")[:300]
+    assert len(told) == 300

@@ -15,10 +15,10 @@ from workers.table.vector_identity import (
     LATER_RECIPE,
     LATER_SETTINGS,
     LATER_STAMP,
-    MODEL_FACTS,
     RECIPE,
     SETTINGS,
     STAMP,
+    TOLD_FACTS,
     VECTOR_FACTS,
     Effect,
     as_first_stored,
@@ -49,7 +49,7 @@ def test_what_earlier_versions_compared_is_compared_still() -> None:
     assert set(LATER_STAMP) == {"vectors", "int8_scales"}, "nothing is stored of these where they say what 0.1.0 did"
     assert set(VECTOR_FACTS) == shared | {"long_text", "vector", "vectors"}
     assert set(FOOTER_FACTS) == shared | {"long_text", "vector", "int8_scale"} | set(LATER_STAMP)
-    assert set(MODEL_FACTS) == shared | {"long_text", "vector", "model", "revision", "vectors"}
+    assert set(TOLD_FACTS) == (shared - {"prompt"}) | {"long_text", "vector", "name", "revision"}
     assert set(FACTS_BESIDE_RECIPE) == {"weights_digest", "tokenizer_digest", "precision", "vector", "vectors"}
     assert {name for name, effect in SETTINGS.items() if effect is Effect.NAME} == {"name", "revision", "storage_options"}
 

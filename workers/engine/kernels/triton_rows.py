@@ -28,6 +28,7 @@ from torch import Tensor
 from workers.engine.kernels import torch_rows
 from workers.engine.kernels.float8 import FLOAT8, LARGEST, LEAST_REACH, Codes
 from workers.engine.kernels.torch_rows import Norm
+from workers.errors import one_line
 
 try:
     import triton
@@ -141,7 +142,7 @@ def why_unusable(device: torch.device) -> str | None:
     try:
         found = segment_mean(states.to(device), starts.to(device), ends.to(device)).cpu()
     except Exception as error:  # noqa: BLE001 - of the compiler, the loader, the file system, the driver
-        return f"Triton's kernels cannot be run on {device} ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return f"Triton's kernels cannot be run on {device} ({type(error).__name__}: {one_line(error)})"
     if not torch.allclose(found, torch_rows.segment_mean(states, starts, ends)):
         return f"Triton's kernels compute wrong numbers on {device}"
     return None

@@ -14,14 +14,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from workers.errors import ObjectError, ObjectMissing, TransientError, UsageError
+from workers.errors import ObjectError, ObjectMissing, TransientError
+from workers.host.optional_package import optional_package
 from workers.reading.columnar import ColumnLayout, pieces
 from workers.reading.source_rows import SourceRows
 from workers.reading.tables.credentials import object_store_options
 from workers.records.documents import WINDOW_ROWS, ReadPlan
 from workers.records.pinned_table import PinnedTable
 from workers.records.shard import ObjectSlice
-from workers.storage.uris import redact
+from workers.storage.uris import public_line, redact
 
 FRAGMENT = "fragment-"  # before the number, at the end of a fragment's URI
 _ADDRESS = "_rowaddr"
@@ -57,7 +58,7 @@ def read_fragment(piece: ObjectSlice, table: PinnedTable, plan: ReadPlan) -> Ite
                 yield layout.rows(part, at)
                 at += part.num_rows
     except (OSError, RuntimeError, pa.ArrowException) as error:
-        raise TransientError(f"{uri}: Lance cannot read it: {' '.join(str(error).split())[:200]}") from None
+        raise TransientError(f"{uri}: Lance cannot read it: {public_line(error)}") from None
 
 
 def row_numbers(addresses: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -69,18 +70,13 @@ def row_numbers(addresses: pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def _fragment(piece: ObjectSlice, table: PinnedTable, plan: ReadPlan) -> tuple[pa.Schema, Any]:
-    try:
-        import lance
-    except ImportError as error:
-        raise UsageError(
-            f"corpus.table: lance needs pylance on every node ({error}); pip install 'reembed[lance]'"
-        ) from None
+    lance = optional_package("lance", "lance", "corpus.table: lance, on every node,")
     try:
         options = object_store_options(plan.corpus) or None
         dataset = lance.dataset(plan.corpus.uri[0], version=int(table.version), storage_options=options)
         fragment = dataset.get_fragment(int(piece.uri.rpartition(FRAGMENT)[2]))
     except ValueError as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = public_line(error)
         raise ObjectMissing(redact(piece.uri), f"version {table.version} of its table is gone ({reason})") from None
     if fragment is None:
         raise ObjectMissing(redact(piece.uri), f"is not in version {table.version} of its table")

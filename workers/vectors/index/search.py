@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from workers.errors import ObjectError, ReembedError, UsageError
+from workers.errors import ObjectError, ReembedError, UsageError, one_line
 from workers.snapshot.search import THREADS, Hit, best_of_part, score_rows, with_columns
 from workers.snapshot.vectors import rows_where
 from workers.snapshot.where import Where
@@ -83,7 +83,7 @@ class IndexFiles:
                 f"{store.uri_of(path)}: no catalog of index files; give the output of `reembed index`"
             ) from None
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            told = " ".join(str(error).split())[:200]
+            told = one_line(error)
             raise UsageError(
                 f"{store.uri_of(path)}: damaged ({told}); build the index again, or search without it"
             ) from None
@@ -143,7 +143,7 @@ class IndexedSearch:
         except UsageError:
             raise
         except (ObjectError, OSError, RuntimeError) as error:  # usearch raises RuntimeError
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
         except ReembedError as error:
             reason = str(error)
         rows = sum(piece.rows for piece in file.pieces)

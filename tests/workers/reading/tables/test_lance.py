@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from jobs.corpus.discovery import discover
 from jobs.planning.sharding import cut
 from tests.jobs.corpus.tables.table_rows import settings
-from workers.errors import ObjectError, ObjectMissing
+from workers.errors import ObjectError, ObjectMissing, UsageError
 from workers.reading.reader import read_windows
 from workers.records.documents import ReadPlan
 from workers.records.shard import Shard
@@ -45,3 +46,11 @@ def test_other_rows_than_planned_are_named(planned: tuple[Shard, ReadPlan]) -> N
     (piece,) = shard.slices
     with pytest.raises(ObjectError, match="holds 3 live rows where 4 were planned; start a new run"):
         list(read_windows(replace(shard, slices=(replace(piece, rows=4),)), plan, {}))
+
+
+def test_a_node_without_the_package_is_told_what_to_install(
+    planned: tuple[Shard, ReadPlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lance", None)
+    with pytest.raises(UsageError, match=r"^corpus.table: lance, on every node, .*pip install 'reembed\[lance\]'$"):
+        list(read_windows(*planned, {}))

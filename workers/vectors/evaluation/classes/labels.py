@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from workers.errors import UsageError
-from workers.vectors.evaluation.classes.strings import packed, unpacked
+from workers.vectors.evaluation.classes.strings import is_text, packed, unpacked
 from workers.vectors.shard_rows import ShardRows
 from workers.vectors.step import Combiner, Concatenation, Partial, Step
 
@@ -36,8 +36,7 @@ def require_label(kind: pa.DataType, name: str) -> None:
             f"evaluate.label: {name} is a number with a fraction ({kind}), which has no classes: cut it into ranges in the "
             "corpus, or compare scores of pairs (evaluate.task=pairs)"
         )
-    texts = pa.types.is_string(value) or pa.types.is_large_string(value)
-    if not (texts or pa.types.is_integer(value) or pa.types.is_boolean(value)):
+    if not (is_text(value) or pa.types.is_integer(value) or pa.types.is_boolean(value)):
         raise UsageError(
             f"evaluate.label: {name} is of type {kind}; a label is a string, an integer, a boolean, or a list of them"
         )

@@ -1,4 +1,7 @@
-"""Strings as arrays, so that a Partial can hold them: their UTF-8 bytes one after another, and the bytes of each."""
+"""Strings as arrays, so that a Partial can hold them: their UTF-8 bytes one after another, and the bytes of each.
+
+And which columns hold strings.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds strings."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def packed(cells: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
