@@ -100,7 +100,7 @@ def squared(distance: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
 
 
 def nearest(centroids: Centroids, rows: Floats, *, second: bool = False, exact: bool = True) -> Nearest:
-    """The nearest cluster of each row [N, D]; for cosine rows of length 1.
+    """The nearest cluster of each row [N, D], which may have any length for cosine.
 
     `exact`: distances of l2 are computed from the differences, for those that are stored; else from the products, which
     takes less time and is wrong by some 1e-7 of the rows' squared lengths around the centroids' mean.
@@ -114,6 +114,12 @@ def nearest(centroids: Centroids, rows: Floats, *, second: bool = False, exact: 
         found.place[here], found.distance[here] = inside.place + first, inside.distance
         found.second[here] = np.where(inside.second == NONE, NONE, inside.second + first)
     return found
+
+
+def lengths_of(rows: Floats) -> Floats:
+    """[N] the rows' lengths, at least the smallest float32: zeros divided by it stay zeros."""
+    lengths: Floats = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
 def by_group(groups: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -131,7 +137,7 @@ def assigned(rows: ShardRows, centroids: Centroids) -> Nearest:
     held: dict[str, Nearest] = rows.remember("clusters", dict)
     digest = centroids.digest
     if digest not in held:
-        blocks = [nearest(centroids, block, second=True) for _, block in rows.blocks(unit=centroids.unit)]
+        blocks = [nearest(centroids, block, second=True) for _, block in rows.blocks(unit=False)]
         held.clear()
         held[digest] = Nearest(
             np.concatenate([np.empty(0, np.int32), *(block.place for block in blocks)]),
@@ -154,8 +160,8 @@ def _among(metric: str, vectors: Floats, rows: Floats, second: bool, exact: bool
             scores -= half_squares
         best = scores.argmax(axis=1)
         score = scores[np.arange(len(some)), best]
-        if metric != L2:
-            distances.append(np.maximum(1 - score, 0))
+        if metric != L2:  # its length moves no row to another cluster, so that scores alone are divided by it
+            distances.append(np.maximum(1 - score / lengths_of(some), 0))
         elif exact:
             difference = centres[best] - around
             distances.append(np.sqrt(np.einsum("nd,nd->n", difference, difference)))

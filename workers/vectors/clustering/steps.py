@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from workers.vectors.clustering.centroids import NONE, Centroids, assigned, nearest
+from workers.table.vectors import Floats
+from workers.vectors.clustering.centroids import NONE, Centroids, assigned, lengths_of, nearest
 from workers.vectors.clustering.row_keys import Keys, below, keys_of
 from workers.vectors.derived import AlignedColumns
 from workers.vectors.shard_rows import PartSpan, ShardRows
@@ -55,9 +56,10 @@ class Lloyd(Step):
         inertia = 0.0
         distances: list[NDArray[np.float32]] = []
         places: list[NDArray[np.int32]] = []
-        for _, block in rows.blocks(unit=centroids.unit):
+        for _, block in rows.blocks(unit=False):  # rows of length 1 would be a copy that takes as long as their products
             found = nearest(centroids, block, exact=False)
-            sums += sums_by_cluster(found.place, block, len(centroids))
+            weights = np.reciprocal(lengths_of(block)) if centroids.unit else None
+            sums += sums_by_cluster(found.place, block, len(centroids), weights)
             counts += np.bincount(found.place, minlength=len(centroids))
             inertia += float(found.squared(centroids.metric).sum())
             distances.append(found.distance)
@@ -119,12 +121,17 @@ def _farthest(rows: Partial) -> Partial:
     return {name: value[np.array(chosen, np.int64)] for name, value in rows.items()}
 
 
-def sums_by_cluster(place: NDArray[np.int32], rows: NDArray[np.float32], clusters: int) -> NDArray[np.float64]:
-    """[K, D] sum of the rows of each cluster, within a block in float32: row after row, in their order."""
+def sums_by_cluster(
+    place: NDArray[np.int32], rows: Floats, clusters: int, weights: Floats | None = None
+) -> NDArray[np.float64]:
+    """[K, D] sum of the rows of each cluster, within a block in float32: row after row, in their order.
+
+    `weights` [N]: what each row is multiplied by; 1 over its length sums rows of length 1.
+    """
     from scipy.sparse import csr_matrix  # a tenth of a second to import
 
-    ones = np.ones(len(rows), np.float32)
-    members = csr_matrix((ones, place, np.arange(len(rows) + 1)), shape=(len(rows), clusters)).T.tocsr()
+    each = np.ones(len(rows), np.float32) if weights is None else weights
+    members = csr_matrix((each, place, np.arange(len(rows) + 1)), shape=(len(rows), clusters)).T.tocsr()
     sums: NDArray[np.float64] = (members @ rows).astype(np.float64)
     return sums
 

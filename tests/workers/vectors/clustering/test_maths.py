@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 
 from workers.records.documents import text_hash
 from workers.table.vectors import unit_rows
-from workers.vectors.clustering.centroids import Centroids, by_group, nearest
+from workers.vectors.clustering.centroids import Centroids, by_group, lengths_of, nearest
 from workers.vectors.clustering.description import first_of_each
 from workers.vectors.clustering.fit import after_pass, as_before, largest_first, start
 from workers.vectors.clustering.picture import on_plane, plane_of
@@ -29,6 +29,21 @@ def test_sums_by_cluster_are_those_of_numpy() -> None:
     rows, place = _rows(3000), np.random.default_rng(1).integers(0, 7, 3000).astype(np.int32)
     expected = np.stack([rows[place == number].astype(np.float64).sum(axis=0) for number in range(8)])
     np.testing.assert_allclose(sums_by_cluster(place, rows, 8), expected, atol=2e-4)
+
+
+def test_rows_of_any_length_count_as_their_direction() -> None:
+    """Cosine against NumPy in float64, over rows of length 1; a row of zeros is at distance 1 from every cluster."""
+    rows = _rows(2000) * np.geomspace(1e-6, 1e6, 2000, dtype=np.float32)[:, None]
+    rows[7] = 0
+    centroids = Centroids.flat("cosine", unit_rows(_rows(9, seed=4)))
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    unit = rows / np.where(lengths > 0, lengths, 1)
+    cosines = unit @ centroids.vectors.T.astype(np.float64)
+    found = nearest(centroids, rows)
+    np.testing.assert_allclose(found.distance, 1 - cosines.max(axis=1), atol=1e-6)
+    assert (found.place == cosines.argmax(axis=1)).mean() > 0.999
+    expected = np.stack([unit[found.place == number].sum(axis=0) for number in range(9)])
+    np.testing.assert_allclose(sums_by_cluster(found.place, rows, 9, 1 / lengths_of(rows)), expected, atol=2e-4)
 
 
 def test_l2_holds_far_from_the_origin() -> None:
