@@ -37,7 +37,9 @@ Whole = Annotated[
     bool, typer.Option("--whole", help="Read unchanged parts too: for a corpus in which an id may occur twice.")
 ]
 IndexUri = Annotated[str | None, typer.Option(metavar="INDEX_URI", help="Output of `reembed index`: asks its files.")]
-StoreName = Annotated[str, typer.Argument(metavar="STORE", help="pgvector, lancedb, qdrant or milvus.")]
+StoreName = Annotated[
+    str, typer.Argument(metavar="STORE", help="pgvector, lancedb, qdrant, milvus, opensearch or elasticsearch.")
+]
 Where = Annotated[str, typer.Argument(metavar="WHERE", help="The database: connection string, folder or address.")]
 Table = Annotated[str, typer.Option(metavar="NAME", help="Table or collection; made if there is none.")]
 LoadedBy = Annotated[
