@@ -2,8 +2,8 @@
 
     python -m benchmarks.loaders [--rows 10000] [--dim 384] [--stores lancedb,qdrant] [--postgres CONNECTION] [--out FILE]
 
-OpenSearch and Elasticsearch are the servers that REEMBED_TEST_OPENSEARCH and REEMBED_TEST_ELASTICSEARCH name, or programs that
-stand in for them (tests/search_servers.py).
+OpenSearch and Elasticsearch are the servers that REEMBED_TEST_OPENSEARCH and REEMBED_TEST_ELASTICSEARCH name, or programs
+that stand in for them (tests/search_servers.py).
 
 Two nights are made by hand and published (tests/loaded_stores.py): of the second a hundredth of the rows has other texts and
 vectors, a two-hundredth another kept column, a three-hundredth is gone, and as many are new. Each load is a process.

@@ -1,4 +1,4 @@
-"""OpenSearch, Elasticsearch: an index, a document a row, brought from snapshot to snapshot by repeating what was not finished.
+"""OpenSearch, Elasticsearch: an index, a document a row, brought from snapshot to snapshot by repeating what was left.
 
     document     _id: 32 hexadecimal digits, the digest of id and chunk; id, chunk (not of whole documents), text_hash
                  (hexadecimal), attributes (the other columns), embedding (float32; float16 is widened, which loses nothing)

@@ -70,16 +70,17 @@ def _searched(kind: str) -> Iterator[str]:
 SERVERS = {"pgvector": "postgres", "opensearch": "opensearch", "elasticsearch": "elasticsearch"}
 
 
-# LanceDB and the servers that stand in for OpenSearch and Elasticsearch are quick: PostgreSQL takes seconds to start, Qdrant
+# LanceDB and the programs that stand in for OpenSearch and Elasticsearch are quick: PostgreSQL takes seconds to start, Qdrant
 # and Milvus write each row to the disk.
-@pytest.fixture(
-    params=[
-        "lancedb",
-        "opensearch",
-        "elasticsearch",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pgvector", "qdrant", "milvus")),
-    ]
-)
+STEPWISE = [
+    "lancedb",
+    "opensearch",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pgvector", "qdrant", "milvus")),
+]
+"""Stores whose steps differ: Elasticsearch is sent what OpenSearch is, but for the field of the vectors."""
+
+
+@pytest.fixture(params=[*STEPWISE, "elasticsearch"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     kind = request.param
     table = f"t{uuid.uuid4().hex[:12]}"
