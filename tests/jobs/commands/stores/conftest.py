@@ -70,8 +70,8 @@ def _searched(kind: str) -> Iterator[str]:
 SERVERS = {"pgvector": "postgres", "opensearch": "opensearch", "elasticsearch": "elasticsearch"}
 
 
-# LanceDB and the programs that stand in for OpenSearch and Elasticsearch are quick: PostgreSQL takes seconds to start, Qdrant
-# and Milvus write each row to the disk.
+# LanceDB and the programs that stand in for OpenSearch and Elasticsearch are quick: PostgreSQL takes seconds to start, and
+# Qdrant and Milvus write each row to the disk.
 STEPWISE = [
     "lancedb",
     "opensearch",
