@@ -2,6 +2,9 @@
 
     python -m benchmarks.loaders [--rows 10000] [--dim 384] [--stores lancedb,qdrant] [--postgres CONNECTION] [--out FILE]
 
+OpenSearch and Elasticsearch are the servers that REEMBED_TEST_OPENSEARCH and REEMBED_TEST_ELASTICSEARCH name, or programs
+that stand in for them (tests/search_servers.py).
+
 Two nights are made by hand and published (tests/loaded_stores.py): of the second a hundredth of the rows has other texts and
 vectors, a two-hundredth another kept column, a three-hundredth is gone, and as many are new. Each load is a process.
 
@@ -30,12 +33,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, hardware
 from tests.loaded_stores import Night, Row, differences, publish_night, rows_of, two_nights
 from tests.postgres_server import GIVEN, postgres_server
+from tests.search_servers import search_server
 
 KILLED = -signal.SIGKILL
 
@@ -75,7 +80,7 @@ def _measure(kind: str, where: str, outputs: list[Path], nights: tuple[Night, Ni
     try:
         for name, output in (("whole", work / "whole"), ("torn", work / "torn")):
             table = f"{name}_{os.getpid()}"
-            place = where if kind == "pgvector" else str(work / f"{name}-{kind}{'.db' if kind == 'milvus' else ''}")
+            place = where or str(work / f"{name}-{kind}{'.db' if kind == 'milvus' else ''}")
             for title, night, published in zip(("first", "night"), nights, outputs, strict=True):
                 shutil.copytree(published, output, dirs_exist_ok=True)
                 killed = _load(kind, output, place, table, killed=True) if name == "torn" else None
@@ -91,7 +96,12 @@ def _measure(kind: str, where: str, outputs: list[Path], nights: tuple[Night, Ni
 
 @contextlib.contextmanager
 def _place(kind: str) -> Iterator[str]:
-    with postgres_server() if kind == "pgvector" else contextlib.nullcontext("") as where:
+    """Of a server; "": the store is a file or folder, which each measurement has its own of."""
+    servers = {
+        "pgvector": postgres_server,
+        **{name: partial(search_server, name) for name in ("opensearch", "elasticsearch")},
+    }
+    with servers.get(kind, lambda: contextlib.nullcontext(""))() as where:
         yield where
 
 
@@ -102,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--dim", type=int, default=384)
-    parser.add_argument("--stores", default="pgvector,lancedb,qdrant,milvus")
+    parser.add_argument("--stores", default="pgvector,lancedb,qdrant,milvus,opensearch,elasticsearch")
     parser.add_argument("--postgres", help="a server with pgvector; by default one is started")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

@@ -138,6 +138,50 @@ def _milvus(where: str, table: str) -> dict[str, Row]:
     return {_key(row["id"], row["chunk"]): _row(row["embedding"], row["text_hash"], row["attributes"]) for row in found}
 
 
+def _opensearch(where: str, table: str) -> dict[str, Row]:
+    from opensearchpy import OpenSearch
+
+    with OpenSearch(hosts=[where], timeout=60) as client:
+        client.indices.refresh(index=table)
+        view = client.create_pit(index=table, params={"keep_alive": "1m"})["pit_id"]
+        found = _pages(lambda more: client.search(body=_PAGE | {"pit": {"id": view, "keep_alive": "1m"}} | more))
+        client.delete_pit(body={"pit_id": [view]})
+    return _documents(found)
+
+
+def _elasticsearch(where: str, table: str) -> dict[str, Row]:
+    from elasticsearch import Elasticsearch
+
+    with Elasticsearch(where, request_timeout=60) as client:
+        client.indices.refresh(index=table)
+        view = client.open_point_in_time(index=table, keep_alive="1m")["id"]
+        found = _pages(lambda more: client.search(pit={"id": view, "keep_alive": "1m"}, **_PAGE, **more).body)
+        client.close_point_in_time(id=view)
+    return _documents(found)
+
+
+_PAGE: dict[str, Any] = {
+    "size": 1_000,
+    "sort": [{"text_hash": "asc"}, {"id": "asc"}, {"chunk": {"order": "asc", "missing": -1}}],
+}
+
+
+def _pages(search: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    after: dict[str, Any] = {}
+    while hits := search(after)["hits"]["hits"]:
+        found += [hit["_source"] for hit in hits]
+        after = {"search_after": hits[-1]["sort"]}
+    return found
+
+
+def _documents(found: list[dict[str, Any]]) -> dict[str, Row]:
+    return {
+        _key(cells["id"], cells.get("chunk", -1)): _row(cells["embedding"], cells["text_hash"], cells["attributes"])
+        for cells in found
+    }
+
+
 def _key(id_: Any, chunk: int) -> str:
     return str(id_) if chunk == -1 else f"{id_}#{chunk}"
 
@@ -153,4 +197,6 @@ rows_of: dict[str, Callable[[str, str], dict[str, Row]]] = {
     "lancedb": _lancedb,
     "qdrant": _qdrant,
     "milvus": _milvus,
+    "opensearch": _opensearch,
+    "elasticsearch": _elasticsearch,
 }

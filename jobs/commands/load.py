@@ -26,6 +26,7 @@ import pyarrow as pa
 from jobs.commands.changes import acknowledge, find_changes
 from jobs.commands.stores.lancedb import LanceTable
 from jobs.commands.stores.milvus import Milvus
+from jobs.commands.stores.opensearch import Elasticsearch, OpenSearch
 from jobs.commands.stores.pgvector import PgVector
 from jobs.commands.stores.qdrant import Qdrant
 from jobs.commands.stores.store import TABLE, Shape, State, VectorStore, kind_of, loaded_columns
@@ -45,6 +46,8 @@ STORES: dict[str, Callable[[str, str], VectorStore]] = {
     "lancedb": LanceTable,
     "qdrant": Qdrant,
     "milvus": Milvus,
+    "opensearch": OpenSearch,
+    "elasticsearch": Elasticsearch,
 }
 
 

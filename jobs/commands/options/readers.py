@@ -53,7 +53,9 @@ def changes(
 
 
 def load(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="pgvector, lancedb, qdrant or milvus.")],
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="pgvector, lancedb, qdrant, milvus, opensearch or elasticsearch.")
+    ],
     output: Output,
     where: Annotated[str, typer.Argument(metavar="WHERE", help="The database: connection string, folder or address.")],
     table: Annotated[str, typer.Option(metavar="NAME", help="Table or collection; made if there is none.")] = "embeddings",

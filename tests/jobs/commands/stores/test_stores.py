@@ -14,7 +14,7 @@ import jobs.commands.load as load_module
 from jobs.commands.load import STORES, load_snapshot
 from jobs.commands.stores.store import Shape, State
 from jobs.publish.consumers import Consumers
-from tests.jobs.commands.stores.conftest import ROWS, Nights, Place
+from tests.jobs.commands.stores.conftest import ROWS, STEPWISE, Nights, Place
 from tests.jobs.snapshot_samples import Killed
 from tests.loaded_stores import counts_of, differences, publish_night, rows_of, two_nights
 from tests.vector_snapshots import publish_vectors
@@ -24,6 +24,7 @@ from workers.errors import RunAborted, UsageError
 from workers.storage.store import Store
 
 pytestmark = pytest.mark.spread
+stepwise = pytest.mark.parametrize("place", STEPWISE, indirect=True)
 STEPS = ("begin", "delete", "upsert", "patch", "count", "commit")
 
 
@@ -69,6 +70,7 @@ def _killed(nights: Nights, place: Place, step: str, *, after: bool) -> None:
             _load(nights, place)
 
 
+@stepwise
 @pytest.mark.slow
 def test_killed_at_each_step(nights: Nights, place: Place) -> None:
     """Before and after each step of the first load and of the second; each time the same command goes on."""
@@ -90,6 +92,7 @@ def test_killed_at_each_step(nights: Nights, place: Place) -> None:
     assert differences(nights.second, _rows(place)) == []
 
 
+@stepwise
 def test_the_set_that_was_begun_is_finished_first(nights: Nights, place: Place) -> None:
     _killed(nights, place, "commit", after=False)
     nights.next_night()
@@ -100,6 +103,7 @@ def test_the_set_that_was_begun_is_finished_first(nights: Nights, place: Place) 
     assert differences(nights.second, _rows(place)) == []
 
 
+@stepwise
 def test_a_table_of_another_snapshot_is_refused(nights: Nights, place: Place) -> None:
     _load(nights, place)
     nights.next_night()
