@@ -45,7 +45,7 @@ from workers.engine.trial import Choice, recall, remember
 from workers.engine.ways.interface import Forward
 from workers.errors import ReembedError, ReplicaError, UsageError
 from workers.model.files import PROJECTION, ModelFiles
-from workers.model.recipe import EmbeddingRecipe, output_dim
+from workers.model.recipes.recipe import EmbeddingRecipe, output_dim
 from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges
 
 # Batches computed concurrently on a CPU, each by its own share of the threads. A thread that the system has suspended then

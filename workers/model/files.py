@@ -4,7 +4,7 @@
     2. check    config.json, safetensors, tokenizer; pickled weights and remote code are refused
     3. digest   SHA-256 over names and contents: one of weights and configuration, one of the tokenizer
 
-The same files give the same digests, wherever they are from. recipe.py and modules.py interpret the files.
+The same files give the same digests, wherever they are from. recipes/ and modules.py interpret the files.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Both formats are supported: `sentence_transformers.models.Pooling` with pooling_mode_* booleans, and
 `sentence_transformers.sentence_transformer.modules.pooling.Pooling` with one pooling_mode. Only the model's files are read
-here; recipe.py applies the user's settings, engine/heads.py loads the weights. No torch.
+here; recipes/ applies the user's settings, engine/heads.py loads the weights. No torch.
 """
 
 from __future__ import annotations

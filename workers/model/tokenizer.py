@@ -35,7 +35,7 @@ from workers.model.auto_tokenizer import LONG_TEXT, PROOF_TOKENS, Conversion
 from workers.model.chunking.borders import cuts_of, strip
 from workers.model.chunking.room import check_room
 from workers.model.chunking.spans import Spans, by_cuts, by_tokens, joined, pooled_tokens, windows
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.model.text_pieces import groups, pieces, tail
 from workers.model.tokenizer_files import backend, read_conversion
 from workers.model.transformer_settings import read_transformer_settings

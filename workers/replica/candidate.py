@@ -12,7 +12,7 @@ from workers.engine.encoder import Encoder, EncoderOptions
 from workers.errors import UsageError
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.table.vectors import Floats
 

@@ -15,7 +15,7 @@ from workers.engine.encoder import Encoder, EncoderOptions
 from workers.errors import UsageError
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.replica.golden_reference import keep_ways, kept_reference, known_ways
 from workers.replica.queries import of_queries, special_queries

@@ -37,7 +37,7 @@ from workers.config import ModelConfig
 from workers.model.fetch import cache_folder
 from workers.model.files import ModelFiles
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.records.tokens import TokenizedTexts
 
 PATIENCE_SECONDS = 60.0  # after which a replica computes the reference itself
@@ -180,7 +180,7 @@ def _compute(model: ModelConfig) -> NDArray[np.float32]:
     from workers.engine.encoder import Encoder
     from workers.model.files import resolve_model
     from workers.model.golden import GOLDEN_TEXTS
-    from workers.model.recipe import read_recipe
+    from workers.model.recipes.read import read_recipe
     from workers.model.tokenizer import TextTokenizer
 
     files = resolve_model(model)

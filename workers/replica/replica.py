@@ -30,7 +30,7 @@ from workers.host.memory import Trimmer, peak_memory_bytes
 from workers.host.spill_file import own_spill_folder
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.reading.reader import read_windows
 from workers.records.documents import TEXT
