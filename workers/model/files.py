@@ -31,11 +31,14 @@ PACKAGE = "package:"
 WEIGHTED_MODULES = ("Dense", "LSTM")
 _OWN_MODULES = ("Transformer", "Pooling", "Dense", "LSTM", "Normalize", "Dropout", "Router")
 ROUTER = "Router"
+STATIC = "StaticEmbedding"
+MODEL2VEC_TABLE = "embeddings"  # the tensor of a static model that model2vec wrote
 STANFORD = "HF_ColBERT"  # among the architectures of config.json: the checkpoint has a projection beside the encoder
 PROJECTION = "linear.weight"
 _ALIASES = {"pylate.models.Dense.Dense": "sentence_transformers.base.modules.dense.Dense"}
 _OWN_PACKAGES = r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)"
 _SPARSE_PACKAGES = r"sentence_transformers\.sparse_encoder\.(models|modules)"
+_STATIC_TYPE = r"sentence_transformers\.(models|sentence_transformer\.modules)(\.(StaticEmbedding|static_embedding))?"
 _SPARSE_MODULES = {"MLMTransformer": "mlm_transformer", "SpladePooling": "splade_pooling"}  # and their files, since 5.4
 _MODEL_FILES = ("modules.json", "config_sentence_transformers.json", "router_config.json", "artifact.metadata")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -98,9 +101,9 @@ def read_modules(folder: Path) -> list[ModuleEntry]:
         entries += [entry] if entry.kind != ROUTER else read_route(folder, entry, "document")
     if not entries:
         raise UsageError(f"{path}: lists no modules; fetch the model again")
-    if entries[0].kind not in ("Transformer", "MLMTransformer"):
+    if entries[0].kind not in ("Transformer", "MLMTransformer", STATIC):
         raise UsageError(
-            f"{path}: the first module is {entries[0].kind}, not Transformer; only transformer encoders are supported"
+            f"{path}: the first module is {entries[0].kind}; only Transformer and {STATIC} are supported: use another model"
         )
     return entries
 
@@ -139,6 +142,8 @@ def _entry(path: Path, kind: str, place: str) -> ModuleEntry:
     name = kind.rpartition(".")[2]
     if name in _OWN_MODULES and not re.fullmatch(rf"{_OWN_PACKAGES}(\.{name.lower()})?\.{name}", kind):
         raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
+    if name == STATIC and not re.fullmatch(rf"{_STATIC_TYPE}\.{STATIC}", kind):
+        raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
     file = _SPARSE_MODULES.get(name)
     if file and not re.fullmatch(rf"{_SPARSE_PACKAGES}(\.({name}|{file}))?\.{name}", kind):
         raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
@@ -158,6 +163,16 @@ def query_route(folder: Path) -> list[ModuleEntry] | None:
     for entry in listed:
         found += [entry] if entry.kind != ROUTER else read_route(folder, entry, "query")
     return None if found == read_modules(folder) else found
+
+
+def is_static(folder: Path) -> bool:
+    """Whether the model is a table of token vectors, not a transformer. Raises: UsageError: as read_modules."""
+    modules = read_modules(folder)
+    if modules:
+        return modules[0].kind == STATIC
+    weights = folder / "model.safetensors"
+    of_transformers = "model_type" in (read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
+    return not of_transformers and weights.is_file() and MODEL2VEC_TABLE in weight_names(folder)
 
 
 def transformer_folder(folder: Path) -> Path:
@@ -195,6 +210,10 @@ def check_model(folder: Path, name: str) -> None:
     """
     shown = f"model.name={name}"
     transformer = transformer_folder(folder)
+    if is_static(folder):
+        _check_static(transformer, shown)
+        _check_modules(folder, shown)
+        return
     if (transformer / "adapter_config.json").is_file():
         raise UsageError(f"{shown}: this is a PEFT adapter; merge it into its base model and name the merged folder")
     if not (transformer / "config.json").is_file():
@@ -209,9 +228,7 @@ def check_model(folder: Path, name: str) -> None:
     _check_weights(transformer, shown)
     of_stanford = STANFORD in (model.get("architectures") or [])
     check_weights(model, (name for name in weight_names(transformer) if not of_stanford or name != PROJECTION), shown)
-    for module in read_modules(folder):
-        if module.kind in WEIGHTED_MODULES:
-            _check_weights(folder / module.path, f"{shown}: module {module.path}")
+    _check_modules(folder, shown)
     if not ((transformer / "tokenizer.json").is_file() or _matching(transformer, ("vocab.txt", "merges.txt", "*.model"))):
         raise UsageError(f"{shown}: no tokenizer files (tokenizer.json, vocab.txt, *.model) in {transformer}; add them")
 
@@ -233,10 +250,16 @@ def projection_shape(folder: Path) -> tuple[int, int]:
     Raises: UsageError: it is not there, or the checkpoint is not one file.
     """
     path = folder / "model.safetensors"
-    entry = _header(path).get(PROJECTION) if path.is_file() else None
-    if not isinstance(entry, dict) or len(entry.get("shape", ())) != 2:
+    shape = tensor_shapes(path).get(PROJECTION, ()) if path.is_file() else ()
+    if len(shape) != 2:
         raise UsageError(f"{path}: holds no matrix {PROJECTION}, the projection of a {STANFORD}; fetch the model again")
-    return entry["shape"][0], entry["shape"][1]
+    return shape[0], shape[1]
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of a safetensors file, by name. Raises: UsageError: it is none, or cut off."""
+    entries = {name: entry for name, entry in _header(path).items() if isinstance(entry, dict) and "shape" in entry}
+    return {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -294,6 +317,21 @@ def _built_in(model_type: str) -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # a slow import, needed for few models
 
     return model_type in CONFIG_MAPPING_NAMES
+
+
+def _check_static(folder: Path, shown: str) -> None:
+    """By what both libraries read: weights in one file, and tokenizer.json."""
+    if not (folder / "model.safetensors").is_file():
+        _check_weights(folder, shown)
+        raise UsageError(f"{shown}: a {STATIC} has its table in one file, and {folder} has several; fetch the model again")
+    if not (folder / "tokenizer.json").is_file():
+        raise UsageError(f"{shown}: no tokenizer.json in {folder}; a {STATIC} needs it: fetch the model again")
+
+
+def _check_modules(folder: Path, shown: str) -> None:
+    for module in read_modules(folder):
+        if module.kind in WEIGHTED_MODULES:
+            _check_weights(folder / module.path, f"{shown}: module {module.path}")
 
 
 def _check_weights(folder: Path, shown: str) -> None:

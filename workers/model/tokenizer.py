@@ -36,9 +36,9 @@ from workers.model.chunking.borders import cuts_of, strip
 from workers.model.chunking.room import check_room
 from workers.model.chunking.spans import Spans, by_cuts, by_tokens, joined, pooled_tokens, windows
 from workers.model.recipes.recipe import EmbeddingRecipe
-from workers.model.text_pieces import groups, pieces, tail
+from workers.model.text_pieces import beginnings_of, groups, pieces, tail
 from workers.model.tokenizer_files import backend, read_conversion
-from workers.model.transformer_settings import read_transformer_settings
+from workers.model.transformer_settings import TOKENIZER_ALONE, read_transformer_settings
 from workers.model.wordpiece.library import Vocabulary
 from workers.model.wordpiece.proof import proven_vocabulary
 from workers.model.wordpiece.text_column import text_column
@@ -75,12 +75,14 @@ class TextTokenizer:
                 chunk_overlap.
         """
         self._recipe = recipe
-        settings = read_transformer_settings(folder / recipe.transformer)
+        static = recipe.static
+        settings = TOKENIZER_ALONE if static is not None else read_transformer_settings(folder / recipe.transformer)
         if recipe.late_interaction is not None:
             settings = replace(settings, markers=recipe.late_interaction.markers)
         conversion = read_conversion(folder / recipe.transformer, settings)
         self._tokenizer = backend(conversion)
         self._from_end = conversion.truncation_side == "left"
+        self._characters = static.characters if static is not None else None  # a token of the longest input
         self._prefix, self._suffix = np.empty(0, np.int32), np.empty(0, np.int32)
         if settings.add_special_tokens:
             self._prefix, self._suffix = _special_tokens(self._tokenizer)
@@ -127,6 +129,14 @@ class TextTokenizer:
         return self._tokenizer.token_to_id(token)
 
     def _tokenize(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> TokenizedTexts:
+        if self._characters is None or self._recipe.long_text is not LongText.TRUNCATE:
+            return self._tokenize_whole(texts)
+        room = max(self._recipe.max_tokens * self._characters - len(self._recipe.prompt), 0)
+        beginnings, cut = beginnings_of(texts, room)
+        found = self._tokenize_whole(beginnings)
+        return replace(found, truncated=found.truncated | cut) if cut is not None else found
+
+    def _tokenize_whole(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> TokenizedTexts:
         prompt, truncate = self._recipe.prompt, self._recipe.long_text is LongText.TRUNCATE
         if self._compiled is not None and truncate and not self._from_end:
             return self._truncate(self._compiled, texts)

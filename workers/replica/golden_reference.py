@@ -58,11 +58,16 @@ class GoldenReferenceFile:
 
 
 @contextlib.contextmanager
-def golden_reference_file(model: ModelConfig, files: ModelFiles, recipe: EmbeddingRecipe) -> Iterator[GoldenReferenceFile]:
-    """The cached file, or one that a new process computes.
+def golden_reference_file(
+    model: ModelConfig, files: ModelFiles, recipe: EmbeddingRecipe
+) -> Iterator[GoldenReferenceFile | None]:
+    """The cached file, or one that a new process computes; None of a static model, whose reference takes a moment.
 
     At the end of the block the process is ended, and its file, if complete, put into the cache.
     """
+    if recipe.static is not None:
+        yield None
+        return
     cached = cache_path(files, recipe)
     if cached.is_file():
         yield GoldenReferenceFile(str(cached), os.getpid(), files.weights_digest)

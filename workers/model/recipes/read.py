@@ -13,10 +13,10 @@ from workers.config import ChunkBy, ModelConfig, Pooling
 from workers.errors import UsageError
 from workers.model.architecture import check_longest, common_names, engine_revision
 from workers.model.chunking.borders import splitter_version
-from workers.model.files import ModelFiles, read_json
+from workers.model.files import ModelFiles, is_static, read_json
 from workers.model.layouts.late_interaction import LateInteraction
 from workers.model.modules import ModuleSpec, SparsePooling
-from workers.model.prompts import RetrievalSettings
+from workers.model.prompts import RetrievalSettings, read_retrieval_settings
 from workers.model.recipes.chunks import check_chunking, chunk_tokens
 from workers.model.recipes.late_interaction import token_modules
 from workers.model.recipes.lengths import longest_inputs
@@ -24,6 +24,7 @@ from workers.model.recipes.pooling import check_pooling
 from workers.model.recipes.recipe import EmbeddingRecipe, output_dim
 from workers.model.recipes.sources import Sources, read_sources
 from workers.model.recipes.sparse import sparse_pooling
+from workers.model.recipes.static import static_recipe
 
 
 def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
@@ -32,6 +33,9 @@ def read_recipe(files: ModelFiles, config: ModelConfig) -> EmbeddingRecipe:
     Raises:
         UsageError: a module or setting is not supported; with what to do about it.
     """
+    if is_static(files.folder):
+        retrieval = read_retrieval_settings(files.folder, config)
+        return _truncated(static_recipe(files, config, retrieval), retrieval, config)
     sources = read_sources(files, config)
     sparse = sparse_pooling(sources, config)
     modes, before, after = _modules(sources, sparse, config)
@@ -79,6 +83,13 @@ def check_inputs(files: ModelFiles, recipe: EmbeddingRecipe, largest_id: int) ->
     Raises:
         UsageError: ids that the model does not know, or inputs of a length for which its vectors depend on other texts.
     """
+    if recipe.static is not None:
+        if largest_id >= recipe.static.vocabulary:
+            raise UsageError(
+                f"model.name={files.name}: its tokenizer gives ids up to {largest_id}, its table has vectors for "
+                f"{recipe.static.vocabulary}; save the model with the tokenizer it was made with"
+            )
+        return
     model, shown = common_names(read_json(files.folder / recipe.transformer / "config.json")), f"model.name={files.name}"
     known = model.get("vocab_size")
     if isinstance(known, int) and largest_id >= known:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from workers.config import ChunkBy, LongText, Pooling
 from workers.errors import UsageError
 from workers.model.layouts.late_interaction import LateInteraction
+from workers.model.layouts.static import StaticLayout
 from workers.model.modules import ModuleSpec, SparsePooling
 
 
@@ -39,6 +40,7 @@ class EmbeddingRecipe:
     chunk_language: str = ""  # of the texts; "" where nothing is cut at sentences
     splitter: str = ""  # borders.splitter_version, likewise
     sparse: SparsePooling | None = None  # pooling sparse: how weights are made of logits
+    static: StaticLayout | None = None  # a table of token vectors in place of the transformer
     late_interaction: LateInteraction | None = None  # pooling multi_vector: what the model's files say beside its modules
 
     @property
