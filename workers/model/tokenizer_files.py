@@ -115,6 +115,8 @@ def _load(path: Path) -> Conversion | None:
 def _key(folder: Path, settings: TransformerSettings) -> str:
     """A digest of everything that decides the conversion."""
     files = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
+    if settings.tokenizer_alone:
+        files = [path for path in files if path.name == "tokenizer.json"]
     digests = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
     versions = [importlib.metadata.version(name) for name in ("transformers", "tokenizers")]
     options = [dict(settings.tokenizer), settings.do_lower_case, settings.add_special_tokens, *settings.markers]
