@@ -27,8 +27,8 @@ from tokenizers.normalizers import BertNormalizer, Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 
 from workers.errors import UsageError
-from workers.model.files import read_json
 from workers.model.golden import GOLDEN_TEXTS
+from workers.model.module_list import read_json
 
 PROOF_TOKENS = 24  # to which the long text of the proof is truncated
 ADDED_TOKENS = 100  # that have a text of their own in the proof

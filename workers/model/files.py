@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from workers.config import ModelConfig
 from workers.errors import UsageError
 from workers.model.architecture import check_config, check_weights
 from workers.model.fetch import fetch_hub, fetch_store
+from workers.model.module_list import STATIC, read_json, read_modules, transformer_folder
 from workers.storage.uris import redact
 
 TRANSFORMER_CONFIGS = tuple(
@@ -29,17 +29,9 @@ TRANSFORMER_CONFIGS = tuple(
 )  # all names under which sentence-transformers has stored its Transformer module's settings
 PACKAGE = "package:"
 WEIGHTED_MODULES = ("Dense", "LSTM")
-_OWN_MODULES = ("Transformer", "Pooling", "Dense", "LSTM", "Normalize", "Dropout", "Router")
-ROUTER = "Router"
-STATIC = "StaticEmbedding"
 MODEL2VEC_TABLE = "embeddings"  # the tensor of a static model that model2vec wrote
 STANFORD = "HF_ColBERT"  # among the architectures of config.json: the checkpoint has a projection beside the encoder
 PROJECTION = "linear.weight"
-_ALIASES = {"pylate.models.Dense.Dense": "sentence_transformers.base.modules.dense.Dense"}
-_OWN_PACKAGES = r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)"
-_SPARSE_PACKAGES = r"sentence_transformers\.sparse_encoder\.(models|modules)"
-_STATIC_TYPE = r"sentence_transformers\.(models|sentence_transformer\.modules)(\.(StaticEmbedding|static_embedding))?"
-_SPARSE_MODULES = {"MLMTransformer": "mlm_transformer", "SpladePooling": "splade_pooling"}  # and their files, since 5.4
 _MODEL_FILES = ("modules.json", "config_sentence_transformers.json", "router_config.json", "artifact.metadata")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "vocab.json", "merges.txt", "*.model")  # fmt: skip
@@ -56,15 +48,6 @@ class ModelFiles:
     tokenizer_digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleEntry:
-    """An entry of modules.json. `kind`: the class name in `type`. `path`: the module's folder, relative to the model's."""
-
-    kind: str
-    path: str
-    type: str
-
-
 def resolve_model(config: ModelConfig) -> ModelFiles:
     """Download the model if necessary, check and digest it. Reads the weights once.
 
@@ -78,93 +61,6 @@ def resolve_model(config: ModelConfig) -> ModelFiles:
     return ModelFiles(folder, name, revision, _digest(folder, weights), _digest(folder, tokenizer))
 
 
-def read_modules(folder: Path) -> list[ModuleEntry]:
-    """The entries of a sentence-transformers model's modules.json, in order; [] if it has none.
-
-    In place of a Router stand the modules of its route for documents.
-
-    Raises:
-        UsageError: malformed, a path outside the model's folder, or a type that is not sentence-transformers' own.
-    """
-    path = folder / "modules.json"
-    if not path.is_file():
-        return []
-    entries: list[ModuleEntry] = []
-    names: set[str] = set()
-    for item in read_json(path, list):
-        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("name", "path", "type")):
-            raise UsageError(f"{path}: must list modules with name, path and type, not {item!r}; fetch the model again")
-        if item["name"] in names:
-            raise UsageError(f"{path}: two modules have the name {item['name']!r}; correct it")
-        names.add(item["name"])
-        entry = _entry(path, item["type"], item["path"])
-        entries += [entry] if entry.kind != ROUTER else read_route(folder, entry, "document")
-    if not entries:
-        raise UsageError(f"{path}: lists no modules; fetch the model again")
-    if entries[0].kind not in ("Transformer", "MLMTransformer", STATIC):
-        raise UsageError(
-            f"{path}: the first module is {entries[0].kind}; only Transformer and {STATIC} are supported: use another model"
-        )
-    return entries
-
-
-def read_route(folder: Path, router: ModuleEntry, task: str) -> list[ModuleEntry]:
-    """The modules that a Router sends texts of a task (`document`, `query`) through, as sentence-transformers chooses.
-
-    Raises: UsageError: there is no such route, or the file is damaged.
-    """
-    path = folder / router.path / "router_config.json"
-    config = read_json(path if path.is_file() else path.with_name("config.json"))
-    types, structure, parameters = (config.get(key) for key in ("types", "structure", "parameters"))
-    mappings = (parameters or {}).get("route_mappings") or {}
-    if not all(isinstance(value, dict) for value in (types, structure, mappings)):
-        raise UsageError(f"{path}: types, structure and route_mappings must be JSON objects; fetch the model again")
-    keys = [str(key) for key in ((task, "text"), (task, None), (None, "text"), (None, None))]
-    named = [mappings[key] for key in keys if key in mappings] + [name for name in (task, "text") if name in structure]
-    route = named[0] if named else None
-    if route not in structure:
-        raise UsageError(f"{path}: has no route for task {task!r} (routes: {', '.join(structure)}); use a model with one")
-    found = []
-    for name in structure[route]:
-        if not isinstance(types.get(name), str):
-            raise UsageError(f"{path}: names no type for module {name!r}; fetch the model again")
-        found.append(_entry(path, types[name], PurePosixPath(router.path, name).as_posix()))
-    return found
-
-
-def _entry(path: Path, kind: str, place: str) -> ModuleEntry:
-    """`path`: of the file that lists it. Raises: UsageError: a place or a type that is refused."""
-    kind = _ALIASES.get(kind, kind)
-    if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place:
-        raise UsageError(f"{path}: module path {place!r} leaves the model's folder; correct it")
-    if not kind.startswith("sentence_transformers."):
-        raise UsageError(f"{path}: module type {kind!r} is custom code, which is never run; use a model without it")
-    name = kind.rpartition(".")[2]
-    if name in _OWN_MODULES and not re.fullmatch(rf"{_OWN_PACKAGES}(\.{name.lower()})?\.{name}", kind):
-        raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
-    if name == STATIC and not re.fullmatch(rf"{_STATIC_TYPE}\.{STATIC}", kind):
-        raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
-    file = _SPARSE_MODULES.get(name)
-    if file and not re.fullmatch(rf"{_SPARSE_PACKAGES}(\.({name}|{file}))?\.{name}", kind):
-        raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
-    return ModuleEntry(name, place, kind)
-
-
-def query_route(folder: Path) -> list[ModuleEntry] | None:
-    """The modules that queries go through, where they are others than those of documents; None: they are the same.
-
-    Raises: UsageError: as read_modules.
-    """
-    path = folder / "modules.json"
-    if not path.is_file() or not any(ROUTER in str(item) for item in read_json(path, list)):
-        return None
-    listed = [_entry(path, item["type"], item["path"]) for item in read_json(path, list)]
-    found: list[ModuleEntry] = []
-    for entry in listed:
-        found += [entry] if entry.kind != ROUTER else read_route(folder, entry, "query")
-    return None if found == read_modules(folder) else found
-
-
 def is_static(folder: Path) -> bool:
     """Whether the model is a table of token vectors, not a transformer. Raises: UsageError: as read_modules."""
     modules = read_modules(folder)
@@ -173,25 +69,6 @@ def is_static(folder: Path) -> bool:
     weights = folder / "model.safetensors"
     of_transformers = "model_type" in (read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
     return not of_transformers and weights.is_file() and MODEL2VEC_TABLE in weight_names(folder)
-
-
-def transformer_folder(folder: Path) -> Path:
-    """The folder of config.json, weights and tokenizer: the model's own, or `0_Transformer` in old layouts."""
-    modules = read_modules(folder)
-    return folder / modules[0].path if modules else folder
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """The content of a JSON file. Raises: UsageError: the file is missing, not JSON, or its value is not a `kind`."""
-    try:
-        value = json.loads(path.read_bytes().decode())  # UTF-8 alone, as Hugging Face's libraries read them
-    except FileNotFoundError:
-        raise UsageError(f"{path}: missing; the model's folder is incomplete") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not readable as JSON ({error}); fetch the model again") from None
-    if not isinstance(value, kind):
-        raise UsageError(f"{path}: must hold a JSON {kind.__name__}, not {type(value).__name__}; fetch the model again")
-    return value
 
 
 def weight_map(index: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from workers.errors import UsageError
 from workers.host.isolated_process import IsolatedProcess, ProcessEnded
 from workers.model.auto_tokenizer import Conversion, convert, convert_alone
 from workers.model.fetch import cache_folder
-from workers.model.files import read_json
+from workers.model.module_list import read_json
 from workers.model.transformer_settings import TransformerSettings
 
 VERSION = 1  # of the cached form; raised when `convert` gives something else for the same files

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workers.errors import UsageError
-from workers.model.files import TRANSFORMER_CONFIGS, read_json
+from workers.model.files import TRANSFORMER_CONFIGS
+from workers.model.module_list import read_json
 
 _KNOWN = frozenset({
     "max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name", "processing_kwargs",

@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 
 from workers.errors import UsageError
 from workers.model.auto_tokenizer import Conversion
-from workers.model.files import MODEL2VEC_TABLE, STATIC, read_json, tensor_shapes
+from workers.model.files import MODEL2VEC_TABLE, tensor_shapes
+from workers.model.module_list import STATIC, read_json
 from workers.model.tokenizer_files import backend
 
 ST_TABLE = "embedding.weight"

@@ -13,8 +13,9 @@ from workers.config import ChunkBy, ModelConfig, Pooling
 from workers.errors import UsageError
 from workers.model.architecture import check_longest, common_names, engine_revision
 from workers.model.chunking.borders import splitter_version
-from workers.model.files import ModelFiles, is_static, read_json
+from workers.model.files import ModelFiles, is_static
 from workers.model.layouts.late_interaction import LateInteraction
+from workers.model.module_list import read_json
 from workers.model.modules import ModuleSpec, SparsePooling
 from workers.model.prompts import RetrievalSettings, read_retrieval_settings
 from workers.model.recipes.chunks import check_chunking, chunk_tokens

@@ -17,8 +17,9 @@ from workers.config import ModelConfig
 from workers.errors import UsageError
 from workers.model.architecture import common_names
 from workers.model.auto_tokenizer import Conversion
-from workers.model.files import ModelFiles, ModuleEntry, read_json, read_modules, transformer_folder
+from workers.model.files import ModelFiles
 from workers.model.layouts.late_interaction import LATE, PYLATE, LateInteraction, read_late_interaction
+from workers.model.module_list import ModuleEntry, read_json, read_modules, transformer_folder
 from workers.model.modules import ModuleSpecs, read_module_specs
 from workers.model.prompts import RetrievalSettings, read_retrieval_settings
 from workers.model.tokenizer_files import read_conversion

@@ -7,8 +7,9 @@ from dataclasses import replace
 from workers.config import ChunkBy, LongText, ModelConfig, Pooling, Precision
 from workers.errors import UsageError
 from workers.model.chunking.borders import splitter_version
-from workers.model.files import STATIC, ModelFiles, read_modules, transformer_folder
+from workers.model.files import ModelFiles
 from workers.model.layouts.static import StaticSettings, read_static
+from workers.model.module_list import STATIC, read_modules, transformer_folder
 from workers.model.modules import ModuleSpecs, read_module_specs
 from workers.model.prompts import RetrievalSettings
 from workers.model.recipes.chunks import check_chunking, chunk_tokens
