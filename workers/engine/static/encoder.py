@@ -2,8 +2,8 @@
 
     ids -> those that count -> sums of rows / their number -> (modules on vectors) -> truncate_dim -> normalise
 
-There are no batches: a call is one pass over its ids, and tokenising takes longer than it. It works on the CPU in float32,
-on any machine. A sequence of which no token counts has no vector; the caller quarantines it.
+There are no batches: a call is one pass over its ids, which takes about as long as tokenising. It works on the CPU in
+float32, on any machine. A sequence of which no token counts has no vector; the caller quarantines it.
 
 Shapes: N sequences, T tokens, D components of an output vector.
 """
