@@ -28,7 +28,7 @@ from workers.engine.cells import Cell
 from workers.engine.encoder import Encoder, EncoderOptions
 from workers.model.files import ModelFiles, resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
 
 POOLINGS = (Pooling.CLS, Pooling.MEAN, Pooling.MAX)

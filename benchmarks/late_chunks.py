@@ -30,7 +30,7 @@ from workers.config import ModelConfig, Precision
 from workers.engine.encoder import Encoder, EncoderOptions
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
 
 SET = Path(__file__).with_suffix(".txt")

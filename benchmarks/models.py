@@ -30,7 +30,7 @@ from workers.engine.encoder import Encoder, EncoderOptions
 from workers.engine.ways.interface import Forward
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.records.tokens import TokenizedTexts, ranges
 

@@ -43,7 +43,7 @@ from jobs.planning.run import Run
 from jobs.state.ledger import Ledger
 from workers.config import LongText, Pooling
 from workers.model.files import ModelFiles
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice, OutputFile, Receipt, Shard
 from workers.storage.store import Store

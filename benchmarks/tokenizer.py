@@ -36,7 +36,7 @@ from benchmarks.models import facts, say, spread, store
 from benchmarks.peers import find_model
 from workers.config import ModelConfig
 from workers.model.files import resolve_model
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.records.tokens import TokenizedTexts
 

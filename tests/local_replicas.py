@@ -32,7 +32,7 @@ from workers.config import ModelConfig
 from workers.errors import UsageError
 from workers.model.files import ModelFiles
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.records.shard import Assignment, Shard
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
 

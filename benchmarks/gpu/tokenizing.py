@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from workers.config import ModelConfig
 from workers.model.files import resolve_model
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
 
 WARM_ROWS = 500

@@ -26,7 +26,7 @@ from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
 from workers.errors import UsageError
 from workers.model.files import resolve_model
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer_files import read_conversion
 from workers.model.transformer_settings import read_transformer_settings
 from workers.records.shard import Shard

@@ -19,7 +19,8 @@ from jobs.state.records import settings_fingerprint
 from workers.config import VectorType
 from workers.errors import UsageError
 from workers.model.files import ModelFiles, resolve_model
-from workers.model.recipe import EmbeddingRecipe, check_inputs, read_recipe
+from workers.model.recipes.read import check_inputs, read_recipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.model.tokenizer import TextTokenizer
 from workers.storage.store import Store
 from workers.table.representations import told, vector_formats

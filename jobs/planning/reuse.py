@@ -35,7 +35,7 @@ from jobs.state.records import EXCLUDE, ROW_RULES, TABLE, config_snapshot, plan_
 from jobs.state.stored_run import StoredRun
 from workers.config import LongText, Precision, VectorType
 from workers.errors import RunAborted, UsageError
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.reading.formats.traits import strip_compression
 from workers.records.shard import Receipt
 from workers.snapshot.sample import PartUnreadable, sample_part

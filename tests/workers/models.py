@@ -11,7 +11,8 @@ from workers.config import ModelConfig, Precision
 from workers.engine.encoder import Encoder, EncoderOptions
 from workers.model.files import ModelFiles, resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import EmbeddingRecipe, read_recipe
+from workers.model.recipes.read import read_recipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.model.tokenizer import TextTokenizer
 
 PASSAGE = (

@@ -18,7 +18,7 @@ from torch import Tensor
 from workers.config import BY_TOKEN, LongText, Pooling
 from workers.engine.pooling import KEPT_LAYERS, HiddenStates, needs_layers, pool
 from workers.errors import UsageError
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 
 NOT_OF_A_LAYER = BY_TOKEN | {Pooling.SPARSE, Pooling.POOLER, Pooling.MEAN_LSTM, Pooling.LAST4_CONCAT}
 

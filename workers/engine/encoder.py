@@ -42,7 +42,7 @@ from workers.engine.trial import Choice, recall, remember
 from workers.engine.ways.interface import Forward
 from workers.errors import ReembedError, ReplicaError, UsageError
 from workers.model.files import PROJECTION, ModelFiles
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges
 
 MIXED = 4  # golden sequences in a padded batch: a short one beside one that is several times as long

@@ -26,7 +26,7 @@ from workers.engine.pooling import KEPT_LAYERS, HiddenStates, mean_of_chunks, ne
 from workers.engine.retrieval.sparse_head import SparseHead
 from workers.engine.ways.interface import States
 from workers.model.files import ModelFiles
-from workers.model.recipe import EmbeddingRecipe, output_dim
+from workers.model.recipes.recipe import EmbeddingRecipe, output_dim
 from workers.records.tokens import TokenizedTexts
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from workers.errors import ObjectError, TransientError, UsageError
 from workers.host.isolated_process import IsolatedProcess, ProcessEnded
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.model.tokenizer import TextTokenizer
 from workers.reading.formats.registry import format_of, traits_of
 from workers.reading.reader import read_windows

@@ -5,6 +5,7 @@
     check_weights     refuses weights that nobody would use: a lost head, relative positions
     check_longest     refuses inputs for which a family's vectors depend on the texts before
     engine_revision   whether version 0.1 gave the family's texts other vectors than transformers does
+    first_position    the number of a sequence's first position; `uncounted`: a token that has none of its own
     has_pooler        whether the model's class has the pooler whose weights the checkpoint holds
     why_no_masked_lm  whether it has the head that sparse vectors are made by
 
@@ -20,6 +21,10 @@ from typing import Any
 from workers.config import Precision
 from workers.errors import UsageError
 
+OFFSET_POSITIONS = frozenset({
+    "roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "roberta-prelayernorm", "data2vec-text", "ibert", "longformer",
+    "luke", "markuplm", "mpnet", "xmod", "lilt",
+})  # fmt: skip  # families whose first position is padding_idx + 1; the table of positions is that much shorter
 ENCODER_HALVES = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 """model_type -> transformers' class of the encoder alone, which sentence-transformers runs as well."""
 _GPT = {"n_embd": "hidden_size", "n_positions": "max_position_embeddings", "n_layer": "num_hidden_layers"}
@@ -202,3 +207,16 @@ def why_no_masked_lm(config: Mapping[str, Any], names: Collection[str]) -> str |
     if not any(name.startswith(prefix) for name in names):
         return f"the checkpoint has no weights {prefix}*, which would be random"
     return None
+
+
+def first_position(model: Mapping[str, Any]) -> int:
+    """The number of a sequence's first position, by config.json: 0, or in some families the padding token's id + 1."""
+    if str(model.get("model_type")) not in OFFSET_POSITIONS:
+        return 0
+    padding = model.get("pad_token_id")
+    return (padding if isinstance(padding, int) else 1) + 1
+
+
+def uncounted(model: Mapping[str, Any]) -> int | None:
+    """The id of the padding token where positions are numbered without it, wherever it stands; None: all tokens count."""
+    return first_position(model) - 1 if model.get("model_type") in OFFSET_POSITIONS else None

@@ -1,5 +1,6 @@
 """The tokenizer that transformers' AutoTokenizer makes of a model's files, taken out of transformers.
 
+    convert_alone  the same of tokenizer.json alone, as the libraries of static models read it
     convert     folder -> Conversion: the tokenizer as JSON of the `tokenizers` library, its settings, and tokens of proof
 
 AutoTokenizer reads a dozen files and classes of its own; nothing here imitates it. `convert` runs in a process of its own
@@ -26,8 +27,8 @@ from tokenizers.normalizers import BertNormalizer, Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 
 from workers.errors import UsageError, one_line
-from workers.model.files import read_json
 from workers.model.golden import GOLDEN_TEXTS
+from workers.model.module_list import read_json
 
 PROOF_TOKENS = 24  # to which the long text of the proof is truncated
 ADDED_TOKENS = 100  # that have a text of their own in the proof
@@ -95,6 +96,34 @@ def convert(
     raise UsageError(
         f"{folder}: its tokenizer cannot be used ({reason}); its files are {there}. A tokenizer that transformers runs in "
         "Python is not supported: save the model with a fast one (AutoTokenizer.save_pretrained)"
+    )
+
+
+def convert_alone(folder: Path) -> Conversion:
+    """tokenizer.json by the `tokenizers` library, without special tokens; its truncation is told, not done.
+
+    Raises: UsageError: the file cannot be used.
+    """
+    made = _read(folder / "tokenizer.json")
+    limit: dict[str, Any] = made.truncation or {}
+    side = str(limit.get("direction", "right"))
+    made.no_padding()
+    made.enable_truncation(PROOF_TOKENS, direction=side)
+    plain = made.encode(LONG_TEXT, add_special_tokens=False).ids
+    made.no_truncation()
+    texts, text = (*PROOF_TEXTS, *_texts_with_added(made)), made.to_str()
+    tokens = tuple(tuple(encoding.ids) for encoding in made.encode_batch(list(texts), add_special_tokens=False))
+    return Conversion(
+        tokenizer=text,
+        kind="tokenizer.json",
+        truncation_side=side,
+        split_special_tokens=False,
+        max_tokens=limit.get("max_length"),
+        special_tokens=0,
+        unlike=hashlib.sha256(f"{text}\0{tokens}\0{side}".encode()).hexdigest()[:32],
+        texts=texts,
+        tokens=tokens,
+        truncated=tuple(plain),
     )
 
 

@@ -4,7 +4,7 @@
     2. check    config.json, safetensors, tokenizer; pickled weights and remote code are refused
     3. digest   SHA-256 over names and contents: one of weights and configuration, one of the tokenizer
 
-The same files give the same digests, wherever they are from. recipe.py and modules.py interpret the files.
+The same files give the same digests, wherever they are from. recipes/ and modules.py interpret the files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +20,7 @@ from workers.config import ModelConfig
 from workers.errors import UsageError
 from workers.model.architecture import check_config, check_weights
 from workers.model.fetch import fetch_hub, fetch_store
+from workers.model.module_list import STATIC, read_json, read_modules, transformer_folder
 from workers.storage.uris import redact
 
 TRANSFORMER_CONFIGS = tuple(
@@ -29,14 +29,9 @@ TRANSFORMER_CONFIGS = tuple(
 )  # all names under which sentence-transformers has stored its Transformer module's settings
 PACKAGE = "package:"
 WEIGHTED_MODULES = ("Dense", "LSTM")
-_OWN_MODULES = ("Transformer", "Pooling", "Dense", "LSTM", "Normalize", "Dropout", "Router")
-ROUTER = "Router"
+MODEL2VEC_TABLE = "embeddings"  # the tensor of a static model that model2vec wrote
 STANFORD = "HF_ColBERT"  # among the architectures of config.json: the checkpoint has a projection beside the encoder
 PROJECTION = "linear.weight"
-_ALIASES = {"pylate.models.Dense.Dense": "sentence_transformers.base.modules.dense.Dense"}
-_OWN_PACKAGES = r"sentence_transformers\.(models|base\.modules|sentence_transformer\.modules)"
-_SPARSE_PACKAGES = r"sentence_transformers\.sparse_encoder\.(models|modules)"
-_SPARSE_MODULES = {"MLMTransformer": "mlm_transformer", "SpladePooling": "splade_pooling"}  # and their files, since 5.4
 _MODEL_FILES = ("modules.json", "config_sentence_transformers.json", "router_config.json", "artifact.metadata")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                     "vocab.txt", "vocab.json", "merges.txt", "*.model")  # fmt: skip
@@ -53,15 +48,6 @@ class ModelFiles:
     tokenizer_digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleEntry:
-    """An entry of modules.json. `kind`: the class name in `type`. `path`: the module's folder, relative to the model's."""
-
-    kind: str
-    path: str
-    type: str
-
-
 def resolve_model(config: ModelConfig) -> ModelFiles:
     """Download the model if necessary, check and digest it. Reads the weights once.
 
@@ -75,108 +61,14 @@ def resolve_model(config: ModelConfig) -> ModelFiles:
     return ModelFiles(folder, name, revision, _digest(folder, weights), _digest(folder, tokenizer))
 
 
-def read_modules(folder: Path) -> list[ModuleEntry]:
-    """The entries of a sentence-transformers model's modules.json, in order; [] if it has none.
-
-    In place of a Router stand the modules of its route for documents.
-
-    Raises:
-        UsageError: malformed, a path outside the model's folder, or a type that is not sentence-transformers' own.
-    """
-    path = folder / "modules.json"
-    if not path.is_file():
-        return []
-    entries: list[ModuleEntry] = []
-    names: set[str] = set()
-    for item in read_json(path, list):
-        if not isinstance(item, dict) or not all(isinstance(item.get(key), str) for key in ("name", "path", "type")):
-            raise UsageError(f"{path}: must list modules with name, path and type, not {item!r}; fetch the model again")
-        if item["name"] in names:
-            raise UsageError(f"{path}: two modules have the name {item['name']!r}; correct it")
-        names.add(item["name"])
-        entry = _entry(path, item["type"], item["path"])
-        entries += [entry] if entry.kind != ROUTER else read_route(folder, entry, "document")
-    if not entries:
-        raise UsageError(f"{path}: lists no modules; fetch the model again")
-    if entries[0].kind not in ("Transformer", "MLMTransformer"):
-        raise UsageError(
-            f"{path}: the first module is {entries[0].kind}, not Transformer; only transformer encoders are supported"
-        )
-    return entries
-
-
-def read_route(folder: Path, router: ModuleEntry, task: str) -> list[ModuleEntry]:
-    """The modules that a Router sends texts of a task (`document`, `query`) through, as sentence-transformers chooses.
-
-    Raises: UsageError: there is no such route, or the file is damaged.
-    """
-    path = folder / router.path / "router_config.json"
-    config = read_json(path if path.is_file() else path.with_name("config.json"))
-    types, structure, parameters = (config.get(key) for key in ("types", "structure", "parameters"))
-    mappings = (parameters or {}).get("route_mappings") or {}
-    if not all(isinstance(value, dict) for value in (types, structure, mappings)):
-        raise UsageError(f"{path}: types, structure and route_mappings must be JSON objects; fetch the model again")
-    keys = [str(key) for key in ((task, "text"), (task, None), (None, "text"), (None, None))]
-    named = [mappings[key] for key in keys if key in mappings] + [name for name in (task, "text") if name in structure]
-    route = named[0] if named else None
-    if route not in structure:
-        raise UsageError(f"{path}: has no route for task {task!r} (routes: {', '.join(structure)}); use a model with one")
-    found = []
-    for name in structure[route]:
-        if not isinstance(types.get(name), str):
-            raise UsageError(f"{path}: names no type for module {name!r}; fetch the model again")
-        found.append(_entry(path, types[name], PurePosixPath(router.path, name).as_posix()))
-    return found
-
-
-def _entry(path: Path, kind: str, place: str) -> ModuleEntry:
-    """`path`: of the file that lists it. Raises: UsageError: a place or a type that is refused."""
-    kind = _ALIASES.get(kind, kind)
-    if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts or "\\" in place:
-        raise UsageError(f"{path}: module path {place!r} leaves the model's folder; correct it")
-    if not kind.startswith("sentence_transformers."):
-        raise UsageError(f"{path}: module type {kind!r} is custom code, which is never run; use a model without it")
-    name = kind.rpartition(".")[2]
-    if name in _OWN_MODULES and not re.fullmatch(rf"{_OWN_PACKAGES}(\.{name.lower()})?\.{name}", kind):
-        raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
-    file = _SPARSE_MODULES.get(name)
-    if file and not re.fullmatch(rf"{_SPARSE_PACKAGES}(\.({name}|{file}))?\.{name}", kind):
-        raise UsageError(f"{path}: sentence-transformers has no module type {kind!r}; correct it")
-    return ModuleEntry(name, place, kind)
-
-
-def query_route(folder: Path) -> list[ModuleEntry] | None:
-    """The modules that queries go through, where they are others than those of documents; None: they are the same.
-
-    Raises: UsageError: as read_modules.
-    """
-    path = folder / "modules.json"
-    if not path.is_file() or not any(ROUTER in str(item) for item in read_json(path, list)):
-        return None
-    listed = [_entry(path, item["type"], item["path"]) for item in read_json(path, list)]
-    found: list[ModuleEntry] = []
-    for entry in listed:
-        found += [entry] if entry.kind != ROUTER else read_route(folder, entry, "query")
-    return None if found == read_modules(folder) else found
-
-
-def transformer_folder(folder: Path) -> Path:
-    """The folder of config.json, weights and tokenizer: the model's own, or `0_Transformer` in old layouts."""
+def is_static(folder: Path) -> bool:
+    """Whether the model is a table of token vectors, not a transformer. Raises: UsageError: as read_modules."""
     modules = read_modules(folder)
-    return folder / modules[0].path if modules else folder
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """The content of a JSON file. Raises: UsageError: the file is missing, not JSON, or its value is not a `kind`."""
-    try:
-        value = json.loads(path.read_bytes().decode())  # UTF-8 alone, as Hugging Face's libraries read them
-    except FileNotFoundError:
-        raise UsageError(f"{path}: missing; the model's folder is incomplete") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not readable as JSON ({error}); fetch the model again") from None
-    if not isinstance(value, kind):
-        raise UsageError(f"{path}: must hold a JSON {kind.__name__}, not {type(value).__name__}; fetch the model again")
-    return value
+    if modules:
+        return modules[0].kind == STATIC
+    weights = folder / "model.safetensors"
+    of_transformers = "model_type" in (read_json(folder / "config.json") if (folder / "config.json").is_file() else {})
+    return not of_transformers and weights.is_file() and MODEL2VEC_TABLE in weight_names(folder)
 
 
 def weight_map(index: Path) -> dict[str, Any]:
@@ -195,6 +87,10 @@ def check_model(folder: Path, name: str) -> None:
     """
     shown = f"model.name={name}"
     transformer = transformer_folder(folder)
+    if is_static(folder):
+        _check_static(transformer, shown)
+        _check_modules(folder, shown)
+        return
     if (transformer / "adapter_config.json").is_file():
         raise UsageError(f"{shown}: this is a PEFT adapter; merge it into its base model and name the merged folder")
     if not (transformer / "config.json").is_file():
@@ -209,9 +105,7 @@ def check_model(folder: Path, name: str) -> None:
     _check_weights(transformer, shown)
     of_stanford = STANFORD in (model.get("architectures") or [])
     check_weights(model, (name for name in weight_names(transformer) if not of_stanford or name != PROJECTION), shown)
-    for module in read_modules(folder):
-        if module.kind in WEIGHTED_MODULES:
-            _check_weights(folder / module.path, f"{shown}: module {module.path}")
+    _check_modules(folder, shown)
     if not ((transformer / "tokenizer.json").is_file() or _matching(transformer, ("vocab.txt", "merges.txt", "*.model"))):
         raise UsageError(f"{shown}: no tokenizer files (tokenizer.json, vocab.txt, *.model) in {transformer}; add them")
 
@@ -233,10 +127,16 @@ def projection_shape(folder: Path) -> tuple[int, int]:
     Raises: UsageError: it is not there, or the checkpoint is not one file.
     """
     path = folder / "model.safetensors"
-    entry = _header(path).get(PROJECTION) if path.is_file() else None
-    if not isinstance(entry, dict) or len(entry.get("shape", ())) != 2:
+    shape = tensor_shapes(path).get(PROJECTION, ()) if path.is_file() else ()
+    if len(shape) != 2:
         raise UsageError(f"{path}: holds no matrix {PROJECTION}, the projection of a {STANFORD}; fetch the model again")
-    return entry["shape"][0], entry["shape"][1]
+    return shape[0], shape[1]
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of a safetensors file, by name. Raises: UsageError: it is none, or cut off."""
+    entries = {name: entry for name, entry in _header(path).items() if isinstance(entry, dict) and "shape" in entry}
+    return {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
 
 
 def _header(path: Path) -> dict[str, Any]:
@@ -294,6 +194,21 @@ def _built_in(model_type: str) -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # a slow import, needed for few models
 
     return model_type in CONFIG_MAPPING_NAMES
+
+
+def _check_static(folder: Path, shown: str) -> None:
+    """By what both libraries read: weights in one file, and tokenizer.json."""
+    if not (folder / "model.safetensors").is_file():
+        _check_weights(folder, shown)
+        raise UsageError(f"{shown}: a {STATIC} has its table in one file, and {folder} has several; fetch the model again")
+    if not (folder / "tokenizer.json").is_file():
+        raise UsageError(f"{shown}: no tokenizer.json in {folder}; a {STATIC} needs it: fetch the model again")
+
+
+def _check_modules(folder: Path, shown: str) -> None:
+    for module in read_modules(folder):
+        if module.kind in WEIGHTED_MODULES:
+            _check_weights(folder / module.path, f"{shown}: module {module.path}")
 
 
 def _check_weights(folder: Path, shown: str) -> None:

@@ -2,7 +2,7 @@
 
 Both formats are supported: `sentence_transformers.models.Pooling` with pooling_mode_* booleans, and
 `sentence_transformers.sentence_transformer.modules.pooling.Pooling` with one pooling_mode. Only the model's files are read
-here; recipe.py applies the user's settings, engine/heads.py loads the weights. No torch.
+here; recipes/ applies the user's settings, engine/heads.py loads the weights. No torch.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from workers.config import Pooling
 from workers.errors import UsageError
-from workers.model.files import ModuleEntry, read_json, read_modules
 from workers.model.layouts.late_interaction import TokenMask
+from workers.model.module_list import ModuleEntry, read_json, read_modules
 
 _SPLADE_KEYS = {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size"}
 _LEGACY_MODES = {

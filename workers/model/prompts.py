@@ -22,8 +22,8 @@ from packaging.version import InvalidVersion, Version
 
 from workers.config import ModelConfig
 from workers.errors import UsageError
-from workers.model.files import read_json
 from workers.model.layouts.late_interaction import LATE, PYLATE, prompts_of
+from workers.model.module_list import read_json
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 QUERY_PROMPT = "query"

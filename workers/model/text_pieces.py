@@ -1,9 +1,14 @@
-"""Cuts texts: into pieces at white space, a text's end, and a sequence of texts into groups. Sizes are characters."""
+"""Cuts texts: into pieces at white space, to their beginning or end; puts texts into groups. Sizes are characters."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 _BOUNDARY = re.compile(r"(?<=[^\s])(?=[ \n])")  # no tokenizer family has tokens that cross the start of white space
 
@@ -31,6 +36,19 @@ def tail(text: str, size: int) -> str:
             break
         reach *= 8
     return text
+
+
+def beginnings_of(
+    texts: Sequence[str] | pa.Array | pa.ChunkedArray, size: int
+) -> tuple[Sequence[str] | pa.Array | pa.ChunkedArray, NDArray[np.bool_] | None]:
+    """(at most `size` characters of each text, [D] which are cut); the texts themselves and None if none is longer."""
+    if not isinstance(texts, pa.Array | pa.ChunkedArray):
+        cut = np.fromiter((len(text) > size for text in texts), np.bool_, len(texts))
+        return ([text[:size] for text in texts], cut) if cut.any() else (texts, None)
+    if not len(texts) or pc.max(pc.binary_length(texts)).as_py() <= size:  # bytes: at least as many as characters
+        return texts, None
+    cut = pc.greater(pc.utf8_length(texts), size).to_numpy(zero_copy_only=False)
+    return (pc.utf8_slice_codeunits(texts, 0, size), cut) if cut.any() else (texts, None)
 
 
 def groups(texts: Sequence[str], size: int) -> Iterator[list[str]]:

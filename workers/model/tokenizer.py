@@ -27,18 +27,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
 from workers.config import ROW_A_CHUNK, ChunkBy, LongText
 from workers.errors import UsageError
 from workers.model.auto_tokenizer import LONG_TEXT, PROOF_TOKENS, Conversion
 from workers.model.chunking.borders import cuts_of, strip
+from workers.model.chunking.characters import leading_tokens, piece_characters, row_characters
 from workers.model.chunking.room import check_room
 from workers.model.chunking.spans import Spans, by_cuts, by_tokens, joined, pooled_tokens, windows
-from workers.model.recipe import EmbeddingRecipe
-from workers.model.text_pieces import groups, pieces, tail
+from workers.model.recipes.recipe import EmbeddingRecipe
+from workers.model.text_pieces import beginnings_of, groups, pieces, tail
 from workers.model.tokenizer_files import backend, read_conversion
-from workers.model.transformer_settings import read_transformer_settings
+from workers.model.transformer_settings import TOKENIZER_ALONE, read_transformer_settings
 from workers.model.wordpiece.library import Vocabulary
 from workers.model.wordpiece.proof import proven_vocabulary
 from workers.model.wordpiece.text_column import text_column
@@ -75,12 +76,14 @@ class TextTokenizer:
                 chunk_overlap.
         """
         self._recipe = recipe
-        settings = read_transformer_settings(folder / recipe.transformer)
+        static = recipe.static
+        settings = TOKENIZER_ALONE if static is not None else read_transformer_settings(folder / recipe.transformer)
         if recipe.late_interaction is not None:
             settings = replace(settings, markers=recipe.late_interaction.markers)
         conversion = read_conversion(folder / recipe.transformer, settings)
         self._tokenizer = backend(conversion)
         self._from_end = conversion.truncation_side == "left"
+        self._characters = static.characters if static is not None else None  # a token of the longest input
         self._prefix, self._suffix = np.empty(0, np.int32), np.empty(0, np.int32)
         if settings.add_special_tokens:
             self._prefix, self._suffix = _special_tokens(self._tokenizer)
@@ -127,6 +130,14 @@ class TextTokenizer:
         return self._tokenizer.token_to_id(token)
 
     def _tokenize(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> TokenizedTexts:
+        if self._characters is None or self._recipe.long_text is not LongText.TRUNCATE:
+            return self._tokenize_whole(texts)
+        room = max(self._recipe.max_tokens * self._characters - len(self._recipe.prompt), 0)
+        beginnings, cut = beginnings_of(texts, room)
+        found = self._tokenize_whole(beginnings)
+        return replace(found, truncated=found.truncated | cut) if cut is not None else found
+
+    def _tokenize_whole(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> TokenizedTexts:
         prompt, truncate = self._recipe.prompt, self._recipe.long_text is LongText.TRUNCATE
         if self._compiled is not None and truncate and not self._from_end:
             return self._truncate(self._compiled, texts)
@@ -183,7 +194,7 @@ class TextTokenizer:
         encoded = list(self._encode(texts, offsets=spans or prompt > 0 or recipe.chunk_by is not ChunkBy.TOKENS))
         contents, places = [ids for ids, _ in encoded], [places_TX for _, places_TX in encoded]
         # tokens that end within the prompt belong to it; a token across its end belongs to the text
-        leading = [_leading(places_TX[:, 1], prompt) if prompt else 0 for places_TX in places]
+        leading = [leading_tokens(places_TX[:, 1], prompt) if prompt else 0 for places_TX in places]
         prompt_D = np.array(leading, np.int64).reshape(-1)
         length_D = np.fromiter((len(ids) for ids in contents), np.int64, len(contents)) - prompt_D
         room_D = np.maximum(self._room - prompt_D, recipe.chunk_overlap + 1)
@@ -196,7 +207,9 @@ class TextTokenizer:
         first = last = None
         if spans:
             start_C = chunks.start + prompt_D[chunks.document]
-            first, last = _spans(texts, places, chunks.document, start_C, chunks.length, prompt, leads=chunks.start == 0)
+            first, last = row_characters(
+                texts, places, chunks.document, start_C, chunks.length, prompt, leads=chunks.start == 0
+            )
             if late or recipe.chunk_by is not ChunkBy.TOKENS:  # chunks by tokens are what they have been
                 strip(texts, chunks.document, first, last, prompt)
         inputs, pooled = chunks, None
@@ -304,7 +317,7 @@ class TextTokenizer:
             for parts in cut:
                 encoded = [(next(encodings), part) for part in parts]
                 ids = np.concatenate([np.array(encoding.ids, np.int32) for encoding, _ in encoded])
-                yield ids, _characters(encoded) if offsets else np.empty((0, 2), np.int64)
+                yield ids, piece_characters(encoded) if offsets else np.empty((0, 2), np.int64)
 
     def _prove(self, conversion: Conversion, folder: Path) -> None:
         """Compare with the tokens that transformers made. Raises: UsageError: they differ."""
@@ -333,49 +346,6 @@ def _column(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(texts, pa.Array):
         return texts
     return texts.chunk(0) if texts.num_chunks == 1 else pa.concat_arrays([pa.array([], texts.type), *texts.chunks])
-
-
-def _spans(
-    texts: Sequence[str], places: Sequence[NDArray[np.int64]], document: NDArray[np.int64], start_N: NDArray[np.int64],
-    length_N: NDArray[np.int64], prompt: int, *, leads: NDArray[np.bool_],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:  # fmt: skip
-    """First and last character, exclusive, of N windows, without the `prompt` characters before each text.
-
-    A window reaches from its first token to the next window.
-    Characters that the tokenizer drops (accents, control characters) belong to the window before them, those before the
-    text's first token to the first window (`leads`); white space around them is left out.
-    """
-    size_D = np.fromiter(map(len, places), np.int64, len(places))
-    end_D = np.fromiter(map(len, texts), np.int64, len(texts))
-    flat = np.concatenate([*places, np.zeros((1, 2), np.int64)])  # a row behind the last: windows may end there
-    at_N, some = (np.cumsum(size_D) - size_D)[document] + start_N, length_N > 0
-    first = np.where(some, flat[at_N, 0], prompt)
-    last = np.where(some, flat[at_N + length_N - 1, 1], prompt)
-    follows = start_N + length_N < size_D[document]
-    following = np.where(follows, flat[at_N + length_N, 0], end_D[document])
-    for row in np.flatnonzero((following > last) | (leads & ((first > prompt) | ~some))).tolist():
-        text, begin = texts[document[row]], int(first[row])
-        if leads[row] and some[row]:
-            first[row] = begin - len(text[prompt:begin].lstrip())
-        elif leads[row] and text[prompt:].strip():
-            first[row] = len(text) - len(text[prompt:].lstrip())
-        last[row] += len(text[last[row] : following[row]].rstrip())
-    return np.maximum(first - prompt, 0), np.maximum(last - prompt, 0)
-
-
-def _characters(encoded: list[tuple[Encoding, str]]) -> NDArray[np.int64]:
-    """Spans of characters [T, 2] of a text's tokens, from its encoded pieces."""
-    spans, shift = [], 0
-    for encoding, part in encoded:
-        spans.append(np.array(encoding.offsets, np.int64).reshape(-1, 2) + shift)
-        shift += len(part)
-    return np.concatenate(spans)
-
-
-def _leading(ends: NDArray[np.int64], border: int) -> int:
-    """How many leading tokens end at or before the character `border`."""
-    beyond = np.flatnonzero(ends > border)
-    return int(beyond[0]) if len(beyond) else len(ends)
 
 
 def _special_tokens(tokenizer: Tokenizer) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

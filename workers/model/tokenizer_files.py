@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 
 from workers.errors import UsageError
 from workers.host.isolated_process import IsolatedProcess, ProcessEnded
-from workers.model.auto_tokenizer import Conversion, convert
+from workers.model.auto_tokenizer import Conversion, convert, convert_alone
 from workers.model.fetch import cache_folder
-from workers.model.files import read_json
+from workers.model.module_list import read_json
 from workers.model.transformer_settings import TransformerSettings
 
 VERSION = 1  # of the cached form; raised when `convert` gives something else for the same files
@@ -74,6 +74,8 @@ def backend(conversion: Conversion) -> Tokenizer:
 def _convert(folder: Path, settings: TransformerSettings) -> Conversion:
     with IsolatedProcess() as isolated:
         try:
+            if settings.tokenizer_alone:
+                return isolated.call(convert_alone, folder)
             return isolated.call(
                 convert,
                 folder,
@@ -113,7 +115,11 @@ def _load(path: Path) -> Conversion | None:
 def _key(folder: Path, settings: TransformerSettings) -> str:
     """A digest of everything that decides the conversion."""
     files = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
+    if settings.tokenizer_alone:
+        files = [path for path in files if path.name == "tokenizer.json"]
     digests = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
     versions = [importlib.metadata.version(name) for name in ("transformers", "tokenizers")]
     options = [dict(settings.tokenizer), settings.do_lower_case, settings.add_special_tokens, *settings.markers]
+    if settings.tokenizer_alone:
+        options.append("alone")
     return hashlib.sha256(json.dumps([VERSION, digests, versions, options], sort_keys=True).encode()).hexdigest()

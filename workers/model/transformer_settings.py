@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from workers.errors import UsageError
-from workers.model.files import TRANSFORMER_CONFIGS, read_json
+from workers.model.files import TRANSFORMER_CONFIGS
+from workers.model.module_list import read_json
 
 _KNOWN = frozenset({
     "max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name", "processing_kwargs",
@@ -51,6 +52,11 @@ class TransformerSettings:
     masked_lm: bool = False  # the states go through the head of a masked language model (task fill-mask)
     query_expansion: Mapping[str, Any] | None = None  # of late-interaction models
     markers: tuple[str, ...] = ()  # not of this file: tokens that stand before texts (layouts/late_interaction.py)
+    tokenizer_alone: bool = False  # likewise: tokenizer.json by the `tokenizers` library, without transformers' classes
+
+
+TOKENIZER_ALONE = TransformerSettings(add_special_tokens=False, tokenizer_alone=True)
+"""Of a static model, which has no such file."""
 
 
 def read_transformer_settings(transformer: Path) -> TransformerSettings:

@@ -8,12 +8,13 @@ import numpy as np
 
 from workers.config import BY_TOKEN, ModelConfig, Pooling
 from workers.engine.cells import Cell
-from workers.engine.encoder import Encoder, EncoderOptions
+from workers.engine.encoder import EncoderOptions
 from workers.errors import UsageError
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
+from workers.replica.encoders import load_encoder
 from workers.table.vectors import Floats
 
 TEXTS = 2048  # tokenised and embedded at a time
@@ -38,7 +39,7 @@ class CandidateModel:
         self.name, self.own, self.weights_digest = files.name, recipe.pooling_name, files.weights_digest
         self._tokenizer = TextTokenizer(files.folder, recipe)
         golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
-        self._encoder = Encoder(files, recipe, golden, EncoderOptions(config.precision, config.batch_tokens))
+        self._encoder = load_encoder(files, recipe, golden, EncoderOptions(config.precision, config.batch_tokens))
 
     @property
     def layers(self) -> int:

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.config import LongText, ModelConfig, Precision
-from workers.engine.encoder import Encoder, EncoderOptions
+from workers.engine.encoder import EncoderOptions
 from workers.errors import UsageError
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
+from workers.replica.encoders import load_encoder
 from workers.replica.golden_reference import keep_ways, kept_reference, known_ways
 from workers.replica.queries import of_queries, special_queries
 from workers.table.schema import SnapshotStamp
@@ -72,14 +73,14 @@ class Embedder:
         known = known_ways(files, recipe) if query else []
         try:
             options = EncoderOptions(precision, config.batch_tokens, reference=reference, known=known)
-            self._encoder = Encoder(files, recipe, golden, options)
+            self._encoder = load_encoder(files, recipe, golden, options)
         except UsageError as error:
             if not query or precision not in (Precision.INT8, Precision.FLOAT8):
                 raise
             _log.warning("queries are embedded in this device's own precision: %s", error)
             options = EncoderOptions(Precision.AUTO, config.batch_tokens, reference=reference, known=known)
-            self._encoder = Encoder(files, recipe, golden, options)
-        if query and self._encoder.reproducing != known:
+            self._encoder = load_encoder(files, recipe, golden, options)
+        if query and recipe.static is None and self._encoder.reproducing != known:
             keep_ways(files, recipe, self._encoder.reproducing)
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:

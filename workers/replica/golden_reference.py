@@ -37,7 +37,7 @@ from workers.config import ModelConfig
 from workers.model.fetch import cache_folder
 from workers.model.files import ModelFiles
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.records.tokens import TokenizedTexts
 
 PATIENCE_SECONDS = 60.0  # after which a replica computes the reference itself
@@ -58,11 +58,16 @@ class GoldenReferenceFile:
 
 
 @contextlib.contextmanager
-def golden_reference_file(model: ModelConfig, files: ModelFiles, recipe: EmbeddingRecipe) -> Iterator[GoldenReferenceFile]:
-    """The cached file, or one that a new process computes.
+def golden_reference_file(
+    model: ModelConfig, files: ModelFiles, recipe: EmbeddingRecipe
+) -> Iterator[GoldenReferenceFile | None]:
+    """The cached file, or one that a new process computes; None of a static model, whose reference takes a moment.
 
     At the end of the block the process is ended, and its file, if complete, put into the cache.
     """
+    if recipe.static is not None:
+        yield None
+        return
     cached = cache_path(files, recipe)
     if cached.is_file():
         yield GoldenReferenceFile(str(cached), os.getpid(), files.weights_digest)
@@ -180,7 +185,7 @@ def _compute(model: ModelConfig) -> NDArray[np.float32]:
     from workers.engine.encoder import Encoder
     from workers.model.files import resolve_model
     from workers.model.golden import GOLDEN_TEXTS
-    from workers.model.recipe import read_recipe
+    from workers.model.recipes.read import read_recipe
     from workers.model.tokenizer import TextTokenizer
 
     files = resolve_model(model)

@@ -17,7 +17,7 @@ from workers.engine.retrieval.expanded_query import ExpandedQueries
 from workers.errors import UsageError
 from workers.model.files import ModelFiles
 from workers.model.layouts.late_interaction import LateInteraction
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.model.tokenizer import TextTokenizer
 from workers.replica.static_query import StaticQueries
 from workers.table.vectors import Floats

@@ -24,18 +24,19 @@ from numpy.typing import NDArray
 
 from workers.config import Precision, VectorType
 from workers.dedup.deduplicator import DedupedWindow
-from workers.engine.encoder import Encoder, EncoderOptions
+from workers.engine.encoder import EncoderOptions
 from workers.errors import ReplicaError, UsageError
 from workers.host.memory import Trimmer, peak_memory_bytes
 from workers.host.spill_file import own_spill_folder
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
-from workers.model.recipe import read_recipe
+from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
 from workers.reading.reader import read_windows
 from workers.records.documents import TEXT
 from workers.records.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
 from workers.records.tokens import TokenizedTexts, rows_of_texts
+from workers.replica.encoders import AnyEncoder, load_encoder
 from workers.replica.golden_reference import await_golden_reference
 from workers.replica.pipeline import Later, Pipeline
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
@@ -220,12 +221,12 @@ class Replica:
         finally:
             self._encoding_since = None
 
-    def _load(self, precision: Precision, way: str | None) -> Encoder:
+    def _load(self, precision: Precision, way: str | None) -> AnyEncoder:
         self._asked = (precision, way)  # a way that is not possible here is not asked for twice
         golden, settings = self._tokenizer.tokenize(GOLDEN_TEXTS), self._settings
         reference = functools.partial(await_golden_reference, settings.reference, self._files.weights_digest)
         options = EncoderOptions(precision, settings.batch_tokens, settings.threads, reference, way)
-        return Encoder(self._files, self._recipe, golden, options)
+        return load_encoder(self._files, self._recipe, golden, options)
 
     def _configured(self) -> ShardContext:
         if self._context is None:

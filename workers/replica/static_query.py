@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 
 from workers.engine.retrieval.sparse_head import kept
 from workers.errors import UsageError
-from workers.model.files import query_route, read_json
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.module_list import query_route, read_json
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.table.sparse import dense_of
 from workers.table.vectors import Floats
 

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from workers.config import VectorType
 from workers.errors import ObjectChanged, ObjectError, ObjectMissing, UsageError
 from workers.reading.reader import read_windows
-from workers.records.documents import TEXT, ReadPlan, RowsDigest, text_hash
+from workers.records.documents import ROW, TEXT, ReadPlan, RowsDigest, text_hash
 from workers.records.shard import OutputFile, Receipt, Shard
 from workers.storage.store import Store
 from workers.table.left_out import LeftOut, load_left_out, without
@@ -71,7 +71,7 @@ def audit_shard(
     except UsageError as error:
         audit.findings.append(str(error))
         return audit
-    _audit_source(shard, receipt, plan, left_out, _quarantined_ids(store, receipt, audit), sample, audit)
+    _audit_source(shard, receipt, plan, left_out, _quarantined_rows(store, receipt, audit), sample, audit)
     digest = RowsDigest()
     for file in receipt.files:
         _audit_part(store, file, schema, None if receipt.carried_from else run_id, digest, audit)
@@ -218,19 +218,20 @@ def _audit_source(
     receipt: Receipt,
     plan: ReadPlan,
     left_out: LeftOut | None,
-    skip: set[str],
+    skip: set[tuple[int | None, str]],
     sample: int,
     audit: ShardAudit,
 ) -> None:
-    """Read the source again; `skip` are ids whose vectors were quarantined."""
+    """Read the source again; `skip` are quarantined rows: those that have been read, by number and id, have no vector."""
     digest = RowsDigest()
     rows = 0
     try:
         for window in without(read_windows(shard, plan, dict.fromkeys(receipt.excluded, "excluded")), left_out):
             rows += window.rows_read
             audit.excluded += window.excluded_rows
-            for id_, text in zip(window.table[ID].to_pylist(), window.table[TEXT].to_pylist(), strict=True):
-                if str(id_) in skip:
+            columns = (window.table[name].to_pylist() for name in (ROW, ID, TEXT))
+            for number, id_, text in zip(*columns, strict=True):
+                if (number, str(id_)) in skip:
                     continue
                 hashed = text_hash(text)
                 digest.add(id_, hashed)
@@ -255,8 +256,8 @@ def _audit_source(
         )
 
 
-def _quarantined_ids(store: Store, receipt: Receipt, audit: ShardAudit) -> set[str]:
-    """Ids of documents that were read but not embedded; rows that could not be read, the reader refuses again."""
+def _quarantined_rows(store: Store, receipt: Receipt, audit: ShardAudit) -> set[tuple[int | None, str]]:
+    """(row of its object, id) of what was not embedded, whatever the reason; what could not be read, is refused again."""
     if receipt.quarantine is None:
         return set()
     try:
@@ -264,4 +265,4 @@ def _quarantined_ids(store: Store, receipt: Receipt, audit: ShardAudit) -> set[s
     except FileNotFoundError:
         audit.findings.append(f"{store.uri_of(receipt.quarantine.path)}: is missing")
         return set()
-    return {row["id"] for row in table.to_pylist() if row["id"] is not None and str(row["reason"]).startswith("vector ")}
+    return {(row["row"], row["id"]) for row in table.to_pylist() if row["id"] is not None}

@@ -87,6 +87,7 @@ RECIPE: Mapping[str, Effect] = {
     "engine": Effect.VECTOR,
     "tokenizer": Effect.VECTOR,
     "sparse": Effect.VECTOR,
+    "static": Effect.VECTOR,
     "late_interaction": Effect.VECTOR,
 }
 LATER_STAMP: Mapping[str, Any] = {"vectors": "", "int8_scales": ""}
@@ -106,6 +107,7 @@ LATER_RECIPE: Mapping[str, Any] = {
     "chunk_language": "",
     "splitter": "",
     "sparse": None,
+    "static": None,
     "late_interaction": None,
 }
 """Fields that version 0.1 did not have, with the value that means what that version did. A stored run without such a field

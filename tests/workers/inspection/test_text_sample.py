@@ -15,7 +15,8 @@ from workers.config import CorpusConfig, ModelConfig
 from workers.host.isolated_process import IsolatedProcess
 from workers.inspection.text_sample import Drawn, draw
 from workers.model.files import resolve_model
-from workers.model.recipe import EmbeddingRecipe, read_recipe
+from workers.model.recipes.read import read_recipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.records.documents import ReadPlan
 from workers.records.shard import ObjectSlice, Shard
 from workers.storage.objects import list_objects

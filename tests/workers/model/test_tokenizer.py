@@ -286,7 +286,7 @@ def test_no_torch(minilm: Path) -> None:
     code = (
         "import sys; "
         "from workers.config import ModelConfig; from workers.model.files import resolve_model; "
-        "from workers.model.recipe import read_recipe; from workers.model.tokenizer import TextTokenizer; "
+        "from workers.model.recipes.read import read_recipe; from workers.model.tokenizer import TextTokenizer; "
         f"config = ModelConfig(name={str(minilm)!r}); files = resolve_model(config); "
         "TextTokenizer(files.folder, read_recipe(files, config)).tokenize(['x']); "
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"

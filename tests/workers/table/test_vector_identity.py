@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from workers.config import ModelConfig
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 from workers.table.schema import SnapshotStamp
 from workers.table.vector_identity import (
     FACTS_BESIDE_RECIPE,

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from workers.engine.kernels.attention import SCORE_UNIT
 from workers.engine.kernels.relative import RelativeBias
-from workers.model.recipe import OFFSET_POSITIONS, first_position, uncounted
+from workers.model.architecture import OFFSET_POSITIONS, first_position, uncounted
 
 _BERT = {
     "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",

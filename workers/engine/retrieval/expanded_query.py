@@ -17,7 +17,7 @@ from workers.engine.checkpoint import load_transformer
 from workers.engine.heads import Heads
 from workers.errors import UsageError
 from workers.model.files import PROJECTION, ModelFiles
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 
 
 class ExpandedQueries:

@@ -155,7 +155,7 @@ def _slices(lengths_B: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]
 
 
 def _head_of(model: Any) -> tuple[list[Any], Callable[[Tensor], Tensor]]:
-    """(its modules, states -> logits) of transformers' class for the task; recipe.py has refused families without one."""
+    """(its modules, states -> logits) of transformers' class for the task; families without one have been refused."""
     family = model.config.model_type
     if family == "bert":
         return [model.cls], model.cls

@@ -18,7 +18,7 @@ from workers.engine.kernels.packing import PackedBatch
 from workers.engine.kernels.relative import RelativeBias
 from workers.engine.ways.interface import States
 from workers.engine.ways.pooler import OwnPooler
-from workers.model.recipe import first_position
+from workers.model.architecture import first_position
 
 
 class ByRuns:

@@ -12,7 +12,7 @@ from workers.engine.kernels import attention
 from workers.engine.kernels.packing import PackedBatch
 from workers.engine.ways.interface import TOKEN_TYPES, States, settings, takes
 from workers.engine.ways.pooler import OwnPooler
-from workers.model.recipe import first_position, uncounted
+from workers.model.architecture import first_position, uncounted
 
 
 class Packed:

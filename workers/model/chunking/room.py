@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from workers.config import LongText
 from workers.errors import UsageError
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 
 
 def check_room(recipe: EmbeddingRecipe, room: int) -> None:

@@ -1,1 +1,1 @@
-"""Layouts of late-interaction models: as sentence-transformers 6, PyLate and Stanford write them."""
+"""Layouts that say more than modules.json: late interaction (sentence-transformers 6, PyLate, Stanford), static models."""

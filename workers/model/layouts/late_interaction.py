@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import UsageError
-from workers.model.files import STANFORD, read_json
+from workers.model.files import STANFORD
+from workers.model.module_list import read_json
 
 LATE = "MultiVectorEncoder"
 PYLATE = "ColBERT"

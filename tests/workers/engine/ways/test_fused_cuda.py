@@ -35,7 +35,7 @@ from workers.engine.ways.fused_cuda import (
 )
 from workers.engine.ways.interface import States
 from workers.engine.ways.padded import Padded
-from workers.model.recipe import OFFSET_POSITIONS
+from workers.model.architecture import OFFSET_POSITIONS
 
 CPU = torch.device("cpu")
 CONFIGS: dict[str, Any] = {

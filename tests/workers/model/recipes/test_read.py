@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.workers.models import copy_model, edit_json, layout, write_modules
+from tests.workers.models import edit_json, layout, write_modules
 from workers.config import LongText, Pooling
 from workers.errors import UsageError
-from workers.model.recipe import EmbeddingRecipe
+from workers.model.recipes.recipe import EmbeddingRecipe
 
 OLD, NEW, BASE = (
     "sentence_transformers.models",
     "sentence_transformers.sentence_transformer.modules",
     "sentence_transformers.base.modules",
 )
-
-
-@pytest.fixture
-def model(minilm: Path, tmp_path: Path) -> Path:
-    return copy_model(minilm, tmp_path / "model")
-
-
-@pytest.fixture
-def plain(model: Path) -> Path:
-    """A transformers model that sentence-transformers never touched."""
-    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
-        (model / name).unlink()
-    shutil.rmtree(model / "1_Pooling")
-    return model
 
 
 def read(folder: Path, **settings: Any) -> EmbeddingRecipe:
@@ -133,39 +118,6 @@ def test_unknown_pooling_mode(model: Path) -> None:
     pooling_config(model, pooling_mode="attention")
     with pytest.raises(UsageError, match=r"1_Pooling/config.json: pooling mode 'attention' is not known"):
         read(model)
-
-
-def test_longest_input_of_the_tokenizer(plain: Path) -> None:
-    edit_json(plain / "tokenizer_config.json", model_max_length=100)
-    assert read(plain).max_tokens == 100
-    edit_json(plain / "tokenizer_config.json", model_max_length=int(1e30))
-    assert read(plain).max_tokens == 512
-
-
-@pytest.mark.parametrize(
-    ("model_type", "padding", "expected"), [("bert", 0, 512), ("roberta", 1, 512), ("roberta", None, 512), ("mpnet", 1, 512)]
-)
-def test_positions_of_roberta_begin_after_padding(plain: Path, model_type: str, padding: int | None, expected: int) -> None:
-    edit_json(plain / "tokenizer_config.json", model_max_length=None)
-    table = 512 if model_type == "bert" else 514
-    edit_json(plain / "config.json", model_type=model_type, pad_token_id=padding, max_position_embeddings=table)
-    assert read(plain).max_tokens == expected
-
-
-def test_max_tokens(model: Path) -> None:
-    assert read(model, max_tokens=512).max_tokens == 512, "more than the layout's 256, and the model can do it"
-    with pytest.raises(UsageError, match=r"model.max_tokens=513: .* takes at most 512 tokens; lower it"):
-        read(model, max_tokens=513)
-    edit_json(model / "sentence_bert_config.json", max_seq_length=9999)
-    assert read(model).max_tokens == 512
-
-
-def test_no_longest_input_anywhere(plain: Path) -> None:
-    edit_json(plain / "tokenizer_config.json", model_max_length=None)
-    edit_json(plain / "config.json", max_position_embeddings=None)
-    with pytest.raises(UsageError, match=r"set model.max_tokens"):
-        read(plain)
-    assert read(plain, max_tokens=77).max_tokens == 77
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Static models: a table of token vectors, and the encoder that averages its rows."""
