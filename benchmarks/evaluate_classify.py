@@ -220,13 +220,18 @@ def main() -> None:
         report |= {"evaluate": found.spent | {"passes": found.passes}, "facts": facts}
         told = [found.outcome.facts["classes"].get(name) for name in found.classes]
         report["same scores"] = same_scores(found.odds, found.truth, told, args.folder)
+        _store(report, args.out)  # what follows takes minutes
         report["in memory"] = against_scikit_learn(section, found.outcome, args.peers)
         if args.issues:
             report["label issues"] = planted_issues(section, args.folder)
-    text = json.dumps(report, indent=1)
-    sys.stdout.write(text + "\n")
-    if args.out:
-        args.out.write_text(text + "\n")
+    sys.stdout.write(_store(report, args.out))
+
+
+def _store(report: dict[str, Any], out: Path | None) -> str:
+    text = json.dumps(report, indent=1) + "\n"
+    if out:
+        out.write_text(text)
+    return text
 
 
 if __name__ == "__main__":
