@@ -123,12 +123,12 @@ def one(snapshot: str, label: str, clusters: int, name: str, metric: str) -> dic
     from sklearn.metrics import v_measure_score
 
     if name == "reembed":  # it reads the snapshot itself
-        centroids, place, seconds = _reembed(snapshot, clusters, metric)
+        centroids, place, seconds = by_reembed(snapshot, clusters, metric)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         vectors, labels = _read(snapshot, label, unit=metric == "cosine")
     else:
         vectors, labels = _read(snapshot, label, unit=metric == "cosine")
-        run = {"faiss": _faiss, "minibatch": _minibatch, "minibatch-once": _minibatch_once}[name]
+        run = {"faiss": by_faiss, "minibatch": by_minibatch, "minibatch-once": by_minibatch_once}[name]
         centroids, place, seconds = run(vectors, clusters, metric)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     centroids = centroids.astype(np.float64)
@@ -162,7 +162,7 @@ def _read(snapshot: str, label: str, *, unit: bool) -> tuple[Any, list[str]]:
     return (unit_rows(vectors) if unit else vectors), labels
 
 
-def _reembed(snapshot: str, clusters: int, metric: str) -> tuple[Any, Any, float]:
+def by_reembed(snapshot: str, clusters: int, metric: str) -> tuple[Any, Any, float]:
     import faiss  # noqa: F401 - imports are not counted, as for the others
     import scipy.sparse  # noqa: F401
 
@@ -187,7 +187,7 @@ def _reembed(snapshot: str, clusters: int, metric: str) -> tuple[Any, Any, float
     return centroids, place, seconds
 
 
-def _faiss(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any, float]:
+def by_faiss(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any, float]:
     import faiss
 
     faiss.omp_set_num_threads(1)
@@ -200,7 +200,7 @@ def _faiss(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any, float]:
     return kmeans.centroids, place[:, 0], time.process_time() - began
 
 
-def _minibatch(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any, float]:  # noqa: ARG001 - it knows one metric
+def by_minibatch(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any, float]:  # noqa: ARG001 - it knows one metric
     from sklearn.cluster import MiniBatchKMeans
 
     began = time.process_time()
@@ -209,7 +209,7 @@ def _minibatch(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any, floa
     return kmeans.cluster_centers_, place, time.process_time() - began
 
 
-def _minibatch_once(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any, float]:  # noqa: ARG001
+def by_minibatch_once(vectors: Any, clusters: int, metric: str) -> tuple[Any, Any, float]:  # noqa: ARG001
     from sklearn.cluster import MiniBatchKMeans
 
     began = time.process_time()

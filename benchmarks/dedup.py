@@ -31,6 +31,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from threadpoolctl import threadpool_limits
 
+from benchmarks.vector_peers.elsewhere import by_semhash
 from jobs.dedup.config import DedupConfig
 from jobs.dedup.job import DedupJob
 from jobs.dedup.layout import Layout
@@ -91,7 +92,7 @@ def _read(source: SourceSnapshot) -> tuple[NDArray[np.float32], NDArray[np.int64
 def _at(
     source: SourceSnapshot, unit: NDArray[np.float32], text: NDArray[np.int64], threshold: float, asked: Any
 ) -> dict[str, Any]:
-    brute, seconds = _timed(lambda: _brute(unit, text, threshold), 1)
+    brute, seconds = _timed(lambda: all_pairs(unit, text, threshold), 1)
     _, component = connected_components(
         coo_array((np.ones(len(brute), bool), brute.T), shape=(len(unit), len(unit))), directed=False
     )
@@ -108,7 +109,8 @@ def _at(
     return {"threshold": threshold, "methods": methods}
 
 
-def _brute(unit: NDArray[np.float32], text: NDArray[np.int64], threshold: float) -> Pairs:
+def all_pairs(unit: NDArray[np.float32], text: NDArray[np.int64], threshold: float) -> Pairs:
+    """By brute force, block by block; rows of one text are a pair whatever their cosine."""
     found = []
     for at in range(0, len(unit), 1000):
         near = unit[at : at + 1000] @ unit[at:].T >= threshold
@@ -195,24 +197,8 @@ def _faiss(unit: NDArray[np.float32], _text: NDArray[np.int64], brute: Pairs, th
 
 
 def _semhash(unit: NDArray[np.float32], text: NDArray[np.int64], brute: Pairs, threshold: float) -> dict[str, Any]:
-    from semhash import SemHash
-
-    def search() -> tuple[Any, Any]:
-        job = SemHash.from_embeddings(unit, [str(number) for number in text], model=None)
-        return job, job.self_deduplicate(threshold=threshold)
-
-    (job, result), seconds = _timed(search, 1)
-    neighbours = job.index.query_threshold(job.index.vectors, threshold=threshold)
-    distinct = {(min(row, int(other)), max(row, int(other))) for row, (near, _) in enumerate(neighbours) for other in near}
-    texts = np.unique(np.sort(text[brute], axis=1), axis=0)
-    wanted = {tuple(pair) for pair in texts[texts[:, 0] != texts[:, 1]].tolist()}
-    return {
-        "method": "SemHash",
-        "text_pairs": len(distinct & wanted),
-        "found": round(len(distinct & wanted) / len(wanted), 5),  # of pairs of distinct texts
-        "kept": len(result.selected),
-        "seconds": seconds,
-    }
+    found, spent = by_semhash(unit, text, brute, threshold)
+    return {"method": "SemHash", **found, "seconds": round(spent["cpu_seconds"], 2)}  # of pairs of distinct texts
 
 
 def _timed(work: Callable[[], Any], rounds: int) -> tuple[Any, float]:

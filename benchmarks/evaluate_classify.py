@@ -4,11 +4,13 @@
                                            [--folder evaluate-work] [--peers] [--issues] [--out FILE]
 
 1. the job's program over the snapshot OUTPUT, in this process with one thread: passes, CPU seconds, figures
-2. scikit-learn's LogisticRegression at its default tolerance and near its optimum, float32 vectors in memory: difference of
-   macro-F1, share of equal predictions, AUC class by class against roc_auc_score of the same probe's exact log-odds
-3. --peers: binned AUC at 200 equal thresholds of the probability (torcheval, torchmetrics), MTEB's classifier (8 rows a
-   label, 10 times), SGDClassifier.partial_fit in 5 epochs, nearest neighbours of scikit-learn
-4. --issues: 5% of the labels are changed at random in the 30 largest classes; how many lead the ranking
+2. the same scores: the AUC of each class as the job tells it, with its bound, against roc_auc_score of exactly the log-odds
+   that were counted; beside it binned AUC as others compute it (benchmarks/binned_auc.py)
+3. scikit-learn's LogisticRegression at its default tolerance and near its optimum, float32 vectors in memory: difference of
+   macro-F1, share of equal predictions, AUC class by class: two fits are compared here, and the AUC's own error is in it
+4. --peers: MTEB's classifier (8 rows a label, 10 times), SGDClassifier.partial_fit in 5 epochs, nearest neighbours of
+   scikit-learn
+5. --issues: 5% of the labels are changed at random in the 30 largest classes; how many lead the ranking
 
 One JSON object on stdout. Peak memory is the process' after each stage, so it only grows.
 """
@@ -21,6 +23,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
+from benchmarks.binned_auc import same_scores
+from benchmarks.machine import commit, hardware
 from jobs.evaluate import classify
 from jobs.evaluate.config import EvaluateSection
 from jobs.passes.kind import Outcome
 from jobs.passes.source import SourceSnapshot
 from tests.vector_snapshots import passes_over, publish_vectors
-from workers.vectors.evaluation.classes.curves import Curves
+from workers.vectors.evaluation.classes.scoring import LogOddsSample
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
@@ -44,12 +49,31 @@ def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     return found, spent | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
-def evaluated(section: EvaluateSection, folder: Path) -> tuple[Outcome, int]:
-    """The outcome and its passes over the data."""
-    columns = classify.check(SourceSnapshot.open(section.snapshot, {}, "snapshot"), section)
+@dataclass(frozen=True)
+class Evaluated:
+    """The job's answer, its passes over the data, and the log-odds [N, K] of all counted test rows with their truth."""
+
+    outcome: Outcome
+    passes: int
+    classes: tuple[str, ...]
+    odds: np.ndarray
+    truth: np.ndarray
+    spent: dict[str, float]
+
+
+def evaluated(section: EvaluateSection, folder: Path) -> Evaluated:
+    source = SourceSnapshot.open(section.snapshot, {}, "snapshot")
+    columns = classify.check(source, section)
     with passes_over(section.snapshot, columns, work=folder / "work") as passes:
-        outcome = classify.evaluate(passes, section, None)
-        return outcome, sum(name != "geometry" for name, _ in passes.done)
+        kind = source.schema.rows.field(str(section.label)).type
+        (found, weights), spent = timed(lambda: classify.measured(passes, section, columns, kind))
+        outcome = classify.outcome_of(found)
+        number = sum(name != "geometry" for name, _ in passes.done)
+        everything = np.ones(len(found.division.classes))  # the share of each class that is drawn
+        scores = passes.run(LogOddsSample(found.division, weights, everything, columns))
+    counted = (scores["truth"][:, found.moments["counts"][0] > 0] > 0).any(axis=1)  # as Scores counts
+    truth = scores["truth"][counted] > 0
+    return Evaluated(outcome, number, found.division.classes, scores["odds"][counted], truth, spent)
 
 
 def in_memory(uri: str, columns: list[str]) -> pa.Table:
@@ -60,17 +84,6 @@ def in_memory(uri: str, columns: list[str]) -> pa.Table:
         pq.read_table(pa.BufferReader(source.store.read(path)), columns=["id", "embedding", *columns]) for path in files
     ]
     return pa.concat_tables(parts)
-
-
-def binned_usual(odds: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """AUC [K] from 200 equal thresholds of the probability."""
-    chance = 1 / (1 + np.exp(-np.clip(odds.astype(np.float64), -700, 700)))
-    places = np.searchsorted(np.linspace(0, 1, 201)[1:-1], chance, side="left")
-    counts = [
-        np.stack([np.bincount(places[where[:, at], at], minlength=200) for at in range(odds.shape[1])])
-        for where in (truth, ~truth)
-    ]
-    return Curves.of(*counts).auc
 
 
 def against_scikit_learn(section: EvaluateSection, outcome: Outcome, peers: bool) -> dict[str, Any]:
@@ -117,10 +130,6 @@ def against_scikit_learn(section: EvaluateSection, outcome: Outcome, peers: bool
     }
     report["auc bound"] = max(found[name]["auc_bound"] for name in exact)
     if peers:
-        truth = yt[:, None] == probe.classes_[None, :]
-        there = [at for at, name in enumerate(probe.classes_) if name in exact]
-        usual = np.abs(binned_usual(odds, truth)[there] - [exact[probe.classes_[at]] for at in there])
-        report["200 equal thresholds"] = {"worst": float(usual.max()), "mean": float(usual.mean())}
         near, spent = timed(lambda: KNeighborsClassifier(5, metric="cosine", algorithm="brute").fit(x, y).predict(xt))
         report["scikit-learn, nearest neighbours"] = {"macro_f1": f1_score(yt, near, average="macro")} | spent
 
@@ -178,7 +187,7 @@ def planted_issues(section: EvaluateSection, folder: Path) -> dict[str, float]:
     texts = [table.column("text_hash")[int(at)].as_py().hex() for at in rows]
     publish_vectors(folder / "planted", _floats(table)[rows], texts=texts, keep={label: pa.array(labels.tolist())})
     planted = EvaluateSection.model_validate({"snapshot": str(folder / "planted"), "label": label, "c": list(section.c)})
-    outcome, _ = evaluated(planted, folder)
+    outcome = evaluated(planted, folder).outcome
     first = outcome.tables["label_issues"].column("id").to_pylist()[: len(wrong)]
     hit = len({int(name) for name in first} & set(wrong.tolist()))
     return {
@@ -205,16 +214,24 @@ def main() -> None:
         raw["split"] = {"column": args.split_column}
     section = EvaluateSection.model_validate(raw)
     with threadpool_limits(limits=1):
-        (outcome, passes), spent = timed(lambda: evaluated(section, args.folder))
-        facts = {name: value for name, value in outcome.facts.items() if name not in ("classes", "mteb")}
-        report: dict[str, Any] = {"evaluate": spent | {"passes": passes}, "facts": facts}
-        report["in memory"] = against_scikit_learn(section, outcome, args.peers)
+        found = evaluated(section, args.folder)
+        facts = {name: value for name, value in found.outcome.facts.items() if name not in ("classes", "mteb")}
+        report: dict[str, Any] = {"benchmark": "evaluate_classify", "hardware": hardware(), **commit()}
+        report |= {"evaluate": found.spent | {"passes": found.passes}, "facts": facts}
+        told = [found.outcome.facts["classes"].get(name) for name in found.classes]
+        report["same scores"] = same_scores(found.odds, found.truth, told, args.folder)
+        _store(report, args.out)  # what follows takes minutes
+        report["in memory"] = against_scikit_learn(section, found.outcome, args.peers)
         if args.issues:
             report["label issues"] = planted_issues(section, args.folder)
-    text = json.dumps(report, indent=1)
-    sys.stdout.write(text + "\n")
-    if args.out:
-        args.out.write_text(text + "\n")
+    sys.stdout.write(_store(report, args.out))
+
+
+def _store(report: dict[str, Any], out: Path | None) -> str:
+    text = json.dumps(report, indent=1) + "\n"
+    if out:
+        out.write_text(text)
+    return text
 
 
 if __name__ == "__main__":

@@ -47,12 +47,12 @@ def main() -> None:
     del vectors
     _say(f"{len(base):,} x {base.shape[1]} vectors, {len(queries):,} queries held out")
     with threadpool_limits(limits=1), tempfile.TemporaryDirectory() as folder:
-        exact = _exact(base)
+        exact = exactly(base)
         truth = np.concatenate([exact(queries[at : at + 100]) for at in range(0, len(queries), 100)])
-        ours, built = _ours(base, Path(folder), options)
-        peers, peers_built = _faiss(base) if "faiss" in options.peers else ({}, {})
+        ours, built = by_reembed(base, Path(folder), options)
+        peers, peers_built = by_faiss(base) if "faiss" in options.peers else ({}, {})
         searches = {"exact": exact, **ours, **peers}
-        timed = _timed(searches, queries[: options.timed], options.rounds)
+        timed = seconds_alone(searches, queries[: options.timed], options.rounds)
         result = {
             "rows": len(base),
             "dim": base.shape[1],
@@ -67,13 +67,13 @@ def main() -> None:
 
 def _told(name: str, search: Search, queries: np.ndarray, truth: np.ndarray, timed: dict[str, float]) -> dict[str, Any]:
     found = np.concatenate([search(query[None]) for query in queries])
-    recall = np.mean([len(set(mine) & set(true)) / K for mine, true in zip(found, truth, strict=True)])
+    recall = recall_at_10(found, truth)
     began = time.thread_time()
     for at in range(0, min(len(queries), 500), 100):
         search(queries[at : at + 100])
     batch = (time.thread_time() - began) / min(len(queries), 500)
     told = {
-        "recall_at_10": round(float(recall), 4),
+        "recall_at_10": round(recall, 4),
         "ms_alone": round(timed[name] * 1e3, 4),
         "times_exact_alone": round(timed["exact"] / timed[name], 1),
         "ms_in_batches_of_100": round(batch * 1e3, 4),
@@ -82,7 +82,12 @@ def _told(name: str, search: Search, queries: np.ndarray, truth: np.ndarray, tim
     return told
 
 
-def _timed(searches: dict[str, Search], queries: np.ndarray, rounds: int) -> dict[str, float]:
+def recall_at_10(found: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the exact row numbers [Q, 10] that were found."""
+    return float(np.mean([len(set(mine) & set(true)) / K for mine, true in zip(found, truth, strict=True)]))
+
+
+def seconds_alone(searches: dict[str, Search], queries: np.ndarray, rounds: int) -> dict[str, float]:
     """Median seconds of the thread's own time for a query, asked alone: what else the machine does counts little."""
     seconds: dict[str, list[float]] = {name: [] for name in searches}
     for _ in range(rounds):
@@ -94,7 +99,7 @@ def _timed(searches: dict[str, Search], queries: np.ndarray, rounds: int) -> dic
     return {name: float(np.median(taken)) for name, taken in seconds.items()}
 
 
-def _exact(base: np.ndarray) -> Search:
+def exactly(base: np.ndarray) -> Search:
     def search(queries: np.ndarray) -> np.ndarray:
         scores = queries @ base.T
         return np.argpartition(-scores, K, axis=1)[:, :K]
@@ -102,7 +107,7 @@ def _exact(base: np.ndarray) -> Search:
     return search
 
 
-def _ours(base: np.ndarray, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Search], dict[str, Any]]:
+def by_reembed(base: np.ndarray, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Search], dict[str, Any]]:
     shape = IndexShape(base.shape[1], options.precision, options.connectivity, options.expansion, tokens=False)
     ends = np.linspace(0, len(base), options.files + 1).astype(int)
     seconds, files = 0.0, []
@@ -143,7 +148,7 @@ def _ours(base: np.ndarray, folder: Path, options: argparse.Namespace) -> tuple[
     return {f"index {expansion}": searcher(expansion) for expansion in EXPANSIONS}, {"index": built}
 
 
-def _faiss(base: np.ndarray) -> tuple[dict[str, Search], dict[str, Any]]:
+def by_faiss(base: np.ndarray) -> tuple[dict[str, Search], dict[str, Any]]:
     import faiss
 
     faiss.omp_set_num_threads(1)

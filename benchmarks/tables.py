@@ -16,15 +16,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.vector_peers import table as vector_table
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 Result = Mapping[str, Any]
 MEASURED_AGAINST = ("reembed", "reembed-int8", "reembed-float32")  # the first that took part is the one to be slower than
 
 
-def markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A table; the first column is text, the others are figures."""
-    lines = [header, ("---", *["---:"] * (len(header) - 1)), *rows]
+def markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, texts: int = 1) -> str:
+    """A table; the first columns are text, the others are figures."""
+    lines = [header, (*["---"] * texts, *["---:"] * (len(header) - texts)), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -116,6 +118,12 @@ def encoder(result: Result, source: str) -> str:
     return f"{told}:\n\n{markdown(header, lines)}"
 
 
+def vector_peers(result: Result, source: str) -> str:
+    """benchmarks/vector_peers: the jobs over vectors beside others."""
+    table = markdown(vector_table.HEADER, vector_table.rows_of(result), texts=3)
+    return f"{vector_table.told(result)}; {where(result)} ({_link(source)}):\n\n{table}{_left_out(result)}"
+
+
 def _device(result: Result) -> str:
     return "" if result["device"] == "cpu" else f"{result['device']}, "
 
@@ -125,7 +133,7 @@ def _link(source: str) -> str:
     return f"[{source}](../benchmarks/results/{source})"
 
 
-KINDS: dict[str, Callable[[Result, str], str]] = {"peers": peers, "encoder": encoder}
+KINDS: dict[str, Callable[[Result, str], str]] = {"peers": peers, "encoder": encoder, "vector_peers": vector_peers}
 
 
 def read_results(folder: Path, kind: str) -> list[tuple[Result, str]]:

@@ -4,8 +4,9 @@
     .venv-peers/daft             Daft wants an older pyarrow
     .venv-peers/fastembed        an older hub client; no torch
     .venv-peers/embed-anything   an older ONNX Runtime; no torch
+    .venv-peers/vectors          peers of the jobs over vectors: MTEB, BERTopic, SemHash, torchmetrics and torcheval
 
-Each is `requirements-NAME.txt`, complete and pinned; the first two are installed after torch, of this environment's release.
+Each is `requirements-NAME.txt`, complete and pinned; torch comes first where NAMES says so, of this environment's release.
 The variable REEMBED_PEERS names another folder than .venv-peers, so that several checkouts share what is installed and
 exported. What could not be installed is remembered with its reason; a run names the peers that it leaves out for it.
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = Path(os.environ.get("REEMBED_PEERS", ROOT / ".venv-peers"))
-NAMES = {"openvino": True, "daft": True, "fastembed": False, "embed-anything": False}
+NAMES = {"openvino": True, "daft": True, "fastembed": False, "embed-anything": False, "vectors": True}
 """Environment -> whether it has torch."""
 _VERSIONS = """
 import importlib.metadata, json, platform, sys
