@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.soak import home, own_server, recorded
-from tests.faults.struck_jobs.command import STRIKING
+from tests.faults.struck_jobs.command import STRIKING, Stand
 from tests.faults.struck_jobs.snapshot import JOBS, first_night, scored_pairs, second_night
+from tests.faults.struck_jobs.starter import Starter
 from tests.faults.struck_jobs.table import table, too_many_read
 from tests.faults.struck_jobs.ways import ACTORS, Stage, night
 from tests.ray_nodes import RayNode
@@ -36,12 +37,13 @@ NO_IDLE_WORKERS = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_p
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[tuple[str, Path]]:
-    """A standing Ray whose actors can be struck: its address, and the file that names the next target."""
+def stand(folder: Path, rows: int) -> Iterator[Stand]:
+    """What all outputs share, for as long as the block lasts. `rows`: of the snapshots."""
     target = folder / "target"
     env = {"REEMBED_TARGET": str(target), "PYTHONPATH": f"{STRIKING}:{ROOT}"} | NO_IDLE_WORKERS
-    with RayNode(2 * max(ACTORS), env=env) as head:
-        yield head.address, target
+    pairs = scored_pairs(folder / "pairs.parquet", rows)
+    with RayNode(2 * max(ACTORS), env=env) as head, Starter(folder) as starter:
+        yield Stand(head.address, target, starter, pairs)
 
 
 def struck(stage: Stage, rows: int, dim: int) -> Iterator[dict[str, Any]]:
@@ -70,12 +72,11 @@ def carry_out(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
         if server is not None:
             stack.callback(server.wipe)
             roots["s3"] = bucket()
-        address, target = stack.enter_context(cluster(folder))
-        pairs = scored_pairs(folder / "pairs.parquet", options.rows)
+        shared = stack.enter_context(stand(folder, options.rows))
         for place, root in roots.items():
             for job in options.jobs:
                 at = folder / place / job
-                stage = Stage(job, place, f"{root}/{job}", at, address, target, options.kills, pairs, tuple(options.struck))
+                stage = Stage(job, place, f"{root}/{job}", at, shared, options.kills, tuple(options.struck))
                 for record in struck(stage, options.rows, options.dim):
                     records.append(record)
                     with options.out.open("a") as stream:

@@ -2,7 +2,8 @@
 
     Output.until_done(prepare)   starts the command until it exits 0; a driver may end by SIGKILL alone
 
-Each start is a process of its own, with the strikes of striking/sitecustomize.py on its path.
+Each start is a process of its own, with the strikes of strikes.py: the real command where it uses Ray, else a fork of a
+process that has imported the program (starter.py).
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from tests.faults.struck_jobs.snapshot import Job
+from tests.faults.struck_jobs.starter import Starter
 from tests.sessions import ROOT, Session
 
 STRIKING = Path(__file__).parent / "striking"
@@ -32,23 +34,36 @@ class Ended(RuntimeError):
     """A command ended otherwise than by our own SIGKILL."""
 
 
+@dataclass(frozen=True)
+class Stand:
+    """What all outputs share: a standing Ray, the file of its next target (strikes.py), and where drivers are forked."""
+
+    address: str
+    target: Path
+    starter: Starter
+    pairs: Path  # a file of scored pairs
+
+
 @dataclass
 class Output:
-    """Where a job's output is, and how it is made. `target`: see striking/sitecustomize.py."""
+    """Where a job's output is, and how it is made."""
 
     job: Job
     snapshot: str
     uri: str
     folder: Path  # of our own files: configuration, log, strikes
-    target: Path
-    pairs: Path | None = None
+    stand: Stand
     starts: int = field(default=0, init=False)
+    _on_ray: bool = field(default=False, init=False)
 
-    def configure(self, address: str = "local", actors: int = 0) -> None:
+    def configure(self, actors: int) -> None:
         """`actors`: 0 for threads of the driver's own process."""
+        self._on_ray = actors > 0
         self.folder.mkdir(parents=True, exist_ok=True)
-        section = {"snapshot": self.snapshot, **self.job.section} | ({"pairs": str(self.pairs)} if self.job.scored else {})
-        cluster = {"address": address, "replicas": actors or "auto"}
+        section = {"snapshot": self.snapshot, **self.job.section} | (
+            {"pairs": str(self.stand.pairs)} if self.job.scored else {}
+        )
+        cluster = {"address": self.stand.address, "replicas": actors} if actors else {"address": "local"}
         raw: dict[str, Any] = {"output": {"uri": self.uri}, "cluster": cluster}
         raw[self.job.command] = raw.get(self.job.command, {}) | section  # the job `cluster` shares its section with Ray
         self._config.write_text(yaml.safe_dump(raw))
@@ -81,21 +96,33 @@ class Output:
     def _once(self, kill_after: float | None) -> int:
         """The exit status of one start; a driver that is over before it is to be killed has status 0."""
         (self.folder / "began").unlink(missing_ok=True)
-        env = {"REEMBED_STRIKES": str(self.folder), "REEMBED_TARGET": str(self.target), "PYTHONPATH": f"{STRIKING}:{ROOT}"}
-        command = [sys.executable, "-m", "jobs.cli", self.job.command, str(self._config), "--json"]
-        session = Session(command, os.environ | env, self._stdout, self._log)
         self.starts += 1
+        argv = [self.job.command, str(self._config), "--json"]
+        if not self._on_ray:
+            pid = self.stand.starter.start(argv, self.folder, self._stdout, self._log)
+            self._kill(pid, kill_after)
+            return self.stand.starter.wait()
+        env = {"REEMBED_STRIKES": str(self.folder), "REEMBED_TARGET": str(self.stand.target)}
+        command = [sys.executable, "-m", "jobs.cli", *argv]
+        session = Session(command, os.environ | env | {"PYTHONPATH": f"{STRIKING}:{ROOT}"}, self._stdout, self._log)
         try:
-            if kill_after is not None:
-                _wait(lambda: (self.folder / "began").exists() or session.process.poll() is not None)
-                time.sleep(kill_after)
-                if session.process.poll() is None:
-                    with (self.folder / "driver-random").open("a") as stream:
-                        stream.write(f"after {kill_after:.3f} s\n")
-                    os.kill(session.process.pid, signal.SIGKILL)
+            self._kill(session.process.pid, kill_after)
             return session.process.wait(PATIENCE)
         finally:
             session.kill()
+
+    def _kill(self, pid: int, after: float | None) -> None:
+        """SIGKILL so many seconds after the driver has begun, if it is not over then; None: it is let live."""
+        if after is None:
+            return
+        end = time.monotonic() + PATIENCE
+        while not (self.folder / "began").exists() and _runs(pid) and time.monotonic() < end:
+            time.sleep(0.002)
+        time.sleep(after)
+        if _runs(pid):
+            with (self.folder / "driver-random").open("a") as stream:
+                stream.write(f"after {after:.3f} s\n")
+            os.kill(pid, signal.SIGKILL)
 
     @property
     def _config(self) -> Path:
@@ -116,9 +143,8 @@ def moments(name: str, seconds: float, count: int) -> list[float]:
     return [chance.uniform(0, seconds) for _ in range(count)]
 
 
-def _wait(over: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not over():
-        if time.monotonic() > end:
-            raise Ended("the driver has not begun")
-        time.sleep(0.002)
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

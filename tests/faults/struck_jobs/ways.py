@@ -4,7 +4,7 @@
     actors N      N actors on Ray, nobody is killed
     struck N      N actors, of which one is killed in every pass, before, during or after its work on a shard
     every pass    the driver is killed after every entry of the journal, then between the steps of its publication
-    moment N      the driver is killed at a random moment; the last ones of them with two actors on Ray
+    moment N      the driver is killed at a random moment; every tenth with two actors on Ray
 
 The second night begins at the outputs of the first, so what a kill left behind in one night would show in the next. A job
 that keeps no state begins anew every night; it is struck in the first, and its second is calm.
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs.commands.verify import verify_snapshot
-from tests.faults.struck_jobs.command import Ended, Output, moments
+from tests.faults.struck_jobs.command import Ended, Output, Stand, moments
 from tests.faults.struck_jobs.made import Made, made_at
 from tests.faults.struck_jobs.snapshot import JOBS
 
 ACTORS = (1, 2, 3)
-ON_RAY = 5  # of so many random moments one is with actors
+ON_RAY = 10  # of so many random moments one is with actors
 SECOND_NIGHT_ACTORS = (2,)
 SECOND_NIGHT_KILLS = 3  # at most
 STRIKES = ("driver", "driver-random", "actors")
@@ -32,23 +32,21 @@ STRIKES = ("driver", "driver-random", "actors")
 
 @dataclass(frozen=True)
 class Stage:
-    """A job at a place. `address`: of the Ray cluster. `target`: see striking/sitecustomize.py."""
+    """A job at a place."""
 
     job: str
     place: str
     root: str  # URI of the folder of all its outputs
     folder: Path
-    address: str
-    target: Path
+    stand: Stand
     kills: int  # random moments
-    pairs: Path
     struck: tuple[int, ...] = ACTORS  # numbers of actors of which one dies in every pass
 
     def output(self, way: str) -> Output:
         """By its way; the same in both nights."""
         name = way.replace(" ", "-")
         folder = self.folder / name
-        return Output(JOBS[self.job], f"{self.root}/in", f"{self.root}/{name}", folder, self.target, self.pairs)
+        return Output(JOBS[self.job], f"{self.root}/in", f"{self.root}/{name}", folder, self.stand)
 
 
 def night(stage: Stage, number: int) -> Iterator[dict[str, Any]]:
@@ -83,8 +81,8 @@ def _carried_out(
     output, began = stage.output(way), time.monotonic()
     kind, _, count = way.partition(" ")
     actors = int(count) if kind in ("actors", "struck") else actors
-    output.configure(stage.address if actors else "local", actors)
-    _make_ready(output, stage.target, kind)
+    output.configure(actors)
+    _make_ready(output, kind)
     record: dict[str, Any] = {"job": stage.job, "place": stage.place, "night": number, "way": way, "actors": actors}
     findings, differences, made = [], [], None
     try:
@@ -104,9 +102,9 @@ def _carried_out(
     return made, record | {"differences": differences, "findings": findings, "ok": not differences and not findings}
 
 
-def _make_ready(output: Output, target: Path, kind: str) -> None:
-    """Files of striking/sitecustomize.py: nothing of an earlier night, and what is to be struck."""
-    target.unlink(missing_ok=True)
+def _make_ready(output: Output, kind: str) -> None:
+    """Files of strikes.py: nothing of an earlier night, and what is to be struck."""
+    output.stand.target.unlink(missing_ok=True)
     for old in (*output.folder.glob("struck *"), *(output.folder / name for name in (*STRIKES, "rounds"))):
         old.unlink(missing_ok=True)
     if kind == "struck":
