@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.conftest import LONG
 from tests.faults.struck_jobs.__main__ import bucket, stand, struck, told
 from tests.faults.struck_jobs.command import Stand
-from tests.faults.struck_jobs.snapshot import JOBS
+from tests.faults.struck_jobs.snapshot import JOBS, first_night
 from tests.faults.struck_jobs.table import table, too_many_read
-from tests.faults.struck_jobs.ways import Stage
+from tests.faults.struck_jobs.ways import Stage, night
 from tests.s3_server.fixture import S3Server
 
 ROWS, DIM, KILLS = 3000, 32, 10
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(1800), LONG]
+pytestmark = [pytest.mark.slow, pytest.mark.spread]
+ALL_WAYS = (pytest.mark.ray, pytest.mark.timeout(3600), LONG)
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,13 @@ def s3_stand(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> I
         yield made
 
 
-def _all_ways(job: str, place: str, root: str, folder: Path, made: Stand) -> None:
+def _with(*marks: pytest.MarkDecorator) -> list[Any]:
+    return [pytest.param(job, marks=marks) for job in JOBS]
+
+
+def _all_ways(stage: Stage) -> None:
     records = []
-    for record in struck(Stage(job, place, root, folder / "ours", made, KILLS), ROWS, DIM):
+    for record in struck(stage, ROWS, DIM):
         print(told(record))
         records.append(record)
     print(table(records))
@@ -43,12 +49,21 @@ def _all_ways(job: str, place: str, root: str, folder: Path, made: Stand) -> Non
     assert too_many_read(records) == []
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", _with(*ALL_WAYS))
 def test_on_the_local_disk(job: str, local_stand: Stand, tmp_path: Path) -> None:
-    _all_ways(job, "local", str(tmp_path / "outputs"), tmp_path, local_stand)
+    _all_ways(Stage(job, "local", str(tmp_path / "outputs"), tmp_path / "ours", local_stand, KILLS))
 
 
-@pytest.mark.s3
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", _with(*ALL_WAYS, pytest.mark.s3))
 def test_on_s3(job: str, s3_stand: Stand, tmp_path: Path) -> None:
-    _all_ways(job, "s3", f"{bucket()}/{job}", tmp_path, s3_stand)
+    _all_ways(Stage(job, "s3", f"{bucket()}/{job}", tmp_path / "ours", s3_stand, KILLS))
+
+
+def test_a_driver_killed_after_every_pass(isolated_home: Path, tmp_path: Path) -> None:
+    """What the suite has time for: one job, without Ray, one night."""
+    with stand(tmp_path, ROWS, on_ray=False) as made:
+        stage = Stage("dedup", "local", str(tmp_path / "outputs"), tmp_path / "ours", made, kills=0, actors=())
+        first_night(f"{stage.root}/in", 500, DIM)
+        calm, killed = night(stage, 1)
+    assert (calm["ok"], killed["ok"]) == (True, True), (told(calm), told(killed))
+    assert killed["starts"] >= 12

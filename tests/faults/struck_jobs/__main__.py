@@ -37,13 +37,14 @@ NO_IDLE_WORKERS = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_p
 
 
 @contextmanager
-def stand(folder: Path, rows: int) -> Iterator[Stand]:
-    """What all outputs share, for as long as the block lasts. `rows`: of the snapshots."""
+def stand(folder: Path, rows: int, *, on_ray: bool = True) -> Iterator[Stand]:
+    """What all outputs share, for as long as the block lasts. `rows`: of the snapshots. `on_ray`: with a standing Ray."""
     target = folder / "target"
     env = {"REEMBED_TARGET": str(target), "PYTHONPATH": f"{STRIKING}:{ROOT}"} | NO_IDLE_WORKERS
     pairs = scored_pairs(folder / "pairs.parquet", rows)
-    with RayNode(2 * max(ACTORS), env=env) as head, Starter(folder) as starter:
-        yield Stand(head.address, target, starter, pairs)
+    with ExitStack() as stack:
+        address = stack.enter_context(RayNode(2 * max(ACTORS), env=env)).address if on_ray else ""
+        yield Stand(address, target, stack.enter_context(Starter(folder)), pairs)
 
 
 def struck(stage: Stage, rows: int, dim: int) -> Iterator[dict[str, Any]]:
@@ -68,15 +69,19 @@ def carry_out(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
     with ExitStack() as stack:
         home(folder / "home")
         roots = {"local": str(folder / "outputs")} if "local" in options.places else {}
-        server = own_server(folder / "s3") if "s3" in options.places else None
+        server = (
+            own_server(Path(tempfile.mkdtemp(prefix="struck-s3-", dir="/tmp")) / "s3") if "s3" in options.places else None
+        )
         if server is not None:
             stack.callback(server.wipe)
             roots["s3"] = bucket()
-        shared = stack.enter_context(stand(folder, options.rows))
+        shared = stack.enter_context(stand(folder, options.rows, on_ray=bool(options.actors)))
         for place, root in roots.items():
             for job in options.jobs:
                 at = folder / place / job
-                stage = Stage(job, place, f"{root}/{job}", at, shared, options.kills, tuple(options.struck))
+                stage = Stage(
+                    job, place, f"{root}/{job}", at, shared, options.kills, tuple(options.actors), tuple(options.struck)
+                )
                 for record in struck(stage, options.rows, options.dim):
                     records.append(record)
                     with options.out.open("a") as stream:
@@ -99,16 +104,18 @@ def main() -> int:
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES))
     parser.add_argument("--kills", type=int, default=10, help="random moments at which the driver is killed")
+    parser.add_argument("--actors", nargs="*", type=int, default=list(ACTORS), help="none: without Ray")
     parser.add_argument("--struck", nargs="*", type=int, default=list(ACTORS), help="of so many actors one dies in a pass")
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--dim", type=int, default=32)
+    parser.add_argument("--folder", default="/tmp", help="outputs of the local place lie below it")
     parser.add_argument("--table", type=Path, help="print the table of these records; run nothing")
     options = parser.parse_args()
     if options.table:
         print(table(recorded(options.table)))
         return 0
     options.out = options.out.resolve()
-    folder = Path(tempfile.mkdtemp(prefix="struck-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="struck-", dir=options.folder))
     records = carry_out(options, folder)
     print(table(records))
     bad = too_many_read(records) + [record["way"] for record in records if not record["ok"]]

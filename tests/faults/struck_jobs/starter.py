@@ -49,6 +49,9 @@ class Starter:
     def __exit__(self, *_: object) -> None:
         end_session(self._process.pid, self._process)
         self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
 
     def start(self, argv: list[str], strikes: Path, stdout: Path, log: Path) -> int:
         """The process's id. One at a time."""

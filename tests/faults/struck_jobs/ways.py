@@ -40,6 +40,7 @@ class Stage:
     folder: Path
     stand: Stand
     kills: int  # random moments
+    actors: tuple[int, ...] = ACTORS  # none: without Ray
     struck: tuple[int, ...] = ACTORS  # numbers of actors of which one dies in every pass
 
     def output(self, way: str) -> Output:
@@ -55,14 +56,16 @@ def night(stage: Stage, number: int) -> Iterator[dict[str, Any]]:
     yield record
     if calm is None or (number > 1 and not JOBS[stage.job].keeps):
         return
-    actors, dying = (ACTORS, stage.struck) if number == 1 else (SECOND_NIGHT_ACTORS, SECOND_NIGHT_ACTORS)
+    later = number > 1  # with what the first night left
+    actors = [count for count in stage.actors if count in SECOND_NIGHT_ACTORS or not later]
+    dying = [count for count in stage.struck if stage.actors and (count in SECOND_NIGHT_ACTORS or not later)]
     kills = stage.kills if number == 1 else min(stage.kills, SECOND_NIGHT_KILLS)
     ways = [f"actors {count}" for count in actors] + [f"struck {count}" for count in dying]
     for way in (*ways, "every pass"):
         yield _carried_out(stage, number, way, calm)[1]
     seconds = {"threads": record["working_seconds"], "actors": 0.0}
     for at, share in enumerate(moments(f"{stage.job} {stage.place} {number}", 1.0, kills)):
-        last = at >= kills - kills // ON_RAY
+        last = bool(stage.actors) and at >= kills - kills // ON_RAY
         if last and not seconds["actors"]:
             seconds["actors"] = _working_seconds(stage, number)
         kill_after = share * seconds["actors" if last else "threads"]
