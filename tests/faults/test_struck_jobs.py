@@ -11,12 +11,12 @@ import pytest
 from tests.faults.conftest import LONG
 from tests.faults.struck_jobs.__main__ import bucket, stand, struck, told
 from tests.faults.struck_jobs.command import Stand
-from tests.faults.struck_jobs.snapshot import JOBS, first_night
+from tests.faults.struck_jobs.snapshot import JOBS, Size, first_night
 from tests.faults.struck_jobs.table import table, too_many_read
 from tests.faults.struck_jobs.ways import Stage, night
 from tests.s3_server.fixture import S3Server
 
-ROWS, DIM, KILLS = 3000, 32, 10
+SIZE, KILLS = Size(), 10
 
 pytestmark = [pytest.mark.slow, pytest.mark.spread]
 ALL_WAYS = (pytest.mark.ray, pytest.mark.timeout(3600), LONG)
@@ -24,14 +24,14 @@ ALL_WAYS = (pytest.mark.ray, pytest.mark.timeout(3600), LONG)
 
 @pytest.fixture(scope="module")
 def local_stand(isolated_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
-    with stand(tmp_path_factory.mktemp("stand"), ROWS) as made:
+    with stand(tmp_path_factory.mktemp("stand"), SIZE.rows) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def s3_stand(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
     """Its actors and drivers have the server's keys."""
-    with stand(tmp_path_factory.mktemp("stand"), ROWS) as made:
+    with stand(tmp_path_factory.mktemp("stand"), SIZE.rows) as made:
         yield made
 
 
@@ -41,12 +41,12 @@ def _with(*marks: pytest.MarkDecorator) -> list[Any]:
 
 def _all_ways(stage: Stage) -> None:
     records = []
-    for record in struck(stage, ROWS, DIM):
+    for record in struck(stage, SIZE):
         print(told(record))
         records.append(record)
     print(table(records))
     assert [told(record) for record in records if not record["ok"]] == []
-    assert too_many_read(records) == []
+    assert too_many_read(records, SIZE.parts) == []
 
 
 @pytest.mark.parametrize("job", _with(*ALL_WAYS))
@@ -61,9 +61,9 @@ def test_on_s3(job: str, s3_stand: Stand, tmp_path: Path) -> None:
 
 def test_a_driver_killed_after_every_pass(isolated_home: Path, tmp_path: Path) -> None:
     """What the suite has time for: one job, without Ray, one night."""
-    with stand(tmp_path, ROWS, on_ray=False) as made:
+    with stand(tmp_path, SIZE.rows, on_ray=False) as made:
         stage = Stage("dedup", "local", str(tmp_path / "outputs"), tmp_path / "ours", made, kills=0, actors=())
-        first_night(f"{stage.root}/in", 500, DIM)
+        first_night(f"{stage.root}/in", Size(rows=400, parts=8))
         calm, killed = night(stage, 1)
     assert (calm["ok"], killed["ok"]) == (True, True), (told(calm), told(killed))
     assert killed["starts"] >= 12

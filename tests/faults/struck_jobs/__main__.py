@@ -25,7 +25,7 @@ from typing import Any
 
 from tests.faults.soak import home, own_server, recorded
 from tests.faults.struck_jobs.command import STRIKING, Stand
-from tests.faults.struck_jobs.snapshot import JOBS, first_night, scored_pairs, second_night
+from tests.faults.struck_jobs.snapshot import JOBS, Size, first_night, scored_pairs, second_night
 from tests.faults.struck_jobs.starter import Starter
 from tests.faults.struck_jobs.table import table, too_many_read
 from tests.faults.struck_jobs.ways import ACTORS, Stage, night
@@ -47,10 +47,10 @@ def stand(folder: Path, rows: int, *, on_ray: bool = True) -> Iterator[Stand]:
         yield Stand(address, target, stack.enter_context(Starter(folder)), pairs)
 
 
-def struck(stage: Stage, rows: int, dim: int) -> Iterator[dict[str, Any]]:
+def struck(stage: Stage, size: Size) -> Iterator[dict[str, Any]]:
     """A record of each night and way."""
     for number, publish in ((1, first_night), (2, second_night)):
-        publish(f"{stage.root}/in", rows, dim)
+        publish(f"{stage.root}/in", size)
         yield from night(stage, number)
 
 
@@ -65,7 +65,7 @@ def bucket() -> str:
 
 def carry_out(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """All records, written as they come. Places that are not to be had are left out, and named."""
-    records = []
+    records, size = [], Size(options.rows, options.dim, options.parts)
     with ExitStack() as stack:
         home(folder / "home")
         roots = {"local": str(folder / "outputs")} if "local" in options.places else {}
@@ -82,7 +82,7 @@ def carry_out(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
                 stage = Stage(
                     job, place, f"{root}/{job}", at, shared, options.kills, tuple(options.actors), tuple(options.struck)
                 )
-                for record in struck(stage, options.rows, options.dim):
+                for record in struck(stage, size):
                     records.append(record)
                     with options.out.open("a") as stream:
                         stream.write(json.dumps(record) + "\n")
@@ -108,6 +108,7 @@ def main() -> int:
     parser.add_argument("--struck", nargs="*", type=int, default=list(ACTORS), help="of so many actors one dies in a pass")
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--dim", type=int, default=32)
+    parser.add_argument("--parts", type=int, default=100)
     parser.add_argument("--folder", default="/tmp", help="outputs of the local place lie below it")
     parser.add_argument("--table", type=Path, help="print the table of these records; run nothing")
     options = parser.parse_args()
@@ -118,7 +119,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="struck-", dir=options.folder))
     records = carry_out(options, folder)
     print(table(records))
-    bad = too_many_read(records) + [record["way"] for record in records if not record["ok"]]
+    bad = too_many_read(records, options.parts) + [record["way"] for record in records if not record["ok"]]
     missing = set(options.places) - {record["place"] for record in records}
     if not bad and not missing:
         shutil.rmtree(folder, ignore_errors=True)

@@ -56,7 +56,7 @@ class Output:
     starts: int = field(default=0, init=False)
     _on_ray: bool = field(default=False, init=False)
 
-    def configure(self, actors: int) -> None:
+    def configure(self, actors: int, cache_bytes: int) -> None:
         """`actors`: 0 for threads of the driver's own process."""
         self._on_ray = actors > 0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ class Output:
             {"pairs": str(self.stand.pairs)} if self.job.scored else {}
         )
         cluster = {"address": self.stand.address, "replicas": actors} if actors else {"address": "local"}
-        raw: dict[str, Any] = {"output": {"uri": self.uri}, "cluster": cluster}
+        raw: dict[str, Any] = {"output": {"uri": self.uri}, "cluster": cluster, "run": {"cache_bytes": cache_bytes}}
         raw[self.job.command] = raw.get(self.job.command, {}) | section  # the job `cluster` shares its section with Ray
         self._config.write_text(yaml.safe_dump(raw))
 

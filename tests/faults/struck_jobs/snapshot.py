@@ -1,4 +1,4 @@
-"""What the jobs work on: made-up vectors in classes with near-duplicates among them, in a hundred parts, for two nights.
+"""What the jobs work on: made-up vectors in classes with near-duplicates among them, in many parts, for two nights.
 
 first_night    publishes the snapshot
 second_night   the same with one part in a hundred anew
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from tests.vector_snapshots import publish_next, publish_vectors
 
 SEED = 20261129
-CLASSES, PARTS = 12, 100
+CLASSES = 12
 NEAR_SHARE = 0.1  # of the rows stand close to another one
 EQUAL_EVERY = 50  # rows: one of so many has the text of another one
 
@@ -31,6 +31,15 @@ class Job:
     section: dict[str, Any] = field(default_factory=dict)
     scored: bool = False  # it needs a file of scored pairs (evaluate.pairs)
     keeps: bool = False  # a state for the next night, which then reads new parts alone
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the snapshot. With a hundred parts the second night has one part in a hundred anew."""
+
+    rows: int = 3000
+    dim: int = 32
+    parts: int = 100
 
 
 JOBS = {
@@ -55,22 +64,18 @@ def vectors(rows: int, dim: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, 
     return made.astype(np.float32), classes
 
 
-def first_night(uri: str, rows: int, dim: int) -> None:
-    made, classes = vectors(rows, dim)
-    texts = [f"text {row - 1 if row % EQUAL_EVERY == 1 else row}" for row in range(rows)]
+def first_night(uri: str, size: Size) -> None:
+    made, classes = vectors(size.rows, size.dim)
+    texts = [f"text {row - 1 if row % EQUAL_EVERY == 1 else row}" for row in range(size.rows)]
     labels = pa.array([f"class {number}" for number in classes])
-    publish_vectors(uri, made, texts=texts, keep={"label": labels}, shards=PARTS)
+    publish_vectors(uri, made, texts=texts, keep={"label": labels}, shards=size.parts)
 
 
-def second_night(uri: str, rows: int, dim: int) -> None:
-    """One part has new vectors of the same classes: the first night's in the same directions, a little off."""
-    made, _ = vectors(rows, dim)
-    ends = np.linspace(0, rows, PARTS + 1).astype(int)
-    changed = {}
-    for number in range(0, PARTS, 100):
-        old = made[ends[number] : ends[number + 1]]
-        changed[number] = old + np.float32(0.05) * np.random.default_rng(number).standard_normal(old.shape, np.float32)
-    publish_next(uri, changed)
+def second_night(uri: str, size: Size) -> None:
+    """The first part's vectors are of the same classes, a little off."""
+    made, _ = vectors(size.rows, size.dim)
+    old = made[: int(np.linspace(0, size.rows, size.parts + 1)[1])]
+    publish_next(uri, {0: old + np.float32(0.05) * np.random.default_rng(1).standard_normal(old.shape, np.float32)})
 
 
 def scored_pairs(path: Path, rows: int) -> Path:

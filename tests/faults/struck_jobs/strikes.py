@@ -27,7 +27,7 @@ from typing import Any
 
 from tests.after_import import after_import, replace
 
-HALF_OF_THE_RECEIPTS = 2  # the driver is killed when it has taken so many of a hundred parts' receipts, times 25
+RECEIPTS = 10  # the driver is killed when it has taken so many
 WAYS = ("before", "during", "after")  # the actor's work on the shard
 MOST_SECONDS = 0.004  # into the work: a shard of the harness takes about so long
 
@@ -70,8 +70,8 @@ class DriverStrikes:
         def struck(ledger: Any, receipt: Any) -> Any:
             future = record(ledger, receipt)
             self._receipts += 1
-            if self._receipts == 25 * HALF_OF_THE_RECEIPTS:
-                self.strike("50 receipts")
+            if self._receipts == RECEIPTS:
+                self.strike(f"{RECEIPTS} receipts")
             return future
 
         replace(module.Ledger, "record_async", struck)

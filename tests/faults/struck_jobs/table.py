@@ -11,7 +11,6 @@ HEADS = (
     "job", "place", "night", "passes on actors", "starts", "actors killed", "drivers killed after a pass", "in publication",
     "at random", "outputs", "differ", "vector bytes read",
 )  # fmt: skip
-LEAST_FEWER = 50.0  # times fewer vector bytes in the second night
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
@@ -43,12 +42,15 @@ def fewer(records: Iterable[dict[str, Any]]) -> list[str]:
     return said
 
 
-def too_many_read(records: Iterable[dict[str, Any]]) -> list[str]:
-    """Jobs that keep a state, and whose second night read more than it may. The others read all (docs/snapshot_jobs.md)."""
+def too_many_read(records: Iterable[dict[str, Any]], parts: int) -> list[str]:
+    """Jobs that keep a state, and whose second night read more than twice the new part, of so many.
+
+    The others read all (docs/snapshot_jobs.md).
+    """
     return [
         words
         for words in fewer(records)
-        if JOBS[words.split()[0]].keeps and float(words.rpartition(": ")[2].partition("x")[0]) < LEAST_FEWER
+        if JOBS[words.split()[0]].keeps and float(words.rpartition(": ")[2].partition("x")[0]) < parts / 2
     ]
 
 
