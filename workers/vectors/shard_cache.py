@@ -15,6 +15,7 @@ import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,10 +53,9 @@ class ShardCache:
             with self._lock:
                 self._known[number] = rows
                 self._in_memory[number] = rows.stored_bytes
-                leaving = self._leaving()
-            for other in leaving:
-                self._maps[other] = []
-                self._known[other].leave_memory(lambda value, other=other: self._to_disk(other, value))  # type: ignore[misc]
+                leaving = [(other, self._known[other], self._maps.setdefault(other, [])) for other in self._leaving()]
+            for other, its_rows, maps in leaving:  # another thread may drop it meanwhile
+                its_rows.leave_memory(partial(self._to_disk, other, maps))
         return rows
 
     def forget(self) -> None:
@@ -80,8 +80,8 @@ class ShardCache:
         maps, rows = self._maps.get(number), self._known.get(number)
         if maps is None or rows is None:
             return
-        rows.map_remembered(lambda value: self._to_disk(number, value))
-        for pages in maps:
+        rows.map_remembered(partial(self._to_disk, number, maps))
+        for pages in list(maps):
             if hasattr(pages, "madvise"):
                 pages.madvise(mmap.MADV_DONTNEED)
 
@@ -91,10 +91,10 @@ class ShardCache:
             leaving.append(self._in_memory.popitem(last=False)[0])
         return leaving
 
-    def _to_disk(self, number: int, value: _Value) -> _Value:
+    def _to_disk(self, number: int, maps: list[mmap.mmap], value: _Value) -> _Value:
         value, pages = mapped(value, self._folder / f"{number}-{next(self._files)}.rows")
         if pages is not None:
-            self._maps[number].append(pages)
+            maps.append(pages)
         return value
 
 

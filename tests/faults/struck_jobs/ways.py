@@ -66,13 +66,21 @@ def night(stage: Stage, number: int) -> Iterator[dict[str, Any]]:
     ways = [f"actors {count}" for count in actors] + [f"struck {count}" for count in dying]
     for way in (*ways, "every pass"):
         yield _carried_out(stage, number, way, calm)[1]
-    seconds = {"threads": record["working_seconds"], "actors": 0.0}
+    yield from _at_random(stage, number, calm, record["working_seconds"], kills)
+
+
+def _at_random(stage: Stage, number: int, calm: Made, seconds: float, kills: int) -> Iterator[dict[str, Any]]:
+    """Records of drivers killed at random. `seconds`: that a driver works without actors."""
+    known = {0: seconds}  # by actors
     for at, share in enumerate(moments(f"{stage.job} {stage.place} {number}", 1.0, kills)):
-        last = bool(stage.actors) and at >= kills - kills // ON_RAY
-        if last and not seconds["actors"]:
-            seconds["actors"] = _working_seconds(stage, number)
-        kill_after = share * seconds["actors" if last else "threads"]
-        yield _carried_out(stage, number, f"moment {at + 1}", calm, kill_after, 2 if last else 0)[1]
+        actors = 2 if stage.actors and at >= kills - kills // ON_RAY else 0
+        if actors not in known:
+            known[actors] = _working_seconds(stage, number)
+        kill_after = share * known[actors]
+        _, record = _carried_out(stage, number, f"moment {at + 1}", calm, kill_after, actors)
+        if not record["strikes"]["driver-random"]:  # it was over before; the machine is faster than it was
+            known[actors] = min(known[actors], record.get("working_seconds", seconds))
+        yield record
 
 
 def _working_seconds(stage: Stage, number: int) -> float:

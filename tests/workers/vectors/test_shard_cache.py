@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from numpy.typing import NDArray
 
 from workers.vectors.shard_cache import ShardCache
@@ -64,3 +67,18 @@ def test_columns_and_what_is_remembered_leave_memory_too(tmp_path: Path) -> None
     assert pa.total_allocated_bytes() - held <= 2 * _shard(0).columns.nbytes
     cache.drop(0)
     assert cache.get(0, lambda: _shard(7)).number == 7, "a shard that was dropped is read again"
+
+
+def test_one_thread_drops_what_another_one_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last pass drops each shard that is written, while the reading of the next one sends it to the disk."""
+    cache, leave = ShardCache(tmp_path, memory_bytes=0), ShardRows.leave_memory
+
+    def dropped_meanwhile(rows: ShardRows, mapped: Callable[[Any], Any]) -> None:
+        cache.drop(rows.number)
+        leave(rows, mapped)
+
+    monkeypatch.setattr(ShardRows, "leave_memory", dropped_meanwhile)
+    first = cache.get(0, lambda: _shard(0))
+    cache.get(1, lambda: _shard(1))
+    cache.release(0)
+    assert (first.take(np.arange(ROWS), unit=False) == _shard(0).stored[0]).all()
