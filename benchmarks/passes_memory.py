@@ -38,8 +38,10 @@ DRIVER = """
 import json, sys
 from importlib import import_module
 from jobs.config import load_section
-from jobs.passes.job import run_job
-name, config, *_ = sys.argv[1:]
+from jobs.passes import job
+name, config, actors = sys.argv[1:]
+if actors == "0":
+    job.SMALL_BYTES = 1 << 60
 settings, kind = {
     "reduce": ("ReduceConfig", "Reduce"),
     "cluster": ("ClusterJobConfig", "ClusterJob"),
@@ -48,7 +50,7 @@ settings, kind = {
     "evaluate": ("EvaluateConfig", "EvaluateJob"),
 }[name]
 loaded = load_section(config, (), getattr(import_module(f"jobs.{name}.config"), settings))
-summary = run_job(getattr(import_module(f"jobs.{name}.job"), kind)(loaded))
+summary = job.run_job(getattr(import_module(f"jobs.{name}.job"), kind)(loaded))
 assert summary["published"], summary["reasons"]
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
 print(json.dumps({
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs=2, default=[64_000, 2_600_000])
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--cache", default="8MiB", help="run.cache_bytes of every actor")
-    parser.add_argument("--actors", type=int, default=2)
+    parser.add_argument("--actors", type=int, default=2, help="0: threads of the driver, without Ray")
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -97,13 +99,15 @@ def _snapshot(folder: Path, rows: int, dim: int) -> Path:
 def _measured(options: argparse.Namespace, job: str, rows: int) -> dict[str, Any]:
     source, output = _snapshot(options.folder, rows, options.dim), options.folder / f"out-{job}-{rows}"
     raw: dict[str, Any] = {"output": {"uri": str(output)}, "run": {"cache_bytes": options.cache}}
-    raw["cluster"] = {"address": "local", "replicas": options.actors}
+    raw["cluster"] = {"address": "local", "replicas": options.actors or "auto"}
     raw[job] = raw.get(job, {}) | {"snapshot": str(source), **JOBS[job]}
     config = options.folder / f"{job}-{rows}.yaml"
     config.write_text(yaml.safe_dump(raw))
     shutil.rmtree(output, ignore_errors=True)
     began = time.monotonic()
-    ended = subprocess.run([sys.executable, "-c", DRIVER, job, str(config)], check=False, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", DRIVER, job, str(config), str(options.actors)], check=False, capture_output=True, text=True
+    )
     if ended.returncode:
         sys.exit(f"{job}, {rows} rows: {ended.stderr[-3000:]}")
     measured: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])

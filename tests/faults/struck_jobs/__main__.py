@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -116,6 +116,8 @@ def main() -> int:
         print(table(recorded(options.table)))
         return 0
     options.out = options.out.resolve()
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored: what was started is ended
+        signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="struck-", dir=options.folder))
     records = carry_out(options, folder)
     print(table(records))
@@ -129,5 +131,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.environ.pop("REEMBED_STRIKES", None)
     sys.exit(main())
