@@ -26,6 +26,7 @@ from tests.faults.struck_jobs.made import Made, made_at
 from tests.faults.struck_jobs.snapshot import JOBS
 
 ACTORS = (1, 2, 3)
+TRIES = 3  # at one moment, each at an output of its own, until it finds a driver at work
 ON_RAY = 10  # of so many random moments one is with actors
 SECOND_NIGHT_ACTORS = (2,)
 SECOND_NIGHT_KILLS = 3  # at most
@@ -76,11 +77,14 @@ def _at_random(stage: Stage, number: int, calm: Made, seconds: float, kills: int
         actors = 2 if stage.actors and at >= kills - kills // ON_RAY else 0
         if actors not in known:
             known[actors] = _working_seconds(stage, number)
-        kill_after = share * known[actors]
-        _, record = _carried_out(stage, number, f"moment {at + 1}", calm, kill_after, actors)
-        if not record["strikes"]["driver-random"]:  # it was over before; the machine is faster than it was
+        for again in range(TRIES):
+            way = " ".join([f"moment {at + 1}", *["again"] * again])
+            _, record = _carried_out(stage, number, way, calm, share * known[actors], actors)
+            yield record
+            if record["strikes"]["driver-random"]:
+                break
+            # It was over before: the machine is faster than it was.
             known[actors] = min(known[actors], record.get("working_seconds", seconds))
-        yield record
 
 
 def _working_seconds(stage: Stage, number: int) -> float:
