@@ -1,7 +1,7 @@
 """Shards that an actor has read: in memory up to a limit, then mapped from files on the local disk.
 
     ShardCache   shards by number
-    mapped       a value with its arrays in a file
+    mapped       a value with its arrays in files
 
 The first pass reads a shard from the store, later ones find it here. What was used longest ago leaves memory first: vectors,
 columns, and what passes have remembered of its rows. The operating system keeps pages of the files while it has room.
@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import itertools
 import mmap
-import pickle
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from workers.host.spill_file import local_disk
 from workers.vectors.shard_rows import ShardRows
 
-ALIGNMENT = 64  # bytes: as Arrow wants its buffers
-_Value = TypeVar("_Value")
+Buffer = Any
+"""Bytes, or what has them: a memoryview, an Arrow buffer."""
 
 
 class ShardCache:
@@ -91,33 +94,45 @@ class ShardCache:
             leaving.append(self._in_memory.popitem(last=False)[0])
         return leaving
 
-    def _to_disk(self, number: int, maps: list[mmap.mmap], value: _Value) -> _Value:
-        value, pages = mapped(value, self._folder / f"{number}-{next(self._files)}.rows")
-        if pages is not None:
-            maps.append(pages)
-        return value
+    def _to_disk(self, number: int, maps: list[mmap.mmap], value: Any) -> Any:
+        def put(content: Buffer) -> memoryview:
+            path = self._folder / f"{number}-{next(self._files)}.rows"
+            with local_disk(path):
+                path.write_bytes(content)
+            with path.open("rb") as stream:
+                maps.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(maps[-1])
+
+        return mapped(value, put)
 
 
-def mapped(value: _Value, path: Path) -> tuple[_Value, mmap.mmap | None]:
-    """The same value with its arrays (NumPy's, Arrow's) in a new file, not to be changed; and that file's pages, if any.
+def mapped(value: Any, put: Callable[[Buffer], memoryview]) -> Any:
+    """The same value with its arrays (NumPy's, Arrow's) where `put` has put them, one by one; they cannot be changed then.
 
-    Pickle finds the arrays (PEP 574). What it writes of the rest stays in this process. Raises: TransientError: disk full.
+    Looks into dictionaries, lists, tuples and dataclasses; what else they hold stays as it is.
     """
-    arrays: list[pickle.PickleBuffer] = []
-    plain = pickle.dumps(value, protocol=5, buffer_callback=arrays.append)
-    spans, end = [], 0
-    with local_disk(path), path.open("wb") as stream:
-        for array in arrays:
-            content = array.raw()
-            stream.write(bytes(-end % ALIGNMENT))
-            start = end + -end % ALIGNMENT
-            stream.write(content)
-            end = start + content.nbytes
-            spans.append((start, end))
-    if not end:
-        path.unlink()
-        return value, None
-    with path.open("rb") as stream:
-        pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    view = memoryview(pages)
-    return pickle.loads(plain, buffers=[view[start:stop] for start, stop in spans]), pages  # noqa: S301 - written above
+    match value:
+        case np.ndarray():
+            if value.dtype.hasobject or not value.nbytes:
+                return value
+            return np.frombuffer(put(np.ascontiguousarray(value).data.cast("B")), value.dtype).reshape(value.shape)
+        case pa.Table():
+            return _mapped_table(value, put) if value.nbytes else value
+        case pa.Array():
+            chunks = mapped(pa.table({"values": value}), put).column(0).chunks
+            return chunks[0] if len(chunks) == 1 else value
+        case dict():
+            return {name: mapped(item, put) for name, item in value.items()}
+        case list() | tuple() if type(value) in (list, tuple):
+            return type(value)([mapped(item, put) for item in value])
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        return replace(value, **{name: mapped(item, put) for name, item in held.items()})
+    return value
+
+
+def _mapped_table(table: pa.Table, put: Callable[[Buffer], memoryview]) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return pa.ipc.open_stream(pa.py_buffer(put(sink.getvalue()))).read_all()

@@ -119,7 +119,7 @@ class ShardRows:
         """What `make` returned the first time, in this actor: for what every pass needs and no pass changes (label codes).
 
         Lost with the actor, and then made again: `make` must be deterministic. Its arrays are not to be changed: they leave
-        memory with the vectors, and are mapped from a file then. Plain values and arrays alone, which can be pickled.
+        memory with the vectors, and are mapped from files then (shard_cache.mapped says which are found).
         """
         if name not in self._remembered:
             self._remembered[name] = make()
