@@ -1,7 +1,7 @@
 # make demo        install into .venv, gather a real corpus, embed it on a local Ray, answer three searches
 # make test        the whole test suite (what needs an S3 server or a GPU that is not there is left out, and named)
 # make test-fast   without tests that are slow, measure time, or need Ray or S3
-# make faults      all of tests/faults, each case as often as docs/reliability.md says: about half an hour
+# make faults      all of tests/faults, each case as often as docs/reliability.md says: over an hour
 # make soak        runs under fire (tests/faults) for as long as told: make soak ARGS='--minutes 60'; prints what was injected
 # make lint        formatting, lint, types, import contracts
 # make bench       the measured claims in benchmarks/: lists them; BENCH=… ARGS=… runs one

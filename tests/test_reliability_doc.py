@@ -9,7 +9,7 @@ from tests.faults.results import DOC, NAMED, ROW
 from tests.faults.soak import recorded, table
 
 TESTS = Path(__file__).resolve().parent
-CASES = 30
+CASES = 31
 
 
 def test_every_case_names_tests_that_are_there() -> None:

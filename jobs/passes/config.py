@@ -50,7 +50,7 @@ class PassSection(Section):
     stall_seconds: float = Field(1800.0, gt=0)
     """The job is aborted (exit 4) if no shard was finished anywhere for this many seconds."""
     cache_bytes: ByteCount = Field(1 << 30, ge=0)
-    """Vectors that each actor keeps in memory between passes; beyond it they are mapped from its local disk."""
+    """Vectors and columns that each actor keeps in memory between passes; the others are mapped from its local disk."""
 
 
 class JobConfig(Section):

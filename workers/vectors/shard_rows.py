@@ -59,6 +59,7 @@ class ShardRows:
         self.stored = list(stored)  # by part; the cache replaces it by the same arrays, mapped from files
         self._decode, self._workplace = decode, workplace
         self._remembered: dict[str, Any] = {}
+        self._on_disk: frozenset[str] = frozenset()  # names of what is remembered, and mapped from a file
 
     def __len__(self) -> int:
         return sum(part.rows for part in self.parts)
@@ -72,8 +73,20 @@ class ShardRows:
 
     @property
     def stored_bytes(self) -> int:
-        """Of the vectors as they are stored."""
-        return sum(int(cells.nbytes) for cells in self.stored)
+        """Of the vectors as they are stored, and of the columns."""
+        return sum(int(cells.nbytes) for cells in self.stored) + int(self.columns.nbytes)
+
+    def leave_memory(self, mapped: Callable[[Any], Any]) -> None:
+        """`mapped` returns what it is given with its arrays mapped from a file."""
+        self.stored, self.columns = mapped((self.stored, self.columns))
+        self.map_remembered(mapped)
+
+    def map_remembered(self, mapped: Callable[[Any], Any]) -> None:
+        """The same for what was remembered since the last call."""
+        new = {name: value for name, value in list(self._remembered.items()) if name not in self._on_disk}
+        if new:
+            self._remembered |= mapped(new)
+            self._on_disk |= new.keys()
 
     def blocks(self, *, unit: bool) -> Iterator[tuple[int, Floats]]:
         """(first row within the shard, vectors [n, D] float32) of at most BLOCK_ROWS rows; a block ends where a part ends.
@@ -105,7 +118,8 @@ class ShardRows:
     def remember(self, name: str, make: Callable[[], Any]) -> Any:
         """What `make` returned the first time, in this actor: for what every pass needs and no pass changes (label codes).
 
-        Lost with the actor, and then made again: `make` must be deterministic. Keep it small beside the vectors.
+        Lost with the actor, and then made again: `make` must be deterministic. Its arrays are not to be changed: they leave
+        memory with the vectors, and are mapped from files then (shard_cache.mapped says which are found).
         """
         if name not in self._remembered:
             self._remembered[name] = make()

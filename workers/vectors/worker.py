@@ -156,6 +156,7 @@ class VectorWorker:
         try:
             one_thread()  # again each time: libraries that a step imports have as many threads as there are cores
             answer = work()
+            self._cache.release(assignment.shard.number)
             self.rows_done += assignment.shard.rows or 0
             return answer
         except ObjectError as error:  # a part of the source: no other actor can read it either
@@ -167,7 +168,6 @@ class VectorWorker:
         except Exception as error:  # noqa: BLE001 - every error is returned as a Failure that says what is at fault
             return failure_of(assignment, error)
         finally:
-            self._cache.release(assignment.shard.number)
             self.busy_seconds += time.monotonic() - began
 
     def _result(self, assignment: Assignment, compute: Callable[[], Partial]) -> PassResult:
@@ -226,6 +226,7 @@ class VectorWorker:
             return put_shard(self._output, RunPaths(run_id).staged(shard.number), settings.fingerprint, files, receipt)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            self._cache.drop(shard.number)  # no pass follows
 
 
 def _read_part(

@@ -134,17 +134,17 @@ def by_group(groups: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.int64]]]:
 
 def assigned(rows: ShardRows, centroids: Centroids) -> Nearest:
     """The nearest clusters of all rows of a shard, with the second. Kept in the actor for the next step that asks."""
-    held: dict[str, Nearest] = rows.remember("clusters", dict)
-    digest = centroids.digest
-    if digest not in held:
+
+    def make() -> Nearest:
         blocks = [nearest(centroids, block, second=True) for _, block in rows.blocks(unit=False)]
-        held.clear()
-        held[digest] = Nearest(
+        return Nearest(
             np.concatenate([np.empty(0, np.int32), *(block.place for block in blocks)]),
             np.concatenate([np.empty(0, np.float32), *(block.distance for block in blocks)]),
             np.concatenate([np.empty(0, np.int32), *(block.second for block in blocks)]),
         )
-    return held[digest]
+
+    found: Nearest = rows.remember(f"clusters {centroids.digest}", make)
+    return found
 
 
 def _among(metric: str, vectors: Floats, rows: Floats, second: bool, exact: bool) -> Nearest:
