@@ -149,8 +149,8 @@ def test_modules_around_the_model(loaded: Encoder, monkeypatch: pytest.MonkeyPat
     device = Device(loaded, Packed(moved("Bert", torch.float16)), monkeypatch)
     heads = Heads(Path(), (), torch.device("cpu"))
     heads._modules = [on_fake_cuda(Dense(), torch.float32), None]
-    monkeypatch.setattr(loaded, place, heads)
-    monkeypatch.setattr(loaded, "dim", 48)
+    monkeypatch.setattr(loaded._readout, place, heads)
+    monkeypatch.setattr(loaded._readout, "dim", 48)
     device.submit()
     assert device.sent == (16, {48})
 
