@@ -168,6 +168,12 @@ _POOLINGS: dict[Pooling, Callable[[HiddenStates], Tensor]] = {
 }
 
 
+def finished(vectors: Tensor, dim: int, *, normalize: bool) -> Tensor:
+    """[..., D'] -> [..., dim]: truncate_dim, then unit length where the recipe has it. The last step of every encoder."""
+    vectors = vectors[..., :dim]
+    return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors.contiguous()
+
+
 def mean_of_chunks(vectors_ND: Tensor, tokens: TokenizedTexts) -> Tensor:
     """[documents, D]: the mean of the vectors of each document's chunks, weighted by their tokens, summed in float64."""
     if not len(tokens.document):

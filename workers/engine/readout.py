@@ -22,7 +22,16 @@ from workers.config import BY_TOKEN, LongText
 from workers.engine.cells import Cell, pooled_cells
 from workers.engine.heads import Heads
 from workers.engine.kernels.packing import PackedBatch, borders, inputs_of
-from workers.engine.pooling import KEPT_LAYERS, HiddenStates, mean_of_chunks, needs_layers, needs_pooler, pool, pools_half
+from workers.engine.pooling import (
+    KEPT_LAYERS,
+    HiddenStates,
+    finished,
+    mean_of_chunks,
+    needs_layers,
+    needs_pooler,
+    pool,
+    pools_half,
+)
 from workers.engine.retrieval.sparse_head import SparseHead
 from workers.engine.ways.interface import States
 from workers.model.files import ModelFiles
@@ -96,6 +105,5 @@ class Readout:
         return self.finish(mean_of_chunks(torch.from_numpy(vectors_ND), tokens)).numpy()
 
     def finish(self, vectors: Tensor) -> Tensor:
-        """[..., D'] -> [..., D]: truncate_dim, then unit length."""
-        vectors = vectors[..., : self.dim]
-        return torch.nn.functional.normalize(vectors, dim=-1) if self._recipe.normalize else vectors.contiguous()
+        """[..., D'] -> [..., D]: see pooling.finished."""
+        return finished(vectors, self.dim, normalize=self._recipe.normalize)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from jobs.commands.search import Columns, search_snapshot
 from jobs.commands.verify import verify_snapshot
+from tests.jobs.embed.command_nights import BEFORE, Nights
 from tests.jobs.publish.tables.folders_and_tables import delta_rows, folder_rows
 from tests.local_replicas import local_embed, local_run
 from tests.workers.sparse_models import masked_lm, sparse_encoder
@@ -26,16 +27,7 @@ from workers.errors import UsageError
 
 pytestmark = [pytest.mark.slow]
 TOP, WORDS = 300, 30522
-BEFORE = [f"boats of harbour {row} leave in the {('morning', 'night')[row % 2]} with lamp {row * 7}" for row in range(24)]
 AFTER = [*BEFORE[:20], "a letter about flour", *BEFORE[21:], "the pilot's clock"]  # one changed, one added
-
-
-class Nights(NamedTuple):
-    output: Path
-    model: Path
-    config: Path
-    first: Any
-    second: Any
 
 
 def _write(folder: Path, texts: list[str]) -> None:

@@ -6,7 +6,7 @@ The reference is model2vec's StaticModel on the same folder.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,22 +18,14 @@ from numpy.typing import NDArray
 
 from jobs.commands.search import search_snapshot
 from jobs.commands.verify import verify_snapshot
+from tests.jobs.embed.command_nights import BEFORE, Nights
 from tests.local_replicas import local_embed
 from tests.workers.static_models import model2vec_folder, small_tokenizer
 
 pytestmark = [pytest.mark.slow]
 DIM = 16  # of the snapshot; the model's vectors have 24
 WITHOUT = "supercalifragilisticexpialidocious"  # unknown to the tokenizer, as a whole
-BEFORE = [f"boats of harbour {row} leave in the {('morning', 'night')[row % 2]} with lamp {row * 7}" for row in range(24)]
 AFTER = [*BEFORE[:20], "a letter about flour", *BEFORE[21:], "the pilot's clock", WITHOUT]
-
-
-class Nights(NamedTuple):
-    output: Path
-    model: Path
-    config: Path
-    first: Any
-    second: Any
 
 
 @pytest.fixture(scope="module")

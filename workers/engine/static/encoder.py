@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from workers.config import LongText, Precision
 from workers.engine.batches.attempts import unknown_ids
@@ -24,7 +23,7 @@ from workers.engine.cells import Cell
 from workers.engine.device.in_flight import Pending
 from workers.engine.encoder import EncoderOptions
 from workers.engine.heads import Heads
-from workers.engine.pooling import mean_of_chunks
+from workers.engine.pooling import finished, mean_of_chunks
 from workers.engine.static.table import TokenTable
 from workers.errors import ReplicaError, UsageError
 from workers.model.files import ModelFiles
@@ -88,7 +87,8 @@ class StaticEncoder:
         self.tokens_done += int(tokens.offsets[-1])
         self.documents_done += len(tokens.num_tokens)
         self.batches_done += 1
-        found = EncodedTexts(self._finish(vectors_ND).numpy(), None, len(ids_T), refused)
+        vectors_ND = finished(vectors_ND, self.dim, normalize=self._recipe.normalize)
+        found = EncodedTexts(vectors_ND.numpy(), None, len(ids_T), refused)
         return Pending(lambda: True, lambda: found)
 
     def _counted(self, tokens: TokenizedTexts, refused: dict[int, str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -103,11 +103,6 @@ class StaticEncoder:
             return ids_T, lengths_N
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts_T)])
         return ids_T[counts_T], np.diff(before[tokens.offsets])
-
-    def _finish(self, vectors_ND: Tensor) -> Tensor:
-        """As Encoder: truncate_dim, then unit length."""
-        vectors_ND = vectors_ND[:, : self.dim]
-        return torch.nn.functional.normalize(vectors_ND, dim=-1) if self._recipe.normalize else vectors_ND.contiguous()
 
     @torch.inference_mode()
     def _check(self, golden: TokenizedTexts) -> None:
