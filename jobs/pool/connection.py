@@ -35,8 +35,10 @@ from workers.errors import RunAborted, UsageError
 LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray's minimum is 75 MiB
 CONNECT_SECONDS = 90.0  # Ray alone would wait for 14 minutes on a cluster that has gone, for ever on one of another token
 START_SECONDS = 300.0  # for a local Ray on a busy machine: longer than Ray's own limits, so that its reason is told
+START_ATTEMPTS = 2
 LAST_SECONDS = 1.0  # that a signal leaves ray.init to end, so that what it has started is stopped in order
 _POLL_SECONDS = 0.1
+log = logging.getLogger("reembed")
 _NO_HANDLER = "SIGTERM handler is not set"  # a warning of ray.init in a thread; the driver has handlers of its own
 
 
@@ -88,15 +90,21 @@ def _join(address: str, check: Callable[[], None]) -> _Connection | None:
 
 
 def _start(check: Callable[[], None]) -> _Connection:
+    """Start a local Ray. Ray gives up when its own processes take half a minute, as on a busy machine: then once more."""
     own = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
-    connection = _Connection(joined=False, address="local", **own)
-    try:
-        connection.open(START_SECONDS, check)
-    except _InitFailed as error:
-        raise RunAborted(
-            f"the local Ray did not start: {error}; this machine may be overloaded, or short of memory or disk (its logs: "
-            "session_latest/logs in Ray's temporary folder, /tmp/ray); run the same command again when it has room"
-        ) from None
+    for attempt in range(1, START_ATTEMPTS + 1):
+        connection = _Connection(joined=False, address="local", **own)
+        try:
+            connection.open(START_SECONDS, check)
+            break
+        except _InitFailed as error:
+            if attempt == START_ATTEMPTS or not connection.ended:
+                raise RunAborted(
+                    f"the local Ray did not start: {error}; this machine may be overloaded, or short of memory or disk "
+                    "(its logs: session_latest/logs in Ray's temporary folder, /tmp/ray); run the same command again when "
+                    "it has room"
+                ) from None
+            log.warning("the local Ray did not start: %s; tried once more", error)
     return connection
 
 
@@ -138,6 +146,11 @@ class _Connection:
         if error is not None:
             raise _InitFailed(on_one_line(error))
 
+    @property
+    def ended(self) -> bool:
+        """Whether its thread calls nothing of Ray's any more."""
+        return self._closed.done()
+
     def close(self) -> None:
         """Disconnect; a local Ray ends."""
         self._close.set()
@@ -147,8 +160,8 @@ class _Connection:
         try:
             ray.init(**self._arguments)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-            self._opened.set_exception(error)
             self._closed.set_result(None)
+            self._opened.set_exception(error)
             return
         self._opened.set_result(None)
         self._close.wait()

@@ -43,7 +43,9 @@ from workers.records.tokens import TokenizedTexts
 PATIENCE_SECONDS = 60.0  # after which a replica computes the reference itself
 MANNER = "one text at a time, token types as the tokenizer gives them"  # another one: the cached vectors do not count
 LIBRARIES = ("torch", "transformers", "tokenizers", "sentence-transformers")
-NICENESS = 19  # lower priority than the start of Ray; replicas, which wait for the file, start later
+# Lower priority than the start of Ray: replicas, which wait for the file, start later. Not much lower: on a busy machine a
+# process of niceness 19 gets no time, and they wait in vain.
+NICENESS = 5
 _POLL_SECONDS = 0.02
 log = logging.getLogger("reembed")
 

@@ -149,6 +149,34 @@ def test_a_local_ray_that_misses_its_start_is_not_called_a_missing_cluster(stubb
     assert stubborn["address"] == "local"
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_local_ray_that_fails_is_started_once_more(
+    failures: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import jobs.pool.connection as connection
+
+    attempts = []
+
+    def init(**arguments: Any) -> None:
+        attempts.append(arguments["address"])
+        if len(attempts) <= failures:
+            raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(connection.ray, "init", init)
+    monkeypatch.setattr(connection.ray, "shutdown", lambda: None)
+    if failures == 1:
+        with connection.connected(ClusterConfig(address="local")) as joined:
+            assert not joined
+    else:
+        with (
+            pytest.raises(RunAborted, match=r"timed out during startup\.; this machine may be overloaded"),
+            connection.connected(ClusterConfig(address="local")),
+        ):
+            pass
+    assert attempts == ["local", "local"]
+    assert caplog.text.count("tried once more") == 1
+
+
 def test_a_signal_ends_the_attempt_at_once(stubborn: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     import jobs.pool.connection as connection
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,8 @@ from workers.replica.golden_reference import GoldenReferenceFile, await_golden_r
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and time enough for a process beside those of other tests."""
+    monkeypatch.setattr(golden_reference, "PATIENCE_SECONDS", 150.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -73,12 +74,12 @@ def test_a_home_that_cannot_be_written(minilm: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_is_noticed_at_once(minilm: Path, own_cache: Path) -> None:
+def test_a_process_that_fails_is_not_waited_for(minilm: Path, own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "reembed")
     files, recipe = layout(minilm)
     with golden_reference_file(ModelConfig(name="/no/such/model"), files, recipe) as file:
-        began = time.monotonic()
         assert await_golden_reference(file, files.weights_digest) is None
-        assert time.monotonic() - began < golden_reference.PATIENCE_SECONDS / 2
+        assert f"from process {file.pid} (ended without)" in caplog.text
     assert not psutil.pid_exists(file.pid)
     assert not own_cache.exists()
 
