@@ -40,8 +40,9 @@ HEAD_CPUS = 12  # logical: two replicas for each run that the workers of pytest-
 NO_IDLE_WORKERS = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
 SHARED = pytest.StashKey[Shared]()
 
-# Before any hub client is imported: tests read what lies on disk and never ask the network.
-os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+# Before any hub client is imported: tests read what lies on disk and never ask the network. The niceness of
+# Ray's workers is 15 else: a replica beside two busy workers of pytest-xdist got 3% of a core, and missed deadlines.
+os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
 for _name in ("RAY_ADDRESS", "HF_HOME", "HF_TOKEN"):  # a developer's cluster and caches are none of the tests' business
     os.environ.pop(_name, None)
 # Tests start hundreds of processes: what they import is compiled once, as on a machine without this setting.

@@ -37,7 +37,7 @@ from fsspec.core import url_to_fs
 from jobs.demo.docstrings import Docstring, gather
 from tests.sessions import Session, name_of
 
-PATIENCE = 240.0  # seconds for one run; several times what it takes, for machines that do other things as well
+PATIENCE = 400.0  # seconds for one run; several times what it takes, for machines that do other things as well
 # Ray tries for a minute to reach a GCS that is gone. Its node's agents do so whenever their raylet was killed (to publish
 # that, process_watcher.py): no test waits for them. A worker does so (as `ray::IDLE`) when it was just starting.
 RAYS_MINUTE = 90.0  # 61 s were measured

@@ -26,7 +26,7 @@ from typing import Any
 from tests.sessions import Session
 
 AGENT_PORTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 NOTICE_SECONDS = 25.0  # `ray start --block` ends its node half a minute after SIGTERM
 NOTICE = """
 import sys, time
@@ -40,7 +40,7 @@ while not draining():
 LOG = "start.log"  # in the node's folder
 # A head takes the token that lies in the home folder without being told, a node that joins does not.
 TOKEN = {"RAY_AUTH_MODE": "token"}
-PATIENCE = {"RAY_raylet_start_wait_time_s": "100"}  # half a minute is not enough beside two other runs on two cores
+PATIENCE = {"RAY_raylet_start_wait_time_s": "200"}  # half a minute is not enough beside two other runs on two cores
 _BIN = Path(sys.executable).parent  # not resolved: the environment's own folder
 
 

@@ -71,5 +71,5 @@ class Shared:
         """Stop what was started, then remove everything."""
         for record in self.folder.glob("*.json"):
             if stop := json.loads(record.read_text())["stop"]:
-                subprocess.run([sys.executable, *stop], cwd=ROOT, stdin=subprocess.DEVNULL, check=False, timeout=120)
+                subprocess.run([sys.executable, *stop], cwd=ROOT, stdin=subprocess.DEVNULL, check=False, timeout=400)
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -45,7 +45,7 @@ class Stub:
         path = f"{self.bin}:{os.environ['PATH']}"
         environment = os.environ | {"PATH": path, "PAUSE": "0", "LOG": str(self.folder / "log"), "PYTHON": sys.executable}
         return subprocess.run(
-            command, cwd=self.folder, env=environment | env, capture_output=True, text=True, timeout=150, check=False
+            command, cwd=self.folder, env=environment | env, capture_output=True, text=True, timeout=400, check=False
         )
 
     @property

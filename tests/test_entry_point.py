@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 def _run(*arguments: str, path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"PYTHONPATH": f"{path}:{ROOT}"}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=400, check=False)
 
 
 @pytest.mark.parametrize("name", ["jobs", "workers"])

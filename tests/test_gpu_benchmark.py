@@ -34,7 +34,6 @@ def write_corpus(path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.timeout(600)  # some 20 s of a quiet machine; it starts eight processes that import torch or Ray
 def test_every_section_runs_on_a_cpu(tmp_path: Path, small_model: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.parquet")
     command = [sys.executable, "-m", "benchmarks.gpu", str(corpus), "--model", str(small_model), "--models", "given"]
@@ -69,7 +68,7 @@ def test_every_section_runs_on_a_cpu(tmp_path: Path, small_model: Path) -> None:
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu", "none.parquet", "--model", "none", "--out", str(tmp_path / "out")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 2
     assert "--smoke" in done.stderr
 

@@ -136,6 +136,6 @@ def test_a_store_in_another_state_is_refused(loader: ModuleType, tmp_path: Path)
 def test_by_the_command(tmp_path: Path) -> None:
     _first(tmp_path / "out")
     command = [sys.executable, str(LOADER), str(tmp_path / "out"), str(tmp_path / "store")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     assert "'added': 200" in done.stdout

@@ -42,7 +42,7 @@ def by_command(scratch: Path, *arguments: object) -> dict[str, Any]:
     """The command itself, whose sections run in processes of their own."""
     command = [sys.executable, "-m", "benchmarks.scale", *map(str, arguments), "--scratch", str(scratch)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     assert list(scratch.iterdir()) == [], "something was left behind"
     return dict(json.loads(done.stdout))

@@ -29,7 +29,7 @@ from tests.readers.samples import encodings
 
 Vectors = npt.NDArray[np.float32]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow]
 
 
 def source_rows(night: int) -> dict[str, dict[str, Any]]:

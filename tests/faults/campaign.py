@@ -24,7 +24,7 @@ from tests.sessions import ROOT
 
 BENT = Path(__file__).parent / "bent"
 MOST_STARTS = 8
-START_SECONDS = 240.0
+START_SECONDS = 400.0
 ABORTED = 4
 RESUMABLE = (ABORTED, 130, 143, -2, -9, -15)
 WIRED = (2,)  # the places do not answer as they should before anything is begun

@@ -17,7 +17,7 @@ from tests.faults.scene import Place
 from tests.faults.script import SHIFT_SECONDS
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def shifted(seconds: int) -> dict[str, str]:

@@ -25,7 +25,7 @@ KILLS = int(os.environ.get("REEMBED_DRIVER_KILLS", "3"))  # 20 for as many as th
 REACH = 0.6  # how far into the run, so that there is something left for the end
 DOCUMENTS = max(320, 100 * KILLS)  # some ten shards to a kill: as many as fast replicas commit before it comes
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600 + 100 * KILLS)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(900 + 100 * KILLS)]
 
 
 @pytest.fixture(scope="module")

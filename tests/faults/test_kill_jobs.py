@@ -22,7 +22,7 @@ from tests.faults.conftest import LONG
 from tests.sessions import ROOT, Session
 from tests.vector_snapshots import publish_vectors
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600), LONG]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, LONG]
 
 JOBS: dict[str, dict[str, Any]] = {
     "cluster": {"clusters": 12},

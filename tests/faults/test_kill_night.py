@@ -28,7 +28,7 @@ from tests.nights import first_night, to_second, write
 SEED = 20261120
 KILLS = int(os.environ.get("REEMBED_NIGHT_KILLS", "4"))
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300 + 60 * KILLS)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900 + 60 * KILLS)]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster, RayNode
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread]
 
 POISON = Path(__file__).parent / "poison"
 KILLS = int(os.environ.get("REEMBED_REPLICA_KILLS", "2"))

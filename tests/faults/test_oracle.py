@@ -24,7 +24,7 @@ from tests.faults.oracle import ORPHAN_BYTES, Verdict, Watch, judge
 from tests.faults.scene import Place
 from tests.faults.script import ALL_KINDS, ENDING, Kind, draw
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 Damage = Callable[[Path, Path], None]  # the output's folder, and its first part
 

@@ -15,7 +15,7 @@ from tests.drivers import Driver, Snapshot, configure, docstrings_corpus, embed,
 from tests.faults.conftest import LONG
 from tests.local_replicas import local_embed
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, LONG, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, LONG]
 
 
 def rewrite(path: Path) -> None:

@@ -25,11 +25,11 @@ from tests.faults.strikes import full
 from tests.s3_server.ceph import CephServer
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 FREEZE_SECONDS = float(os.environ.get("REEMBED_FREEZE_SECONDS", "6"))
 HASTE = {"REEMBED_HASTE": "0.1", "PYTHONPATH": f"{BENT}:{ROOT}"}
-BOUND_SECONDS = 120.0  # for an end with a tenth of the budgets, on a machine that does other things as well
+BOUND_SECONDS = 240.0  # for an end with a tenth of the budgets, on a machine that does other things as well
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def race(place: Place, run: str, apart: float) -> tuple[Path, Ended, Ended]:
     return config, late, early
 
 
-@pytest.mark.timeout(600 + 60 * RACES)
+@pytest.mark.timeout(900 + 60 * RACES)
 @LONG
 @pytest.mark.parametrize("where", ["local", pytest.param("s3", marks=pytest.mark.s3)])
 def test_one_works_the_other_refuses(where: str, request: pytest.FixtureRequest) -> None:
@@ -97,7 +97,6 @@ def unconditional(s3_place: Place) -> Iterator[Unconditional]:
 
 @LONG
 @pytest.mark.s3
-@pytest.mark.timeout(900)
 def test_a_store_without_conditional_puts(s3_place: Place, unconditional: Unconditional) -> None:
     config, worked, refused = race(s3_place, "unconditional", 0.0)
     assert (worked.rc, refused.rc) == (0, 4), worked.log + refused.log

@@ -12,7 +12,7 @@ from tests.faults.proxy import Wire
 from tests.faults.scene import Place
 from tests.faults.script import ALL_KINDS, Kind, Script, Start, Strike, draw
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 SEED = 20261121
 SHARDS = 12  # about

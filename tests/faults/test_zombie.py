@@ -22,7 +22,7 @@ from tests.drivers import Driver, committed, embed
 from tests.faults.conftest import LONG, Calm
 from tests.ray_nodes import RayNode
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, LONG, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, LONG]
 
 AT_WORK_SECONDS = 0.3  # after a replica is ready: in the middle of its shard
 ZOMBIE_SECONDS = 300.0  # many times what a shard takes, on a machine that does other things as well

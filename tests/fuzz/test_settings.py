@@ -21,7 +21,6 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_each_is_done_or_refused_in_one_line(nowhere: None, tmp_path: Path, small_model: Path) -> None:
     told = try_seeds(range(SEED, SEED + COUNT), small_model, tmp_path / "work", DEADLINE)
     bad = [item for item in told if item.outcome in BAD]

@@ -13,7 +13,7 @@ from tests.drivers import embed
 from tests.sessions import ROOT
 from tests.workers.corpus_files import put_parquet
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 DEADLY = ROOT / "tests" / "fuzz" / "deadly"
 

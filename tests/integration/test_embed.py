@@ -15,7 +15,7 @@ from tests.conftest import Cli
 from tests.drivers import Made, Snapshot, configure
 from tests.local_replicas import local_embed, local_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread]
 
 Corpus = tuple[Path, list[str]]
 

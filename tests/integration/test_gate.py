@@ -19,7 +19,7 @@ from workers.records.tokens import EncodedTexts, TokenizedTexts
 from workers.replica.replica import Replica
 from workers.replica.settings import ResolvedSettings
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread]
 
 NO_CLUSTER = "cluster.address=127.0.0.1:1"  # for what must not need one
 Document = dict[str, Any]

@@ -21,7 +21,7 @@ from tests.sessions import ROOT, Session
 from tests.vector_snapshots import publish_vectors
 from workers.storage.store import Store
 
-pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
 ROWS, DIM = 2000, 32
 

@@ -16,7 +16,7 @@ from jobs.monitoring.metrics import METRICS, Kind, Stage
 from tests.drivers import Driver, Snapshot, configure, docstrings_corpus, receipts
 from tests.ray_nodes import RayCluster, RayNode
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 Corpus = tuple[Path, list[str]]
 _KINDS = {Kind.COUNTER: "counter", Kind.GAUGE: "gauge", Kind.HISTOGRAM: "histogram"}

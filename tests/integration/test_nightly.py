@@ -22,7 +22,7 @@ from tests.drivers import Ended
 from tests.local_replicas import local_embed
 from tests.nights import CHANGED, DELETED, RENAMED, ROWS, first_night, second_night, to_second, write
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from jobs.commands.verify import verify_snapshot
 from tests.drivers import Made, Snapshot
 from tests.local_replicas import local_embed, local_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread]
 
 
 def _made(made: Made, folder: Path, *overrides: str) -> dict[str, Any]:

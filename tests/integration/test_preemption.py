@@ -13,7 +13,7 @@ import pytest
 from tests.drivers import Driver, Snapshot, configure, docstrings_corpus
 from tests.ray_nodes import RayNode
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_a_death_after_the_notice(tmp_path: Path, minilm: Path, isolated_home: Path) -> None:

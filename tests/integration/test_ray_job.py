@@ -15,7 +15,7 @@ from tests.drivers import Snapshot
 from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 QUICKSTART = ROOT / "configs" / "quickstart"
 

@@ -25,7 +25,7 @@ from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 from workers.storage.store import Store
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread]
 
 Corpus = tuple[Path, list[str]]
 OPERATIONS = ROOT / "docs" / "operations.md"

@@ -17,7 +17,7 @@ from tests.drivers import Driver, Leftovers, Snapshot, configure, receipts
 from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread]
 
 Corpus = tuple[Path, list[str]]
 

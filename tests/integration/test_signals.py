@@ -19,7 +19,7 @@ from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.alone]
 
 Corpus = tuple[Path, list[str]]
 SLOW = Path(__file__).parent / "slow_store"

@@ -35,7 +35,7 @@ from tests.integration.trap_text import text_traps
 from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 FORMATS = {"parquet": parquet_traps, "jsonl": jsonl_traps, "csv": csv_traps, "text": text_traps}
 NO_CLUSTER = "cluster.address=127.0.0.1:1"  # for what must not need one

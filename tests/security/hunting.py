@@ -128,7 +128,7 @@ class Hunt:
         """Jobs, actors, workers and the key-value store of a cluster, as its own records have them; bytes looked at."""
         code = "import sys; from tests.security.ray_records import dump; dump(sys.argv[1])"
         done = subprocess.run(
-            [sys.executable, "-c", code, gcs_address], capture_output=True, check=True, timeout=60,
+            [sys.executable, "-c", code, gcs_address], capture_output=True, check=True, timeout=400,
             env=os.environ | {"RAY_AUTH_MODE": "disabled"},
         )  # fmt: skip
         self.bytes(done.stdout, "Ray's metadata")

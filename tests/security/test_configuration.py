@@ -75,7 +75,7 @@ def parse(folder: Path, text: str, *overrides: str) -> dict[str, Any]:
     good.write_text("corpus: {uri: x}\noutput: {uri: y}\n")
     bad.write_text(text, errors="surrogateescape")
     done = subprocess.run(
-        [sys.executable, "-c", PARSE, good, bad, *overrides], cwd=folder, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", PARSE, good, bad, *overrides], cwd=folder, capture_output=True, text=True, timeout=400,
         env={"PYTHONPATH": str(ROOT)}, check=True,
     )  # fmt: skip
     told: dict[str, Any] = json.loads(done.stdout)

@@ -32,7 +32,7 @@ from tests.conftest import S3Server
 from tests.drivers import Driver, Ended, docstrings_corpus
 from tests.security.hunting import Hunt, Secret
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.s3, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.s3]
 
 RAY_SERVERS = ("gcs_server", "raylet/raylet")
 IN_THE_ENVIRONMENT = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "DATABASE_PASSWORD", "AZURE_STORAGE_KEY")

@@ -20,7 +20,7 @@ import pytest
 from tests.drivers import NODE_AGENTS, Driver, configure, docstrings_corpus, receipts
 from tests.sessions import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 AGENTS_PORT = 52365  # of a node's agent: one Ray of a machine has it, the others go without
 BARE = """

@@ -26,7 +26,7 @@ from tests.faults.struck_jobs.starter import Starter
 from tests.sessions import ROOT, Session
 
 STRIKING = Path(__file__).parent / "striking"
-PATIENCE = 240.0  # seconds for one start
+PATIENCE = 400.0  # seconds for one start
 MOST_STARTS = 200
 
 

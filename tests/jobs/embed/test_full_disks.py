@@ -19,7 +19,7 @@ from workers.storage.store import Store
 ROWS = 300
 BUDGET = 0.5  # seconds, in place of a minute
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow]
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def test_a_driver_that_dies_after_its_publication_ends_the_same_night(tmp_path: 
         publish_next(output, {3: -vectors[COUNT * 3 // 4 :]})
         if name == "killed":
             command = [sys.executable, "-c", DIES, str(output)]
-            dead = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+            dead = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
             assert dead.returncode == -signal.SIGKILL, dead.stderr
         summary = _index(output)
         runs = sorted(path.parent.name for path in Path(f"{output}.index/runs").glob("*/run.json"))

@@ -21,7 +21,7 @@ from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT, Session
 from tests.vector_snapshots import publish_vectors
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 ROWS, DIM = 4000, 48
 

@@ -198,7 +198,7 @@ def _requests(browser: str, folder: Path, html: str) -> set[str]:
         "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}",
         "--window-size=390,844", "--virtual-time-budget=2000", f"--screenshot={picture}", page.as_uri(),
     ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=90, env=os.environ | {"HOME": str(folder)})
+    subprocess.run(command, check=True, capture_output=True, timeout=400, env=os.environ | {"HOME": str(folder)})
     assert picture.stat().st_size > 10_000
     recorded = json.loads(log.read_text())
     kinds = {number: name for name, number in recorded["constants"]["logEventTypes"].items()}

@@ -34,7 +34,7 @@ met: Counter[str] = Counter()
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180 + EXAMPLES // 2)
+@pytest.mark.timeout(900 + EXAMPLES // 2)
 def test_what_is_published_is_what_the_source_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.corpus.footers, "IsolatedProcess", ThisProcess)
     monkeypatch.setattr(logging.getLogger("reembed"), "disabled", True)

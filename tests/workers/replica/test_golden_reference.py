@@ -64,13 +64,20 @@ def test_a_file_that_lies_costs_seconds_and_nothing_else(minilm: Path, caplog: p
     assert "once more with one made here" in caplog.text
 
 
-@pytest.mark.slow
-def test_a_home_that_cannot_be_written(minilm: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written(
+    minilm: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "reembed")
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     files, recipe = layout(minilm)
-    with golden_reference_file(ModelConfig(name=str(minilm)), files, recipe) as file:
-        assert await_golden_reference(file, files.weights_digest) is not None
+    vectors = np.ones((2, 3), np.float32)
+    with golden_reference_file(ModelConfig(name="/no/such/model"), files, recipe) as file:
+        np.save(Path(file.path), vectors)  # as its process would
+        found = await_golden_reference(file, files.weights_digest)
+    assert found is not None
+    assert np.array_equal(found, vectors)
+    assert "is not kept" in caplog.text
 
 
 @pytest.mark.slow

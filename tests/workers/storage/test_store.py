@@ -235,7 +235,7 @@ def test_of_racing_processes_one_creates(root: str) -> None:
         assert racer.stdin is not None
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    won = [racer.communicate(timeout=60)[0].strip().split(",") for racer in racers]
+    won = [racer.communicate(timeout=400)[0].strip().split(",") for racer in racers]
     assert [sum(int(results[key]) for results in won) for key in range(20)] == [1] * 20
 
 

@@ -23,7 +23,7 @@ from tests.vector_snapshots import MemoryJournal, passes_over
 from workers.errors import UsageError
 from workers.records.documents import text_hash
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow]
 
 SUBJECTS = {
     "food": ["bread", "soup", "cheese", "apples"],
