@@ -144,15 +144,19 @@ class Driver:
         return self._stderr.read_text(errors="replace")
 
     def until(self, what: Callable[[], _T], seconds: float = PATIENCE) -> _T:
-        """The first true answer of `what`, asked many times a second while the driver runs."""
+        """The first true answer of `what`, asked many times a second while the driver runs.
+
+        What takes long (a listing of S3) is asked less often: it takes the time of the driver that is waited for.
+        """
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while (began := time.monotonic()) < end:
             ended = not self.running
             if answer := what():
                 return answer
+            asked = time.monotonic() - began
             if ended:
                 pytest.fail(f"the driver ended with {self._process.returncode} before it happened:\n{self.log[-3000:]}")
-            time.sleep(0.05)
+            time.sleep(max(0.05, 3 * asked))
         pytest.fail(f"did not happen within {seconds} s:\n{self.log[-3000:]}")
 
     def until_logged(self, pattern: str) -> re.Match[str]:

@@ -1,16 +1,20 @@
-"""Work on the same bytes, done once for all tests of a worker: digests of weights, and the proof of a vocabulary.
+"""Work on the same bytes, done once for all tests: digests of weights, the proof of a vocabulary, `verify`'s reference.
 
 The packaged model has 90 MB, which every planning and every replica digests (0.07 CPU seconds), and each of its tokenizers
-proves the compiled WordPiece anew (as long again). Both are pure functions. Files are the same while device, inode, size and
-times of change are. The functions themselves are tested in tests/workers/model/test_files.py, by what they
-give for changed files, and tests/workers/model/wordpiece, which call the proof directly.
+proves the compiled WordPiece anew (as long again). `verify` loads transformers' model for the vectors of the golden texts
+(a second or more), which the cache of queries and replicas has. All are pure functions. Files are the same while device,
+inode, size and times of change are. The functions themselves are tested in tests/workers/model/test_files.py, by what they
+give for changed files, in tests/workers/model/wordpiece, which call the proof directly, and in tests/workers/replica; a
+`verify` in a process of its own (tests/integration/test_embed.py) makes its reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from tokenizers import Tokenizer
 
 import workers.model.files
 import workers.model.tokenizer
+from tests.after_import import after_import
 
 LARGE = 1 << 20  # bytes; less is digested in no time
 
@@ -43,7 +48,19 @@ def kept_work() -> Iterator[None]:
             proven[key] = prove(text, tokenizer, texts, threads)
         return proven[key]
 
+    after_import("workers.replica.embedder", _with_kept_reference)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers.model.files, "_digest", kept_digest)
         patch.setattr(workers.model.tokenizer, "proven_vocabulary", kept_proof)
         yield
+
+
+def _with_kept_reference(embedder: ModuleType) -> None:
+    load = embedder.load_encoder
+
+    def load_encoder(files: Any, recipe: Any, golden: Any, options: Any) -> Any:
+        if options.reference is None:
+            options = replace(options, reference=lambda: embedder.kept_reference(files, recipe, golden))
+        return load(files, recipe, golden, options)
+
+    embedder.load_encoder = load_encoder  # type: ignore[attr-defined]

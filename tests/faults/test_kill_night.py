@@ -90,6 +90,8 @@ def moments(nights: Nights) -> list[tuple[str, Callable[[Driver], None]]]:
     def at(receipts: int, pause: float) -> Callable[[Driver], None]:
         def wait(driver: Driver) -> None:
             end = time.monotonic() + 60
+            while driver.running and len(list((nights.output / "runs").iterdir())) < 2 and time.monotonic() < end:
+                time.sleep(0.02)  # it starts
             while driver.running and new_receipts(nights) < receipts and time.monotonic() < end:
                 time.sleep(0.002)
             time.sleep(pause)
