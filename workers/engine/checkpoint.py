@@ -21,7 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from workers.engine.bert.weights import BertWeights, State, facts_of, read_weights
+from workers.engine.bert.facts import facts_of
+from workers.engine.bert.weights import BertWeights, State, read_weights
 from workers.engine.inputs import TokenTypes, read_token_types
 from workers.errors import UsageError, one_line
 from workers.model.architecture import ENCODER_HALVES, common_names, harmless, refuse_unused

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.config import ROW_A_CHUNK, Auto, Precision
-from workers.engine.batches.attempts import Failed, blame, first_line, unknown_ids
+from workers.engine.batches.attempts import Failed, blame, first_line
 from workers.engine.batches.budget import choose_batch_tokens
 from workers.engine.batches.plan import Layout, mixed_batches, plan_batches, positions
 from workers.engine.batches.runner import BatchRunner, Call
@@ -43,7 +43,7 @@ from workers.engine.ways.interface import Forward
 from workers.errors import ReembedError, ReplicaError, UsageError
 from workers.model.files import PROJECTION, ModelFiles
 from workers.model.recipes.recipe import EmbeddingRecipe
-from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges
+from workers.records.tokens import EncodedTexts, TokenizedTexts, ranges, unknown_ids
 
 MIXED = 4  # golden sequences in a padded batch: a short one beside one that is several times as long
 OVERFLOWS = (Precision.FLOAT16,)  # ends at 65,504; the others reach as far as float32

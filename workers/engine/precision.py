@@ -2,17 +2,21 @@
 
 candidates         precisions to try, in order
 out_of_tolerance   why a replica must not work in a precision, or None
+difference         of float32 vectors from their reference, relative to its reach; SAME is the most that is accepted
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workers.config import Precision
 from workers.errors import UsageError
+
+SAME = 1e-4  # largest accepted difference of float32 vectors, relative to the largest component
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +73,17 @@ def out_of_tolerance(precision: Precision, cosines: NDArray[np.float64]) -> str 
         f"golden texts in {precision.value} have cosines of {least:.6f} and more to float32, {mean:.6f} on average; "
         f"{tolerance.least} and {tolerance.mean} are the least allowed"
     )
+
+
+def difference(vectors: NDArray[np.floating[Any]], reference: NDArray[np.floating[Any]]) -> float:
+    """The largest difference of two components, relative to the largest component of the reference.
+
+    Components that are not finite in the reference are left out: an empty sequence has no vector in either. Where only those
+    of `vectors` are not finite, or the shapes differ, the difference is infinite.
+    """
+    if vectors.shape != reference.shape:
+        return float("inf")
+    usable = np.isfinite(reference)
+    reach = max(float(np.abs(reference[usable]).max(initial=0.0)), 1e-9)
+    apart = np.abs(vectors[usable] - reference[usable])
+    return float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0)) / reach

@@ -28,7 +28,7 @@ from workers.engine.batches.plan import Layout
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.inputs import TokenTypes
 from workers.engine.kernels.packing import pack
-from workers.engine.precision import candidates, out_of_tolerance
+from workers.engine.precision import SAME, candidates, difference, out_of_tolerance
 from workers.engine.trial import Candidate, Choice, fastest
 from workers.engine.ways.by_runs import ByRuns
 from workers.engine.ways.fused import Fused
@@ -42,8 +42,7 @@ from workers.errors import PrecisionRefused, ReembedError, ReplicaError, UsageEr
 from workers.records.tokens import TokenizedTexts
 from workers.table.vectors import cosines
 
-SAME = 1e-4  # largest accepted difference of float32 vectors, relative to the largest component
-# The same with padding beside a text: only the order of sums differs, so what is larger is padding that leaks. A model whose
+# As SAME, with padding beside a text: only the order of sums differs, so what is larger is padding that leaks. A model whose
 # rounding errors are larger gets batches of one length, which are slower and not wrong.
 LEAK = 2e-5
 NO_INT8 = (
@@ -226,14 +225,12 @@ class SelfCheck:
         except Exception as error:  # noqa: BLE001 - a family's code may raise anything on input that it does not expect
             _log.info("%s fails: %s", what, error)
             return False
-        usable = np.isfinite(self._reference)  # an empty sequence has no vector in either
-        reach = max(np.abs(self._reference[usable]).max(initial=0.0), 1e-9)
-        difference = np.nan_to_num(np.abs(vectors - self._reference)[usable], nan=np.inf).max(initial=0.0) / reach
-        if difference <= (LEAK if way is Layout.PADDED else SAME):
+        apart = difference(vectors, self._reference)
+        if apart <= (LEAK if way is Layout.PADDED else SAME):
             if self._device == _CPU and self._wanted in (Precision.AUTO, Precision.FLOAT32):
                 self._exact[way] = forward
             return True
-        _log.info("%s differs by %.1e", what, difference)
+        _log.info("%s differs by %.1e", what, apart)
         return False
 
     def _flaw(self, forward: Forward, precision: Precision, reference: NDArray[np.float32]) -> str | None:

@@ -11,13 +11,10 @@ list: oneDNN emulates what a processor lacks. One candidate alone needs no trial
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import json
 import logging
 import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +30,7 @@ from workers.engine.batches.plan import Layout, plan_batches
 from workers.engine.kernels.packing import PackedBatch, pack
 from workers.engine.ways.interface import Forward
 from workers.errors import UsageError
+from workers.host.processor import processor
 from workers.model.fetch import cache_folder
 from workers.records.tokens import TokenizedTexts
 
@@ -138,16 +136,6 @@ def kind(device: torch.device) -> dict[str, Any]:
         return {"gpu": torch.cuda.get_device_name(device), "capability": torch.cuda.get_device_capability(device)}
     limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
     return {"cpu": processor(), "limits": limits, "threads": torch.get_num_threads()}
-
-
-@functools.cache
-def processor() -> str:
-    """The processor's model and instructions."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        wanted = ("model name", "flags", "Features", "CPU part")
-        return " ".join(dict.fromkeys(line for line in lines if line.split("\t")[0].rstrip(" :") in wanted))
-    return platform.processor() or platform.machine()
 
 
 def _clear(rates: dict[int, float]) -> bool:

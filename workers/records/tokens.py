@@ -129,6 +129,20 @@ def of_documents(tokens: TokenizedTexts, documents: NDArray[np.int64]) -> Tokeni
     )
 
 
+def unknown_ids(tokens: TokenizedTexts, vocabulary: int) -> dict[int, str]:
+    """Sequence -> reason, of those with a token id beyond the `vocabulary` ids that the model knows."""
+    if not len(tokens.input_ids) or int(tokens.input_ids.max()) < vocabulary:
+        return {}
+    places = np.flatnonzero(tokens.input_ids >= vocabulary)
+    owners = np.searchsorted(tokens.offsets, places, side="right") - 1
+    owners, first = np.unique(owners, return_index=True)
+    return {
+        owner: f"the tokenizer gives id {tokens.input_ids[place]}, the model knows {vocabulary} tokens; "
+        "model.name mixes the tokenizer of one model with the weights of another"
+        for owner, place in zip(owners.tolist(), places[first].tolist(), strict=True)
+    }
+
+
 def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """start, start + 1, … for each (start, length), concatenated: an index that gathers slices of a flat array."""
     ends: NDArray[np.int64] = np.cumsum(lengths)

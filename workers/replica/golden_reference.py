@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from workers import __version__
 from workers.config import ModelConfig
+from workers.host.processor import processor
 from workers.model.fetch import cache_folder
 from workers.model.files import ModelFiles
 from workers.model.golden import GOLDEN_TEXTS
@@ -99,8 +100,7 @@ def kept_reference(files: ModelFiles, recipe: EmbeddingRecipe, golden: Tokenized
     """
     from workers.engine.encoder import Encoder
 
-    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or cut short
-        found: NDArray[np.float32] = np.load(cache_path(files, recipe), allow_pickle=False).astype(np.float32, copy=False)
+    if (found := cached_reference(files, recipe)) is not None:
         return found
     made = Encoder.golden_reference(files, recipe, golden)
     with tempfile.TemporaryDirectory(prefix="reembed-reference-") as folder:
@@ -109,18 +109,29 @@ def kept_reference(files: ModelFiles, recipe: EmbeddingRecipe, golden: Tokenized
     return made
 
 
-def known_ways(files: ModelFiles, recipe: EmbeddingRecipe) -> list[str]:
-    """Names of the ways to run the model that gave the reference, in an earlier process of this code on this processor."""
+def cached_reference(files: ModelFiles, recipe: EmbeddingRecipe) -> NDArray[np.float32] | None:
+    """The vectors [sequences, dim] in the cache; None: not there, or cut short."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        found: NDArray[np.float32] = np.load(cache_path(files, recipe), allow_pickle=False).astype(np.float32, copy=False)
+        return found
+    return None
+
+
+def known_ways(files: ModelFiles, recipe: EmbeddingRecipe, library: str = "") -> list[str]:
+    """Names of the ways to run the model that gave the reference, in an earlier process of this code on this processor.
+
+    `library`: that runs them, with its version, where it is not torch.
+    """
     with contextlib.suppress(OSError, ValueError):
-        names = json.loads(_ways_path(files, recipe).read_text())
+        names = json.loads(_ways_path(files, recipe, library).read_text())
         if isinstance(names, list):
             return [str(name) for name in names]
     return []
 
 
-def keep_ways(files: ModelFiles, recipe: EmbeddingRecipe, names: Sequence[str]) -> None:
+def keep_ways(files: ModelFiles, recipe: EmbeddingRecipe, names: Sequence[str], library: str = "") -> None:
     """Keep them for known_ways(). If the cache cannot be written, the next process measures again."""
-    path = _ways_path(files, recipe)
+    path = _ways_path(files, recipe, library)
     part = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +141,8 @@ def keep_ways(files: ModelFiles, recipe: EmbeddingRecipe, names: Sequence[str]) 
         log.info("the ways that give the golden texts' reference are not kept: %s", error)
 
 
-def _ways_path(files: ModelFiles, recipe: EmbeddingRecipe) -> Path:
-    from workers.engine.trial import processor
-
-    facts = [cache_path(files, recipe).name, __version__, processor()]
+def _ways_path(files: ModelFiles, recipe: EmbeddingRecipe, library: str) -> Path:
+    facts = [cache_path(files, recipe).name, __version__, processor(), *([library] if library else [])]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return cache_folder() / "golden" / f"{key}.ways.json"
 

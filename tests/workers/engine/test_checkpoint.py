@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.workers.families import FAMILIES, random_model, sequences
 from workers.config import Precision
-from workers.engine.bert.weights import BertWeights, facts_of
+from workers.engine.bert.facts import facts_of
+from workers.engine.bert.weights import BertWeights
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.kernels.packing import pack
 from workers.engine.ways.fused import Fused

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from workers.config import Precision
-from workers.engine.precision import TOLERANCES, candidates, out_of_tolerance
+from workers.engine.precision import TOLERANCES, candidates, difference, out_of_tolerance
 from workers.errors import UsageError
 
 F32, F16, BF16, INT8 = Precision.FLOAT32, Precision.FLOAT16, Precision.BFLOAT16, Precision.INT8
@@ -58,3 +58,12 @@ def test_vectors_that_are_not_finite(bad: float) -> None:
     cosines = np.ones(26)
     cosines[[3, 4]] = bad
     assert out_of_tolerance(F16, cosines) == "2 of 26 golden texts gave no finite vector in float16"
+
+
+def test_differences_are_relative_and_what_is_not_finite_in_one_alone_is_infinitely_far() -> None:
+    reference = np.array([[1, -4], [np.nan, np.nan]], np.float32)
+    vectors = np.array([[1.5, -4], [np.nan, 7]], np.float32)
+    assert difference(reference, reference) == 0.0
+    assert difference(vectors, reference) == 0.125
+    assert difference(np.full_like(reference, np.nan), reference) == np.inf
+    assert difference(vectors[:1], reference) == np.inf

@@ -1,6 +1,5 @@
 """One attempt at a batch: vectors, or whose fault it is that there are none.
 
-    unknown_ids   sequences that the model cannot take, known before
     attempt       vectors of a batch | Failed: the batch may be halved, until one sequence is left
     halves        the batches to compute instead
     blame         why a sequence that failed alone has no vector
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.errors import ReembedError, ReplicaError
-from workers.records.tokens import TokenizedTexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +73,6 @@ def blame(failed: Failed, embed_golden: Callable[[], Tensor], device: torch.devi
     if not isinstance(again, Tensor):
         raise ReplicaError(f"{device}: {again.reason}; texts that it embedded before fail as well")
     return f"the model refuses it: {failed.reason}"
-
-
-def unknown_ids(tokens: TokenizedTexts, vocabulary: int) -> dict[int, str]:
-    """Sequence -> reason, of those with a token id beyond the `vocabulary` ids that the model knows."""
-    if not len(tokens.input_ids) or int(tokens.input_ids.max()) < vocabulary:
-        return {}
-    places = np.flatnonzero(tokens.input_ids >= vocabulary)
-    owners = np.searchsorted(tokens.offsets, places, side="right") - 1
-    owners, first = np.unique(owners, return_index=True)
-    return {
-        owner: f"the tokenizer gives id {tokens.input_ids[place]}, the model knows {vocabulary} tokens; "
-        "model.name mixes the tokenizer of one model with the weights of another"
-        for owner, place in zip(owners.tolist(), places[first].tolist(), strict=True)
-    }
 
 
 def first_line(error: BaseException) -> str:

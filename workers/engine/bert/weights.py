@@ -1,11 +1,10 @@
 """The weights of BERT-like models under one set of names, from the tensors of a checkpoint of any of these families.
 
-    facts_of(config)             facts from config.json; None for other models, or if a fact is missing
     read_weights(state, facts)   tensors by name -> embeddings and layers, in float32
 
 All families compute the same: attention, residual, LayerNorm, feed-forward network, residual, LayerNorm; MPNet with a bias
-of attention scores by distance, the same in all layers. Importing
-transformers would take a replica longer than reading the weights. Knows neither files nor transformers.
+of attention scores by distance, the same in all layers. Importing transformers would take a replica longer than reading the
+weights. What config.json says: facts.py. Knows neither files nor transformers.
 
 Shapes: V words, P positions, E size of an embedding, I hidden size, H heads, d size of a head, R distances.
 """
@@ -15,40 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from workers.engine.bert.facts import FAMILIES, UNTYPED, BertFacts, stored_name
 from workers.engine.kernels.attention import SCORE_UNIT
 from workers.engine.kernels.relative import RelativeBias
-from workers.model.architecture import OFFSET_POSITIONS, first_position, uncounted
 
-_BERT = {
-    "query": "attention.self.query", "key": "attention.self.key", "value": "attention.self.value",
-    "out": "attention.output.dense", "attention_norm": "attention.output.LayerNorm",
-    "up": "intermediate.dense", "down": "output.dense", "output_norm": "output.LayerNorm",
-}  # fmt: skip
-_DISTILBERT = {
-    "query": "attention.q_lin", "key": "attention.k_lin", "value": "attention.v_lin", "out": "attention.out_lin",
-    "attention_norm": "sa_layer_norm", "up": "ffn.lin1", "down": "ffn.lin2", "output_norm": "output_layer_norm",
-}  # fmt: skip
-_MPNET = _BERT | {
-    "query": "attention.attn.q", "key": "attention.attn.k", "value": "attention.attn.v", "out": "attention.attn.o",
-    "attention_norm": "attention.LayerNorm",
-}  # fmt: skip
-_FAMILIES = {  # model_type -> path of the layers, names of their modules, prefix in checkpoints with a head
-    "bert": ("encoder.layer", _BERT, "bert."), "roberta": ("encoder.layer", _BERT, "roberta."),
-    "xlm-roberta": ("encoder.layer", _BERT, "roberta."), "camembert": ("encoder.layer", _BERT, "roberta."),
-    "electra": ("encoder.layer", _BERT, "electra."), "distilbert": ("transformer.layer", _DISTILBERT, "distilbert."),
-    "mpnet": ("encoder.layer", _MPNET, "mpnet."),
-}  # fmt: skip
-_ACTIVATIONS = {
-    "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
-}  # fmt: skip
-_UNTYPED = ("distilbert", "mpnet")  # without token types
-_MPNET_BUCKETS, _MPNET_FARTHEST = 32, 128  # fixed by transformers, whatever config.json says; so is the padding token, 1
-_DISTILBERT_EPS = 1e-12  # DistilBERT's config.json has no setting for it
+_MPNET_BUCKETS, _MPNET_FARTHEST = 32, 128  # fixed by transformers, whatever config.json says
 State = Mapping[str, Tensor]
 
 
@@ -115,47 +89,16 @@ class BertWeights:
         return len(self.layers[-1].output_norm.weight)
 
 
-@dataclass(frozen=True, slots=True)
-class BertFacts:
-    """What is needed beside the weights."""
-
-    family: str
-    layers: int
-    heads: int
-    activation: str
-    eps: float
-    first_position: int
-    uncounted: int | None
-
-
-def facts_of(config: Mapping[str, Any]) -> BertFacts | None:
-    """The facts in config.json; None for other families, variants (decoder, relative positions) and missing facts."""
-    family = str(config.get("model_type"))
-    distil = family == "distilbert"
-    names = ("n_layers", "n_heads", "activation") if distil else ("num_hidden_layers", "num_attention_heads", "hidden_act")
-    values = [config.get(name) for name in names]
-    eps = _DISTILBERT_EPS if distil else config.get("layer_norm_eps")
-    plain = config.get("position_embedding_type") in (None, "absolute") and not config.get("is_decoder")
-    if family not in _FAMILIES or not plain or None in (*values, eps) or str(values[2]) not in _ACTIVATIONS:
-        return None
-    if family in OFFSET_POSITIONS and not isinstance(config.get("pad_token_id"), int):
-        return None
-    if family == "mpnet" and config["pad_token_id"] != 1:
-        return None
-    activation, first, padding = _ACTIVATIONS[str(values[2])], first_position(config), uncounted(config)
-    return BertFacts(family, int(str(values[0])), int(str(values[1])), activation, float(str(eps)), first, padding)
-
-
 def read_weights(state: State, facts: BertFacts) -> BertWeights:
     """The weights, from tensors by name.
 
     Raises:
         KeyError: a tensor is missing. ValueError: the number of heads does not divide the hidden size.
     """
-    path, names, prefix = _FAMILIES[facts.family]
+    path, names, prefix = FAMILIES[facts.family]
     tensors = _Tensors(state, prefix)
     words, table = tensors["embeddings.word_embeddings.weight"], tensors["embeddings.position_embeddings.weight"]
-    if facts.family not in _UNTYPED:
+    if facts.family not in UNTYPED:
         table = table + tensors["embeddings.token_type_embeddings.weight"][0]
     norm = Norm(tensors["embeddings.LayerNorm.weight"], tensors["embeddings.LayerNorm.bias"], facts.eps)
     bias = _relative(tensors["encoder.relative_attention_bias.weight"]) if facts.family == "mpnet" else None
@@ -168,17 +111,13 @@ def read_weights(state: State, facts: BertFacts) -> BertWeights:
 
 
 class _Tensors:
-    """Tensors in float32 by the names of a bare model. The checkpoint's may have a prefix, and LayerNorm's old names."""
+    """Tensors in float32 by the names of a bare model."""
 
     def __init__(self, state: State, prefix: str) -> None:
         self._state, self._prefix = state, prefix
 
     def __getitem__(self, name: str) -> Tensor:
-        old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-        for known in (name, self._prefix + name, old, self._prefix + old):
-            if known in self._state:
-                return self._state[known].detach().float()
-        raise KeyError(name)
+        return self._state[stored_name(name, self._prefix, self._state)].detach().float()
 
     def pair(self, module: str) -> tuple[Tensor, Tensor]:
         return self[f"{module}.weight"], self[f"{module}.bias"]

@@ -18,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 
 from workers.config import LongText, Precision
-from workers.engine.batches.attempts import unknown_ids
 from workers.engine.cells import Cell
 from workers.engine.device.in_flight import Pending
 from workers.engine.encoder import EncoderOptions
 from workers.engine.heads import Heads
 from workers.engine.pooling import finished, mean_of_chunks
+from workers.engine.precision import difference
 from workers.engine.static.table import TokenTable
 from workers.errors import ReplicaError, UsageError
 from workers.model.files import ModelFiles
 from workers.model.recipes.recipe import EmbeddingRecipe, output_dim
-from workers.records.tokens import EncodedTexts, TokenizedTexts
+from workers.records.tokens import EncodedTexts, TokenizedTexts, unknown_ids
 
 WAY = "table"
 BATCH_TOKENS = 1 << 20  # told where a run wants a number; it changes nothing
@@ -110,12 +110,9 @@ class StaticEncoder:
         if refused:
             raise UsageError(next(iter(refused.values())))
         counted = self._counted(golden, {})
-        expected = self._table.expected(*counted)
-        usable = np.isfinite(expected).all(axis=1)
-        reach = max(np.abs(expected[usable]).max(initial=0.0), 1e-9)
-        difference = np.abs(self._table.means(*counted).numpy()[usable] - expected[usable]).max(initial=0.0) / reach
-        if not difference <= SAME:
+        apart = difference(self._table.means(*counted).numpy(), self._table.expected(*counted))
+        if apart > SAME:
             raise ReplicaError(
-                f"{self.device}: means of the golden texts differ by {difference:.1e} from NumPy's; this machine, or torch "
+                f"{self.device}: means of the golden texts differ by {apart:.1e} from NumPy's; this machine, or torch "
                 f"{torch.__version__} on it, computes wrongly"
             )

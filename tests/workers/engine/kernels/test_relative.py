@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.workers.families import random_model
-from workers.engine.bert.weights import facts_of, read_weights
+from workers.engine.bert.facts import facts_of
+from workers.engine.bert.weights import read_weights
 from workers.engine.checkpoint import Checkpoint
 from workers.engine.kernels.relative import RelativeBias
 
