@@ -114,7 +114,7 @@ def publish_vectors(
     raw = {
         "corpus": {"uri": "corpus/", "keep": list(columns)},
         "output": where,
-    }
+    } | ({"model": {"name": made.model}} if "model" in stamped else {})
     record = RunRecord(
         run_id=run,
         fingerprint="settings",

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from jobs.publish.open_snapshot import load_embedder, open_published, open_store
 from jobs.state.current import read_current
 from jobs.state.stored_run import StoredRun
@@ -61,8 +63,10 @@ def search_snapshot(
     condition = None if where is None else Where.parse(where, published.schema.plain)
     dense = not published.schema.sparse
     files = _index_files(published, index, columns) if dense and columns.first is None else None
-    embedder = load_embedder(published, query=True, long_text=LongText.TRUNCATE)
-    hits = find(published, files, embedder.embed([text])[0], k, condition, columns)
+    embedder = load_embedder(published, query=True, single=True, long_text=LongText.TRUNCATE)
+    vectors = embedder.embed([text])[0]
+    with threadpool_limits(1, "blas"):  # parts are dealt among threads already, and BLAS' own would wait for each other
+        hits = find(published, files, vectors, k, condition, columns)
     found: dict[str, Any] = {"query": text, "run_id": published.run_id, "model": published.stamp.model}
     found |= {"column": columns.scores} if columns.scores not in (EMBEDDING, published.schema.column) else {}
     found |= {"first": columns.first, "oversample": columns.candidates} if columns.first is not None else {}

@@ -59,16 +59,22 @@ def open_current(target: str, storage_options: StorageOptions | None = None) -> 
 
 
 def load_embedder(
-    run: StoredRun, *, query: bool = False, long_text: LongText | None = None, column: str | None = None
+    run: StoredRun,
+    *,
+    query: bool = False,
+    single: bool = False,
+    long_text: LongText | None = None,
+    column: str | None = None,
 ) -> Embedder:
     """The snapshot's model, loaded in this process.
 
+    `query`, `single`: the texts are queries; one alone will be embedded (Embedder).
     `column`: of the snapshot; its components are returned, before they are stored as its type. None: all of the model, from
     which derived() makes those of any column; of a reduced snapshot those of its vectors.
 
     Raises: UsageError: it is not available, or its digest differs.
     """
-    from workers.replica.embedder import Embedder  # imports torch
+    from workers.replica.embedder import Embedder  # reads the model's files, and may import torch
 
     projection: Callable[[Floats], Floats] | None = None
     if run.job != "reduce" and column is not None:
@@ -80,7 +86,7 @@ def load_embedder(
         if state is None:
             raise UsageError(f"{run.store.uri_of(run.paths.state)}: missing; run `reembed reduce` again")
         projection = _after(_components(run.source_stamp, run.record.column or EMBEDDING), Projection.of(state))
-    return Embedder(run.config.model, run.stamp, query=query, long_text=long_text, projection=projection)
+    return Embedder(run.config.model, run.stamp, query=query, single=single, long_text=long_text, projection=projection)
 
 
 def _after(first: Callable[[Floats], Floats], then: Callable[[Floats], Floats]) -> Callable[[Floats], Floats]:

@@ -11,8 +11,9 @@ inputs                       what a model is given beside token ids
 ways                         the ways to run a model: fused (CPU, CUDA), packed, compiled, padded
 readout                      hidden states -> vectors: pooling, and modules of sentence-transformers around it (heads)
 precision, self_check        number formats and their tolerances; the comparison with golden vectors at start
-bert.weights                 BERT-like models: weights under one set of names
+bert.facts, bert.weights     BERT-like models: what config.json says, and weights under one set of names
 bert.layers                  encoder layers of our own on a CPU; bert.cuda_layers: on CUDA
+query                        one query through a BERT-like model in NumPy, without torch
 kernels.packing              a batch as tensors without padding
 kernels.attention            attention over such a batch, on CPU and CUDA
 kernels.compiled_attention   the same in C (attention.c), for CPUs with AVX512-BF16

@@ -1,1 +1,1 @@
-"""What concerns the machine: isolated processes, extras, memory given back, files that tables are spilled to."""
+"""What concerns the machine: processor, isolated processes, extras, memory given back, files that tables are spilled to."""

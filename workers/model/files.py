@@ -118,7 +118,7 @@ def weight_names(folder: Path) -> list[str]:
     """
     if not (folder / "model.safetensors").is_file():
         return list(weight_map(folder / "model.safetensors.index.json"))
-    return [name for name in _header(folder / "model.safetensors") if name != "__metadata__"]
+    return [name for name in safetensors_header(folder / "model.safetensors") if name != "__metadata__"]
 
 
 def projection_shape(folder: Path) -> tuple[int, int]:
@@ -135,12 +135,14 @@ def projection_shape(folder: Path) -> tuple[int, int]:
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Of a safetensors file, by name. Raises: UsageError: it is none, or cut off."""
-    entries = {name: entry for name, entry in _header(path).items() if isinstance(entry, dict) and "shape" in entry}
+    entries = {
+        name: entry for name, entry in safetensors_header(path).items() if isinstance(entry, dict) and "shape" in entry
+    }
     return {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """Of a safetensors file, by tensor. Raises: UsageError."""
+def safetensors_header(path: Path) -> dict[str, Any]:
+    """Of a safetensors file, by tensor: dtype, shape, data_offsets. Raises: UsageError: it is none, or cut off."""
     with path.open("rb") as stream:
         size = int.from_bytes(stream.read(8), "little")
         if size > path.stat().st_size:

@@ -69,7 +69,8 @@ class TextTokenizer:
     """The model's tokenizer under one recipe. Not thread-safe."""
 
     def __init__(self, folder: Path, recipe: EmbeddingRecipe, threads: int = 1) -> None:
-        """`folder` is the model's (ModelFiles.folder); `threads`: that the compiled WordPiece divides texts among.
+        """`folder` is the model's (ModelFiles.folder); `threads`: that the compiled WordPiece divides texts among; 0:
+        `tokenizers` encodes, for a text or two, since compiling and proving take as long as thousands of texts.
 
         Raises:
             UsageError: unusable tokenizer files, or max_tokens too small for prompt, special tokens, chunk_tokens and
@@ -93,7 +94,9 @@ class TextTokenizer:
         ids = (self._tokenizer.token_to_id(word) for word in skip)
         self._skipped = np.array([token for token in ids if token is not None], np.int32)
         self._joins = self._joins_pieces()
-        self._compiled = proven_vocabulary(conversion.tokenizer, self._tokenizer, conversion.texts, threads)
+        self._compiled = None
+        if threads:
+            self._compiled = proven_vocabulary(conversion.tokenizer, self._tokenizer, conversion.texts, threads)
         specials = len(self._prefix) + len(self._suffix)
         self._room = recipe.max_tokens - specials  # for prompt and content
         prompt = len(self._tokenizer.encode(recipe.prompt, add_special_tokens=False).ids) if recipe.prompt else 0

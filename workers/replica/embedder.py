@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from workers.config import LongText, ModelConfig, Precision
-from workers.engine.encoder import EncoderOptions
 from workers.errors import UsageError
 from workers.model.files import resolve_model
 from workers.model.golden import GOLDEN_TEXTS
 from workers.model.recipes.read import read_recipe
 from workers.model.tokenizer import TextTokenizer
-from workers.replica.encoders import load_encoder
-from workers.replica.golden_reference import keep_ways, kept_reference, known_ways
 from workers.replica.queries import of_queries, special_queries
+from workers.replica.query_encoders import load_query_encoder
 from workers.table.schema import SnapshotStamp
 from workers.table.sparse import dense_of
 from workers.table.vectors import Floats
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from workers.replica.query_encoders import AnyQueryEncoder
 
 
 class Embedder:
@@ -34,6 +32,7 @@ class Embedder:
         stamp: of the snapshot; says with which model, precision and prompt its vectors were computed.
         query: texts are queries: the query prompt and the longest query, instead of the documents'. Where this device has no
             8-bit products of the snapshot's kind, queries are embedded more exactly.
+        single: the process embeds one query, in float32 where the model is BERT-like (query_encoders.py).
         long_text: instead of the configured value.
         projection: [N, dim of the model] -> [N, dim of the snapshot], where the snapshot has fewer components.
 
@@ -48,6 +47,7 @@ class Embedder:
         stamp: SnapshotStamp,
         *,
         query: bool = False,
+        single: bool = False,
         long_text: LongText | None = None,
         projection: Callable[[Floats], Floats] | None = None,
     ) -> None:
@@ -65,23 +65,18 @@ class Embedder:
         self._queries = special_queries(files, recipe) if query else None
         if self._queries is not None:
             return
-        self._tokenizer = TextTokenizer(files.folder, recipe)
+        self._tokenizer = TextTokenizer(files.folder, recipe, threads=0 if single else 1)
         golden = self._tokenizer.tokenize(GOLDEN_TEXTS)
         precision = Precision(stamp.precision)
-        # a query waits for nothing but this; `verify` embeds for minutes, and checks against a reference made now
-        reference = (lambda: kept_reference(files, recipe, golden)) if query else None
-        known = known_ways(files, recipe) if query else []
-        try:
-            options = EncoderOptions(precision, config.batch_tokens, reference=reference, known=known)
-            self._encoder = load_encoder(files, recipe, golden, options)
-        except UsageError as error:
-            if not query or precision not in (Precision.INT8, Precision.FLOAT8):
-                raise
-            _log.warning("queries are embedded in this device's own precision: %s", error)
-            options = EncoderOptions(Precision.AUTO, config.batch_tokens, reference=reference, known=known)
-            self._encoder = load_encoder(files, recipe, golden, options)
-        if query and recipe.static is None and self._encoder.reproducing != known:
-            keep_ways(files, recipe, self._encoder.reproducing)
+        self._encoder: AnyQueryEncoder
+        if query:
+            self._encoder = load_query_encoder(files, recipe, golden, precision, config.batch_tokens, single=single)
+            return
+        from workers.engine.encoder import EncoderOptions  # imports torch
+        from workers.replica.encoders import load_encoder
+
+        # `verify` embeds for minutes, and checks against a reference made now
+        self._encoder = load_encoder(files, recipe, golden, EncoderOptions(precision, config.batch_tokens))
 
     def embed(self, texts: Sequence[str]) -> list[npt.NDArray[np.float32]]:
         """Vectors [n, dim] of each text: one, or one per chunk, or one per token; sparse ones with their zeros.

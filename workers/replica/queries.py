@@ -13,7 +13,6 @@ from typing import Protocol
 
 import numpy as np
 
-from workers.engine.retrieval.expanded_query import ExpandedQueries
 from workers.errors import UsageError
 from workers.model.files import ModelFiles
 from workers.model.layouts.late_interaction import LateInteraction
@@ -55,6 +54,8 @@ class _Expanded:
     """Tokenises queries and fills them up."""
 
     def __init__(self, files: ModelFiles, recipe: EmbeddingRecipe, late: LateInteraction) -> None:
+        from workers.engine.retrieval.expanded_query import ExpandedQueries  # imports torch
+
         self._tokenizer = TextTokenizer(files.folder, recipe)
         tokens = _MASKS if late.expansion is None or late.expansion.token is None else (late.expansion.token,)
         known = (self._tokenizer.token_id(token) for token in tokens)

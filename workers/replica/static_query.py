@@ -14,7 +14,6 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from workers.engine.retrieval.sparse_head import kept
 from workers.errors import UsageError
 from workers.model.module_list import query_route, read_json
 from workers.model.recipes.recipe import EmbeddingRecipe
@@ -67,6 +66,8 @@ class StaticQueries:
 
     def embed(self, texts: Sequence[str]) -> list[Floats]:
         """[1, dim] of each text."""
+        from workers.engine.retrieval.sparse_head import kept  # imports torch
+
         found = []
         for text in texts:
             ids = self._tokenizer(self._prompt + text, truncation=True, add_special_tokens=False)["input_ids"]

@@ -215,6 +215,14 @@ def test_a_text_without_tokens(minilm: Path) -> None:
         assert sequences(tokens)[0] == ([101, 102] if "prompt" not in settings else [101, 1052, 1024, 102])
 
 
+def test_without_the_compiled_wordpiece_the_same_tokens(minilm: Path) -> None:
+    files, recipe = layout(minilm, max_tokens=64)
+    compiled, plain = (TextTokenizer(files.folder, recipe, threads) for threads in (1, 0))
+    assert (compiled.compiled, plain.compiled) == (True, False)
+    texts = ["word", PASSAGE, PASSAGE * 9, "\x00", "naïve 日本語"]
+    assert sequences(plain.tokenize(texts)) == sequences(compiled.tokenize(texts))
+
+
 def test_only_the_beginning_of_a_giant_text_is_read(minilm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """5 MB truncated to 64 tokens: what reaches `tokenizers` is a page. The compiled WordPiece stops by itself."""
     tokenizer = make(minilm, max_tokens=64)
