@@ -2,7 +2,7 @@
 
 The packaged model has 90 MB, which every planning and every replica digests (0.07 CPU seconds), and each of its tokenizers
 proves the compiled WordPiece anew (as long again). `verify` loads transformers' model for the vectors of the golden texts
-(a second or more), which the cache of queries and replicas has. All are pure functions. Files are the same while device,
+(a second or more), which the cache of replicas has. All are pure functions. Files are the same while device,
 inode, size and times of change are. The functions themselves are tested in tests/workers/model/test_files.py, by what they
 give for changed files, in tests/workers/model/wordpiece, which call the proof directly, and in tests/workers/replica; a
 `verify` in a process of its own (tests/integration/test_embed.py) makes its reference.
@@ -48,19 +48,21 @@ def kept_work() -> Iterator[None]:
             proven[key] = prove(text, tokenizer, texts, threads)
         return proven[key]
 
-    after_import("workers.replica.embedder", _with_kept_reference)
+    after_import("workers.replica.encoders", _with_kept_reference)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers.model.files, "_digest", kept_digest)
         patch.setattr(workers.model.tokenizer, "proven_vocabulary", kept_proof)
         yield
 
 
-def _with_kept_reference(embedder: ModuleType) -> None:
-    load = embedder.load_encoder
+def _with_kept_reference(encoders: ModuleType) -> None:
+    from workers.replica.golden_reference import kept_reference
+
+    load = encoders.load_encoder
 
     def load_encoder(files: Any, recipe: Any, golden: Any, options: Any) -> Any:
         if options.reference is None:
-            options = replace(options, reference=lambda: embedder.kept_reference(files, recipe, golden))
+            options = replace(options, reference=lambda: kept_reference(files, recipe, golden))
         return load(files, recipe, golden, options)
 
-    embedder.load_encoder = load_encoder  # type: ignore[attr-defined]
+    encoders.load_encoder = load_encoder  # type: ignore[attr-defined]
