@@ -99,18 +99,25 @@ def squared(distance: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
     return 2 * wide if metric == COSINE else wide * wide
 
 
-def nearest(centroids: Centroids, rows: Floats, *, second: bool = False, exact: bool = True) -> Nearest:
+def nearest(
+    centroids: Centroids, rows: Floats, lengths: Floats | None = None, *, second: bool = False, exact: bool = True
+) -> Nearest:
     """The nearest cluster of each row [N, D], which may have any length for cosine.
 
-    `exact`: distances of l2 are computed from the differences, for those that are stored; else from the products, which
-    takes less time and is wrong by some 1e-7 of the rows' squared lengths around the centroids' mean.
+    Args:
+        lengths: lengths_of(rows), where they are known; only cosine asks for them.
+        exact: distances of l2 are computed from the differences, for those that are stored; else from the products, which
+            takes less time and is wrong by some 1e-7 of the rows' squared lengths around the centroids' mean.
     """
+    if centroids.unit and lengths is None:
+        lengths = lengths_of(rows)
     if not len(centroids.coarse):
-        return _among(centroids.metric, centroids.vectors, rows, second, exact)
+        return _among(centroids.vectors, rows, lengths, second, exact)
     found = Nearest(np.empty(len(rows), np.int32), np.empty(len(rows), np.float32), np.full(len(rows), NONE, np.int32))
-    for cell, here in by_group(_among(centroids.metric, centroids.coarse, rows, second=False, exact=False).place):
+    for cell, here in by_group(_among(centroids.coarse, rows, lengths, second=False, exact=False).place):
         first, end = int(centroids.borders[cell]), int(centroids.borders[cell + 1])
-        inside = _among(centroids.metric, centroids.vectors[first:end], rows[here], second, exact)
+        those = None if lengths is None else lengths[here]
+        inside = _among(centroids.vectors[first:end], rows[here], those, second, exact)
         found.place[here], found.distance[here] = inside.place + first, inside.distance
         found.second[here] = np.where(inside.second == NONE, NONE, inside.second + first)
     return found
@@ -120,6 +127,12 @@ def lengths_of(rows: Floats) -> Floats:
     """[N] the rows' lengths, at least the smallest float32: zeros divided by it stay zeros."""
     lengths: Floats = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     return np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def block_lengths(rows: ShardRows, first: int, block: Floats) -> Floats:
+    """lengths_of() of a block that begins at row `first` of its shard. Kept in the actor: every pass divides by them."""
+    found: Floats = rows.remember(f"lengths {first}", lambda: lengths_of(block))
+    return found
 
 
 def by_group(groups: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.int64]]]:
@@ -136,7 +149,10 @@ def assigned(rows: ShardRows, centroids: Centroids) -> Nearest:
     """The nearest clusters of all rows of a shard, with the second. Kept in the actor for the next step that asks."""
 
     def make() -> Nearest:
-        blocks = [nearest(centroids, block, second=True) for _, block in rows.blocks(unit=False)]
+        blocks = [
+            nearest(centroids, block, block_lengths(rows, first, block) if centroids.unit else None, second=True)
+            for first, block in rows.blocks(unit=False)
+        ]
         return Nearest(
             np.concatenate([np.empty(0, np.int32), *(block.place for block in blocks)]),
             np.concatenate([np.empty(0, np.float32), *(block.distance for block in blocks)]),
@@ -147,21 +163,23 @@ def assigned(rows: ShardRows, centroids: Centroids) -> Nearest:
     return found
 
 
-def _among(metric: str, vectors: Floats, rows: Floats, second: bool, exact: bool) -> Nearest:
-    origin = vectors.mean(axis=0, dtype=np.float64).astype(np.float32) if metric == L2 else np.float32(0)
+def _among(vectors: Floats, rows: Floats, lengths: Floats | None, second: bool, exact: bool) -> Nearest:
+    """`lengths`: of the rows, for cosine; None: l2."""
+    l2 = lengths is None
+    origin = vectors.mean(axis=0, dtype=np.float64).astype(np.float32) if l2 else np.float32(0)
     centres = vectors - origin  # l2 is the same around any origin; around the data's own the products lose no digits
-    half_squares = np.einsum("kd,kd->k", centres, centres) / 2 if metric == L2 else None
+    half_squares = np.einsum("kd,kd->k", centres, centres) / 2 if l2 else None
     places, distances, seconds = [], [], []
     for at in range(0, len(rows), _ROWS_AT_ONCE):
         some = rows[at : at + _ROWS_AT_ONCE]
-        around = some - origin if metric == L2 else some
+        around = some - origin if l2 else some
         scores = around @ centres.T
         if half_squares is not None:
             scores -= half_squares
         best = scores.argmax(axis=1)
         score = scores[np.arange(len(some)), best]
-        if metric != L2:  # its length moves no row to another cluster, so that scores alone are divided by it
-            distances.append(np.maximum(1 - score / lengths_of(some), 0))
+        if lengths is not None:  # its length moves no row to another cluster, so that scores alone are divided by it
+            distances.append(np.maximum(1 - score / lengths[at : at + _ROWS_AT_ONCE], 0))
         elif exact:
             difference = centres[best] - around
             distances.append(np.sqrt(np.einsum("nd,nd->n", difference, difference)))

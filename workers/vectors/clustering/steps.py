@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from workers.table.vectors import Floats
-from workers.vectors.clustering.centroids import NONE, Centroids, assigned, lengths_of, nearest
+from workers.vectors.clustering.centroids import NONE, Centroids, assigned, block_lengths, nearest
 from workers.vectors.clustering.row_keys import Keys, below, keys_of
 from workers.vectors.derived import AlignedColumns
 from workers.vectors.shard_rows import PartSpan, ShardRows
@@ -56,9 +56,10 @@ class Lloyd(Step):
         inertia = 0.0
         distances: list[NDArray[np.float32]] = []
         places: list[NDArray[np.int32]] = []
-        for _, block in rows.blocks(unit=False):  # rows of length 1 would be a copy that takes as long as their products
-            found = nearest(centroids, block, exact=False)
-            weights = np.reciprocal(lengths_of(block)) if centroids.unit else None
+        for first, block in rows.blocks(unit=False):  # rows of length 1 would be a copy that takes as long as their products
+            lengths = block_lengths(rows, first, block) if centroids.unit else None
+            found = nearest(centroids, block, lengths, exact=False)
+            weights = None if lengths is None else np.reciprocal(lengths)
             sums += sums_by_cluster(found.place, block, len(centroids), weights)
             counts += np.bincount(found.place, minlength=len(centroids))
             inertia += float(found.squared(centroids.metric).sum())
