@@ -101,6 +101,7 @@ class Ended:
     @property
     def summary(self) -> dict[str, Any]:
         """stdout as the one JSON object that --json promises."""
+        assert self.stdout, f"ended with {self.rc} after {self.seconds:.1f} s and without a summary:\n{self.log}"
         answer = json.loads(self.stdout)
         assert isinstance(answer, dict), self.stdout
         return answer

@@ -81,14 +81,14 @@ def test_a_home_that_cannot_be_written(
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_is_not_waited_for(minilm: Path, own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_that_fails_is_not_waited_for(minilm: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "reembed")
     files, recipe = layout(minilm)
     with golden_reference_file(ModelConfig(name="/no/such/model"), files, recipe) as file:
         assert await_golden_reference(file, files.weights_digest) is None
         assert f"from process {file.pid} (ended without)" in caplog.text
     assert not psutil.pid_exists(file.pid)
-    assert not own_cache.exists()
+    assert not cache_path(files, recipe).exists()
 
 
 def test_a_process_that_ends_between_two_looks_has_left_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
