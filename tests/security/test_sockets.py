@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.drivers import NODE_AGENTS, Driver, configure, docstrings_corpus, receipts
+from tests.drivers import NODE_AGENTS, PATIENCE, Driver, configure, docstrings_corpus, receipts
 from tests.sessions import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -78,8 +78,8 @@ class Bare:
             self.most[kind] = max(self.most[kind], *counts)
 
     def beyond(self, ours: dict[str, Counter[int]]) -> dict[str, int]:
-        """Kinds that listen on more sockets with us. A server of this Ray's that only starts has half a minute to listen."""
-        deadline = time.monotonic() + 30
+        """Kinds that listen on more sockets with us. A server of this Ray's that only starts has time to listen."""
+        deadline = time.monotonic() + PATIENCE
         while True:
             self.look()
             more = {kind: max(counts) for kind, counts in ours.items() if max(counts) > self.most[kind]}

@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
+from tests.drivers import PATIENCE
 from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT, Session
 from tests.vector_snapshots import publish_vectors
@@ -100,9 +101,10 @@ def test_actors_and_drivers_that_are_killed(source: Path, calm: bytes, tmp_path:
     slow = {"REEMBED_SLOW_PASSES": "0.15", "PYTHONPATH": f"{Path(__file__).parent / 'slow_passes'}:{ROOT}"}
     killed = 0
     for least in (1, 2, 3):
+        earlier = len(_ready(log))  # of drivers before this one
         session = _start(config, **slow)
         try:
-            pids = _until(log, session, r"actor \d+ ready: node \S+, pid (\d+)", 2 * least - 1)
+            pids = _until(log, session, earlier + 1)
             os.kill(int(pids[-1]), signal.SIGKILL)
             killed += 1
             _passes(tmp_path / "out", session, least)
@@ -122,11 +124,15 @@ def test_actors_and_drivers_that_are_killed(source: Path, calm: bytes, tmp_path:
     assert len(summary["passes"]) == 0, "all passes were in the journal"
 
 
-def _until(log: Path, session: Session, pattern: str, count: int) -> list[str]:
-    end = time.monotonic() + 120
+def _ready(log: Path) -> list[str]:
+    """pids of actors, as they came."""
+    return re.findall(r"actor \d+ ready: node \S+, pid (\d+)", log.read_text()) if log.exists() else []
+
+
+def _until(log: Path, session: Session, count: int) -> list[str]:
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and session.process.poll() is None:
-        found = re.findall(pattern, log.read_text()) if log.exists() else []
-        if len(found) >= count:
+        if len(found := _ready(log)) >= count:
             return found
         time.sleep(0.05)
     pytest.fail(log.read_text()[-3000:])
@@ -134,7 +140,7 @@ def _until(log: Path, session: Session, pattern: str, count: int) -> list[str]:
 
 def _passes(output: Path, session: Session, count: int) -> None:
     """Waits until so many passes are in the journal."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and session.process.poll() is None:
         if len(list(output.glob("runs/*/passes/*.npz"))) >= count:
             return
