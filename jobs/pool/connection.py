@@ -38,8 +38,8 @@ START_SECONDS = 300.0  # for a local Ray on a busy machine: longer than Ray's ow
 START_ATTEMPTS = 2
 LAST_SECONDS = 1.0  # that a signal leaves ray.init to end, so that what it has started is stopped in order
 _POLL_SECONDS = 0.1
-log = logging.getLogger("reembed")
 _NO_HANDLER = "SIGTERM handler is not set"  # a warning of ray.init in a thread; the driver has handlers of its own
+log = logging.getLogger("reembed")
 
 
 @contextlib.contextmanager

@@ -24,7 +24,6 @@ from tests.sessions import ROOT
 
 BENT = Path(__file__).parent / "bent"
 MOST_STARTS = 8
-START_SECONDS = 400.0
 ABORTED = 4
 RESUMABLE = (ABORTED, 130, 143, -2, -9, -15)
 WIRED = (2,)  # the places do not answer as they should before anything is begun
@@ -136,7 +135,7 @@ def _once(place: Place, config: Path, start: Start, striker: Striker, leftovers:
     with Driver(config, env=env) as driver:
         for strike in start.strikes:
             striker.strike(driver, strike)
-        ended = driver.end(START_SECONDS)
+        ended = driver.end()
         if left := leftovers.take(driver):
             striker.findings.append(f"left running: {left}")
     return ended

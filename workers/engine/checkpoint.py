@@ -26,9 +26,9 @@ from workers.engine.bert.weights import BertWeights, State, read_weights
 from workers.engine.inputs import TokenTypes, read_token_types
 from workers.errors import UsageError, one_line
 from workers.model.architecture import ENCODER_HALVES, common_names, harmless, refuse_unused
+from workers.model.files import checkpoint_files
 
 _log = logging.getLogger(__name__)
-_ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 class Checkpoint:
@@ -142,9 +142,10 @@ def _not_finite(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[str]:
 
 
 def _read(folder: Path) -> State:
-    names = [_ONE_FILE]
-    if (folder / _INDEX).is_file():
-        names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+    try:
+        names = checkpoint_files(folder)
+    except UsageError as error:  # transformers is tried then, and reports what is wrong
+        raise ValueError(str(error)) from error
     state: dict[str, Tensor] = {}
     for name in names:
         with safe_open(folder / name, framework="pt", device="cpu") as tensors:

@@ -121,6 +121,12 @@ def weight_names(folder: Path) -> list[str]:
     return [name for name in safetensors_header(folder / "model.safetensors") if name != "__metadata__"]
 
 
+def checkpoint_files(folder: Path) -> list[str]:
+    """Names of the safetensors files with a transformer's weights: of the index, if there is one. Raises: UsageError."""
+    index = folder / "model.safetensors.index.json"
+    return sorted(set(weight_map(index).values())) if index.is_file() else ["model.safetensors"]
+
+
 def projection_shape(folder: Path) -> tuple[int, int]:
     """(components given, components taken) of the projection in a checkpoint of Stanford's.
 

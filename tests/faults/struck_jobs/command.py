@@ -21,12 +21,12 @@ from typing import Any
 import psutil
 import yaml
 
+from tests.drivers import PATIENCE
 from tests.faults.struck_jobs.snapshot import Job
 from tests.faults.struck_jobs.starter import Starter
 from tests.sessions import ROOT, Session
 
 STRIKING = Path(__file__).parent / "striking"
-PATIENCE = 400.0  # seconds for one start
 MOST_STARTS = 200
 
 

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.engine.bert.facts import stored_name
-from workers.model.files import safetensors_header, weight_map
+from workers.model.files import checkpoint_files, safetensors_header
 
-_ONE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 Floats = NDArray[np.float32]
 
@@ -28,10 +27,7 @@ class MappedTensors:
         self._prefix = prefix
         self._stored: dict[str, tuple[NDArray[np.uint8], dict[str, Any]]] = {}  # name -> bytes of its file, its entry
         self._converted: dict[str, Floats] = {}
-        names = [_ONE_FILE]
-        if (folder / _INDEX).is_file():
-            names = sorted(set(weight_map(folder / _INDEX).values()))
-        for name in names:
+        for name in checkpoint_files(folder):
             mapped = np.asarray(np.memmap(folder / name, np.uint8, "r"))
             tensors = mapped[8 + int.from_bytes(mapped[:8].tobytes(), "little") :]
             entries = safetensors_header(folder / name)

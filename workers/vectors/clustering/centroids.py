@@ -129,9 +129,12 @@ def lengths_of(rows: Floats) -> Floats:
     return np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
-def block_lengths(rows: ShardRows, first: int, block: Floats) -> Floats:
-    """lengths_of() of a block that begins at row `first` of its shard. Kept in the actor: every pass divides by them."""
-    found: Floats = rows.remember(f"lengths {first}", lambda: lengths_of(block))
+def block_lengths(centroids: Centroids, rows: ShardRows, first: int, block: Floats) -> Floats | None:
+    """lengths_of() of a block that begins at row `first` of its shard; None for l2, which does not ask for them.
+
+    Kept in the actor: every pass divides by them.
+    """
+    found: Floats | None = rows.remember(f"lengths {first}", lambda: lengths_of(block)) if centroids.unit else None
     return found
 
 
@@ -150,7 +153,7 @@ def assigned(rows: ShardRows, centroids: Centroids) -> Nearest:
 
     def make() -> Nearest:
         blocks = [
-            nearest(centroids, block, block_lengths(rows, first, block) if centroids.unit else None, second=True)
+            nearest(centroids, block, block_lengths(centroids, rows, first, block), second=True)
             for first, block in rows.blocks(unit=False)
         ]
         return Nearest(

@@ -57,7 +57,7 @@ class Lloyd(Step):
         distances: list[NDArray[np.float32]] = []
         places: list[NDArray[np.int32]] = []
         for first, block in rows.blocks(unit=False):  # rows of length 1 would be a copy that takes as long as their products
-            lengths = block_lengths(rows, first, block) if centroids.unit else None
+            lengths = block_lengths(centroids, rows, first, block)
             found = nearest(centroids, block, lengths, exact=False)
             weights = None if lengths is None else np.reciprocal(lengths)
             sums += sums_by_cluster(found.place, block, len(centroids), weights)
