@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 GIVEN = "REEMBED_TEST_POSTGRES"
-SECONDS = 30
+SECONDS = 200
 
 
 def binaries() -> Path | None:

@@ -40,7 +40,8 @@ while not draining():
 LOG = "start.log"  # in the node's folder
 # A head takes the token that lies in the home folder without being told, a node that joins does not.
 TOKEN = {"RAY_AUTH_MODE": "token"}
-PATIENCE = {"RAY_raylet_start_wait_time_s": "200"}  # half a minute is not enough beside two other runs on two cores
+# Half a minute to start and three seconds to stop a job are not enough beside two other runs on two cores.
+PATIENCE = {"RAY_raylet_start_wait_time_s": "200", "RAY_JOB_STOP_WAIT_TIME_S": "20"}
 _BIN = Path(sys.executable).parent  # not resolved: the environment's own folder
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SECONDS = 20
+SECONDS = 200
 PACKAGES = {"opensearch": ("osmem_server", "bin/osmem-server"), "elasticsearch": ("noida_db", "noida-db")}
 CLIENTS = {"opensearch": "opensearchpy", "elasticsearch": "elasticsearch"}
 

@@ -1,6 +1,6 @@
 """Signal handling: SIGTERM and SIGINT set a flag that the driver's loop checks.
 
-`ray job stop` sends SIGTERM, and SIGKILL three seconds later.
+`ray job stop` sends SIGTERM, and SIGKILL three seconds later, or as many as RAY_JOB_STOP_WAIT_TIME_S says.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from workers.errors import RunAborted
+from workers.errors import RunAborted, UsageError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-GRACE_SECONDS = 2.5  # Ray kills a stopped job after 3 s
+WAIT = "RAY_JOB_STOP_WAIT_TIME_S"  # Ray's own variable; a job's driver has it from the process that stops the job
+RAYS_WAIT_SECONDS = 3
+LAST_SECONDS = 0.5  # of that wait, to end the process before Ray kills it
 
 
 class Stopped(RunAborted):
@@ -31,7 +33,9 @@ class StopFlag:
     """A flag set by the first signal. A second signal, or the end of the grace period, ends the process at once."""
 
     def __init__(self) -> None:
+        """Raises: UsageError: the environment does not say how long there is."""
         self.number: int | None = None
+        self._grace_seconds = grace_seconds()
 
     def install(self) -> None:
         """Install the handlers. Call it again after ray.init, whose C++ code prints stack traces on SIGTERM."""
@@ -50,9 +54,17 @@ class StopFlag:
         if self.number is not None:
             os._exit(128 + number)
         self.number = number
-        watchdog = threading.Timer(GRACE_SECONDS, _give_up, (number,))
+        watchdog = threading.Timer(self._grace_seconds, _give_up, (number,))
         watchdog.daemon = True
         watchdog.start()
+
+
+def grace_seconds() -> float:
+    """Seconds that a driver has after a signal. Raises: UsageError."""
+    told = os.environ.get(WAIT) or str(RAYS_WAIT_SECONDS)
+    if not told.isdecimal():
+        raise UsageError(f"{WAIT}={told!r} in the environment: write whole seconds, as Ray wants them, or unset it")
+    return max(LAST_SECONDS, int(told) - LAST_SECONDS)
 
 
 def _give_up(number: int) -> None:

@@ -37,6 +37,7 @@ CONNECT_SECONDS = 90.0  # Ray alone would wait for 14 minutes on a cluster that 
 START_SECONDS = 300.0  # for a local Ray on a busy machine: longer than Ray's own limits, so that its reason is told
 START_ATTEMPTS = 2
 LAST_SECONDS = 1.0  # that a signal leaves ray.init to end, so that what it has started is stopped in order
+LAST_SHUTDOWN_SECONDS = 0.5  # that it leaves ray.shutdown; a local Ray is killed with this process at the latest
 _POLL_SECONDS = 0.1
 _NO_HANDLER = "SIGTERM handler is not set"  # a warning of ray.init in a thread; the driver has handlers of its own
 log = logging.getLogger("reembed")
@@ -58,7 +59,16 @@ def connected(config: ClusterConfig, check: Callable[[], None] = lambda: None) -
     try:
         yield connection.joined
     finally:
-        connection.close()
+        connection.close(LAST_SHUTDOWN_SECONDS if _ends(check) else None)
+
+
+def _ends(check: Callable[[], None]) -> bool:
+    """Whether a signal was sent: then there is no time for the seconds that Ray leaves each of its processes."""
+    try:
+        check()
+    except RunAborted:
+        return True
+    return False
 
 
 def _join(address: str, check: Callable[[], None]) -> _Connection | None:
@@ -151,10 +161,11 @@ class _Connection:
         """Whether its thread calls nothing of Ray's any more."""
         return self._closed.done()
 
-    def close(self) -> None:
-        """Disconnect; a local Ray ends."""
+    def close(self, seconds: float | None = None) -> None:
+        """Disconnect; a local Ray ends. After so many seconds that is left to the thread."""
         self._close.set()
-        self._closed.result()
+        if wait([self._closed], seconds).done:
+            self._closed.result()
 
     def _live(self) -> None:
         try:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.drivers import PATIENCE
 from tests.sessions import ROOT, Session
 from tests.vector_snapshots import publish_vectors
 from workers.storage.store import Store
@@ -41,7 +42,7 @@ def _start(folder: Path, source: str, output: str, **env: str) -> Session:
 
 def _end(session: Session, folder: Path) -> dict[str, Any]:
     try:
-        session.process.wait(120)
+        session.process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         pytest.fail((folder / "log").read_text()[-3000:])
     finally:

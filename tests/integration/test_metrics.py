@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.monitoring.metrics import METRICS, Kind, Stage
-from tests.drivers import Driver, Snapshot, configure, docstrings_corpus, receipts
+from tests.drivers import PATIENCE, Driver, Snapshot, configure, docstrings_corpus, receipts
 from tests.ray_nodes import RayCluster, RayNode
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -60,7 +60,7 @@ def head(isolated_home: Path) -> Iterator[RayCluster]:
 
 
 def _until(head: RayCluster, what: Callable[[Scrape], bool]) -> Scrape:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         scrape = Scrape(head.metrics())
         if what(scrape):

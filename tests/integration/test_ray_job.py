@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.commands.verify import verify_snapshot
-from tests.drivers import Snapshot
+from tests.drivers import PATIENCE, Snapshot
 from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
 
@@ -81,6 +81,6 @@ def test_the_script_tells_what_storage_says(ray_head: RayCluster) -> None:
     for overrides, status in (([], 0), (["model.poling=cls"], 2)):
         ended = subprocess.run(
             ["deploy/ray_job.sh", "configs/quickstart.yaml", *overrides],
-            cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+            cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert ended.returncode == status, ended.stdout[-3000:] + ended.stderr[-3000:]

@@ -46,7 +46,7 @@ class Jobs:
 
     def stop(self, name: str) -> None:
         with self._ray("stop", name) as process:
-            assert process.wait(60) == 0
+            assert process.wait(PATIENCE) == 0
 
     def told(self, name: str) -> dict[str, Any]:
         """GET /api/jobs/<id>."""

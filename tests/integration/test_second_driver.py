@@ -13,7 +13,7 @@ import pytest
 
 from jobs.commands.verify import verify_snapshot
 from tests.conftest import Cli
-from tests.drivers import Driver, Leftovers, Snapshot, configure, receipts
+from tests.drivers import TIME_TO_TIDY, Driver, Leftovers, Snapshot, configure, receipts
 from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster
 
@@ -36,7 +36,7 @@ def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path
             seconds = time.monotonic() - began
             assert first.running, "the corpus is too short for this machine"
             assert second.rc == 4, second.stderr
-            assert seconds < 30, "it waited; the run before it lasts as long as its replica is stopped"
+            assert seconds < 120, "it waited; the run before it lasts as long as its replica is stopped"
             message = second.json()["error"]
             assert str(first.pid) in message
             assert socket.gethostname() in message
@@ -57,16 +57,15 @@ def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path
 def test_stopped_by_signals_and_resumed(
     corpus: Corpus, tmp_path: Path, minilm: Path, cli: Cli, leftovers: Leftovers
 ) -> None:
-    """`ray job stop` sends SIGTERM and leaves three seconds; Ctrl-C in a terminal goes to the local Ray as well."""
+    """`ray job stop` sends SIGTERM; Ctrl-C in a terminal goes to the local Ray as well."""
     output = tmp_path / "out"
     config = configure(tmp_path / "run.yaml", corpus[0], output, minilm, shard_bytes="4KiB")
     done = 0
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
-        with Driver(config) as driver:
+        with Driver(config, env=TIME_TO_TIDY) as driver:
             driver.until(lambda: len(receipts(output)) > done + 2)  # noqa: B023 - called here and now
             stopped = driver.send(number, group=number == signal.SIGINT)
             assert (stopped.rc, stopped.summary["exit_status"]) == (status, status), stopped.log
-            assert stopped.seconds < 4
             assert "run the same command again to resume" in stopped.log.splitlines()[-1]
             assert "looking for signs of life" not in stopped.log
             assert "taking over" not in stopped.log, "the driver before it released the lock"
@@ -95,7 +94,7 @@ def test_stopped_while_it_starts(
         time.sleep(seconds)
         stopped = driver.send(signal.SIGTERM)
         assert stopped.rc in (143, -signal.SIGTERM), stopped.log  # a shell shows both as 143
-        assert stopped.seconds < 20
+        assert stopped.seconds < 60
         assert "Traceback" not in stopped.log
         assert leftovers.take(driver) == []
     assert not (tmp_path / "out" / "CURRENT.json").exists()

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT wherever a driver may be: it ends within three seconds, and the same command goes on from there.
+"""SIGTERM and SIGINT wherever a driver may be: it ends before Ray would kill it, and the same command goes on from there.
 
 While it starts and while it embeds: test_second_driver.py. Here: while parts are carried over, while it publishes, with
 replicas that do not answer, and a second signal.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drivers import Driver, Ended, Leftovers, Made, Snapshot, configure, docstrings_corpus
+from tests.drivers import TIME_TO_TIDY, Driver, Ended, Leftovers, Made, Snapshot, configure, docstrings_corpus
 from tests.local_replicas import local_embed
 from tests.ray_nodes import RayCluster
 from tests.sessions import ROOT
@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.alone]
 Corpus = tuple[Path, list[str]]
 SLOW = Path(__file__).parent / "slow_store"
 LONG = 60  # seconds of a call that is not going to end by itself
+ENDED = 6  # seconds: its two and a half, and what a busy machine adds
 
 
 def _slow(folder: Path, what: str) -> tuple[dict[str, str], Path]:
@@ -32,13 +33,15 @@ def _slow(folder: Path, what: str) -> tuple[dict[str, str], Path]:
     return {"REEMBED_SLOW": what, "REEMBED_SLOW_MARK": str(mark), "PYTHONPATH": f"{SLOW}:{ROOT}"}, mark
 
 
-def _stopped_within(config: Path, folder: Path, what: str, number: int, seconds: float) -> Ended:
-    """Send `number` as soon as the slow call has begun; the driver must end in so many seconds."""
+def _stopped(config: Path, folder: Path, what: str, number: int, *, tidies: bool) -> Ended:
+    """Send `number` as soon as the slow call has begun. `tidies`: the driver has the time to, else what it has as a rule."""
     env, mark = _slow(folder, what)
+    if tidies:
+        env |= TIME_TO_TIDY
     with Driver(config, env=env) as driver:
         driver.until(mark.exists)
         ended = driver.send(number)
-        assert ended.seconds < seconds, ended.log
+        assert tidies or ended.seconds < ENDED, ended.log
         assert "Traceback" not in ended.log
         return ended
 
@@ -61,7 +64,7 @@ def test_while_parts_are_carried_over(tmp_path: Path, minilm: Path, ray_head: Ra
     for seconds, number in ((LONG, signal.SIGINT), (0.5, signal.SIGTERM)):
         folder = tmp_path / str(seconds)
         folder.mkdir()
-        stopped = _stopped_within(config, folder, f"copy:part-:{seconds}", number, 3.5)
+        stopped = _stopped(config, folder, f"copy:part-:{seconds}", number, tidies=seconds < LONG)
         assert stopped.rc == 128 + number, stopped.log
         tidied = "run the same command again to resume" in stopped.log.splitlines()[-1]
         assert tidied == (seconds < LONG), stopped.log
@@ -82,7 +85,7 @@ def test_while_it_publishes(made: Made, tmp_path: Path) -> None:
         (output / "CURRENT.json").unlink()
         folder = tmp_path / str(seconds)
         folder.mkdir()
-        stopped = _stopped_within(config, folder, f"put:CURRENT.json:{seconds}", signal.SIGTERM, 4.0)
+        stopped = _stopped(config, folder, f"put:CURRENT.json:{seconds}", signal.SIGTERM, tidies=seconds < LONG)
         if seconds == LONG:
             assert (stopped.rc, "stopped without tidying up" in stopped.log) == (143, True), stopped.log
             assert not (output / "CURRENT.json").exists()
@@ -98,12 +101,11 @@ def test_with_replicas_that_do_not_answer(tmp_path: Path, minilm: Path, leftover
     """In-flight work that cannot end is abandoned: nothing waits for it, and nothing of it stays behind."""
     docstrings_corpus(tmp_path / "corpus", 60)
     config = configure(tmp_path / "run.yaml", tmp_path / "corpus", tmp_path / "out", minilm, replicas=2, shard_bytes="4KiB")
-    with Driver(config) as driver:
+    with Driver(config, env=TIME_TO_TIDY) as driver:
         for replica in [driver.replica(number) for number in (0, 1)]:
             os.kill(replica, signal.SIGSTOP)
         stopped = driver.send(signal.SIGTERM)
         assert (stopped.rc, stopped.summary["exit_status"]) == (143, 143), stopped.log
-        assert stopped.seconds < 4
         assert leftovers.take(driver) == []
     assert json.loads(next((tmp_path / "out" / "runs").glob("*/status.json")).read_text())["state"] == "stopped"
 
@@ -113,14 +115,14 @@ def test_a_second_signal_ends_it_at_once(small_corpus: Corpus, tmp_path: Path, m
     output = tmp_path / "out"
     config = configure(tmp_path / "run.yaml", small_corpus[0], output, minilm, address=ray_head.address)
     env, mark = _slow(tmp_path, f"put:status.json:{LONG}")
-    with Driver(config, env=env) as driver:
+    with Driver(config, env=env | TIME_TO_TIDY) as driver:
         driver.until(mark.exists)
         os.kill(driver.pid, signal.SIGTERM)
         time.sleep(0.5)
-        assert driver.running, "it has 2.5 seconds to tidy up"
+        assert driver.running, "it has half a minute to tidy up"
         ended = driver.send(signal.SIGINT)
     assert ended.rc == 130, ended.log
-    assert ended.seconds < 1
+    assert ended.seconds < ENDED
     resumed = local_embed(config)
     assert resumed.rc == 0, resumed.log
     assert Snapshot.read(resumed.summary["data"]).ids == sorted(small_corpus[1])

@@ -26,7 +26,7 @@ from tests.s3_server.daemon import Daemon
 
 PACKAGES = ("ceph-mon", "ceph-osd", "radosgw")
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
-WAIT_SECONDS = 90.0
+WAIT_SECONDS = 300.0
 DISK_BYTES = 20 << 30  # of a sparse file: only what is written takes space
 INSTALL_SWITCH = "REEMBED_TEST_S3"
 

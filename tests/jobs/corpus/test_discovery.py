@@ -233,7 +233,7 @@ def test_unreachable_endpoint_is_said_in_seconds(monkeypatch: pytest.MonkeyPatch
         options = {"endpoint_url": endpoint, "key": "k", "secret": "not-a-secret"}
         with pytest.raises(UsageError) as error:
             discover(config("s3://bucket/corpus/", storage_options=options))
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30
     assert "corpus.uri: the endpoint does not answer" in str(error.value)
     assert "corpus.storage_options.endpoint_url" in str(error.value)
     assert "not-a-secret" not in str(error.value)

@@ -41,7 +41,7 @@ def test_an_address_of_the_environment_is_asked_first(closed: str, listening: st
         began = time.monotonic()
         with pytest.raises(UsageError, match=rf"^{named}.*no Ray cluster there .*correct or unset it"):
             require_cluster("auto")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
         require_cluster("local")
     for address in (listening, f"ray://{listening}", "local", "auto", ""):
         monkeypatch.setenv("RAY_ADDRESS", address)

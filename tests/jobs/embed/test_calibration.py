@@ -171,7 +171,7 @@ def test_nobody_ready_in_time(new_run: Callable[..., PlannedRun]) -> None:
     began = time.monotonic()
     with pytest.raises(RunAborted, match=r"within cluster\.replica_ready_seconds=0\.2 \(2 of 0 GPU and 1 CPU wanted\)"):
         calibrate(run, pool)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert nothing_written(run)
 
 

@@ -55,7 +55,7 @@ def _start(config: Path, **env: str) -> Session:
 
 def _end(session: Session, config: Path) -> dict[str, Any]:
     try:
-        session.process.wait(300)
+        session.process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         pytest.fail(config.with_suffix(".log").read_text()[-3000:])
     assert session.process.returncode == 0, config.with_suffix(".log").read_text()[-3000:]

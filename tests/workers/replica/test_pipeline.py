@@ -11,6 +11,8 @@ import pytest
 
 from workers.replica.pipeline import FINISHING, Later, Pipeline
 
+LONG = 200  # seconds that nothing here takes
+
 
 class CountingJob:
     """Yields numbers, collects what comes out, and remembers how it ended."""
@@ -57,18 +59,18 @@ def pipeline() -> Iterator[Pipeline[list[int]]]:
 def test_items_come_out_in_order_and_jobs_one_behind_the_other(pipeline: Pipeline[list[int]]) -> None:
     futures = [pipeline.submit(CountingJob(range(i, i + 50))) for i in (0, 100, 200)]
     for start, future in zip((0, 100, 200), futures, strict=True):
-        assert future.result(10) == [2 * n for n in range(start, start + 50)]
+        assert future.result(LONG) == [2 * n for n in range(start, start + 50)]
 
 
 @pytest.mark.parametrize("bad", [CountingJob(range(20), fail_at=7), CountingJob(range(660, 680))])
 def test_an_error_fails_its_own_job_alone(pipeline: Pipeline[list[int]], bad: CountingJob) -> None:
     jobs = (CountingJob(range(5)), bad, CountingJob(range(9)))
     before, failed, after = (pipeline.submit(job) for job in jobs)
-    assert before.result(10) == [0, 2, 4, 6, 8]
+    assert before.result(LONG) == [0, 2, 4, 6, 8]
     with pytest.raises((ValueError, ArithmeticError)):
-        failed.result(10)
+        failed.result(LONG)
     assert bad.abandoned
-    assert after.result(10) == [2 * n for n in range(9)]
+    assert after.result(LONG) == [2 * n for n in range(9)]
 
 
 def test_an_error_in_finish_reaches_the_future_and_abandons(pipeline: Pipeline[list[int]]) -> None:
@@ -78,7 +80,7 @@ def test_an_error_in_finish_reaches_the_future_and_abandons(pipeline: Pipeline[l
 
     job = Unwritable(range(3))
     with pytest.raises(OSError, match="disk full"):
-        pipeline.submit(job).result(10)
+        pipeline.submit(job).result(LONG)
     assert job.abandoned
 
 
@@ -91,7 +93,7 @@ class Sending(CountingJob):
 
     def finish(self, stage_seconds: Mapping[str, float]) -> list[int]:
         self.sending.set()
-        assert self.sent.wait(20)
+        assert self.sent.wait(LONG)
         return super().finish(stage_seconds)
 
 
@@ -99,11 +101,11 @@ def test_items_of_the_next_job_are_written_while_one_is_finished(pipeline: Pipel
     sent = threading.Event()
     first, second = Sending(range(3), sent), CountingJob(range(100))
     waits, passes = pipeline.submit(first), pipeline.submit(second)
-    assert first.sending.wait(10)
-    assert passes.result(10) == [2 * n for n in range(100)]  # read, encoded, written and finished before the first one
+    assert first.sending.wait(LONG)
+    assert passes.result(LONG) == [2 * n for n in range(100)]  # read, encoded, written and finished before the first one
     assert not waits.done()
     sent.set()
-    assert waits.result(10) == [0, 2, 4]
+    assert waits.result(LONG) == [0, 2, 4]
 
 
 def test_no_more_jobs_are_finished_at_the_same_time_than_promised(pipeline: Pipeline[list[int]]) -> None:
@@ -111,12 +113,12 @@ def test_no_more_jobs_are_finished_at_the_same_time_than_promised(pipeline: Pipe
     jobs = [Sending(range(3), sent) for _ in range(FINISHING + 1)]
     last = CountingJob(range(2))
     futures = [pipeline.submit(job) for job in (*jobs, last)]
-    assert all(job.sending.wait(10) for job in jobs[:FINISHING])
+    assert all(job.sending.wait(LONG) for job in jobs[:FINISHING])
     time.sleep(0.2)
     assert not jobs[FINISHING].sending.is_set()
     assert not last.out, "what comes after a job that waits to be finished waits as well: the local disk is bounded"
     sent.set()
-    assert [future.result(10) for future in futures] == [*[[0, 2, 4]] * (FINISHING + 1), [0, 2]]
+    assert [future.result(LONG) for future in futures] == [*[[0, 2, 4]] * (FINISHING + 1), [0, 2]]
 
 
 def test_a_failed_finish_makes_room_for_the_next(pipeline: Pipeline[list[int]]) -> None:
@@ -126,15 +128,15 @@ def test_a_failed_finish_makes_room_for_the_next(pipeline: Pipeline[list[int]]) 
 
     failed = [pipeline.submit(Unwritable(range(2))) for _ in range(2 * FINISHING)]
     good = pipeline.submit(CountingJob(range(2)))
-    assert all(isinstance(future.exception(10), OSError) for future in failed)
-    assert good.result(10) == [0, 2]
+    assert all(isinstance(future.exception(LONG), OSError) for future in failed)
+    assert good.result(LONG) == [0, 2]
 
 
 def test_the_reader_is_held_back_by_the_queues() -> None:
     gate = threading.Event()
 
     def blocked(item: Any) -> Any:
-        gate.wait(20)
+        gate.wait(LONG)
         return item
 
     line: Pipeline[list[int]] = Pipeline([("slow", blocked)], waiting="slow", depth=2)
@@ -143,7 +145,7 @@ def test_the_reader_is_held_back_by_the_queues() -> None:
     time.sleep(0.3)
     assert job.read <= 2 + 1 + 1  # queue, the blocked stage, the one in the reader's hand
     gate.set()
-    assert len(future.result(20)) == 1000
+    assert len(future.result(LONG)) == 1000
     line.close()
 
 
@@ -157,7 +159,7 @@ def test_stages_overlap_and_the_next_job_is_read_meanwhile() -> None:
     began = time.perf_counter()
     jobs = [CountingJob(range(10), read_seconds=0.015) for _ in range(4)]
     for future in [line.submit(job) for job in jobs]:
-        future.result(20)
+        future.result(LONG)
     elapsed = time.perf_counter() - began
     alone = 4 * 10 * (0.015 + 0.02)
     assert elapsed < 0.8 * alone
@@ -177,7 +179,7 @@ class Device:
         self.happened.append(f"submit {item}")
 
         def result() -> int:
-            assert self.ended[item].wait(20)
+            assert self.ended[item].wait(LONG)
             self.happened.append(f"result {item}")
             if item == 66:
                 raise ArithmeticError("the device failed")
@@ -186,7 +188,7 @@ class Device:
         return Later(self.ended[item].is_set, result)
 
     def until(self, expected: list[str]) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LONG
         while self.happened != expected:
             assert time.monotonic() < deadline, self.happened
             time.sleep(0.002)
@@ -201,10 +203,10 @@ def test_an_item_is_submitted_before_the_one_before_it_has_ended() -> None:
     device.until(["submit 0", "submit 1", "result 0", "submit 2"])  # also across jobs
     device.ended[1].set()
     device.ended[2].set()
-    assert futures[0].result(10) == [0, 2], "a finished job waits for the next one"
+    assert futures[0].result(LONG) == [0, 2], "a finished job waits for the next one"
     device.until(["submit 0", "submit 1", "result 0", "submit 2", "result 1", "submit 3", "result 2"])
     device.ended[3].set()
-    assert futures[1].result(10) == [4, 6]
+    assert futures[1].result(LONG) == [4, 6]
     line.close()
 
 
@@ -216,19 +218,19 @@ def test_a_result_is_passed_on_although_no_item_follows() -> None:
 
     def items() -> Iterator[int]:
         yield from read()
-        gate.wait(20)
+        gate.wait(LONG)
 
     job.items = items  # type: ignore[method-assign]
     future = line.submit(job)
     device.until(["submit 0"])
     device.ended[0].set()
     device.until(["submit 0", "result 0"])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + LONG
     while not job.out:
         assert time.monotonic() < deadline
         time.sleep(0.002)
     gate.set()
-    assert future.result(10) == [0]
+    assert future.result(LONG) == [0]
     line.close()
 
 
@@ -239,11 +241,11 @@ def test_a_computation_that_fails_later_fails_its_own_job_alone() -> None:
     line: Pipeline[list[int]] = Pipeline([("encode", device.submit), ("keep", lambda item: item)], waiting="encode")
     jobs = (CountingJob(range(50, 54)), CountingJob(range(64, 70)), CountingJob(range(80, 89)))
     before, failed, after = (line.submit(job) for job in jobs)
-    assert before.result(10) == [100, 102, 104, 106]
+    assert before.result(LONG) == [100, 102, 104, 106]
     with pytest.raises(ArithmeticError, match="the device failed"):
-        failed.result(10)
+        failed.result(LONG)
     assert jobs[1].abandoned
-    assert after.result(10) == [2 * number for number in range(80, 89)]
+    assert after.result(LONG) == [2 * number for number in range(80, 89)]
     line.close()
 
 
