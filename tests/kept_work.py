@@ -1,13 +1,12 @@
-"""Work on the same bytes, done once for all tests: digests of weights, the proof of a vocabulary, transformers' hidden states
-of the golden texts, `verify`'s reference.
+"""Work on the same bytes, done once for all tests: digests of weights, the proof of a vocabulary, golden texts.
 
 The packaged model has 90 MB, which every planning and every replica digests (0.07 CPU seconds), and each of its tokenizers
-proves the compiled WordPiece anew (as long again). Each of its encoders asks transformers' model for the golden texts (a
-second); `verify` does so, too, and has the vectors from the cache of replicas here. All are pure functions. Files are the
-same while device, inode, size and times of change are. The functions themselves are tested in
-tests/workers/model/test_files.py, by what they give for changed files, in tests/workers/model/wordpiece, which call the proof
-directly, and in tests/workers/replica; a `verify` in a process of its own (tests/integration/test_embed.py) makes its
-reference, and so does a replica in one (tests/workers/replica/test_golden_reference.py).
+proves the compiled WordPiece anew (as long again). Each of its encoders asks transformers' model for the hidden states of
+the golden texts (a second); `verify` does so, too, and has their vectors from the cache of replicas here. All are pure
+functions. Files are the same while device, inode, size and times of change are. The functions themselves are tested in
+tests/workers/model/test_files.py, by what they give for changed files, in tests/workers/model/wordpiece, which call the
+proof directly, and in tests/workers/replica; a `verify` in a process of its own (tests/integration/test_embed.py) makes its
+reference, and so does the process of tests/workers/replica/test_golden_reference.py.
 """
 
 from __future__ import annotations
