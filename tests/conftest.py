@@ -99,8 +99,6 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker(ALONE):  # they come last, and what they time is a driver beside workers of Ray's own niceness
-        os.environ.pop("RAY_worker_niceness", None)
     if item.get_closest_marker("gpu"):
         import torch
 

@@ -53,7 +53,6 @@ def test_a_second_driver_is_refused(corpus: Corpus, tmp_path: Path, minilm: Path
     assert verify_snapshot(str(output), 0)["findings"] == []
 
 
-@pytest.mark.alone
 def test_stopped_by_signals_and_resumed(
     corpus: Corpus, tmp_path: Path, minilm: Path, cli: Cli, leftovers: Leftovers
 ) -> None:

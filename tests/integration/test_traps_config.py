@@ -198,7 +198,6 @@ def test_no_configuration_file(desk: Desk) -> None:
     desk.refused(desk.run(desk.folder), r"configuration \S+: Is a directory; give the path of a YAML file")
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("text", [BILLION_LAUGHS, "corpus: !!python/object/apply:os.mkdir [out]\n", "- " * 100_000])
 def test_yaml_bombs_cost_nothing(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bomb.yaml"

@@ -220,7 +220,7 @@ def test_nothing_there_and_unknown_names_are_refused(tmp_path: Path) -> None:
         discover(config(tmp_path))
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 @pytest.mark.parametrize("listening", [True, False])
 def test_unreachable_endpoint_is_said_in_seconds(monkeypatch: pytest.MonkeyPatch, listening: bool) -> None:
     monkeypatch.setattr(preflight, "ENDPOINT_SECONDS", 2.0)

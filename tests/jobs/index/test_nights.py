@@ -94,7 +94,8 @@ def test_a_driver_that_dies_after_its_publication_ends_the_same_night(tmp_path: 
             dead = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
             assert dead.returncode == -signal.SIGKILL, dead.stderr
         summary = _index(output)
-        runs = sorted(path.parent.name for path in Path(f"{output}.index/runs").glob("*/run.json"))
+        begun = sorted(Path(f"{output}.index/runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime_ns)
+        runs = [path.parent.name for path in begun]  # their names tell the second
         files = sorted((file.path.rpartition("/")[2], file.bytes) for file in open_published(f"{output}.index").files)
         nights[name] = (len(runs), runs[-1] == summary["run_id"], summary["files_built"], summary["facts"], files)
     assert nights["killed"] == nights["calm"]

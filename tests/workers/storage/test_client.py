@@ -70,7 +70,6 @@ def test_what_passes_is_retried_and_what_does_not_is_not() -> None:
     assert calls == [1]
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     ("uri", "options"),
     [
@@ -93,7 +92,7 @@ def test_a_wrong_request_is_refused_at_once(uri: str, options: dict[str, Any]) -
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["refused", "silent"])
 def test_an_endpoint_that_does_not_answer_fails_within_its_budget(kind: str, silent_port: int) -> None:
     port = silent_port if kind == "silent" else 1
@@ -109,7 +108,6 @@ def test_an_endpoint_that_does_not_answer_fails_within_its_budget(kind: str, sil
         assert SECRET not in str(caught.value)
 
 
-@pytest.mark.alone
 @pytest.mark.s3
 def test_wrong_credentials_are_refused_at_once(s3_bucket: str) -> None:
     for options in ({"key": "nobody", "secret": SECRET}, {"anon": True}):
