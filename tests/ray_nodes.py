@@ -102,6 +102,7 @@ class RayNode:
         folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
         gcs, api, client, *agents = _free_ports(7)
         options: dict[str, object] = {"num-cpus": cpus, "num-gpus": 0, "object-store-memory": 100_000_000}
+        options["include-log-monitor"] = "false"  # it looks at all workers' files all the time, for drivers' consoles
         ports = dict(zip(AGENT_PORTS, agents, strict=True))
         # Workers bind to ports that the system chooses: the nodes of one machine would try the same ones at the same time.
         options |= ports | {"min-worker-port": 0, "max-worker-port": 0}
