@@ -100,8 +100,9 @@ class ShardCache:
             with local_disk(path):
                 path.write_bytes(content)
             with path.open("rb") as stream:
-                maps.append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-            return memoryview(maps[-1])
+                pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            maps.append(pages)  # another thread, whose call for this shard ends, may append one of its own now
+            return memoryview(pages)
 
         return mapped(value, put)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,25 @@ def test_one_thread_drops_what_another_one_maps(tmp_path: Path, monkeypatch: pyt
     cache.get(1, lambda: _shard(1))
     cache.release(0)
     assert (first.take(np.arange(ROWS), unit=False) == _shard(0).stored[0]).all()
+
+
+def test_two_threads_send_a_shard_to_the_disk(tmp_path: Path) -> None:
+    """One because memory is full, the other because its call has ended: each gets the file that it has written."""
+    cache = ShardCache(tmp_path, memory_bytes=0)
+    other = tmp_path / "other"
+    other.write_bytes(b"\xff" * (ROWS * DIM * 4))
+
+    class Shared(list[mmap.mmap]):
+        """The maps of a shard, to which another thread adds one of its own right after this one."""
+
+        def append(self, pages: mmap.mmap) -> None:
+            super().append(pages)
+            with other.open("rb") as stream:
+                super().append(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+
+    first = cache.get(0, lambda: _shard(0))
+    cache._maps[0] = Shared()
+    cache.get(1, lambda: _shard(1))
+    assert len(cache._maps[0]) == 4, "vectors and columns, and the other thread's"
+    assert (first.take(np.arange(ROWS), unit=False) == _shard(0).stored[0]).all()
+    assert first.column("id").to_pylist() == _shard(0).column("id").to_pylist()
