@@ -189,6 +189,32 @@ def test_a_signal_ends_the_attempt_at_once(stubborn: dict[str, Any], monkeypatch
     assert time.monotonic() - began < 30
 
 
+def test_after_a_signal_nobody_waits_for_the_end_of_a_local_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one the block ends when Ray has."""
+    import jobs.pool.connection as connection
+
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def shutdown() -> None:
+        begun.set()
+        may_end.wait(60)
+        ended.set()
+
+    monkeypatch.setattr(connection.ray, "init", lambda **_: None)
+    monkeypatch.setattr(connection.ray, "shutdown", shutdown)
+    stop = StopFlag()
+    with connection.connected(ClusterConfig(address="local"), stop.check):
+        stop.number = signal.SIGTERM
+    assert begun.is_set()
+    assert not ended.is_set()
+    may_end.set()
+    assert ended.wait(60)
+    ended.clear()
+    with connection.connected(ClusterConfig(address="local"), StopFlag().check):
+        pass
+    assert ended.is_set()
+
+
 def test_what_ray_says_is_told_whole_and_on_one_line(monkeypatch: pytest.MonkeyPatch, listening: str) -> None:
     import jobs.pool.connection as connection
 
