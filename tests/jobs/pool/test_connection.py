@@ -205,7 +205,7 @@ def test_after_a_signal_nobody_waits_for_the_end_of_a_local_ray(monkeypatch: pyt
     stop = StopFlag()
     with connection.connected(ClusterConfig(address="local"), stop.check):
         stop.number = signal.SIGTERM
-    assert begun.is_set()
+    assert begun.wait(60)
     assert not ended.is_set()
     may_end.set()
     assert ended.wait(60)
