@@ -1,4 +1,4 @@
-"""Configurations that are bombs, huge, or would run code: refused within a second and 100 MB, in a process of their own.
+"""Configurations that are bombs, huge, or would run code: refused within seconds and 100 MB, in processes of their own.
 
 Measured is what parsing costs beyond a configuration of a page: seconds of processor time, and peak resident memory.
 """
@@ -20,22 +20,35 @@ from tests.sessions import ROOT
 
 SECONDS, BYTES = 3.0, 100 << 20  # less than one second, where nothing else uses the memory
 
+# Each folder of the command line is a case: bad.yaml, and perhaps override.txt. A fork parses it: what is imported is there.
 PARSE = """
-import json, resource, sys, time
+import json, os, resource, sys, time
+from pathlib import Path
 from jobs.config import load_config
 from workers.errors import UsageError
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-def spend(call):
+def spend(*arguments):
     began, before, said = time.process_time(), peak(), None
     try:
-        call()
+        load_config(*arguments)
     except UsageError as error:
         said = str(error)
     return {"seconds": time.process_time() - began, "bytes": peak() - before, "said": said}
-spend(lambda: load_config(sys.argv[1]))
-told = spend(lambda: load_config(sys.argv[2], sys.argv[3:]))
-again = spend(lambda: load_config(sys.argv[2], sys.argv[3:]))  # two hyperthreads on one core count each other's time
-print(json.dumps(told | {"seconds": min(told["seconds"], again["seconds"])}))
+def case(folder):
+    os.chdir(folder)
+    overrides = [Path("override.txt").read_text()] if Path("override.txt").exists() else []
+    told = spend("bad.yaml", overrides)
+    again = spend("bad.yaml", overrides)  # two hyperthreads on one core count each other's time
+    Path("told.json").write_text(json.dumps(told | {"seconds": min(told["seconds"], again["seconds"])}))
+spend(sys.argv[1])
+for folder in sys.argv[2:]:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            case(folder)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
 """
 
 
@@ -70,38 +83,60 @@ BOMBS: dict[str, Callable[[], str]] = {  # made when they are tried: one has 200
 }
 
 
-def parse(folder: Path, text: str, *overrides: str) -> dict[str, Any]:
-    good, bad = folder / "good.yaml", folder / "bad.yaml"
-    good.write_text("corpus: {uri: x}\noutput: {uri: y}\n")
-    bad.write_text(text, errors="surrogateescape")
-    done = subprocess.run(
-        [sys.executable, "-c", PARSE, good, bad, *overrides], cwd=folder, capture_output=True, text=True, timeout=400,
-        env={"PYTHONPATH": str(ROOT)}, check=True,
-    )  # fmt: skip
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+GOOD = "corpus: {uri: x}\noutput: {uri: y}\n"
+OVERRIDES = {
+    "billion laughs": laughs(9, 9),
+    "nested brackets": "[" * 100_000,
+    "python object": "!!python/object/apply:os.system [touch OWNED]",
+    "a long number": "9" * 100_000,
+}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, dict[str, Any]]:
+    """What became of every case, by its folder."""
+    top = tmp_path_factory.mktemp("cases")
+    (top / "good.yaml").write_text(GOOD)
+    for name, make in BOMBS.items():
+        _folder(top, "file", name).joinpath("bad.yaml").write_text(make(), errors="surrogateescape")
+    for name, value in OVERRIDES.items():
+        folder = _folder(top, "override", name)
+        (folder / "bad.yaml").write_text(GOOD)
+        (folder / "override.txt").write_text(f"run.max_attempts={value}")
+    folders = sorted(path.parent for path in top.glob("*/bad.yaml"))
+    command = [sys.executable, "-c", PARSE, str(top / "good.yaml"), *map(str, folders)]
+    subprocess.run(command, cwd=top, env={"PYTHONPATH": str(ROOT)}, timeout=400, check=True)
+    return {folder.relative_to(top): _of(folder) for folder in folders}
+
+
+def _folder(top: Path, kind: str, name: str) -> Path:
+    folder = top / f"{kind} {name}"
+    folder.mkdir()
+    return folder
+
+
+def _of(folder: Path) -> dict[str, Any]:
+    (folder / "bad.yaml").unlink()  # one has 200 MiB
+    found: dict[str, Any] = json.loads((folder / "told.json").read_text())
+    return found | {"owned": (folder / "OWNED").exists()}
+
+
+def _refused(found: dict[str, Any]) -> None:
+    assert found["said"] is not None, "it was accepted"
+    assert "\n" not in found["said"]
+    assert len(found["said"]) < 2000, "it repeats what it was given"
+    assert found["seconds"] < SECONDS
+    assert found["bytes"] < BYTES
+    assert not found["owned"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
-def test_refused_within_seconds_and_100_mb(name: str, tmp_path: Path) -> None:
-    told = parse(tmp_path, BOMBS[name]())
-    assert told["said"] is not None, "it was accepted"
-    assert "\n" not in told["said"]
-    assert len(told["said"]) < 2000, "it repeats what it was given"
-    assert told["seconds"] < SECONDS
-    assert told["bytes"] < BYTES
-    assert not (tmp_path / "OWNED").exists()
+def test_refused_within_seconds_and_100_mb(name: str, told: dict[Path, dict[str, Any]]) -> None:
+    _refused(told[Path(f"file {name}")])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "value", [laughs(9, 9), "[" * 100_000, "!!python/object/apply:os.system [touch OWNED]", "9" * 100_000]
-)
-def test_so_are_overrides(value: str, tmp_path: Path) -> None:
-    told = parse(tmp_path, "corpus: {uri: x}\noutput: {uri: y}\n", f"run.max_attempts={value}")
-    assert told["said"] is not None
-    assert len(told["said"]) < 2000
-    assert told["seconds"] < SECONDS
-    assert told["bytes"] < BYTES
-    assert not (tmp_path / "OWNED").exists()
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_so_are_overrides(name: str, told: dict[Path, dict[str, Any]]) -> None:
+    _refused(told[Path(f"override {name}")])
