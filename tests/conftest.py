@@ -219,7 +219,7 @@ class CliResult:
 
 class Cli(Protocol):
     def __call__(
-        self, *args: str | Path, env: Mapping[str, str | None] | None = None, cwd: Path | None = None, timeout: float = 150
+        self, *args: str | Path, env: Mapping[str, str | None] | None = None, cwd: Path | None = None, timeout: float = 400
     ) -> CliResult: ...
 
 
@@ -228,7 +228,7 @@ def cli(isolated_home: Path, tmp_path: Path) -> Cli:
     """Run the command as a user does. `env` adds to (or with None removes from) the environment; cwd is tmp_path."""
 
     def run(
-        *args: str | Path, env: Mapping[str, str | None] | None = None, cwd: Path | None = None, timeout: float = 150
+        *args: str | Path, env: Mapping[str, str | None] | None = None, cwd: Path | None = None, timeout: float = 400
     ) -> CliResult:
         merged: dict[str, str | None] = {**os.environ, "HOME": str(isolated_home), "PYTHONPATH": str(ROOT), **(env or {})}
         process = subprocess.Popen(

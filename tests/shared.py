@@ -25,7 +25,7 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parent.parent
 # Servers that this process started for all. Python warns of a process object that goes while its process runs.
 KEPT: list[object] = []
-MAKE_SECONDS = 170.0  # longest wait for another worker that makes it; less than a test's timeout
+MAKE_SECONDS = 600.0  # longest wait for another worker that makes it; less than a test's timeout
 
 
 @dataclass(frozen=True)

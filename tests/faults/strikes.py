@@ -25,7 +25,7 @@ from tests.faults.script import Kind, Strike
 from tests.ray_nodes import RayNode
 from tests.sessions import name_of
 
-MOMENT_SECONDS = 60.0  # longest wait for a moment, and for an end that must come
+MOMENT_SECONDS = 300.0  # longest wait for a moment, and for an end that must come
 _SIGNALS = {Kind.DRIVER_TERMINATED: signal.SIGTERM, Kind.DRIVER_INTERRUPTED: signal.SIGINT}
 
 

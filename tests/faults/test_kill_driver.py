@@ -128,7 +128,7 @@ def test_its_raylet_is_killed(calm: Calm, tmp_path: Path) -> None:
         assert driver.family_gone() == []
     assert ended.rc == 4, ended.log
     assert "the Ray node that this driver runs on was lost" in ended.stdout
-    assert ended.seconds < 90, "Ray takes a node for lost after some ten seconds without a heartbeat"
+    assert ended.seconds < 240, "Ray takes a node for lost after some ten seconds without a heartbeat"
     resumed = embed(config)
     assert resumed.rc == 0, resumed.log
     assert Snapshot.read(resumed.summary["data"]).same_bits(calm.snapshot)

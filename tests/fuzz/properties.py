@@ -34,7 +34,7 @@ from workers.storage.stream import SourceStream
 
 BOM = b"\xef\xbb\xbf"
 LONGEST_TEXT = 4096  # of these readers: so that inputs of some KB reach what happens beyond it
-CONFIG_SECONDS = 2.0
+CONFIG_SECONDS = 10.0
 
 
 @dataclass

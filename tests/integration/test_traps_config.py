@@ -32,7 +32,7 @@ from tests.conftest import ROOT, Cli, CliResult, S3Server
 from tests.workers.models import copy_model, edit_json
 from workers.errors import UsageError
 
-BOUNDED_SECONDS = 90.0
+BOUNDED_SECONDS = 200.0
 KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_REGION": "us-east-1"}
 BILLION_LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise("abcdefghij")
