@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.ray_nodes import RayCluster, RayNode
 from tests.s3_server.fixture import S3Server, s3_in_environment
@@ -40,6 +41,9 @@ HEAD_CPUS = 12  # logical: two replicas for each run that the workers of pytest-
 NO_IDLE_WORKERS = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0"}
 SHARED = pytest.StashKey[Shared]()
 
+# An example that takes long says something of the machine, not of the property.
+settings.register_profile("reembed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("reembed")
 # Before any hub client is imported: tests read what lies on disk and never ask the network. The niceness of
 # Ray's workers is 15 else: a replica beside two busy workers of pytest-xdist got 3% of a core, and missed deadlines.
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
