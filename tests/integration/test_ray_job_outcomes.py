@@ -57,10 +57,10 @@ class Jobs:
         return told
 
     def ended(self, name: str, process: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
-        """Exit status of `ray job submit`, and the job."""
+        """Exit status of `ray job submit`, and the job with what it printed."""
         with process:
-            process.communicate(timeout=PATIENCE)
-        return process.returncode, self.told(name)
+            printed, _ = process.communicate(timeout=PATIENCE)
+        return process.returncode, self.told(name) | {"printed": printed[-3000:]}
 
     def _ray(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -142,7 +142,7 @@ def test_stopped_in_three_ways_and_submitted_again(jobs: Jobs, tmp_path: Path, m
             os.kill(_driver(output), int(status) - 128)
         submitted, told = jobs.ended(name, process)
         state = json.loads(next((output / "runs").glob("*/status.json")).read_text())
-        assert state["state"] == "stopped", "it had the time to say so on storage"
+        assert state["state"] == "stopped", f"it had the time to say so on storage: {status}, {submitted}, {told}"
         assert signal.Signals(143 - 128 if status == "stop" else int(status) - 128).name in state["reason"]
         _check(status, submitted, told)
         done = len(receipts(output))
