@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,14 +129,11 @@ def test_stopped_in_three_ways_and_submitted_again(jobs: Jobs, tmp_path: Path, m
     output = tmp_path / "out"
     ids = docstrings_corpus(tmp_path / "corpus", 160)
     config = configure(tmp_path / "run.yaml", tmp_path / "corpus", output, minilm, address="auto", shard_bytes="1KiB")
-    done = 0
-    for status in ("143", "130", "stop"):
+    for session, status in enumerate(("143", "130", "stop"), 1):
         name, process = jobs.submit(config)
-        end = time.monotonic() + PATIENCE
-        while len(receipts(output)) <= done + 2:
-            assert process.poll() is None, "it ended before it could be stopped"
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        _until(lambda: _at_work(output, session), process)  # noqa: B023 - called here and now
+        done = len(receipts(output))  # some of them may have come when the session before had ended: its actors die later
+        _until(lambda: len(receipts(output)) > done + 2, process)  # noqa: B023
         if status == "stop":
             jobs.stop(name)
         else:
@@ -145,13 +143,28 @@ def test_stopped_in_three_ways_and_submitted_again(jobs: Jobs, tmp_path: Path, m
         assert state["state"] == "stopped", f"it had the time to say so on storage: {status}, {submitted}, {told}"
         assert signal.Signals(143 - 128 if status == "stop" else int(status) - 128).name in state["reason"]
         _check(status, submitted, told)
-        done = len(receipts(output))
     name, process = jobs.submit(config)
     submitted, told = jobs.ended(name, process)
     _check("0", submitted, told)
     summary = json.loads(next((output / "runs").glob("*/summary.json")).read_text())
     assert (summary["published"], summary["sessions"]) == (True, 4)
     assert Snapshot.read(summary["data"]).ids == sorted(ids)
+
+
+def _until(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not what():
+        assert process.poll() is None, "it ended before it could be stopped"
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _at_work(output: Path, session: int) -> bool:
+    """Whether the driver of this session embeds."""
+    for path in (output / "runs").glob("*/status.json"):
+        told = json.loads(path.read_text())
+        return bool(told["state"] == "running" and told["work"]["sessions"] == session)
+    return False
 
 
 def _driver(output: Path) -> int:
