@@ -39,14 +39,17 @@ class _Changer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def after_import(target: str, change: Callable[[ModuleType], None]) -> None:
-    """`change` is given the module `target` once it is loaded, before anybody else sees it.
+    """`change` is given the module `target` once it is loaded, before anybody else sees it; at once if it is loaded.
 
     Raises:
         SystemExit: there is no such module. `site` swallows every Exception of a sitecustomize file.
     """
     if not _exists(target):
         raise SystemExit(f"after_import: there is no module {target}; the hook would change nothing")
-    sys.meta_path.insert(0, _Changer(target, change))
+    if loaded := sys.modules.get(target):
+        change(loaded)
+    else:
+        sys.meta_path.insert(0, _Changer(target, change))
 
 
 def replace(module: ModuleType, name: str, value: object) -> None:

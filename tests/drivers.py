@@ -38,10 +38,10 @@ from jobs.demo.docstrings import Docstring, gather
 from tests.sessions import Session, name_of
 
 PATIENCE = 400.0  # seconds for one run; several times what it takes, for machines that do other things as well
-# Ray tries for a minute to reach a GCS that is gone. Its node's agents do so whenever their raylet was killed (to publish
-# that, process_watcher.py): no test waits for them. A worker does so (as `ray::IDLE`) when it was just starting.
 # A stopped driver tidies up in a second, and a busy machine needs longer; that it ends in any case: test_signals.py.
 TIME_TO_TIDY = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
+# Ray tries for a minute to reach a GCS that is gone. Its node's agents do so whenever their raylet was killed (to publish
+# that, process_watcher.py): no test waits for them. A worker does so (as `ray::IDLE`) when it was just starting.
 RAYS_MINUTE = 90.0  # 61 s were measured
 NODE_AGENTS = frozenset({"ray::DashboardAgent", "ray::RuntimeEnvAgent"})
 IDLE_WORKER = "ray::IDLE"

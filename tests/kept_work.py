@@ -51,10 +51,7 @@ def kept_work() -> Iterator[None]:
             proven[key] = prove(text, tokenizer, texts, threads)
         return proven[key]
 
-    if encoder := sys.modules.get("workers.engine.encoder"):
-        _with_kept_states(encoder)
-    else:
-        after_import("workers.engine.encoder", _with_kept_states)
+    after_import("workers.engine.encoder", _with_kept_states)
     after_import("workers.replica.encoders", _with_kept_reference)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers.model.files, "_digest", kept_digest)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.after_import import after_import
+
 ROOT = Path(__file__).resolve().parent.parent
 HOOKS = sorted((ROOT / "tests").rglob("sitecustomize.py"))
 
@@ -73,3 +75,11 @@ def test_every_hook_names_modules_that_exist(hook: Path) -> None:
         f"from tests.after_import import after_import\nfor name in {targets}: after_import(name, print)\nprint('all')"
     )
     assert done.stdout.split() == ["all"], done.stderr
+
+
+def test_a_module_that_is_loaded_is_changed_at_once() -> None:
+    given: list[object] = []
+    finders = list(sys.meta_path)
+    after_import(__name__, given.append)
+    assert given == [sys.modules[__name__]]
+    assert sys.meta_path == finders

@@ -161,10 +161,8 @@ def _until(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
 
 def _at_work(output: Path, session: int) -> bool:
     """Whether the driver of this session embeds."""
-    for path in (output / "runs").glob("*/status.json"):
-        told = json.loads(path.read_text())
-        return bool(told["state"] == "running" and told["work"]["sessions"] == session)
-    return False
+    told = (json.loads(path.read_text()) for path in (output / "runs").glob("*/status.json"))
+    return any(status["state"] == "running" and status["work"]["sessions"] == session for status in told)
 
 
 def _driver(output: Path) -> int:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -160,7 +159,4 @@ def strike_driver(folder: Path) -> None:
         ("jobs.passes.job", strikes.job),
         ("jobs.passes.actors", strikes.actors),
     ):
-        if name in sys.modules:
-            change(sys.modules[name])
-        else:
-            after_import(name, change)
+        after_import(name, change)
