@@ -170,16 +170,15 @@ def _check(
     most = max(shard.rows or 0 for shard in source.shards)
     pieces = layout.pieces(cells_for(source.rows), probe, most)
     cells = np.full((source.rows, probe), -1)
-    for piece in range(pieces.count):
-        senders = [number * pieces.count + piece for number in layout.places.numbers]
-        routed = pieces.shuffle.read(worker.workplace, senders, 0, pieces.width)
+    for sent in pieces.sent(layout.places.numbers):
+        routed = sent.read(worker.workplace, 0, pieces.width)
         cells[routed["row"]] = routed["cells"]
     _, first, of_text = np.unique(text, return_index=True, return_inverse=True)
     cells = cells[first[of_text]]  # a copy stands for the first row of its text
     left, right = cells[brute[:, 0]], cells[brute[:, 1]]
     shared = (left[:, :, None] == right[:, None, :]).any(axis=(1, 2)) | (text[brute[:, 0]] == text[brute[:, 1]])
     units = len(worker.workplace.output.list(f"{worker.workplace.scratch}/edges"))
-    edges = Shuffle("edges", 1, EDGE).read(worker.workplace, range(units), 0, 1)
+    edges = Shuffle("edges", 1, EDGE).sent_by(range(units)).read(worker.workplace, 0, 1)
     return int(shared.sum()), int((component[edges["row"]] != component[edges["other"]]).sum())
 
 

@@ -148,7 +148,7 @@ def full_tables(folder: Path) -> str:
 
 
 def small_tables(folder: Path) -> str:
-    """README.md: the largest corpus of peers.py, and all models of encoder.py in one table."""
+    """README.md: the largest corpus of peers.py and others on its processor, and all models of encoder.py in one table."""
     return "\n\n".join(
         filter(None, [_small_peers(read_results(folder, "peers")), _small_encoder(read_results(folder, "encoder"))])
     )
@@ -158,6 +158,7 @@ def _small_peers(results: Sequence[tuple[Result, str]]) -> str:
     if not results:
         return ""
     largest, *others = sorted((result for result, _ in results), key=lambda result: -int(result["rows"]))
+    others = [result for result in others if _cores(result) == _cores(largest)]
     base, ratios = _slower_than(largest)
     lines = [_timed(name, row, base, ratios) for name, row in _finished(largest)]
     told = f"{largest['rows']:,} texts, file to file, start-up included, {_cores(largest)}"

@@ -9,8 +9,8 @@
     7  MergeNearest, SendIds        every row's neighbour and its id
     8  DuplicateColumns             one part for each of the snapshot's
 
-Rows travel between steps in scratch files, so the driver holds figures and centroids alone. Nothing is kept for the next
-night: a new row may join any group, so everything is compared again.
+Rows travel between steps in scratch files (shuffle.py), of which merging.py makes fewer, so the driver holds figures and
+centroids alone. Nothing is kept for the next night: a new row may join any group, so everything is compared again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from jobs.dedup.config import DedupConfig, DedupSection
 from jobs.dedup.layout import Layout
+from jobs.dedup.merging import merged, merged_pieces
 from jobs.passes.kind import JobKind, Kept, Outcome
 from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
@@ -37,9 +38,11 @@ from workers.vectors.duplicates.groups import CHOSEN, MEMBER, SIZES, ChooseKept,
 from workers.vectors.duplicates.groups import PARTITION_ROWS as MEMBERS
 from workers.vectors.duplicates.neighbours import MergeNearest, SendIds, outlier_limit
 from workers.vectors.duplicates.route import UNIT_BYTES, Route, plan_units
-from workers.vectors.duplicates.shuffle import Shuffle
+from workers.vectors.duplicates.shuffle import Sent, Shuffle
 from workers.vectors.kmeans import require_faiss
 from workers.vectors.step import Partial
+
+READINGS = 3  # of the rows of a partition of groups; five for keep: central
 
 
 class DedupJob(JobKind):
@@ -74,10 +77,12 @@ class DedupJob(JobKind):
     def program(self, passes: Passes, kept: Kept | None) -> Outcome:  # noqa: ARG002 - nothing is kept for the next night
         layout = Layout.of(passes.source)
         passes.run(SendHashes(layout.hashes, layout.keys))
-        same = passes.units(FindCopies(layout.places, layout.hashes, layout.copies), layout.partitions)
-        pairs, units = self._pairs(passes, layout)
-        groups = self._groups(passes, layout, units)
-        step, alone = self._last(passes, layout, units, int(groups["partitions"]))
+        hashes = merged(passes, layout.hashes.sent_by(layout.places.numbers), layout.partitions)
+        same = passes.units(FindCopies(layout.places, hashes, layout.copies), layout.partitions)
+        copies = merged(passes, layout.copies.sent_by(range(layout.partitions)), 2 * len(layout.places.numbers))
+        pairs, units = self._pairs(passes, layout, copies)
+        groups = self._groups(passes, layout, units, copies)
+        step, alone = self._last(passes, layout, units, copies, int(groups["partitions"]))
         rows, members, count = layout.places.rows, int(groups["rows"]), int(groups["groups"])
         facts = {
             "rows": rows,
@@ -96,7 +101,7 @@ class DedupJob(JobKind):
         sizes = [[name, f"{number:,}"] for name, number in zip(_classes(), groups["sizes"].tolist(), strict=True) if number]
         return Outcome(step=step, facts=facts, report=[("Groups by number of rows", _table(["rows", "groups"], sizes))])
 
-    def _pairs(self, passes: Passes, layout: Layout) -> tuple[dict[str, Any], int]:
+    def _pairs(self, passes: Passes, layout: Layout, copies: Sent) -> tuple[dict[str, Any], int]:
         """Figures of the cells and pairs, and the number of units that found them."""
         wanted, places = self.section, layout.places
         cells = cells_for(places.rows) if wanted.clusters == "auto" else wanted.clusters
@@ -107,42 +112,46 @@ class DedupJob(JobKind):
         probe = min(wanted.probe, len(centroids))
         most = max(shard.rows or 0 for shard in passes.source.shards)
         pieces = layout.pieces(len(centroids), probe, most)
-        route = Route(places, layout.copies, layout.partitions, pieces, centroids, probe)
+        route = Route(places, copies, pieces, centroids, probe)
         counts = passes.run(route)["counts"]
         units = plan_units(counts, pieces.width, max(1, UNIT_BYTES // (4 * layout.form.dim)))
+        routed = merged_pieces(passes, pieces.sent(places.numbers), len(units))
         edges, nearest = Shuffle("edges", 1, EDGE), layout.to_shards("nearest", NEAR)
-        find = FindPairs(places, pieces, layout.form, wanted.threshold, units, edges, nearest)
+        find = FindPairs(places, routed, pieces.width, layout.form, wanted.threshold, units, edges, nearest)
         found = passes.units(find, len(units))
         return {"pairs": found["pairs"], "cells": len(centroids), "largest": counts.max()}, len(units)
 
-    def _groups(self, passes: Passes, layout: Layout, units: int) -> Partial:
+    def _groups(self, passes: Passes, layout: Layout, units: int, copies: Sent) -> Partial:
         places, members = layout.places, layout.to_shards("members", MEMBER)
-        join = JoinPairs(places, Shuffle("edges", 1, EDGE), units, layout.copies, layout.partitions, members)
+        join = JoinPairs(places, Shuffle("edges", 1, EDGE).sent_by(range(units)), copies, members)
         found = passes.units(join, 1)
         partitions = -(-int(found["rows"]) // MEMBERS)
         below = 0
         if partitions:
             grouped = Shuffle("grouped", partitions, grouped_row(layout.width, layout.stored))
-            passes.run(SendMembers(places, members, grouped, int(found["groups"]), self._tokens))
+            passes.run(SendMembers(places, members.sent_by([0]), grouped, int(found["groups"]), self._tokens))
             chosen = layout.to_shards("chosen", CHOSEN)
-            choose = ChooseKept(places, grouped, chosen, layout.form, self.section.keep, self.section.threshold)
+            sent = merged(passes, grouped.sent_by(layout.places.numbers), READINGS * partitions)
+            choose = ChooseKept(places, sent, chosen, layout.form, self.section.keep, self.section.threshold)
             below = int(passes.units(choose, partitions)["below"])
         return {**found, "partitions": np.array(partitions), "below": np.array(below)}
 
-    def _last(self, passes: Passes, layout: Layout, units: int, partitions: int) -> tuple[DuplicateColumns, int]:
+    def _last(
+        self, passes: Passes, layout: Layout, units: int, copies: Sent, partitions: int
+    ) -> tuple[DuplicateColumns, int]:
         """The last pass, and the number of rows that met no other."""
-        places = layout.places
-        merged, asked = Shuffle("merged", 1, NEAR), layout.to_shards("asked", EDGE)
+        places, shards = layout.places, len(layout.places.numbers)
+        nearest = merged(passes, layout.to_shards("nearest", NEAR).sent_by(range(units)), shards)
+        of_rows, asked = Shuffle("neighbours", 1, NEAR), layout.to_shards("asked", EDGE)
+        near = passes.run(MergeNearest(places, nearest, copies, of_rows, asked))
         ids = layout.to_shards("ids", np.dtype("u1"))
-        nearest = layout.to_shards("nearest", NEAR)
-        merge = MergeNearest(places, nearest, units, layout.copies, layout.partitions, merged, asked)
-        near = passes.run(merge)
-        passes.run(SendIds(places, asked, ids))
+        passes.run(SendIds(places, merged(passes, asked.sent_by(layout.places.numbers), shards), ids))
         alone = int(near["alone"])
         limit = outlier_limit(near["bins"], alone, self.section.outliers)
-        chosen = layout.to_shards("chosen", CHOSEN)
+        chosen = merged(passes, layout.to_shards("chosen", CHOSEN).sent_by(range(partitions)), shards)
+        named = merged(passes, ids.sent_by(layout.places.numbers), shards)
         integer = passes.source.column_type("id") == pa.int64()
-        return DuplicateColumns(places, chosen, partitions, merged, ids, limit, integer), alone
+        return DuplicateColumns(places, chosen, of_rows, named, limit, integer), alone
 
     def text(self, summary: Mapping[str, Any]) -> list[str]:
         signs = summary["vector"] == VectorType.BINARY

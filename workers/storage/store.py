@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar, cast
 from fsspec.implementations.chained import ChainedFileSystem
 
 from workers.errors import ReembedError, StorageFull, UsageError
-from workers.storage.checksums import can_check, fetch_checked
+from workers.storage.checksums import can_check, fetch_checked, fetch_s3
 from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_object, patiently
 from workers.storage.local import copy_local, write_local
 from workers.storage.uris import redact
@@ -81,6 +81,24 @@ class Store:
                 return stream
             stream.close()
             return io.BytesIO(fetch_checked(self._fs, self._at(path), self.uri_of(path)).data)
+
+        return self._try(attempt, path)
+
+    def read_range(self, path: str, start: int, size: int) -> bytes:
+        """Bytes of a file from `start` on, fewer than `size` where it ends. One request; a range has no checksum.
+
+        Raises: FileNotFoundError, UsageError, TransientError.
+        """
+
+        def attempt() -> bytes:
+            if self._kind != "s3":
+                return cast("bytes", self._fs.cat_file(self._at(path), start=start, end=start + size))
+            try:
+                return fetch_s3(self._fs, self._at(path), (start, start + size)).data
+            except OSError as error:
+                if error_code(error) == "InvalidRange":  # the file ends before `start`
+                    return b""
+                raise
 
         return self._try(attempt, path)
 

@@ -14,15 +14,18 @@ import pytest
 from scipy.sparse.csgraph import connected_components
 
 from jobs.config import parse_section
+from jobs.dedup import layout, merging
 from jobs.dedup.config import DedupConfig
 from jobs.dedup.job import DedupJob
 from jobs.passes.kind import Outcome
 from tests.vector_snapshots import MemoryJournal, passes_over, publish_vectors
 from workers.config import VectorType
 from workers.errors import UsageError
+from workers.storage.store import Store
 from workers.vectors.duplicates import route
 
 ROWS, DIM = 1200, 24
+LIMITS = ((merging, "DIRECT"), (merging, "MERGE_BYTES"), (layout, "PIECE_BYTES"))
 
 
 def _config(output: Path, **settings: Any) -> DedupConfig:
@@ -79,7 +82,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, 
     return folder, tokens, texts
 
 
-def test_groups_pairs_and_neighbours_are_those_of_brute_force(corpus: tuple[Path, np.ndarray, list[str]]) -> None:
+DIRECTLY, ONE_FILE, SEVERAL = (1 << 60, 1 << 60, 1 << 60), (0, 1 << 60, 1 << 60), (0, 20_000, 10_000)
+
+
+@pytest.mark.parametrize("limits", [DIRECTLY, ONE_FILE, SEVERAL])
+def test_groups_pairs_and_neighbours_are_those_of_brute_force(
+    corpus: tuple[Path, np.ndarray, list[str]], limits: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However its records travel. `limits`: ranges read without a merge, bytes of a merged file and of a piece of cells."""
+    for (module, name), limit in zip(LIMITS, limits, strict=True):
+        monkeypatch.setattr(module, name, limit)
     output, vectors, texts = corpus
     outcome, table = _run(output, clusters=12, probe=12)  # every row in every cell: nothing may be missed
     near = _near(_as_compared(vectors), texts, 0.95)
@@ -122,6 +134,34 @@ def test_groups_pairs_and_neighbours_are_those_of_brute_force(corpus: tuple[Path
     neighbour = np.array([int(cell) for cell in table.column("neighbour").to_pylist()])
     met = np.where(copies[np.arange(ROWS), neighbour], 1.0, cosines[np.arange(ROWS), neighbour])
     np.testing.assert_allclose(met, best, atol=2e-6)
+
+
+@pytest.mark.parametrize(("direct", "least", "most"), [(0, 1.8, 2.2), (1 << 60, 2.6, 4.0)])
+def test_requests_grow_with_the_shards_where_files_are_merged(
+    direct: int, least: float, most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with their square, as they do where every shard reads a range of every other's file."""
+    monkeypatch.setattr(merging, "DIRECT", direct)
+    vectors = np.random.default_rng(2).standard_normal((320, DIM)).astype(np.float32)
+    counts = []
+    for shards in (20, 40):
+        publish_vectors(tmp_path / f"{shards}", vectors, shards=shards)
+        asked = 0
+
+        def counted(original: Any) -> Any:
+            def call(*arguments: Any) -> Any:
+                nonlocal asked
+                asked += 1
+                return original(*arguments)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            for name in ("read", "read_range", "put"):
+                patched.setattr(Store, name, counted(getattr(Store, name)))
+            _run(tmp_path / f"{shards}")
+        counts.append(asked)
+    assert least < counts[1] / counts[0] < most
 
 
 @pytest.mark.slow

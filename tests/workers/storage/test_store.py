@@ -51,6 +51,12 @@ def test_what_is_put_is_listed_read_and_deleted(root: str) -> None:
     assert store.read("runs/a/one.json") == b"111"
     with store.open("runs/a/one.json") as stream:
         assert stream.read() == b"111"
+    store.put("runs/a/range.bin", b"0123456789")
+    spans = ((0, 10), (3, 4), (8, 5), (10, 2), (17, 1))
+    assert [store.read_range("runs/a/range.bin", *span) for span in spans] == [b"0123456789", b"3456", b"89", b"", b""]
+    with pytest.raises(FileNotFoundError):
+        store.read_range("runs/a/none.bin", 0, 1)
+    store.delete("runs/a/range.bin")
     store.delete("runs/a/one.json")
     store.delete("runs/a/one.json")
     assert not store.exists("runs/a/one.json")

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from workers.vectors.derived import AlignedColumns
 from workers.vectors.duplicates.neighbours import bin_of
-from workers.vectors.duplicates.shuffle import Places, Shuffle
+from workers.vectors.duplicates.shuffle import Places, Sent, Shuffle
 from workers.vectors.shard_rows import PartSpan, ShardRows
 
 ADDED = ("group", "keep", "similarity", "neighbour", "neighbour_similarity", "outlier")
@@ -23,10 +23,9 @@ class DuplicateColumns(AlignedColumns):
     """`outlier_bin`: as neighbours.outlier_limit. `integer_ids`: of the snapshot, int64; else they are strings."""
 
     places: Places
-    chosen: Shuffle
-    chosen_senders: int
-    merged: Shuffle
-    ids: Shuffle
+    chosen: Sent
+    near: Shuffle
+    ids: Sent
     outlier_bin: int
     integer_ids: bool
 
@@ -44,14 +43,14 @@ class DuplicateColumns(AlignedColumns):
     def _of(self, rows: ShardRows) -> list[pa.Array]:
         count, workplace = len(rows), rows.workplace
         place = self.places.of_shard(rows.number)
-        chosen = self.chosen.read(workplace, range(self.chosen_senders), place, place + 1)
+        chosen = self.chosen.read(workplace, place, place + 1)
         at = chosen["row"] - rows.first_row
         lonely = np.ones(count, bool)
         lonely[at] = False
         group, keep, similarity = np.zeros(count, np.int64), np.ones(count, bool), np.zeros(count, np.float32)
         group[at], keep[at], similarity[at] = chosen["group"], chosen["kept"] == chosen["row"], chosen["cosine"]
 
-        near = self.merged.read(workplace, [rows.number], 0, 1)
+        near = self.near.sent_by([rows.number]).read(workplace, 0, 1)
         at = near["row"] - rows.first_row
         alone = np.ones(count, bool)
         alone[at] = False
@@ -70,15 +69,12 @@ class DuplicateColumns(AlignedColumns):
     def _ids(self, rows: ShardRows, place: int) -> pa.Array:
         """[N] id of each row's neighbour."""
         kind = self.added().field("neighbour").type
-        offsets = self.ids.offsets(rows.workplace, self.places.numbers, place, place + 1)
-        where, ids = np.full(len(rows), -1, np.int64), []
-        known = 0
-        for sender, (start, stop) in zip(self.places.numbers, offsets.tolist(), strict=True):
-            if start < stop:
-                data = self.ids.records(rows.workplace, sender, start, stop).tobytes()
-                named = pa.ipc.open_stream(data).read_all()
-                where[named.column("row").to_numpy() - rows.first_row] = known + np.arange(len(named))
-                known += len(named)
-                ids += named.column("id").chunks
+        data = pa.BufferReader(self.ids.read(rows.workplace, place, place + 1).tobytes())
+        where, ids, known = np.full(len(rows), -1, np.int64), [], 0
+        while data.tell() < data.size():  # one Arrow stream for each shard that sent ids
+            named = pa.ipc.open_stream(data).read_all()
+            where[named.column("row").to_numpy() - rows.first_row] = known + np.arange(len(named))
+            known += len(named)
+            ids += named.column("id").chunks
         values = pa.chunked_array(ids, kind).combine_chunks() if ids else pa.nulls(0, kind)
         return pc.take(values, pa.array(where, mask=where < 0))

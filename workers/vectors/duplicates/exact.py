@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from workers.table.schema import CHUNK
-from workers.vectors.duplicates.shuffle import Places, Records, Shuffle
+from workers.vectors.duplicates.shuffle import Places, Records, Sent, Shuffle
 from workers.vectors.shard_rows import ShardRows
 from workers.vectors.step import Partial, Step, UnitStep
 from workers.vectors.workplace import Workplace
@@ -64,11 +64,11 @@ class FindCopies(UnitStep):
     """Of a partition of hashes: the rows of texts that occur more than once, to the shards of these rows."""
 
     places: Places
-    hashes: Shuffle
+    hashes: Sent
     copies: Shuffle
 
     def of_unit(self, unit: int, workplace: Workplace) -> Partial:
-        hashes = self.hashes.read(workplace, self.places.numbers, unit, unit + 1)
+        hashes = self.hashes.read(workplace, unit, unit + 1)
         found = copies_among(hashes)
         self.copies.write(workplace, unit, self.places.of(found["row"]), found)
         sizes = found["copies"][found["copies"] > 0].astype(np.int64)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.vectors.duplicates.cell_search import NONE, CellRows, CellSearch
-from workers.vectors.duplicates.route import Form, Pieces
-from workers.vectors.duplicates.shuffle import Places, Records, Shuffle
+from workers.vectors.duplicates.route import Form
+from workers.vectors.duplicates.shuffle import Places, Records, Sent, Shuffle
 from workers.vectors.step import Partial, UnitStep
 from workers.vectors.workplace import Workplace
 
@@ -25,24 +25,18 @@ NEAR = np.dtype([("row", "<i8"), ("other", "<i8"), ("cosine", "<f4")])
 
 @dataclass(frozen=True)
 class CellFiles:
-    """One cell's rows in the files of all shards; positions count them in order of shards."""
+    """One cell's rows in all files; positions count them in order of files."""
 
     workplace: Workplace
-    pieces: Pieces
-    numbers: tuple[int, ...]
-    cell: int
-    spans: NDArray[np.int64]  # [shards, 2] where the rows begin and end in each file
+    sent: Sent
+    spans: NDArray[np.int64]  # [files, 2] where the rows begin and end in each file
 
     def rows(self, first: int, stop: int) -> Records:
         """The rows of these positions."""
-        found = [np.empty(0, self.pieces.shuffle.dtype)]
-        at = 0
-        for sender, (start, end) in zip(self.pieces.senders(self.numbers, self.cell), self.spans.tolist(), strict=True):
-            low, high = max(first, at), min(stop, at + end - start)
-            if low < high:
-                found.append(self.pieces.shuffle.records(self.workplace, sender, start + low - at, start + high - at))
-            at += end - start
-        return np.concatenate(found)
+        sizes = self.spans[:, 1] - self.spans[:, 0]
+        before = np.cumsum(sizes) - sizes
+        within = np.clip(np.array([[first], [stop]]) - before, 0, sizes)
+        return np.concatenate(self.sent.pieces(self.workplace, (self.spans[:, 0] + within).T))
 
     def __len__(self) -> int:
         return int((self.spans[:, 1] - self.spans[:, 0]).sum())
@@ -53,7 +47,8 @@ class FindPairs(UnitStep):
     """Answers `pairs`, `text_pairs` and `compared` (rows, each once a cell)."""
 
     places: Places
-    pieces: Pieces
+    cells: tuple[Sent, ...]  # of each piece
+    width: int  # cells of a piece
     form: Form
     threshold: float
     units: NDArray[np.int64]  # of route.plan_units
@@ -77,13 +72,10 @@ class FindPairs(UnitStep):
 
     def _cells(self, workplace: Workplace, first: int, stop: int) -> Iterator[tuple[NDArray[np.int64], CellSearch]]:
         """(row numbers by position, what was found) of each cell."""
-        low = first // self.pieces.width * self.pieces.width
-        senders = self.pieces.senders(self.places.numbers, first)
-        offsets = self.pieces.shuffle.offsets(workplace, senders, first - low, stop - low)
-        files = [
-            self.pieces.shuffle.records(workplace, sender, int(spans[0]), int(spans[-1]))
-            for sender, spans in zip(senders, offsets, strict=True)
-        ]
+        piece, low = divmod(first, self.width)
+        sent = self.cells[piece]
+        offsets = sent.offsets(workplace, low, low + stop - first)
+        files = sent.pieces(workplace, offsets[:, [0, -1]])
         for cell in range(first, stop):
             at = offsets[:, cell - first] - offsets[:, 0], offsets[:, cell - first + 1] - offsets[:, 0]
             records = np.concatenate([file[start:end] for file, start, end in zip(files, *at, strict=True)])
@@ -96,10 +88,9 @@ class FindPairs(UnitStep):
         self, workplace: Workplace, cell: int, start: int, end: int
     ) -> Iterator[tuple[NDArray[np.int64], CellSearch]]:
         """Some rows of a cell, compared with all of it."""
-        low = cell // self.pieces.width * self.pieces.width
-        senders = self.pieces.senders(self.places.numbers, cell)
-        spans = self.pieces.shuffle.offsets(workplace, senders, cell - low, cell - low + 1)
-        files = CellFiles(workplace, self.pieces, self.places.numbers, cell, spans)
+        piece, low = divmod(cell, self.width)
+        sent = self.cells[piece]
+        files = CellFiles(workplace, sent, sent.offsets(workplace, low, low + 1))
         left = CellRows.of(files.rows(start, end), start, cell, self.form)
         search = CellSearch(len(files), self.threshold)
         numbers = []

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from workers.table.vectors import Floats
 from workers.vectors.duplicates.links import Links
 from workers.vectors.duplicates.route import Form, stored_rows
-from workers.vectors.duplicates.shuffle import Places, Records, Shuffle
+from workers.vectors.duplicates.shuffle import Places, Records, Sent, Shuffle
 from workers.vectors.shard_rows import ShardRows
 from workers.vectors.step import Partial, Step, UnitStep
 from workers.vectors.workplace import Workplace
@@ -44,15 +44,13 @@ class JoinPairs(UnitStep):
     """Answers `groups`, `rows` in them, the `largest`, and `sizes`: groups by the classes of SIZES."""
 
     places: Places
-    edges: Shuffle
-    edge_senders: int
-    copies: Shuffle
-    copy_senders: int
+    edges: Sent
+    copies: Sent
     members: Shuffle
 
     def of_unit(self, unit: int, workplace: Workplace) -> Partial:
-        edges = self.edges.read(workplace, range(self.edge_senders), 0, 1)
-        copies = self.copies.read(workplace, range(self.copy_senders), 0, self.copies.destinations)
+        edges = self.edges.read(workplace, 0, 1)
+        copies = self.copies.read(workplace, 0, self.copies.shuffle.destinations)
         one = np.concatenate([edges["row"], copies["row"]])
         other = np.concatenate([edges["other"], copies["other"]])
         del edges, copies
@@ -75,14 +73,14 @@ class SendMembers(Step):
     """`groups`: in all; a partition gets consecutive groups. `columns`: num_tokens, where the longest is kept."""
 
     places: Places
-    members: Shuffle
+    members: Sent
     grouped: Shuffle
     groups: int
     columns: tuple[str, ...]
 
     def of_shard(self, rows: ShardRows) -> Partial:
         place = self.places.of_shard(rows.number)
-        members = self.members.read(rows.workplace, [0], place, place + 1)
+        members = self.members.read(rows.workplace, place, place + 1)
         wanted = members["row"] - rows.first_row
         records = np.empty(len(members), self.grouped.dtype)
         records["row"], records["group"] = members["row"], members["group"]
@@ -97,7 +95,7 @@ class ChooseKept(UnitStep):
     """Answers `below`: rows whose cosine to the kept row of their group is below the threshold (they came by others)."""
 
     places: Places
-    grouped: Shuffle
+    grouped: Sent
     chosen: Shuffle
     form: Form
     keep: Keep
@@ -170,8 +168,8 @@ class ChooseKept(UnitStep):
             at += len(block)
 
     def _blocks(self, unit: int, workplace: Workplace) -> Iterator[Records]:
-        numbers = self.places.numbers
-        spans = self.grouped.offsets(workplace, numbers, unit, unit + 1)
-        for number, (start, stop) in zip(numbers, spans.tolist(), strict=True):
-            for at in range(start, stop, BLOCK_ROWS):
-                yield self.grouped.records(workplace, number, at, min(at + BLOCK_ROWS, stop))
+        spans = self.grouped.offsets(workplace, unit, unit + 1)
+        for at in range(len(spans)):
+            start, stop = spans[at].tolist()
+            for first in range(start, stop, BLOCK_ROWS):
+                yield self.grouped.records(workplace, at, first, min(first + BLOCK_ROWS, stop))

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from workers.vectors.duplicates.find_pairs import EDGE, NEAR
-from workers.vectors.duplicates.shuffle import Places, Shuffle
+from workers.vectors.duplicates.shuffle import Places, Sent, Shuffle
 from workers.vectors.shard_rows import ShardRows
 from workers.vectors.step import Partial, Step
 
@@ -29,17 +29,15 @@ class MergeNearest(Step):
     """
 
     places: Places
-    nearest: Shuffle
-    nearest_senders: int
-    copies: Shuffle
-    copy_senders: int
+    nearest: Sent
+    copies: Sent
     merged: Shuffle
     asked: Shuffle
 
     def of_shard(self, rows: ShardRows) -> Partial:
         place = self.places.of_shard(rows.number)
-        near = self.nearest.read(rows.workplace, range(self.nearest_senders), place, place + 1)
-        copies = self.copies.read(rows.workplace, range(self.copy_senders), place, place + 1)
+        near = self.nearest.read(rows.workplace, place, place + 1)
+        copies = self.copies.read(rows.workplace, place, place + 1)
         found = np.empty(len(near) + len(copies), NEAR)
         for name in ("row", "other"):
             found[name] = np.concatenate([near[name], copies[name]])
@@ -72,13 +70,13 @@ class SendIds(Step):
     """To each shard a table (row, id) of the ids that it asked for, as an Arrow stream."""
 
     places: Places
-    asked: Shuffle
+    asked: Sent
     ids: Shuffle
     columns: tuple[str, ...] = ("id",)
 
     def of_shard(self, rows: ShardRows) -> Partial:
         place = self.places.of_shard(rows.number)
-        asks = self.asked.read(rows.workplace, self.places.numbers, place, place + 1)
+        asks = self.asked.read(rows.workplace, place, place + 1)
         asks = asks[np.argsort(self.places.of(asks["row"]), kind="stable")]
         ids = rows.column("id").combine_chunks().take(pa.array(asks["other"] - rows.first_row))
         borders = np.searchsorted(self.places.of(asks["row"]), np.arange(len(self.places.numbers) + 1))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from workers.config import VectorType
 from workers.table.vectors import Floats, decode, unit_rows
-from workers.vectors.duplicates.shuffle import Places, Records, Shuffle
+from workers.vectors.duplicates.shuffle import Places, Records, Sent, Shuffle
 from workers.vectors.shard_rows import ShardRows
 from workers.vectors.step import Partial, Step
 
@@ -59,9 +59,9 @@ class Pieces:
         """Cells of a piece; the last may have fewer."""
         return self.shuffle.destinations
 
-    def senders(self, numbers: tuple[int, ...], cell: int) -> list[int]:
-        """Files that hold rows of this cell, in order of shards."""
-        return [number * self.count + cell // self.width for number in numbers]
+    def sent(self, numbers: tuple[int, ...]) -> tuple[Sent, ...]:
+        """The files of each piece, in order of shards."""
+        return tuple(self.shuffle.sent_by(number * self.count + piece for number in numbers) for piece in range(self.count))
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ class Route(Step):
     """Answers `counts` [cells]: rows sent to each."""
 
     places: Places
-    copies: Shuffle
-    copy_senders: int
+    copies: Sent
     pieces: Pieces
     centroids: Floats
     probe: int
@@ -97,7 +96,7 @@ class Route(Step):
         """[N] rows that each row stands for: 0 for one whose text has an earlier row."""
         times = np.ones(len(rows), np.int32)
         place = self.places.of_shard(rows.number)
-        known = self.copies.read(rows.workplace, range(self.copy_senders), place, place + 1)
+        known = self.copies.read(rows.workplace, place, place + 1)
         times[known["row"] - rows.first_row] = known["copies"]
         return times
 

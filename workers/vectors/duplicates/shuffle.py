@@ -2,7 +2,10 @@
 
 Each sender writes one file to the scratch folder: records sorted by destination (stable), behind the offsets of all
 destinations. A receiver reads its range of every sender's file, in order of senders, so what it sees does not depend on
-who ran when. A sender that is repeated writes the same bytes under the same name.
+who ran when. A sender that is repeated writes the same bytes under the same name. merge.py makes many files fewer.
+
+    Shuffle    the kind of record, and the writing of files
+    Sent       files that were written, and their reading
 
     file = MAGIC, int64[destinations + 1] record offsets, records
 """
@@ -23,7 +26,6 @@ from workers.vectors.workplace import Workplace
 
 MAGIC = b"reembed1"
 READERS = 8  # files that are read at once: a range of an object store takes tens of milliseconds
-READ_AHEAD = 64 << 10  # bytes: ranges are read exactly, so more would be read for nothing
 Records = NDArray[Any]
 _Of = TypeVar("_Of")
 
@@ -56,61 +58,101 @@ class Shuffle:
         """`to`: [N] destination of each record. Raises: StorageFull, UsageError, TransientError."""
         order = np.argsort(to, kind="stable")
         counts = np.bincount(to, minlength=self.destinations)
-        self._put(workplace, sender, counts, records[order].tobytes())
+        self.put(workplace, sender, counts, records[order].tobytes())
 
     def write_bytes(self, workplace: Workplace, sender: int, pieces: Sequence[bytes]) -> None:
         """The same for a shuffle of bytes (dtype u1): one piece a destination."""
-        self._put(workplace, sender, np.array([len(piece) for piece in pieces], np.int64), b"".join(pieces))
+        self.put(workplace, sender, np.array([len(piece) for piece in pieces], np.int64), b"".join(pieces))
 
-    def _put(self, workplace: Workplace, sender: int, counts: NDArray[Any], data: bytes) -> None:
+    def put(self, workplace: Workplace, sender: int, counts: NDArray[Any], data: bytes) -> None:
+        """`counts`: [destinations] records in `data`, which is sorted by destination. Raises: as write()."""
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype("<i8")
-        workplace.output.put(self._path(workplace, sender), MAGIC + offsets.tobytes() + data)
+        workplace.output.put(self.path(workplace, sender), MAGIC + offsets.tobytes() + data)
 
-    def offsets(self, workplace: Workplace, senders: Sequence[int], first: int, stop: int) -> NDArray[np.int64]:
-        """[senders, stop - first + 1] where the records of these destinations begin and end in each file."""
-        if not senders:
-            return np.zeros((0, stop - first + 1), np.int64)
+    def sent_by(self, senders: Iterable[int]) -> Sent:
+        """The files of these senders."""
+        return Sent(self, tuple(senders))
 
-        def read(sender: int) -> NDArray[np.int64]:
-            data = self._range(workplace, sender, len(MAGIC) + 8 * first, 8 * (stop - first + 1))
-            return np.frombuffer(data, "<i8").astype(np.int64)
-
-        return np.stack(_at_once(read, senders))
-
-    def records(self, workplace: Workplace, sender: int, start: int, stop: int) -> Records:
-        """Records by their position in one sender's file."""
-        if start == stop:
-            return np.empty(0, self.dtype)
-        size = self.dtype.itemsize
-        begin = len(MAGIC) + 8 * (self.destinations + 1) + start * size
-        return np.frombuffer(self._range(workplace, sender, begin, (stop - start) * size), self.dtype)
-
-    def read(self, workplace: Workplace, senders: Sequence[int], first: int, stop: int) -> Records:
-        """All records for these destinations: sender after sender, each sorted by destination."""
-        spans = self.offsets(workplace, senders, first, stop)[:, [0, -1]]
-        pieces = _at_once(
-            lambda at: self.records(workplace, senders[at], int(spans[at, 0]), int(spans[at, 1])), range(len(senders))
-        )
-        return np.concatenate([np.empty(0, self.dtype), *pieces])
-
-    def _path(self, workplace: Workplace, sender: int) -> str:
+    def path(self, workplace: Workplace, sender: int) -> str:
         return f"{workplace.scratch}/{self.name}/{shard_name(sender)}"
 
-    def _range(self, workplace: Workplace, sender: int, start: int, size: int) -> bytes:
-        path = self._path(workplace, sender)
+    @property
+    def header_bytes(self) -> int:
+        """Of a file, before its records."""
+        return len(MAGIC) + 8 * (self.destinations + 1)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Files of a shuffle in the order in which they are read: that of the senders."""
+
+    shuffle: Shuffle
+    files: tuple[int, ...]
+
+    def read(self, workplace: Workplace, first: int, stop: int) -> Records:
+        """All records for these destinations: file after file, each sorted by destination."""
+        spans = self.offsets(workplace, first, stop)[:, [0, -1]]
+        return np.concatenate([np.empty(0, self.shuffle.dtype), *self.pieces(workplace, spans)])
+
+    def offsets(self, workplace: Workplace, first: int, stop: int) -> NDArray[np.int64]:
+        """[files, stop - first + 1] where the records of these destinations begin and end in each file."""
+        if not self.files:
+            return np.zeros((0, stop - first + 1), np.int64)
+
+        def read(file: int) -> NDArray[np.int64]:
+            data = self._range(workplace, file, len(MAGIC) + 8 * first, 8 * (stop - first + 1))
+            return np.frombuffer(data, "<i8").astype(np.int64)
+
+        return np.stack(at_once(read, self.files))
+
+    def pieces(self, workplace: Workplace, spans: NDArray[np.int64]) -> list[Records]:
+        """The records at these positions of each file. `spans`: [files, 2]; an empty span is not asked for."""
+        return at_once(lambda at: self.records(workplace, at, *spans[at].tolist()), range(len(self.files)))
+
+    def records(self, workplace: Workplace, at: int, start: int, stop: int) -> Records:
+        """Records by their position in one of the files; `at`: its place in `files`."""
+        if start == stop:
+            return np.empty(0, self.shuffle.dtype)
+        size = self.shuffle.dtype.itemsize
+        data = self._range(workplace, self.files[at], self.shuffle.header_bytes + start * size, (stop - start) * size)
+        return np.frombuffer(data, self.shuffle.dtype)
+
+    def whole(self, workplace: Workplace, file: int) -> tuple[NDArray[np.int64], bytes]:
+        """A file of the shuffle: its offsets [destinations + 1], and the bytes of all its records. One request."""
         try:
-            with workplace.output.open(path, block=READ_AHEAD) as stream:
-                stream.seek(start)
-                data = stream.read(size)
+            data = workplace.output.read(self.shuffle.path(workplace, file))
         except FileNotFoundError as error:
-            where = workplace.output.uri_of(workplace.scratch)
-            raise RunAborted(f"{error}: gone; {where} was deleted while the job ran: start the job anew") from error
+            raise gone(workplace, error) from error
+        before = self.shuffle.header_bytes
+        if len(data) < before:
+            raise self._cut(workplace, file, len(data), before, 0)
+        offsets = np.frombuffer(data, "<i8", self.shuffle.destinations + 1, len(MAGIC)).astype(np.int64)
+        expected = before + int(offsets[-1]) * self.shuffle.dtype.itemsize
+        if len(data) != expected:
+            raise self._cut(workplace, file, len(data), expected, 0)
+        return offsets, data[before:]
+
+    def _range(self, workplace: Workplace, file: int, start: int, size: int) -> bytes:
+        try:
+            data = workplace.output.read_range(self.shuffle.path(workplace, file), start, size)
+        except FileNotFoundError as error:
+            raise gone(workplace, error) from error
         if len(data) != size:
-            raise ReembedError(f"{workplace.output.uri_of(path)}: {len(data)} of {size} bytes at {start}: it was cut short")
+            raise self._cut(workplace, file, len(data), size, start)
         return data
 
+    def _cut(self, workplace: Workplace, file: int, found: int, expected: int, start: int) -> ReembedError:
+        where = workplace.output.uri_of(self.shuffle.path(workplace, file))
+        return ReembedError(f"{where}: {found} of {expected} bytes at {start}: it was cut short")
 
-def _at_once(read: Callable[[int], _Of], what: Iterable[int]) -> list[_Of]:
+
+def gone(workplace: Workplace, what: object) -> RunAborted:
+    """A file that an earlier pass wrote is not there."""
+    where = workplace.output.uri_of(workplace.scratch)
+    return RunAborted(f"{what}: gone; {where} was deleted while the job ran: start the job anew")
+
+
+def at_once(read: Callable[[int], _Of], what: Iterable[int]) -> list[_Of]:
     """Results in order."""
     items = list(what)
     if len(items) < 2:
