@@ -21,7 +21,7 @@ from workers.vectors.duplicates.shuffle import Sent, Shuffle, at_once, gone
 from workers.vectors.step import Partial, UnitStep
 from workers.vectors.workplace import Workplace
 
-MERGE_BYTES = 64 << 20  # of a merged file, held in memory twice
+MERGE_BYTES = 64 << 20  # of a merged file, held in memory three times
 Groups = tuple[tuple[int, ...], ...]
 
 
