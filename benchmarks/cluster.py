@@ -171,7 +171,9 @@ def by_reembed(snapshot: str, clusters: int, metric: str) -> tuple[Any, Any, flo
     from jobs.config import parse_section
     from jobs.passes.source import SourceSnapshot
     from tests.vector_snapshots import passes_over
+    from workers.host.without_pandas import without_pandas
 
+    without_pandas()  # as the command begins
     section = {"snapshot": snapshot, "clusters": clusters, "metric": metric, "words": 0, "map": 0, "examples": 0}
     with tempfile.TemporaryDirectory() as work:
         job = ClusterJob(parse_section({"cluster": section, "output": {"uri": work}}, "benchmark", ClusterJobConfig))

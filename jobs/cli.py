@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from jobs.commands.options import readers, runs, snapshot_jobs, snapshots
 from jobs.commands.options.results import EXIT_ABORTED, EXIT_DEFECT, EXIT_OK, EXIT_USAGE
@@ -25,6 +25,7 @@ from jobs.driver.log_lines import StderrHandler
 from jobs.driver.unexpected import described, hook, machine_full, stack_file
 from workers import __version__
 from workers.errors import ReembedError, UsageError
+from workers.host.without_pandas import without_pandas
 
 COMMANDS: tuple[Callable[..., None], ...] = (  # as --help lists them
     runs.embed, runs.plan, runs.status,
@@ -45,6 +46,14 @@ class _Commands(TyperGroup):
             raise RuntimeError(f"a process or connection ended that was being written to: {error}") from error
 
 
+class _Command(TyperCommand):
+    """Called once its arguments are known to be good."""
+
+    def invoke(self, ctx: Any) -> Any:
+        without_pandas()
+        return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="reembed",
     cls=_Commands,
@@ -55,7 +64,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for _command in COMMANDS:
-    app.command()(_command)
+    app.command(cls=_Command)(_command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -16,6 +16,7 @@ import ray
 from numpy.typing import NDArray
 
 from jobs.pool.actor_pool import NODE_ID
+from workers.host.without_pandas import without_pandas
 from workers.records.shard import Assignment, Failure, Receipt, ReplicaStats, Shard
 from workers.replica.settings import ReplicaSettings, ResolvedSettings
 
@@ -34,6 +35,7 @@ class ReplicaActor:
         """Load the model once, configure the replica when the run is resolved; returns the replica's facts."""
         # The tokenizer's threads, before the first of them starts: else every replica takes all cores of its node.
         os.environ.setdefault(TOKENIZER_THREADS, str(settings.threads))
+        without_pandas()
         from workers.replica.replica import Replica
 
         with self._loading:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from jobs.pool.actor_pool import NODE_ID, ActorPool
+from workers.host.without_pandas import without_pandas
 from workers.records.shard import Assignment, Failure, Receipt, ReplicaStats
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class VectorActor:
 
     def ready(self, settings: WorkerSettings, name: str) -> dict[str, Any]:
         """Settings come by this call, not by the constructor, whose arguments Ray keeps: they hold credentials."""
+        without_pandas()
         from workers.vectors.worker import VectorWorker
 
         self._worker = self._worker or VectorWorker(settings, name)

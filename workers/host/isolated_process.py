@@ -27,6 +27,8 @@ from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
+from workers.host.without_pandas import without_pandas
+
 PATIENCE_SECONDS = 120.0  # for one call; the longest legitimate call reads a shard from a slow store
 _START = "import sys; sys.path[:] = {path!r}; from workers.host.isolated_process import serve; serve({socket})"
 _T = TypeVar("_T")
@@ -131,6 +133,8 @@ def serve(descriptor: int) -> None:
     while True:
         try:
             function, arguments = line.recv()
+            if "pyarrow" in sys.modules:
+                without_pandas()
             answer = (True, function(*arguments))
         except EOFError:
             return
