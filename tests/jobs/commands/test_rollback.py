@@ -29,6 +29,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return Store(str(tmp_path / "out"), {})
 
 
+@pytest.mark.slow
 def test_back_and_forth(store: Store) -> None:
     make_run(store, 1, "one", shards=3)
     first = current(store)

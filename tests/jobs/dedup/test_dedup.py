@@ -136,6 +136,7 @@ def test_groups_pairs_and_neighbours_are_those_of_brute_force(
     np.testing.assert_allclose(met, best, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("direct", "least", "most"), [(0, 1.8, 2.2), (1 << 60, 2.6, 4.0)])
 def test_requests_grow_with_the_shards_where_files_are_merged(
     direct: int, least: float, most: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
