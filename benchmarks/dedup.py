@@ -177,8 +177,9 @@ def _check(
     cells = cells[first[of_text]]  # a copy stands for the first row of its text
     left, right = cells[brute[:, 0]], cells[brute[:, 1]]
     shared = (left[:, :, None] == right[:, None, :]).any(axis=(1, 2)) | (text[brute[:, 0]] == text[brute[:, 1]])
-    units = len(worker.workplace.output.list(f"{worker.workplace.scratch}/edges"))
-    edges = Shuffle("edges", 1, EDGE).sent_by(range(units)).read(worker.workplace, 0, 1)
+    shuffle = Shuffle("edges", 1, EDGE)
+    units = len(worker.workplace.output.list(shuffle.folder(worker.workplace)))
+    edges = shuffle.sent_by(range(units)).read(worker.workplace, 0, 1)
     return int(shared.sum()), int((component[edges["row"]] != component[edges["other"]]).sum())
 
 

@@ -23,7 +23,7 @@ from workers.host.isolated_process import IsolatedProcess
 from workers.reading.first_look import parse_footers
 from workers.reading.footers.facts import FooterBytes, FooterReader
 from workers.records.pinned_table import TableColumn
-from workers.storage.checksums import fetch_checked
+from workers.storage.checksums import fetch_range
 from workers.storage.client import filesystem, patiently
 from workers.storage.uris import redact
 
@@ -81,10 +81,7 @@ def read_range(uri: str, start: int, stop: int, options: Mapping[str, Any]) -> b
         FileNotFoundError, AccessDenied, ObjectError (archived), UsageError, TransientError.
     """
     fs, path = filesystem(uri, options)
-    if "s3" in fs.protocol:
-        return patiently(lambda: fetch_checked(fs, path, redact(uri), (start, stop)).data, uri)
-    data = bytes(patiently(lambda: fs.cat_file(path, start=start, end=stop), uri))
-    return data if len(data) <= stop - start else data[start:stop]  # a web server may send all of it
+    return patiently(lambda: fetch_range(fs, path, redact(uri), start, stop), uri)
 
 
 def _batches(objects: Sequence[SourceObject]) -> Iterator[_Batch]:

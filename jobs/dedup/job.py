@@ -34,15 +34,22 @@ from workers.vectors.duplicates.cells import SampleTexts, cells_for, find_cells,
 from workers.vectors.duplicates.columns import ADDED, DuplicateColumns
 from workers.vectors.duplicates.exact import FindCopies, SendHashes
 from workers.vectors.duplicates.find_pairs import EDGE, NEAR, FindPairs
-from workers.vectors.duplicates.groups import CHOSEN, MEMBER, SIZES, ChooseKept, JoinPairs, SendMembers, grouped_row
+from workers.vectors.duplicates.groups import (
+    CHOSEN,
+    MEMBER,
+    READINGS,
+    SIZES,
+    ChooseKept,
+    JoinPairs,
+    SendMembers,
+    grouped_row,
+)
 from workers.vectors.duplicates.groups import PARTITION_ROWS as MEMBERS
 from workers.vectors.duplicates.neighbours import MergeNearest, SendIds, outlier_limit
 from workers.vectors.duplicates.route import UNIT_BYTES, Route, plan_units
 from workers.vectors.duplicates.shuffle import Sent, Shuffle
 from workers.vectors.kmeans import require_faiss
 from workers.vectors.step import Partial
-
-READINGS = 3  # of the rows of a partition of groups; five for keep: central
 
 
 class DedupJob(JobKind):
@@ -117,7 +124,7 @@ class DedupJob(JobKind):
         units = plan_units(counts, pieces.width, max(1, UNIT_BYTES // (4 * layout.form.dim)))
         routed = merged_pieces(passes, pieces.sent(places.numbers), len(units))
         edges, nearest = Shuffle("edges", 1, EDGE), layout.to_shards("nearest", NEAR)
-        find = FindPairs(places, routed, pieces.width, layout.form, wanted.threshold, units, edges, nearest)
+        find = FindPairs(places, routed, layout.form, wanted.threshold, units, edges, nearest)
         found = passes.units(find, len(units))
         return {"pairs": found["pairs"], "cells": len(centroids), "largest": counts.max()}, len(units)
 
@@ -142,8 +149,8 @@ class DedupJob(JobKind):
         """The last pass, and the number of rows that met no other."""
         places, shards = layout.places, len(layout.places.numbers)
         nearest = merged(passes, layout.to_shards("nearest", NEAR).sent_by(range(units)), shards)
-        of_rows, asked = Shuffle("neighbours", 1, NEAR), layout.to_shards("asked", EDGE)
-        near = passes.run(MergeNearest(places, nearest, copies, of_rows, asked))
+        neighbours, asked = Shuffle("neighbours", 1, NEAR), layout.to_shards("asked", EDGE)
+        near = passes.run(MergeNearest(places, nearest, copies, neighbours, asked))
         ids = layout.to_shards("ids", np.dtype("u1"))
         passes.run(SendIds(places, merged(passes, asked.sent_by(layout.places.numbers), shards), ids))
         alone = int(near["alone"])
@@ -151,7 +158,7 @@ class DedupJob(JobKind):
         chosen = merged(passes, layout.to_shards("chosen", CHOSEN).sent_by(range(partitions)), shards)
         named = merged(passes, ids.sent_by(layout.places.numbers), shards)
         integer = passes.source.column_type("id") == pa.int64()
-        return DuplicateColumns(places, chosen, of_rows, named, limit, integer), alone
+        return DuplicateColumns(places, chosen, neighbours, named, limit, integer), alone
 
     def text(self, summary: Mapping[str, Any]) -> list[str]:
         signs = summary["vector"] == VectorType.BINARY

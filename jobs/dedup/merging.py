@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
-
-import numpy as np
+from itertools import chain, count, islice
 
 from jobs.passes.passes import Passes
 from workers.vectors.duplicates.merge import MERGE_BYTES, FileSizes, Merge, plan_merge
@@ -26,15 +24,12 @@ def merged_pieces(passes: Passes, pieces: Sequence[Sent], receivers: int) -> tup
     files = tuple(chain.from_iterable(piece.files for piece in pieces))
     if 2 * receivers * len(files) <= DIRECT * len(pieces):
         return tuple(pieces)
-    sizes = passes.units(FileSizes(shuffle.sent_by(files)), 1)["bytes"]
-    borders = np.cumsum([len(piece.files) for piece in pieces])[:-1]
-    plans = [
-        plan_merge(piece.files, part, MERGE_BYTES) for piece, part in zip(pieces, np.split(sizes, borders), strict=True)
-    ]
+    sizes = dict(zip(files, passes.units(FileSizes(shuffle.sent_by(files)), 1)["bytes"].tolist(), strict=True))
+    plans = [plan_merge(piece.files, sizes, MERGE_BYTES) for piece in pieces]
     groups = tuple(chain.from_iterable(plans))
     if 2 * len(groups) > len(files):  # every byte is read and written once more, for less than half the requests saved
         return tuple(pieces)
     target = replace(shuffle, name=f"{shuffle.name}-merged")
     passes.units(Merge(shuffle, groups, target), len(groups))
-    ends = np.cumsum([len(plan) for plan in plans]).tolist()
-    return tuple(target.sent_by(range(end - len(plan), end)) for end, plan in zip(ends, plans, strict=True))
+    units = count()
+    return tuple(target.sent_by(islice(units, len(plan))) for plan in plans)

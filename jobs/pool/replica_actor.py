@@ -28,6 +28,7 @@ TOKENIZER_THREADS = "RAYON_NUM_THREADS"  # read by the thread pool of the `token
 
 class ReplicaActor:
     def __init__(self) -> None:
+        without_pandas()
         self._loading = threading.Lock()  # calls run in threads: a second `ready` waits for the model
         self._loaded: Replica | None = None
 
@@ -35,7 +36,6 @@ class ReplicaActor:
         """Load the model once, configure the replica when the run is resolved; returns the replica's facts."""
         # The tokenizer's threads, before the first of them starts: else every replica takes all cores of its node.
         os.environ.setdefault(TOKENIZER_THREADS, str(settings.threads))
-        without_pandas()
         from workers.replica.replica import Replica
 
         with self._loading:

@@ -31,11 +31,11 @@ class VectorActor:
     def __init__(self) -> None:
         for name in THREAD_SETTINGS:
             os.environ[name] = "1"
+        without_pandas()
         self._worker: VectorWorker | None = None
 
     def ready(self, settings: WorkerSettings, name: str) -> dict[str, Any]:
         """Settings come by this call, not by the constructor, whose arguments Ray keeps: they hold credentials."""
-        without_pandas()
         from workers.vectors.worker import VectorWorker
 
         self._worker = self._worker or VectorWorker(settings, name)

@@ -22,7 +22,7 @@ from typing import IO, Any, TypeVar, cast
 from fsspec.implementations.chained import ChainedFileSystem
 
 from workers.errors import ReembedError, StorageFull, UsageError
-from workers.storage.checksums import can_check, fetch_checked, fetch_s3
+from workers.storage.checksums import can_check, fetch_checked, fetch_range
 from workers.storage.client import READ_BLOCK_BYTES, RETRY_SECONDS, error_code, filesystem, no_object, patiently
 from workers.storage.local import copy_local, write_local
 from workers.storage.uris import redact
@@ -91,10 +91,8 @@ class Store:
         """
 
         def attempt() -> bytes:
-            if self._kind != "s3":
-                return cast("bytes", self._fs.cat_file(self._at(path), start=start, end=start + size))
             try:
-                return fetch_s3(self._fs, self._at(path), (start, start + size)).data
+                return fetch_range(self._fs, self._at(path), self.uri_of(path), start, start + size)
             except OSError as error:
                 if error_code(error) == "InvalidRange":  # the file ends before `start`
                     return b""

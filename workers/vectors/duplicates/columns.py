@@ -24,7 +24,7 @@ class DuplicateColumns(AlignedColumns):
 
     places: Places
     chosen: Sent
-    near: Shuffle
+    neighbours: Shuffle
     ids: Sent
     outlier_bin: int
     integer_ids: bool
@@ -50,7 +50,7 @@ class DuplicateColumns(AlignedColumns):
         group, keep, similarity = np.zeros(count, np.int64), np.ones(count, bool), np.zeros(count, np.float32)
         group[at], keep[at], similarity[at] = chosen["group"], chosen["kept"] == chosen["row"], chosen["cosine"]
 
-        near = self.near.sent_by([rows.number]).read(workplace, 0, 1)
+        near = self.neighbours.sent_by([rows.number]).read(workplace, 0, 1)
         at = near["row"] - rows.first_row
         alone = np.ones(count, bool)
         alone[at] = False
@@ -69,7 +69,7 @@ class DuplicateColumns(AlignedColumns):
     def _ids(self, rows: ShardRows, place: int) -> pa.Array:
         """[N] id of each row's neighbour."""
         kind = self.added().field("neighbour").type
-        data = pa.BufferReader(self.ids.read(rows.workplace, place, place + 1).tobytes())
+        data = pa.BufferReader(pa.py_buffer(self.ids.read(rows.workplace, place, place + 1)))
         where, ids, known = np.full(len(rows), -1, np.int64), [], 0
         while data.tell() < data.size():  # one Arrow stream for each shard that sent ids
             named = pa.ipc.open_stream(data).read_all()

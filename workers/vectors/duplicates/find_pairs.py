@@ -47,8 +47,7 @@ class FindPairs(UnitStep):
     """Answers `pairs`, `text_pairs` and `compared` (rows, each once a cell)."""
 
     places: Places
-    cells: tuple[Sent, ...]  # of each piece
-    width: int  # cells of a piece
+    pieces: tuple[Sent, ...]  # of each piece of the cells
     form: Form
     threshold: float
     units: NDArray[np.int64]  # of route.plan_units
@@ -70,10 +69,14 @@ class FindPairs(UnitStep):
         self.nearest.write(workplace, unit, self.places.of(found["row"]), found)
         return {"pairs": np.array(pairs), "text_pairs": np.array(texts), "compared": np.array(compared)}
 
+    def _piece(self, cell: int) -> tuple[Sent, int]:
+        """The files of the cell's piece, and the cell's place in it."""
+        piece, place = divmod(cell, self.pieces[0].shuffle.destinations)
+        return self.pieces[piece], place
+
     def _cells(self, workplace: Workplace, first: int, stop: int) -> Iterator[tuple[NDArray[np.int64], CellSearch]]:
         """(row numbers by position, what was found) of each cell."""
-        piece, low = divmod(first, self.width)
-        sent = self.cells[piece]
+        sent, low = self._piece(first)
         offsets = sent.offsets(workplace, low, low + stop - first)
         files = sent.pieces(workplace, offsets[:, [0, -1]])
         for cell in range(first, stop):
@@ -88,8 +91,7 @@ class FindPairs(UnitStep):
         self, workplace: Workplace, cell: int, start: int, end: int
     ) -> Iterator[tuple[NDArray[np.int64], CellSearch]]:
         """Some rows of a cell, compared with all of it."""
-        piece, low = divmod(cell, self.width)
-        sent = self.cells[piece]
+        sent, low = self._piece(cell)
         files = CellFiles(workplace, sent, sent.offsets(workplace, low, low + 1))
         left = CellRows.of(files.rows(start, end), start, cell, self.form)
         search = CellSearch(len(files), self.threshold)

@@ -31,6 +31,7 @@ CHOSEN = np.dtype([("row", "<i8"), ("group", "<i8"), ("kept", "<i8"), ("cosine",
 SIZES = (2, 3, 4, 8, 16, 32, 64, 128, 1024)  # lower limits of the classes of group sizes that are reported
 PARTITION_ROWS = 32_768
 BLOCK_ROWS = 8192
+READINGS = 3  # of a partition by ChooseKept; five for keep: central
 
 
 def grouped_row(width: int, stored: np.dtype[Any]) -> np.dtype[Any]:

@@ -12,12 +12,12 @@ So a receiver sees the same records in the same order. The files that were merge
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from workers.vectors.duplicates.shuffle import Sent, Shuffle, at_once, gone
+from workers.vectors.duplicates.shuffle import Sent, Shuffle, gone
 from workers.vectors.step import Partial, UnitStep
 from workers.vectors.workplace import Workplace
 
@@ -33,23 +33,23 @@ class FileSizes(UnitStep):
 
     def of_unit(self, unit: int, workplace: Workplace) -> Partial:  # noqa: ARG002 - there is one
         shuffle = self.sent.shuffle
-        sizes = workplace.output.list(f"{workplace.scratch}/{shuffle.name}")
+        sizes = workplace.output.list(shuffle.folder(workplace))
         paths = [shuffle.path(workplace, file) for file in self.sent.files]
         if lost := next((path for path in paths if path not in sizes), None):
             raise gone(workplace, workplace.output.uri_of(lost))
         return {"bytes": np.array([sizes[path] for path in paths], np.int64)}
 
 
-def plan_merge(files: tuple[int, ...], sizes: NDArray[np.int64], most: int) -> Groups:
+def plan_merge(files: Sequence[int], sizes: Mapping[int, int], most: int) -> Groups:
     """Files in order, in groups of at most `most` bytes; a larger file is a group of its own."""
     groups: list[list[int]] = []
     room = 0
-    for file, size in zip(files, sizes.tolist(), strict=True):
-        if not groups or size > room:
+    for file in files:
+        if not groups or sizes[file] > room:
             groups.append([])
             room = most
         groups[-1].append(file)
-        room -= size
+        room -= sizes[file]
     return tuple(map(tuple, groups))
 
 
@@ -62,8 +62,7 @@ class Merge(UnitStep):
     merged: Shuffle
 
     def of_unit(self, unit: int, workplace: Workplace) -> Partial:
-        sent = Sent(self.source, self.groups[unit])
-        files = at_once(lambda file: sent.whole(workplace, file), sent.files)
+        files = self.source.sent_by(self.groups[unit]).whole(workplace)
         offsets = np.stack([offsets for offsets, _ in files])
         records = [memoryview(data) for _, data in files]
         counts = np.diff(offsets).T  # [destinations, files]

@@ -31,7 +31,7 @@ class MergeNearest(Step):
     places: Places
     nearest: Sent
     copies: Sent
-    merged: Shuffle
+    neighbours: Shuffle
     asked: Shuffle
 
     def of_shard(self, rows: ShardRows) -> Partial:
@@ -44,7 +44,7 @@ class MergeNearest(Step):
         found["cosine"] = np.concatenate([near["cosine"], np.ones(len(copies), np.float32)])
         found = found[np.lexsort((found["other"], -found["cosine"], found["row"]))]
         found = found[np.flatnonzero(np.diff(found["row"], prepend=-1))]
-        self.merged.write(rows.workplace, rows.number, np.zeros(len(found), np.int64), found)
+        self.neighbours.write(rows.workplace, rows.number, np.zeros(len(found), np.int64), found)
         asks = np.empty(len(found), EDGE)
         asks["row"], asks["other"] = found["row"], found["other"]
         self.asked.write(rows.workplace, rows.number, self.places.of(found["other"]), asks)

@@ -74,7 +74,11 @@ class Shuffle:
         return Sent(self, tuple(senders))
 
     def path(self, workplace: Workplace, sender: int) -> str:
-        return f"{workplace.scratch}/{self.name}/{shard_name(sender)}"
+        return f"{self.folder(workplace)}/{shard_name(sender)}"
+
+    def folder(self, workplace: Workplace) -> str:
+        """Of all senders' files."""
+        return f"{workplace.scratch}/{self.name}"
 
     @property
     def header_bytes(self) -> int:
@@ -103,11 +107,11 @@ class Sent:
             data = self._range(workplace, file, len(MAGIC) + 8 * first, 8 * (stop - first + 1))
             return np.frombuffer(data, "<i8").astype(np.int64)
 
-        return np.stack(at_once(read, self.files))
+        return np.stack(_at_once(read, self.files))
 
     def pieces(self, workplace: Workplace, spans: NDArray[np.int64]) -> list[Records]:
         """The records at these positions of each file. `spans`: [files, 2]; an empty span is not asked for."""
-        return at_once(lambda at: self.records(workplace, at, *spans[at].tolist()), range(len(self.files)))
+        return _at_once(lambda at: self.records(workplace, at, *spans[at].tolist()), range(len(self.files)))
 
     def records(self, workplace: Workplace, at: int, start: int, stop: int) -> Records:
         """Records by their position in one of the files; `at`: its place in `files`."""
@@ -117,8 +121,11 @@ class Sent:
         data = self._range(workplace, self.files[at], self.shuffle.header_bytes + start * size, (stop - start) * size)
         return np.frombuffer(data, self.shuffle.dtype)
 
-    def whole(self, workplace: Workplace, file: int) -> tuple[NDArray[np.int64], bytes]:
-        """A file of the shuffle: its offsets [destinations + 1], and the bytes of all its records. One request."""
+    def whole(self, workplace: Workplace) -> list[tuple[NDArray[np.int64], bytes]]:
+        """Of each file the offsets [destinations + 1], and the bytes of all its records. One request a file."""
+        return _at_once(lambda file: self._whole(workplace, file), self.files)
+
+    def _whole(self, workplace: Workplace, file: int) -> tuple[NDArray[np.int64], bytes]:
         try:
             data = workplace.output.read(self.shuffle.path(workplace, file))
         except FileNotFoundError as error:
@@ -152,7 +159,7 @@ def gone(workplace: Workplace, what: object) -> RunAborted:
     return RunAborted(f"{what}: gone; {where} was deleted while the job ran: start the job anew")
 
 
-def at_once(read: Callable[[int], _Of], what: Iterable[int]) -> list[_Of]:
+def _at_once(read: Callable[[int], _Of], what: Iterable[int]) -> list[_Of]:
     """Results in order."""
     items = list(what)
     if len(items) < 2:
