@@ -24,7 +24,7 @@ class ClusterSection(SnapshotSection, ClusterConfig):
     """Most bytes of that sample, which the driver holds in memory."""
     passes: int = Field(7, ge=1, le=100)
     """Most exact passes over all rows after the start."""
-    tolerance: float = Field(1e-3, ge=0, lt=1)
+    tolerance: float = Field(1.5e-3, ge=0, lt=1)
     """They end earlier when a pass lowers the inertia by less than this share of it."""
     keep_state: bool = True
     """The next run uses the same centroids and touches new parts alone. false: each run computes them anew."""

@@ -2,7 +2,8 @@
 
     fit(passes, section, clusters) -> Fit
 
-A pass lowers the inertia, the sum of squared distances of all rows to their centroids, or ends the fit.
+A pass lowers the inertia, the sum of squared distances of all rows to their centroids, or ends the fit. After each but the
+last the centroids go beyond the means of their rows (over-relaxation), which takes fewer passes: each reads every vector.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.cluster.config import ClusterSection
-from jobs.passes.passes import Passes, digest_of
+from jobs.passes.passes import Passes
 from jobs.passes.source import SourceSnapshot
 from workers.errors import UsageError
 from workers.table.part_file import vector_bytes
 from workers.vectors.clustering.centroids import COSINE, Centroids
-from workers.vectors.clustering.fit import after_pass, distinct_rows, start
+from workers.vectors.clustering.fit import OVER_RELAXED, after_pass, distinct_rows, start
 from workers.vectors.clustering.row_keys import key_columns
 from workers.vectors.clustering.steps import Lloyd, SampleRows, in_order_of_keys
+from workers.vectors.step import Partial
 
 log = logging.getLogger("reembed")
 _LARGER = 8  # times, when a sample has too few distinct rows
@@ -47,18 +49,26 @@ def vectors_in(source: SourceSnapshot) -> int:
 def fit(passes: Passes, section: ClusterSection, clusters: int) -> Fit:
     """Raises: UsageError: fewer distinct vectors than clusters. As Passes.run()."""
     sample = _sample(passes, section, clusters)
-    name = f"start {clusters} {section.metric} {digest_of(sample)[:16]}"
+    name = f"start {clusters} {section.metric} {len(sample)}"  # the sample's step decides its rows
     state = passes.once(name, lambda: start(sample, clusters, section.metric).to_state())
     centroids = Centroids.from_state(section.metric, state)
     inertias: list[float] = []
-    while len(inertias) < section.passes:
+    while True:
         totals = passes.run(Lloyd(centroids, key_columns(passes.source.schema)))
         inertias.append(float(totals["inertia"]))
-        centroids, empty = after_pass(centroids, totals)
+        last = len(inertias) == section.passes or _settled(inertias, totals, section.tolerance)
+        centroids, empty = after_pass(centroids, totals, 1.0 if last else OVER_RELAXED)
         log.info("pass %d: inertia %.6g, %d empty clusters", len(inertias), inertias[-1], empty)
-        if len(inertias) > 1 and not empty and inertias[-2] - inertias[-1] <= section.tolerance * inertias[-2]:
+        if last:
             break
     return Fit(centroids, len(inertias), len(sample), tuple(inertias))
+
+
+def _settled(inertias: list[float], totals: Partial, tolerance: float) -> bool:
+    """Whether the last pass lowered the inertia by no more than this share, and no cluster was empty in it."""
+    if len(inertias) < 2 or not totals["counts"].all():
+        return False
+    return inertias[-2] - inertias[-1] <= tolerance * inertias[-2]
 
 
 def _sample(passes: Passes, section: ClusterSection, clusters: int) -> NDArray[np.float32]:
