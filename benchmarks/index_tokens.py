@@ -4,7 +4,7 @@
 
 OUTPUT, QUESTIONS: snapshots with model.pooling=tokens of different texts, by one model.
 
-1. the program of `reembed index` over OUTPUT, by threads of this process, a shard each: recall of vectors held out, bytes,
+1. the program of `reembed index` over OUTPUT, by threads of this process, a group of shards each: recall of vectors held out, bytes,
    CPU seconds. The files stay in --folder: a second call takes them from there and builds nothing
 2. `--queries` token vectors of QUESTIONS against every vector of OUTPUT in NumPy: recall@10 by the cosines, so a vector that
    is equal to one of the ten is no miss
@@ -66,15 +66,19 @@ def main() -> None:
 
 def _built(snapshot: str, output: Path, threads: int) -> dict[str, Any]:
     """What the program says and costs. Its files are in the scratch folder below `output`."""
-    job = IndexJob(IndexConfig.model_validate({"index": {"snapshot": snapshot}, "output": {"uri": "unused"}}))
+    job = _job(snapshot)
     columns = job.check(SourceSnapshot.open(snapshot, {}, "OUTPUT"))
     began, cpu = time.perf_counter(), time.process_time()
-    with passes_over(snapshot, columns, threads=threads, work=output) as passes:
+    with passes_over(snapshot, columns, threads=threads, work=output, divide=lambda all_: job.divide(all_, None)) as passes:
         outcome = job.program(passes, None)
     spent = {"seconds": round(time.perf_counter() - began), "cpu_seconds": round(time.process_time() - cpu)}
     told = dict(outcome.facts) | spent | {"threads": threads, "passed": all(check.ok for check in outcome.checks)}
     _say(f"program: {told}")
     return told
+
+
+def _job(snapshot: str) -> IndexJob:
+    return IndexJob(IndexConfig.model_validate({"index": {"snapshot": snapshot}, "output": {"uri": "unused"}}))
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class _File:
 
 def _searched(options: argparse.Namespace, output: Path, count: int) -> dict[str, Any]:
     source = SourceSnapshot.open(options.snapshot, {}, "OUTPUT")
+    source = source.divided(_job(options.snapshot).divide(source, None))
     base, row_starts = _vectors(source, count)
     shape = IndexShape(source.dim, "bf16", 16, 128, tokens=True)
     paths = sorted(output.rglob("*.usearch"))

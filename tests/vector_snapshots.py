@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -210,9 +210,18 @@ def passes_over(
     journal: MemoryJournal | None = None,
     cache_bytes: int = 1 << 30,
     work: str | Path | None = None,
+    divide: Callable[[SourceSnapshot], Sequence[Shard]] | None = None,
 ) -> Iterator[Passes]:
-    """`columns`: of the snapshot, that steps read. `work`: the output of the derived run, for steps that write scratch."""
+    """Passes over a snapshot.
+
+    Args:
+        columns: of the snapshot, that steps read.
+        work: the output of the derived run, for steps that write scratch.
+        divide: into shards; None: those of the snapshot.
+    """
     source = SourceSnapshot.open(str(output), {}, "snapshot")
+    if divide is not None:
+        source = source.divided(divide(source))
     target = str(work or f"{output}.work")
     made = DerivedStamp("20260101T000000Z-00000000", "test", source.run_id, source.uri)
     numbers = [shard.number for shard in source.shards]

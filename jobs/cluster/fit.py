@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 
 from jobs.cluster.config import ClusterSection
 from jobs.passes.passes import Passes
-from jobs.passes.source import SourceSnapshot
 from workers.errors import UsageError
-from workers.table.part_file import vector_bytes
 from workers.vectors.clustering.centroids import COSINE, Centroids
 from workers.vectors.clustering.fit import OVER_RELAXED, after_pass, distinct_rows, start
 from workers.vectors.clustering.row_keys import key_columns
@@ -37,13 +35,6 @@ class Fit:
     passes: int
     sampled: int
     inertia: tuple[float, ...]
-
-
-def vectors_in(source: SourceSnapshot) -> int:
-    """Vectors of the snapshot; of token vectors an estimate, by the bytes of its parts."""
-    if not source.schema.lists:
-        return source.rows
-    return max(1, sum(shard.text_bytes for shard in source.shards) // vector_bytes(source.schema))
 
 
 def fit(passes: Passes, section: ClusterSection, clusters: int) -> Fit:
@@ -74,7 +65,7 @@ def _settled(inertias: list[float], totals: Partial, tolerance: float) -> bool:
 def _sample(passes: Passes, section: ClusterSection, clusters: int) -> NDArray[np.float32]:
     """[n, D] in order of row keys, with at least `clusters` distinct rows."""
     source = passes.source
-    vectors = vectors_in(source)
+    vectors = max(1, source.vectors_in(source.shards))
     most = min(1.0, section.sample_bytes / (4 * source.dim) / vectors)
     share = min(most, clusters * section.sample / vectors)
     while True:

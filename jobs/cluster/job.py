@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.cluster.config import ClusterJobConfig, ClusterSection
-from jobs.cluster.fit import fit, vectors_in
+from jobs.cluster.fit import fit
 from jobs.cluster.last_night import Drift, LastNight, kept_state
 from jobs.cluster.report import Clusters, cluster_table, sections
 from jobs.cluster.topics import read_topics, text_shards
@@ -67,7 +67,7 @@ class ClusterJob(JobKind):
 
     def check(self, source: SourceSnapshot) -> tuple[str, ...]:
         require_faiss(self.name)
-        rows, clusters = vectors_in(source) if source.shards else 0, self._clusters(source)
+        rows, clusters = source.vectors_in(source.shards), self._clusters(source)
         if rows < 2:
             raise UsageError(f"cluster.snapshot={source.uri}: has {rows} rows; clusters need at least 2")
         if not source.schema.lists and clusters > rows:
@@ -115,7 +115,7 @@ class ClusterJob(JobKind):
 
     def _clusters(self, source: SourceSnapshot) -> int:
         if self._section.clusters == "auto":
-            return max(2, math.isqrt(vectors_in(source)))
+            return max(2, math.isqrt(source.vectors_in(source.shards)))
         return int(self._section.clusters)
 
     def _describe_after(self, passes: Passes, before: LastNight) -> tuple[Partial, Partial]:
@@ -179,7 +179,7 @@ class ClusterJob(JobKind):
             words=min(WORD_ROWS_EACH, max(20, WORD_ROWS // len(centroids))) if reads else 0,
             text_shards=text_shards(source, section.text_bytes) if reads else np.empty(0, np.int64),
         )
-        return Describe(centroids, wanted, section.map / vectors_in(source), _columns(source.schema))
+        return Describe(centroids, wanted, section.map / max(1, source.vectors_in(source.shards)), _columns(source.schema))
 
 
 def _columns(schema: OutputSchema) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from workers.vectors.index.index_file import IndexPrecision
 
 
 class IndexSection(SnapshotSection):
-    """The index files: graphs of usearch (HNSW), by cosine, one or more for each shard of the snapshot."""
+    """The index files: graphs of usearch (HNSW), by cosine, each for one shard of the snapshot or for several."""
 
-    rows_per_file: int = Field(2_000_000, ge=100)
-    """Vectors of one file at most; a shard with more gets several. A search opens every file."""
+    rows_per_file: int = Field(1_000_000, ge=100)
+    """Vectors of one file at most. A search asks every file, and as many files are built at a time as there are actors."""
     precision: IndexPrecision = "bf16"
     """How a file stores vectors: f32 | f16 | bf16 | i8. Results are scored with the snapshot's own vectors all the same."""
     connectivity: int = Field(16, ge=2, le=256)

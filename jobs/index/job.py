@@ -2,7 +2,7 @@
 
     vectors held out -> files built, each asked before the held-out vectors are added -> recall -> files written
 
-The next night builds files for shards with new parts alone. Recall is measured on those then, and the rest keep theirs.
+The next night builds files for new groups of shards alone (groups.py). Recall is measured on those then, and the rest keep theirs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from jobs.index.config import IndexConfig, IndexSection
 from jobs.index.files import catalog, current_files, files_of
+from jobs.index.groups import divided
 from jobs.passes.config import JobConfig
 from jobs.passes.kind import Check, JobKind, Kept, Outcome
 from jobs.passes.passes import Passes
@@ -50,6 +51,9 @@ class IndexJob(JobKind):
             raise UsageError(f"index.snapshot={source.uri}: holds no rows, so there is nothing to index; embed first")
         return (TEXT_HASH,)
 
+    def divide(self, source: SourceSnapshot, kept: Kept | None) -> Sequence[Shard]:
+        return divided(source, kept, self.section.rows_per_file)
+
     def program(self, passes: Passes, kept: Kept | None) -> Outcome:
         source, section = passes.source, self.section
         shape = IndexShape(
@@ -67,6 +71,7 @@ class IndexJob(JobKind):
             "expansion_search": expansion,
             "rows": source.rows,
             "vectors": vectors,
+            "rows_gone": sum(shard.rows or 0 for shard in source.shards) - source.rows,
             "files": len(files["file_bytes"]),
             "files_built": sum(len(values) for name, values in built.items() if name == "file_bytes"),
             "bytes": bytes_,

@@ -11,6 +11,7 @@ rollback and retention know it. Its record repeats the source's configuration an
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from typing import Any
 
 from jobs.passes.kind import JobKind, Kept
 from jobs.passes.source import SourceSnapshot
+from jobs.publish.carry_over import whole_shards
 from jobs.state.current import read_current
 from jobs.state.manifest import load_manifest, save_manifest
 from jobs.state.records import (
@@ -117,12 +119,9 @@ def choose(store: Store, kind: JobKind, source: SourceSnapshot) -> DerivedRun:
 
 def _begin(store: Store, kind: JobKind, source: SourceSnapshot, settings: str, kept: Kept | None) -> DerivedRun:
     run_id = new_run_id(settings, datetime.now(UTC))
-    parts = kept.parts if kept is not None else {}
-    planned = [
-        dataclasses.replace(shard, carried=parts.get(tuple(piece.etag for piece in shard.slices))) for shard in source.shards
-    ]
-    if not kind.writes_parts:
-        planned = [Shard(TABLES, (ObjectSlice(source.uri, 0, source.digest, 0, 0),), 0)]
+    planned: Sequence[Shard] = [Shard(TABLES, (ObjectSlice(source.uri, 0, source.digest, 0, 0),), 0)]
+    if kind.writes_parts:
+        planned = kind.divide(source, kept)
     shards = save_manifest(store, RunPaths(run_id).manifest, planned, settings)
     origin = source.run.record
     config = json.loads(json.dumps(origin.config))
@@ -158,7 +157,9 @@ def kept_of(store: Store, kind: JobKind, settings: str, run_id: str | None) -> K
         return None
     summary = read_summary(store, run.run_id) or {}
     parts = {tuple(piece.etag for piece in shard.slices): shard.number for shard in run.shards}
-    return Kept(run.run_id, load_arrays(store, run.paths.state) or {}, summary.get(FACTS, {}), parts)
+    state = load_arrays(store, run.paths.state) or {}
+    whole = functools.partial(whole_shards, store, run.run_id)
+    return Kept(run.run_id, state, summary.get(FACTS, {}), parts, run.shards, whole)
 
 
 def _require_own(store: Store, kind: JobKind) -> None:

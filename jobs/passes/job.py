@@ -95,6 +95,8 @@ def run_job(kind: JobKind) -> dict[str, Any]:
     probe_atomic_create(store, PROBES)
     with lock, stop_flag() as stop:
         run = choose(store, kind, source)
+        if kind.writes_parts:
+            source = source.divided(run.shards)
         work = _Work(kind, source, run, columns, lock, stop)
         with _resumable(run, lock, stop):
             return work.complete()

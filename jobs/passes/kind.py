@@ -9,8 +9,8 @@ Check      one condition of publication
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -45,6 +45,8 @@ class Kept:
     state: Partial  # Outcome.state of that run
     facts: Mapping[str, Any]  # Outcome.facts of that run
     parts: Mapping[tuple[str, ...], int]  # digests of a shard's source parts -> the shard of that run
+    shards: Sequence[Shard] = ()  # of that run
+    whole: Callable[[], frozenset[int]] = frozenset  # numbers of its shards whose files are all there: one listing
 
     def is_new(self, shard: Shard) -> bool:
         """Whether the shard holds a part that the run did not have."""
@@ -88,6 +90,11 @@ class JobKind(ABC):
 
         Raises: UsageError.
         """
+
+    def divide(self, source: SourceSnapshot, kept: Kept | None) -> Sequence[Shard]:
+        """The shards of a run. `carried`: the shard of last night's run whose files may be copied."""
+        parts = {} if kept is None else kept.parts
+        return [replace(shard, carried=parts.get(tuple(piece.etag for piece in shard.slices))) for shard in source.shards]
 
     @abstractmethod
     def program(self, passes: Passes, kept: Kept | None) -> Outcome:

@@ -1,14 +1,15 @@
 """The snapshot that a job works on, opened once: the same for all passes, whatever is published meanwhile.
 
 Its shards are those of the run that made it: one for each receipt, with the receipt's parts as slices. So a derived part has
-the name of its source part, and a shard whose parts have the digests that they had last night needs no new work.
+the name of its source part, and a shard whose parts have the digests that they had last night needs no new work. A job may
+divide it otherwise (JobKind.divide).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +22,7 @@ from workers.errors import UsageError
 from workers.records.shard import ObjectSlice, Receipt, Shard
 from workers.storage.store import Store
 from workers.storage.uris import redact
+from workers.table.part_file import vector_bytes
 from workers.table.schema import EMBEDDING, OutputSchema
 
 
@@ -31,6 +33,7 @@ class SourceSnapshot:
     run: StoredRun
     storage_options: StorageOptions
     column: str = EMBEDDING  # of the vectors
+    division: tuple[Shard, ...] | None = None  # None: a shard for each receipt
 
     @classmethod
     def open(cls, uri: str, storage_options: StorageOptions, setting: str, column: str | None = None) -> SourceSnapshot:
@@ -89,9 +92,15 @@ class SourceSnapshot:
         """Those with rows, by shard."""
         return {number: receipt for number, receipt in self.run.receipts.items() if receipt.files}
 
+    def divided(self, shards: Sequence[Shard]) -> SourceSnapshot:
+        """The same snapshot in these shards."""
+        return replace(self, division=tuple(shards))
+
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """In order of numbers."""
+        if self.division is not None:
+            return self.division
         return tuple(
             Shard(
                 number,
@@ -104,12 +113,18 @@ class SourceSnapshot:
     @cached_property
     def rows(self) -> int:
         """Rows in all; with pooling=tokens there are more vectors."""
-        return sum(shard.rows or 0 for shard in self.shards)
+        return sum(receipt.rows for receipt in self.receipts.values())
+
+    def vectors_in(self, shards: Sequence[Shard]) -> int:
+        """Vectors of these shards; of token vectors an estimate, by the bytes of their parts."""
+        if not self.schema.lists:
+            return sum(shard.rows or 0 for shard in shards)
+        return sum(shard.text_bytes for shard in shards) // vector_bytes(self.schema)
 
     @cached_property
     def bytes(self) -> int:
         """Of all parts, on the store."""
-        return sum(shard.text_bytes for shard in self.shards)
+        return sum(file.bytes for receipt in self.receipts.values() for file in receipt.files)
 
     @cached_property
     def first_rows(self) -> tuple[int, ...]:

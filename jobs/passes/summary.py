@@ -40,7 +40,7 @@ def summarise(
     """summary.json, and the object that `--json` prints. The job's own figures stand at the top level, and under `facts`."""
     sums = totals(receipts)
     source = run.record.extra[SOURCE]
-    rows = sums.rows if outcome.step is not None else source["rows"]
+    rows = source["rows"] if outcome.step is None else min(sums.rows, source["rows"])  # an index may hold rows that are gone
     own = {
         "run_id": run.run_id,
         "job": run.record.job,

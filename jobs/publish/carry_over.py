@@ -90,6 +90,13 @@ def carry_over(store: Store, run_id: str, base: str, shards: Sequence[Shard], dr
     return carried
 
 
+def whole_shards(store: Store, base: str) -> frozenset[int]:
+    """Shards of run `base` of which every file is there, of the size in its receipt."""
+    receipts, sizes = _stored(store, base)
+    there = (number for number, receipt in receipts.items() if _there(receipt, sizes))
+    return frozenset(there)
+
+
 def _stored(store: Store, base: str) -> tuple[Mapping[int, Receipt], Mapping[str, int]]:
     """The base's receipts, and its files with their sizes; both empty if the receipts are damaged."""
     try:
@@ -105,7 +112,11 @@ def _carriable(shard: Shard, receipts: Mapping[int, Receipt], sizes: Mapping[str
     receipt = receipts.get(-1 if shard.carried is None else shard.carried)
     if receipt is None or (shard.rows is not None and shard.rows != receipt.rows_read):
         return None
-    return receipt if all(sizes.get(file.path) == file.bytes for file in _files(receipt)) else None
+    return receipt if _there(receipt, sizes) else None
+
+
+def _there(receipt: Receipt, sizes: Mapping[str, int]) -> bool:
+    return all(sizes.get(file.path) == file.bytes for file in _files(receipt))
 
 
 def _files(receipt: Receipt) -> list[OutputFile]:

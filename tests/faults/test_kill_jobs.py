@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.spread, LONG]
 JOBS: dict[str, dict[str, Any]] = {
     "cluster": {"clusters": 12},
     "dedup": {"threshold": 0.9},
-    "index": {},
+    "index": {"rows_per_file": 500},
     "evaluate": {"label": "label", "c": [10.0]},
 }
 KILLS = 2

@@ -46,7 +46,7 @@ JOBS = {
     "reduce": Job("reduce", {"dim": 12, "vector": "int8"}, keeps=True),
     "cluster": Job("cluster", {"clusters": CLASSES}, keeps=True),
     "dedup": Job("dedup", {"threshold": 0.9}),
-    "index": Job("index", keeps=True),
+    "index": Job("index", {"rows_per_file": 100}, keeps=True),
     "classify": Job("evaluate", {"label": "label", "c": [10.0]}),
     "v-measure": Job("evaluate", {"task": "cluster", "label": "label"}),
     "pairs": Job("evaluate", {"task": "pairs"}, scored=True),

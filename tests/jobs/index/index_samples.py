@@ -37,18 +37,21 @@ def mixture(count: int, dim: int = DIM) -> np.ndarray:
 
 
 def config(output: Path, **section: Any) -> IndexConfig:
-    raw = {"index": {"snapshot": str(output), **section}, "output": {"uri": f"{output}.index"}}
+    """Files of a thousand rows, so that there are several."""
+    raw = {"index": {"snapshot": str(output), "rows_per_file": 1000, **section}, "output": {"uri": f"{output}.index"}}
     return parse_section(raw, "test", IndexConfig)
 
 
 def index_of(output: Path, settings: IndexConfig, kept: Kept | None = None) -> Outcome:
-    with passes_over(output, ["text_hash"]) as passes:
-        return IndexJob(settings).program(passes, kept)
+    job = IndexJob(settings)
+    with passes_over(output, ["text_hash"], divide=lambda source: job.divide(source, kept)) as passes:
+        return job.program(passes, kept)
 
 
 def write_files(output: Path, target: Path, settings: IndexConfig, threads: int = 1) -> tuple[Outcome, list[OutputFile]]:
     """The program, its last pass, and its tables, as the runner leaves them below `target`."""
-    source = SourceSnapshot.open(str(output), {}, "snapshot")
+    job, source = IndexJob(settings), SourceSnapshot.open(str(output), {}, "snapshot")
+    source = source.divided(job.divide(source, None))
     made = DerivedStamp(RUN, "index", source.run_id, source.uri)
     numbers = [shard.number for shard in source.shards]
     worker = VectorWorker(
@@ -59,7 +62,7 @@ def write_files(output: Path, target: Path, settings: IndexConfig, threads: int 
     )
     try:
         executor = InProcess(worker, threads, 1, lambda: None)
-        outcome = IndexJob(settings).program(Passes(source, executor, MemoryJournal()), None)
+        outcome = job.program(Passes(source, executor, MemoryJournal()), None)
         receipts: list[Receipt] = []
         assert outcome.step is not None
         executor.write(outcome.step, source.shards, receipts.append)

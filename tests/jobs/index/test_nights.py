@@ -70,6 +70,35 @@ def test_two_nights(tmp_path: Path) -> None:
     assert file.path in finding
 
 
+@pytest.mark.slow
+def test_rows_that_are_gone_are_never_found_and_their_file_is_built_again_in_time(tmp_path: Path) -> None:
+    output, vectors, quarter = tmp_path / "out", mixture(COUNT), COUNT // 4
+    publish_vectors(output, vectors, shards=4)
+    assert _index(output, rows_per_file=10_000)["files"] == 1, "one group of four shards"
+    publish_next(output, {3: -vectors[3 * quarter :]})
+    second = _index(output, rows_per_file=10_000)
+    assert (second["files"], second["files_built"], second["rows_gone"], second["documents"]) == (2, 1, quarter, COUNT)
+    assert second["vector_bytes_read"] == quarter * vectors[0].nbytes
+    _same_hits(output)
+    publish_next(output, {0: -vectors[:quarter], 1: -vectors[quarter : 2 * quarter]})
+    third = _index(output, rows_per_file=10_000)
+    assert (third["files"], third["files_built"], third["rows_gone"]) == (1, 1, 0)
+    _same_hits(output)
+
+
+@pytest.mark.slow
+def test_a_lost_file_of_which_rows_are_gone_is_built_from_those_that_are_there(tmp_path: Path) -> None:
+    output, vectors, quarter = tmp_path / "out", mixture(COUNT), COUNT // 4
+    publish_vectors(output, vectors, shards=4)
+    _index(output, rows_per_file=10_000)
+    (file,) = open_published(f"{output}.index").files
+    (Path(f"{output}.index") / file.path).unlink()
+    publish_next(output, {3: -vectors[3 * quarter :]})
+    again = _index(output, rows_per_file=10_000)
+    assert (again["files"], again["files_built"], again["rows_gone"]) == (1, 1, 0)
+    _same_hits(output)
+
+
 DIES = """
 import os, sys, jobs.passes.job as job
 from pathlib import Path

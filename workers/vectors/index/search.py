@@ -59,6 +59,7 @@ class _File:
     sha256: str
     shape: IndexShape
     expansion: int
+    rows: int  # also of parts that the snapshot no longer has
     pieces: tuple[_Piece, ...]
 
 
@@ -97,7 +98,8 @@ class IndexFiles:
             for row in rows
             if row["part_sha256"] in self._parts
         )
-        return _File(f"{folder}/{one['file']}", one["bytes"], one["sha256"], shape, one["expansion_search"], pieces)
+        count = sum(row["rows"] for row in rows)
+        return _File(f"{folder}/{one['file']}", one["bytes"], one["sha256"], shape, one["expansion_search"], count, pieces)
 
 
 class IndexedSearch:
@@ -167,7 +169,7 @@ class IndexedSearch:
         allowed = sum(_allowed(piece, masks) for piece in pieces)
         if not allowed:
             return [], set()
-        share = allowed / max(1, sum(piece.rows for piece in file.pieces))
+        share = allowed / max(1, file.rows)
         count = int(np.ceil(2 * k * (_TOKENS_A_TEXT if file.shape.tokens else 1) / min(1.0, share)))
         too_few = {piece.path for piece in pieces}
         if count > MOST_ASKED and share < 1:
