@@ -4,8 +4,8 @@
 
 OUTPUT, QUESTIONS: snapshots with model.pooling=tokens of different texts, by one model.
 
-1. the program of `reembed index` over OUTPUT, by threads of this process, a group of shards each: recall of vectors held out, bytes,
-   CPU seconds. The files stay in --folder: a second call takes them from there and builds nothing
+1. the program of `reembed index` over OUTPUT, by threads of this process, a group of shards each: recall of vectors held
+   out, bytes, CPU seconds. The files stay in --folder: a second call takes them from there and builds nothing
 2. `--queries` token vectors of QUESTIONS against every vector of OUTPUT in NumPy: recall@10 by the cosines, so a vector that
    is equal to one of the ten is no miss
 3. one query at a time, one thread, by turns: exact, and the files with 32 to 256 candidates each; median CPU milliseconds

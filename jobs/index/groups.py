@@ -3,8 +3,8 @@
 A search asks every file, so there should be few: shards are put together, in their order, until a file is full.
 
 The next night a group stays while at least half of its rows are in the snapshot; a search passes the others over. New shards
-make new groups. Groups that are no larger than what is new are built again with it (the logarithmic method; Bentley and Saxe,
-"Decomposable searching problems", 1980): a row is built a few times in its life, and the files of many nights stay few.
+make new groups. Groups that are no larger than what is new are built again with it (the logarithmic method; Bentley and
+Saxe, "Decomposable searching problems", 1980): a row is built a few times in its life, and the files of many nights are few.
 """
 
 from __future__ import annotations

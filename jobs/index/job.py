@@ -2,7 +2,8 @@
 
     vectors held out -> files built, each asked before the held-out vectors are added -> recall -> files written
 
-The next night builds files for new groups of shards alone (groups.py). Recall is measured on those then, and the rest keep theirs.
+The next night builds files for new groups of shards alone (groups.py). Recall is measured on those then, and the rest keep
+theirs.
 """
 
 from __future__ import annotations
