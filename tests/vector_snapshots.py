@@ -211,6 +211,7 @@ def passes_over(
     cache_bytes: int = 1 << 30,
     work: str | Path | None = None,
     divide: Callable[[SourceSnapshot], Sequence[Shard]] | None = None,
+    made: Callable[[VectorWorker], None] = lambda _: None,
 ) -> Iterator[Passes]:
     """Passes over a snapshot.
 
@@ -218,17 +219,19 @@ def passes_over(
         columns: of the snapshot, that steps read.
         work: the output of the derived run, for steps that write scratch.
         divide: into shards; None: those of the snapshot.
+        made: told the worker.
     """
     source = SourceSnapshot.open(str(output), {}, "snapshot")
     if divide is not None:
         source = source.divided(divide(source))
     target = str(work or f"{output}.work")
-    made = DerivedStamp("20260101T000000Z-00000000", "test", source.run_id, source.uri)
+    stamped = DerivedStamp("20260101T000000Z-00000000", "test", source.run_id, source.uri)
     numbers = [shard.number for shard in source.shards]
     settings = WorkerSettings(
-        str(output), target, source.schema, made, "test", tuple(columns), source.first_rows, numbers, cache_bytes, True
+        str(output), target, source.schema, stamped, "test", tuple(columns), source.first_rows, numbers, cache_bytes, True
     )
     worker = VectorWorker(settings, "test")
+    made(worker)
     try:
         yield Passes(source, InProcess(worker, threads, 1, lambda: None), journal or MemoryJournal())
     finally:

@@ -48,7 +48,7 @@ class PassSection(Section):
     shard_seconds: float = Field(7200.0, gt=0)
     """Seconds one shard may take in one pass; after them its actor is replaced."""
     stall_seconds: float = Field(1800.0, gt=0)
-    """The job is aborted (exit 4) if no shard was finished anywhere for this many seconds."""
+    """The job is aborted (exit 4) if no actor got through any row for this many seconds."""
     cache_bytes: ByteCount = Field(1 << 30, ge=0)
     """Vectors and columns that each actor keeps in memory between passes; the others are mapped from its local disk."""
 

@@ -42,6 +42,7 @@ class ShardRows:
         decode: [n, W] stored -> [n, D] float32.
         columns: [N] the columns that were asked for.
         workplace: of the actor, for steps that leave files for later passes.
+        seen: told how many rows a step is through with, block by block: a shard may take an hour.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class ShardRows:
         decode: Callable[[NDArray[Any]], Floats],
         columns: pa.Table,
         workplace: Workplace | None = None,
+        seen: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.number, self.first_row, self.parts = number, first_row, tuple(parts)
         self.columns = columns
         self.stored = list(stored)  # by part; the cache replaces it by the same arrays, mapped from files
-        self._decode, self._workplace = decode, workplace
+        self._decode, self._workplace, self._seen = decode, workplace, seen
         self._remembered: dict[str, Any] = {}
         self._on_disk: frozenset[str] = frozenset()  # names of what is remembered, and mapped from a file
 
@@ -97,6 +99,7 @@ class ShardRows:
             for at in range(0, part.rows, BLOCK_ROWS):
                 vectors = self._decode(stored[at : at + BLOCK_ROWS])
                 yield part.first + at, unit_rows(vectors) if unit else vectors
+                self._seen(len(vectors))
 
     def take(self, rows: NDArray[np.int64], *, unit: bool) -> Floats:
         """Vectors [len(rows), D] of these rows of the shard, in the order asked for."""

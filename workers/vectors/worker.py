@@ -112,6 +112,7 @@ class VectorWorker:
         self.workplace = Workplace(self._source, self._output, RunPaths(settings.stamp.run_id).scratch, self._folder)
         self._began = time.monotonic()
         self.rows_done, self.busy_seconds, self.bytes_read = 0, 0.0, 0
+        self._rows_seen = 0  # in blocks that steps are through with
 
     def facts(self) -> dict[str, Any]:
         """For the log."""
@@ -142,10 +143,10 @@ class VectorWorker:
         return self._attempt(assignment, lambda: self._written(step, assignment))
 
     def stats(self) -> ReplicaStats:
-        """Totals since the start; `tokens` counts rows, which shows that a pass goes on."""
+        """Totals since the start; `tokens` counts rows also of shards that are not finished: a pass goes on while it grows."""
         return ReplicaStats(
             documents=self.rows_done,
-            tokens=self.rows_done,
+            tokens=self.rows_done + self._rows_seen,
             busy_seconds=self.busy_seconds,
             uptime_seconds=time.monotonic() - self._began,
             peak_memory_bytes=peak_memory_bytes(),
@@ -200,7 +201,10 @@ class VectorWorker:
         form = schema.vector_format
         unpack = functools.partial(decode, vector_type=form.vector, scale=form.int8_scale)
         place = settings.first_rows[self._place[shard.number]]
-        return ShardRows(shard.number, place, spans, stored, unpack, columns, self.workplace)
+        return ShardRows(shard.number, place, spans, stored, unpack, columns, self.workplace, self._saw)
+
+    def _saw(self, rows: int) -> None:
+        self._rows_seen += rows  # a count lost between threads does no harm: that it grows is what matters
 
     def _written(self, step: WriteStep, assignment: Assignment) -> Receipt:
         settings, shard = self._settings, assignment.shard
