@@ -143,7 +143,7 @@ class VectorWorker:
         return self._attempt(assignment, lambda: self._written(step, assignment))
 
     def stats(self) -> ReplicaStats:
-        """Totals since the start; `tokens` counts rows also of shards that are not finished: a pass goes on while it grows."""
+        """Totals since the start; `tokens` counts rows also of unfinished shards: a pass goes on while it grows."""
         return ReplicaStats(
             documents=self.rows_done,
             tokens=self.rows_done + self._rows_seen,
