@@ -37,12 +37,15 @@ def verify_derived(current: Current, run: StoredRun, findings: list[str]) -> dic
         if before or not any(map(_aligned, run.files))
         else ["the source's snapshot is gone: compared with receipts alone"]
     )
+    rows, source_rows = sum(file.rows for file in run.files), int(run.record.extra[SOURCE]["rows"])
+    if rows > source_rows:  # of an index: its file stays while half of its rows do
+        notes.append(f"{rows - source_rows:,} rows in files are no longer in the source's snapshot, and no search finds them")
     return {
         "ok": not findings,
         "run_id": run.run_id,
         "data": current.data,
-        "rows": sum(file.rows for file in run.files),
-        "documents_in_source": run.record.extra[SOURCE]["rows"],
+        "rows": rows,
+        "documents_in_source": source_rows,
         "files": len(run.files),
         "sampled": None,
         "min_cosine": None,
