@@ -3,7 +3,7 @@
 It writes two snapshots of made-up vectors below FOLDER (0.7 GB at the defaults), and runs every job over each: a driver in a
 process of its own, two actors on a Ray of its own, a small cache. It prints the largest resident memory of the driver and of
 the largest actor. Flat memory is a ratio near 1. What grows with the rows by a setting of `auto` is given, and the same:
-clusters, cells, and labelled rows that are used.
+clusters, cells, rows of an index file, and labelled rows that are used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "reduce": {"dim": 32},
     "cluster": {"clusters": 256},
     "dedup": {"clusters": 512},
-    "index": {},
+    "index": {"rows_per_file": 64_000},
     "evaluate": {"label": "label", "c": [10.0], "sample": 50_000},
 }
 # In a process of its own, whose peak is the driver's: ru_maxrss would begin with its parent's.
