@@ -39,7 +39,7 @@ def verify_derived(current: Current, run: StoredRun, findings: list[str]) -> dic
     )
     rows, source_rows = sum(file.rows for file in run.files), int(run.record.extra[SOURCE]["rows"])
     if rows > source_rows:  # of an index: its file stays while half of its rows do
-        notes.append(f"{rows - source_rows:,} rows in files are no longer in the source's snapshot, and no search finds them")
+        notes.append(f"{rows - source_rows:,} rows in files are no longer in the source's snapshot: no search finds them")
     return {
         "ok": not findings,
         "run_id": run.run_id,

@@ -82,7 +82,7 @@ def test_rows_that_are_gone_are_never_found_and_their_file_is_built_again_in_tim
     _same_hits(output)
     report = verify_snapshot(f"{output}.index", 0)
     assert report["ok"]
-    assert report["notes"] == ["750 rows in files are no longer in the source's snapshot, and no search finds them"]
+    assert report["notes"] == ["750 rows in files are no longer in the source's snapshot: no search finds them"]
     publish_next(output, {0: -vectors[:quarter], 1: -vectors[quarter : 2 * quarter]})
     third = _index(output, rows_per_file=10_000)
     assert (third["files"], third["files_built"], third["rows_gone"]) == (1, 1, 0)
