@@ -1,1 +1,1 @@
-"""Index files of a snapshot (HNSW graphs of usearch): built for groups of shards, measured against exact search, searched."""
+"""Index files of a snapshot (HNSW graphs of usearch): built by groups of shards, measured against exact search, searched."""
