@@ -62,11 +62,11 @@ def _standing(source: SourceSnapshot, kept: Kept) -> list[_Standing]:
     living: dict[int, list[Shard]] = defaultdict(list)
     torn: set[int | None] = set()  # groups of which a shard holds some parts, and others beside them
     for shard in source.shards:
-        groups = {group_of.get(piece.etag) for piece in shard.slices}
-        if len(groups) == 1 and None not in groups:
-            living[min(groups, key=str) or 0].append(shard)
+        first, *others = (group_of.get(piece.etag) for piece in shard.slices)
+        if first is not None and all(other == first for other in others):
+            living[first].append(shard)
         else:
-            torn |= groups
+            torn |= {first, *others}
     found = [_Standing(group, tuple(living[group.number])) for group in kept.shards if group.number not in torn]
     whole = kept.whole() if any(_rows(old.living) < _rows([old.group]) for old in found) else frozenset()
     return [old for old in found if _may_stay(old, whole)]
