@@ -101,6 +101,7 @@ def _join(address: str, check: Callable[[], None]) -> _Connection | None:
 
 def _start(check: Callable[[], None]) -> _Connection:
     """Start a local Ray. Ray gives up when its own processes take half a minute, as on a busy machine: then once more."""
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # else ray.init waits for an idle process for each core
     own = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     for attempt in range(1, START_ATTEMPTS + 1):
         connection = _Connection(joined=False, address="local", **own)

@@ -158,12 +158,13 @@ def test_a_local_ray_that_fails_is_started_once_more(
     attempts = []
 
     def init(**arguments: Any) -> None:
-        attempts.append(arguments["address"])
+        attempts.append((arguments["address"], os.environ["RAY_prestart_worker_first_driver"]))
         if len(attempts) <= failures:
             raise RuntimeError("The current node timed out during startup.")
 
     monkeypatch.setattr(connection.ray, "init", init)
     monkeypatch.setattr(connection.ray, "shutdown", lambda: None)
+    monkeypatch.delenv("RAY_prestart_worker_first_driver", raising=False)
     if failures == 1:
         with connection.connected(ClusterConfig(address="local")) as joined:
             assert not joined
@@ -173,7 +174,7 @@ def test_a_local_ray_that_fails_is_started_once_more(
             connection.connected(ClusterConfig(address="local")),
         ):
             pass
-    assert attempts == ["local", "local"]
+    assert attempts == [("local", "0")] * 2, "and no process for each core of which one or two are used"
     assert caplog.text.count("tried once more") == 1
 
 
