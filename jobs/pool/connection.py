@@ -36,6 +36,7 @@ LOCAL_OBJECT_STORE_BYTES = 100 << 20  # nothing large ever goes through it; Ray'
 CONNECT_SECONDS = 90.0  # Ray alone would wait for 14 minutes on a cluster that has gone, for ever on one of another token
 START_SECONDS = 300.0  # for a local Ray on a busy machine: longer than Ray's own limits, so that its reason is told
 START_ATTEMPTS = 2
+IDLE_WORKERS = "RAY_prestart_worker_first_driver"  # a setting of the raylet's
 LAST_SECONDS = 1.0  # that a signal leaves ray.init to end, so that what it has started is stopped in order
 LAST_SHUTDOWN_SECONDS = 0.5  # that it leaves ray.shutdown; a local Ray is killed with this process at the latest
 _POLL_SECONDS = 0.1
@@ -101,7 +102,7 @@ def _join(address: str, check: Callable[[], None]) -> _Connection | None:
 
 def _start(check: Callable[[], None]) -> _Connection:
     """Start a local Ray. Ray gives up when its own processes take half a minute, as on a busy machine: then once more."""
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # else ray.init waits for an idle process for each core
+    os.environ.setdefault(IDLE_WORKERS, "0")  # else ray.init waits until each core has a process, most of which stay idle
     own = {"include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     for attempt in range(1, START_ATTEMPTS + 1):
         connection = _Connection(joined=False, address="local", **own)

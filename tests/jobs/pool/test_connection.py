@@ -158,13 +158,13 @@ def test_a_local_ray_that_fails_is_started_once_more(
     attempts = []
 
     def init(**arguments: Any) -> None:
-        attempts.append((arguments["address"], os.environ["RAY_prestart_worker_first_driver"]))
+        attempts.append((arguments["address"], os.environ[connection.IDLE_WORKERS]))
         if len(attempts) <= failures:
             raise RuntimeError("The current node timed out during startup.")
 
     monkeypatch.setattr(connection.ray, "init", init)
     monkeypatch.setattr(connection.ray, "shutdown", lambda: None)
-    monkeypatch.delenv("RAY_prestart_worker_first_driver", raising=False)
+    monkeypatch.delenv(connection.IDLE_WORKERS, raising=False)
     if failures == 1:
         with connection.connected(ClusterConfig(address="local")) as joined:
             assert not joined
