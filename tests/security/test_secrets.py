@@ -144,12 +144,13 @@ def test_a_run_that_loses_a_replica_and_is_published(vault: Vault) -> None:
     output = sections["output"]["uri"]
     with vault.driver(sections) as driver:
         hunt = vault.hunt()
-        victim = driver.replica(0)
+        replicas = driver.freeze_as_they_come(2)
+        os.kill(replicas[0], signal.SIGCONT)
         driver.until(lambda: vault.receipts(output))
         family = [psutil.Process(driver.pid), *driver.family()]
         assert len(hunt.processes(family)) > 3
         address, servers = _gcs(family)
-        os.kill(victim, signal.SIGKILL)  # before the search, which takes longer than the rest of the run
+        os.kill(replicas[0], signal.SIGKILL)
         assert hunt.ray_metadata(address) > 5_000
         assert set(servers) == set(RAY_SERVERS)
         for name, pid in servers.items():
@@ -157,6 +158,7 @@ def test_a_run_that_loses_a_replica_and_is_published(vault: Vault) -> None:
             only = Hunt([vault.key])
             only.memory(pid, name)
             hunt.found += only.found
+        os.kill(replicas[1], signal.SIGCONT)  # without its shard the run could not end before the search did
         ended = driver.end()
     assert ended.rc == 0, ended.log
     assert "replica 0 lost" in ended.log
