@@ -84,8 +84,8 @@ class LastNight:
         )
 
     def _derived(self, source: SourceSnapshot, shard: Shard, path: str) -> str:
-        number = self.kept.parts[tuple(piece.etag for piece in shard.slices)]
-        derived = path_in_run(path, source.run_id, shard.number, self.kept.run_id, number)
+        number = self.kept.number_of(shard)
+        derived = None if number is None else path_in_run(path, source.run_id, shard.number, self.kept.run_id, number)
         if derived is None:
             raise ValueError(f"{path} is no part of shard {shard.number} of {source.run_id}")
         return derived

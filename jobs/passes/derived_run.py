@@ -156,10 +156,9 @@ def kept_of(store: Store, kind: JobKind, settings: str, run_id: str | None) -> K
     if run is None or run.job != kind.name or run.record.fingerprint != settings:
         return None
     summary = read_summary(store, run.run_id) or {}
-    parts = {tuple(piece.etag for piece in shard.slices): shard.number for shard in run.shards}
     state = load_arrays(store, run.paths.state) or {}
     whole = functools.partial(whole_shards, store, run.run_id)
-    return Kept(run.run_id, state, summary.get(FACTS, {}), parts, run.shards, whole)
+    return Kept(run.run_id, state, summary.get(FACTS, {}), run.shards, whole)
 
 
 def _require_own(store: Store, kind: JobKind) -> None:

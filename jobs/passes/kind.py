@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -37,20 +38,31 @@ class Check:
         return {"name": self.name, "ok": self.ok, "reason": self.reason, "value": self.value, "limit": self.limit}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kept:
     """The last published run of the same settings, in the same output."""
 
     run_id: str
     state: Partial  # Outcome.state of that run
     facts: Mapping[str, Any]  # Outcome.facts of that run
-    parts: Mapping[tuple[str, ...], int]  # digests of a shard's source parts -> the shard of that run
     shards: Sequence[Shard] = ()  # of that run
     whole: Callable[[], frozenset[int]] = frozenset  # numbers of its shards whose files are all there: one listing
 
     def is_new(self, shard: Shard) -> bool:
         """Whether the shard holds a part that the run did not have."""
-        return tuple(piece.etag for piece in shard.slices) not in self.parts
+        return self.number_of(shard) is None
+
+    def number_of(self, shard: Shard) -> int | None:
+        """The number of the run's shard of the same parts, by their digests; None: there is none."""
+        return self._numbers.get(_digests(shard))
+
+    @cached_property
+    def _numbers(self) -> Mapping[tuple[str, ...], int]:
+        return {_digests(shard): shard.number for shard in self.shards}
+
+
+def _digests(shard: Shard) -> tuple[str, ...]:
+    return tuple(piece.etag for piece in shard.slices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +105,7 @@ class JobKind(ABC):
 
     def divide(self, source: SourceSnapshot, kept: Kept | None) -> Sequence[Shard]:
         """The shards of a run. `carried`: the shard of last night's run whose files may be copied."""
-        parts = {} if kept is None else kept.parts
-        return [replace(shard, carried=parts.get(tuple(piece.etag for piece in shard.slices))) for shard in source.shards]
+        return [replace(shard, carried=None if kept is None else kept.number_of(shard)) for shard in source.shards]
 
     @abstractmethod
     def program(self, passes: Passes, kept: Kept | None) -> Outcome:

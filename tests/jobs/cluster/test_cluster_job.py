@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from jobs.passes.kind import Kept, Outcome
 from jobs.passes.source import SourceSnapshot
 from tests.vector_snapshots import MemoryJournal, passes_over, publish_vectors
 from workers.errors import UsageError
-from workers.records.shard import Assignment, Receipt
+from workers.records.shard import Assignment, Receipt, Shard
 from workers.storage.store import Store
 from workers.vectors.derived import DerivedStamp
 from workers.vectors.worker import VectorWorker, WorkerSettings
@@ -51,10 +51,8 @@ def _run(job: ClusterJob, source: Path, kept: Kept | None = None, **options: Any
         return job.program(passes, kept)
 
 
-def _write(
-    outcome: Outcome, source: Path, run_id: str = RUN, target: str = ""
-) -> tuple[pa.Table, Mapping[tuple[str, ...], int]]:
-    """The rows that the last pass writes, in the order of the source; and Kept.parts of that run."""
+def _write(outcome: Outcome, source: Path, run_id: str = RUN, target: str = "") -> tuple[pa.Table, Sequence[Shard]]:
+    """The rows that the last pass writes, in the order of the source; and Kept.shards of that run."""
     opened = SourceSnapshot.open(str(source), {}, "snapshot")
     numbers, target = [shard.number for shard in opened.shards], target or f"{source}.clusters"
     stamp = DerivedStamp(run_id, "cluster", opened.run_id, opened.uri, outcome.step.footer() if outcome.step else {})
@@ -68,11 +66,11 @@ def _write(
         assert isinstance(receipt, Receipt), receipt
         tables += [pq.read_table(pa.BufferReader(Store(target, {}).read(file.path))) for file in receipt.files]
     worker.close()
-    return pa.concat_tables(tables), {tuple(piece.etag for piece in shard.slices): shard.number for shard in opened.shards}
+    return pa.concat_tables(tables), opened.shards
 
 
-def _kept(outcome: Outcome, parts: Mapping[tuple[str, ...], int]) -> Kept:
-    return Kept(RUN, outcome.state, outcome.facts, parts)
+def _kept(outcome: Outcome, shards: Sequence[Shard]) -> Kept:
+    return Kept(RUN, outcome.state, outcome.facts, shards)
 
 
 @pytest.fixture(scope="module")
@@ -154,15 +152,14 @@ def test_the_next_night_keeps_centroids_and_reads_new_shards_alone(source: Path,
     first = tmp_path / "first"
     publish_vectors(first, vectors, shards=5)
     outcome = _run(_job(first), first)
-    _, parts = _write(outcome, first)
-    kept = _kept(outcome, parts)
+    _, shards = _write(outcome, first)
+    kept = _kept(outcome, shards)
     # the same output, and every shard the same but the last, which has rows replaced
     vectors[-100:] = _blobs(100, seed=7)[0]
     publish_vectors(later, vectors, shards=5)
     new = SourceSnapshot.open(str(later), {}, "snapshot")
-    same = {tuple(piece.etag for piece in shard.slices): shard.number for shard in new.shards[:4]}
     (tmp_path / "out.clusters").symlink_to(tmp_path / "first.clusters")
-    again = _run(_job(later), later, Kept(kept.run_id, kept.state, kept.facts, same))
+    again = _run(_job(later), later, Kept(kept.run_id, kept.state, kept.facts, new.shards[:4]))
     assert again.carry
     assert not again.facts["fitted"]
     assert [check.ok for check in again.checks] == [True]
@@ -194,9 +191,8 @@ def test_rows_that_drift(tmp_path: Path, on_drift: str) -> None:
     later = tmp_path / "later"
     publish_vectors(later, vectors, shards=5)
     new = SourceSnapshot.open(str(later), {}, "snapshot")
-    same = {tuple(piece.etag for piece in shard.slices): shard.number for shard in new.shards[:4]}
     (tmp_path / "later.clusters").symlink_to(tmp_path / "out.clusters")
-    again = _run(_job(later, on_drift=on_drift), later, Kept(RUN, outcome.state, outcome.facts, same))
+    again = _run(_job(later, on_drift=on_drift), later, Kept(RUN, outcome.state, outcome.facts, new.shards[:4]))
     assert again.facts["drift"] > 0.5
     if on_drift == "refuse":
         (check,) = again.checks
@@ -221,7 +217,7 @@ def test_two_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = _run(_job(source, clusters=100, metric="l2"), source)
     assert outcome.facts["cells"] == 10
     assert outcome.facts["clusters"] == 100
-    table, parts = _write(outcome, source)
+    table, shards = _write(outcome, source)
     cluster, second = table.column("cluster").to_numpy(), table.column("second").to_pylist()
     centroids = np.stack(outcome.tables["clusters"].column("centroid").to_pylist())
     own = np.linalg.norm(vectors - centroids[cluster], axis=1)
@@ -231,7 +227,7 @@ def test_two_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flat.train(vectors)
     distances, _ = flat.index.search(vectors, 1)
     assert outcome.facts["inertia"] <= 1.15 * distances.sum()
-    again = _run(_job(source, clusters=100, metric="l2", keep_state=False), source, _kept(outcome, parts))
+    again = _run(_job(source, clusters=100, metric="l2", keep_state=False), source, _kept(outcome, shards))
     assert (again.state["numbers"] == outcome.state["numbers"]).all(), "matched cell by cell with themselves"
 
 

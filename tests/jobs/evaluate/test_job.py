@@ -38,11 +38,11 @@ def test_worse_vectors_are_refused_and_better_ones_pass(tmp_path: Path, monkeypa
     publish(tmp_path / "bad", Rows(rows.vectors[:, :4].copy(), rows.labels, rows.texts))
     good = _run(tmp_path / "good", min={"macro_f1": 0.3}, max_drop=0.01)
     assert [check.ok for check in good.checks] == [True]
-    last = Kept("run", {}, good.facts, {})
+    last = Kept("run", {}, good.facts)
     bad = _run(tmp_path / "bad", last, max_drop=0.01)
     assert [check.ok for check in bad.checks] == [False]
     assert f"from {good.facts['macro_f1']:.4f} to {bad.facts['macro_f1']:.4f}" in bad.checks[0].reason
-    again = _run(tmp_path / "good", Kept("run", {}, bad.facts, {}), max_drop=0.0)
+    again = _run(tmp_path / "good", Kept("run", {}, bad.facts), max_drop=0.0)
     assert [check.ok for check in again.checks] == [True]
 
 

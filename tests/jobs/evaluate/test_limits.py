@@ -19,7 +19,7 @@ def _section(**settings: object) -> EvaluateSection:
 
 def test_below_a_bound_and_below_last_night() -> None:
     section = _section(min={"accuracy": 0.7, "macro_f1": 0.5}, max_drop=0.01)
-    last = Kept("run", {}, {"macro_f1": 0.62}, {})
+    last = Kept("run", {}, {"macro_f1": 0.62})
     checks = limit_checks(section, METRICS, {"macro_f1": 0.6, "accuracy": 0.69}, last)
     assert [(check.name, check.ok) for check in checks] == [
         ("min.accuracy", False),

@@ -14,8 +14,6 @@ from jobs.passes.kind import Kept
 from jobs.passes.source import SourceSnapshot
 from workers.records.shard import ObjectSlice, Shard
 
-NOTHING: Any = None
-
 
 def _source(*rows: int | tuple[int, str], night: int = 0) -> SourceSnapshot:
     """Shards of so many rows; with a name one that the nights before had as well, under another path."""
@@ -28,8 +26,7 @@ def _source(*rows: int | tuple[int, str], night: int = 0) -> SourceSnapshot:
 
 
 def _kept(groups: list[Shard], *, lost: frozenset[int] = frozenset()) -> Kept:
-    parts = {tuple(piece.etag for piece in group.slices): group.number for group in groups}
-    return Kept("r", {}, {}, parts, groups, lambda: frozenset(group.number for group in groups) - lost)
+    return Kept("r", {}, {}, groups, lambda: frozenset(group.number for group in groups) - lost)
 
 
 def _etags(groups: list[Shard]) -> list[list[str]]:

@@ -133,7 +133,7 @@ def test_the_next_night_builds_the_new_shard_alone(output: Path, vectors: np.nda
     assert same.facts["recall_at_10"] == first.facts["recall_at_10"]
     with passes_over(output, ["text_hash"]) as passes:
         shards = passes.source.shards
-    partly = Kept("r", first.state, first.facts, {tuple(s.etag for s in shard.slices): shard.number for shard in shards[:2]})
+    partly = Kept("r", first.state, first.facts, shards[:2])
     one = index_of(output, config(output), kept=partly)
     assert (one.facts["files"], one.facts["files_built"]) == (3, 1)
     assert [row["file"][:12] for row in one.tables["files"].to_pylist()] == [
@@ -143,8 +143,7 @@ def test_the_next_night_builds_the_new_shard_alone(output: Path, vectors: np.nda
 
 def _kept_of(output: Path, outcome: Outcome) -> Kept:
     with passes_over(output, ["text_hash"]) as passes:
-        parts = {tuple(piece.etag for piece in shard.slices): shard.number for shard in passes.source.shards}
-    return Kept("r", outcome.state, outcome.facts, parts)
+        return Kept("r", outcome.state, outcome.facts, passes.source.shards)
 
 
 def test_what_is_built_is_not_built_again(output: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
